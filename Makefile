@@ -1,0 +1,56 @@
+# Everything a newcomer needs, with nothing but Python 3.11 or newer and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := runs/demo
+
+.PHONY: help setup demo test lint format clean
+
+help:
+	@echo "make setup   a virtual environment in $(VENV) with jaxcap in it"
+	@echo "make demo    train on drawn scenes, evaluate, caption; a few minutes, no downloads"
+	@echo "make test    the tests"
+	@echo "make lint    ruff and mypy"
+	@echo "make format  let ruff mend what it can"
+
+setup: $(VENV)/.setup
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "jaxcap needs Python 3.11 or newer; run: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# Each extra is installed once, and again when pyproject.toml changes.
+$(VENV)/.setup: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.test: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --disable-pip-version-check -e '.[test]'
+	@touch $@ $(VENV)/.setup
+
+$(VENV)/.lint: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --disable-pip-version-check -e '.[lint]'
+	@touch $@
+
+demo: $(VENV)/.setup
+	$(BIN)/jaxcap prepare shapes --data-dir $(DEMO)/data
+	$(BIN)/python train.py configs/shapes.py --workdir $(DEMO)/run --data.data-dir $(DEMO)/data
+	$(BIN)/python evaluate.py $(DEMO)/run --split test
+	@echo
+	@echo "The scenes, what was said of them, and the training curves: $(DEMO)/run/report-test.html"
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.setup $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info $(DEMO)

@@ -1,0 +1,37 @@
+"""Drawn scenes: a captioner from nothing in a few minutes on a laptop.
+
+jaxcap prepare shapes
+python train.py configs/shapes.py
+python evaluate.py runs/shapes --split test
+"""
+
+from jaxcap.config import (
+    Config,
+    DataConfig,
+    DecoderConfig,
+    EncoderConfig,
+    EvaluationConfig,
+    SearchConfig,
+    TrainConfig,
+)
+
+CONFIG = Config(
+    data=DataConfig(
+        name="shapes",
+        image_size=80,
+        min_count=1,
+        length_buckets=(24,),
+    ),
+    encoder=EncoderConfig(name="resnet_small"),
+    decoder=DecoderConfig(
+        name="attention",
+        hidden_size=128,
+        embedding_size=64,
+        attention_size=128,
+        scoring="dot",
+        output_dropout=0.0,
+    ),
+    train=TrainConfig(batch_size=64, epochs=10, learning_rate=3e-3, weight_decay=1e-3),
+    search=SearchConfig(beam_size=3, max_length=22),
+    evaluation=EvaluationConfig(metric="true and complete", batch_size=100),
+)

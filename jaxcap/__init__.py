@@ -1,0 +1,25 @@
+"""jaxcap: a CNN-LSTM image captioner in JAX and Flax, trained end to end.
+
+>>> run = jaxcap.load("runs/flickr8k")
+>>> for result in run.caption(["photo.jpg"]):
+...     print(result.name, result.captions[0].text)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxcap.inference import Run, load
+
+__all__ = ["Run", "load"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    # JAX takes a second to import, and `jaxcap --help` or `jaxcap.metrics` need none of it.
+    if name in __all__:
+        from jaxcap import inference
+
+        return getattr(inference, name)
+    raise AttributeError(f"module 'jaxcap' has no attribute '{name}'")

@@ -1,0 +1,311 @@
+"""One experiment, written down: frozen, typed dataclasses that load, override and save.
+
+A file in `configs/` builds a `Config`; the command line overrides single fields of it; the
+run keeps the resolved whole as `config.json`, from which alone the model is built again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import runpy
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from jaxcap.errors import InputError, did_you_mean
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which pictures and captions, and the form in which they reach the model."""
+
+    name: str = "flickr8k"
+    """A data set built by `jaxcap prepare`."""
+    data_dir: str | None = None
+    """Where prepared data sets lie; default $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    image_size: int = 224
+    """Side in pixels of the square that every image is stretched to."""
+    captions_per_image: int = 5
+    """The axis N: captions of one image that are trained on together."""
+    min_count: int = 5
+    """A word seen less often than this in the training split becomes <unk>."""
+    length_buckets: tuple[int, ...] = (16, 20, 24, 32)
+    """Token lengths that batches are padded to; captions are cut at the longest."""
+    crop_min_scale: float = 1.0
+    """Augmentation: smallest share of the area a random crop keeps; 1 means no crop."""
+    flip: bool = False
+    """Augmentation: mirror half of the images."""
+
+    @property
+    def directory(self) -> Path | None:
+        """`data_dir` as a path."""
+        return None if self.data_dir is None else Path(self.data_dir).expanduser()
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The convolutional network, and whether it learns."""
+
+    name: str = "resnet50"
+    """An architecture; an unknown name lists them."""
+    weights: str | None = None
+    """"imagenet", an installed weight package's name, a weight file, or none (random)."""
+    trainable: bool = True
+    """False keeps parameters and batch statistics bit-identical."""
+    learning_rate_factor: float = 1.0
+    """The encoder's learning rate relative to the decoder's."""
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The language model on top of the image features."""
+
+    name: Literal["attention", "lstm"] = "attention"
+    """Show, Attend and Tell (Xu et al. 2015), or Show and Tell (Vinyals et al. 2015)."""
+    hidden_size: int = 512
+    """H, width of the LSTM."""
+    embedding_size: int = 512
+    """E, width of the word embeddings."""
+    attention_size: int = 512
+    """A, width of the projected features and of the space they are scored in."""
+    scoring: Literal["additive", "dot"] = "additive"
+    """How attention compares state and features: Bahdanau's MLP or a scaled dot product."""
+    embedding_dropout: float = 0.0
+    feature_dropout: float = 0.0
+    output_dropout: float = 0.5
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the parameters move."""
+
+    batch_size: int = 32
+    """B, images per step; each brings all its captions."""
+    epochs: int = 10
+    learning_rate: float = 1e-3
+    """Peak of the schedule: linear warm-up, then cosine decay to zero."""
+    warmup_epochs: float = 1.0
+    weight_decay: float = 1e-4
+    """AdamW's; on matrices only, not on biases and normalisation."""
+    clip_norm: float = 5.0
+    """Global norm that gradients are clipped to."""
+    label_smoothing: float = 0.0
+    seed: int = 0
+    log_every: int = 20
+    """Steps between lines of metrics.jsonl."""
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """How captions are decoded in evaluation."""
+
+    beam_size: int = 3
+    max_length: int = 24
+    """Longest caption, in words."""
+    length_penalty: float = 1.0
+    """Exponent a of score = log p / length**a: 0 sums log probabilities, 1 averages them."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is looked at after every epoch."""
+
+    split: str = "dev"
+    metric: str = "CIDEr-D"
+    """The score that decides which checkpoint is best (higher is better)."""
+    batch_size: int = 50
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole experiment."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+def validate(config: Config) -> Config:
+    """Returns `config` when every value is of its type and possible; else `InputError`."""
+    config = from_dict(Config, to_dict(config), where="config")
+    positive: dict[str, float] = {
+        "data.image_size": config.data.image_size,
+        "data.captions_per_image": config.data.captions_per_image,
+        "data.min_count": config.data.min_count,
+        "decoder.hidden_size": config.decoder.hidden_size,
+        "decoder.embedding_size": config.decoder.embedding_size,
+        "decoder.attention_size": config.decoder.attention_size,
+        "train.batch_size": config.train.batch_size,
+        "train.epochs": config.train.epochs,
+        "train.learning_rate": config.train.learning_rate,
+        "train.clip_norm": config.train.clip_norm,
+        "train.log_every": config.train.log_every,
+        "search.beam_size": config.search.beam_size,
+        "search.max_length": config.search.max_length,
+        "evaluation.batch_size": config.evaluation.batch_size,
+    }
+    for name, value in positive.items():
+        if not value > 0:
+            raise InputError(f"{name} is {value}; it must be greater than 0.")
+    shares = {
+        "decoder.embedding_dropout": config.decoder.embedding_dropout,
+        "decoder.feature_dropout": config.decoder.feature_dropout,
+        "decoder.output_dropout": config.decoder.output_dropout,
+        "train.label_smoothing": config.train.label_smoothing,
+    }
+    for name, value in shares.items():
+        if not 0 <= value < 1:
+            raise InputError(f"{name} is {value}; it must be at least 0 and less than 1.")
+    if not 0 < config.data.crop_min_scale <= 1:
+        raise InputError(
+            f"data.crop_min_scale is {config.data.crop_min_scale}; "
+            "it must be greater than 0 and at most 1 (1: no crop)."
+        )
+    buckets = config.data.length_buckets
+    if not buckets or list(buckets) != sorted(set(buckets)) or buckets[0] < 2:
+        raise InputError(
+            f"data.length_buckets is {buckets}; it must be rising lengths of at least 2."
+        )
+    return config
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The configuration as nested dictionaries of JSON types."""
+    result: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return result
+
+
+def from_dict(cls: type[T], values: Any, *, where: str) -> T:
+    """Builds a configuration dataclass from JSON values, checking names and types.
+
+    Args:
+      cls: the dataclass, whose fields may be dataclasses themselves.
+      values: nested dictionaries; absent fields take their defaults.
+      where: the file or option named in errors.
+
+    Raises:
+      InputError: a field that does not exist (the nearest is suggested), or a wrong type.
+    """
+    if not isinstance(values, dict):
+        raise InputError(f"{where}: expected a table of options, found {values!r}.")
+    hints = typing.get_type_hints(cls)
+    known: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in hints:
+            raise InputError(
+                f"{where}: there is no option '{name}'.{did_you_mean(name, hints)} "
+                f"Known: {', '.join(hints)}."
+            )
+        known[name] = _typed(hints[name], value, where=f"{where}.{name}")
+    return cls(**known)
+
+
+def _typed(hint: Any, value: Any, *, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return from_dict(typing.cast(type, hint), value, where=where)
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        (hint,) = (h for h in arguments if h is not type(None))
+        return _typed(hint, value, where=where)
+    if origin is Literal:
+        if value not in arguments:
+            raise InputError(
+                f"{where} is {value!r}; it must be one of {', '.join(map(repr, arguments))}."
+                f"{did_you_mean(str(value), arguments)}"
+            )
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise InputError(f"{where} is {value!r}; expected a list of {arguments[0].__name__}.")
+        return tuple(_typed(arguments[0], v, where=f"{where}[{i}]") for i, v in enumerate(value))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise InputError(
+            f"{where} is {value!r} ({type(value).__name__}); expected {hint.__name__}."
+        )
+    return value
+
+
+def differences(found: Config, expected: Config) -> list[str]:
+    """Lines `option: found, expected` for every field that differs, `data.data_dir` aside.
+
+    Where the prepared data lie may change between machines without changing the experiment.
+    """
+    lines = []
+    for section, values in to_dict(found).items():
+        for name, value in values.items():
+            other = to_dict(expected)[section][name]
+            if value != other and (section, name) != ("data", "data_dir"):
+                lines.append(f"{section}.{name}: {value!r}, expected {other!r}")
+    return lines
+
+
+def load_config_file(path: Path) -> Config:
+    """Runs a file of `configs/` and returns its `CONFIG`.
+
+    Raises:
+      InputError: no such file, no `CONFIG` in it, an unknown option, or a wrong type.
+    """
+    if not path.is_file():
+        near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.py")])
+        raise InputError(f"{path}: there is no such configuration file.{near}")
+    try:
+        config = runpy.run_path(str(path)).get("CONFIG")
+    except SyntaxError as error:
+        raise InputError(f"{path}, line {error.lineno}: {error.msg}.") from error
+    except TypeError as error:
+        message = str(error)
+        match = re.search(
+            r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", message
+        )
+        if match is None:
+            raise
+        options = next(c for c in _SECTIONS if c.__name__ == match[1])
+        known = [f.name for f in dataclasses.fields(options)]
+        raise InputError(
+            f"{path}: {match[1]} has no option '{match[2]}'.{did_you_mean(match[2], known)} "
+            f"Known: {', '.join(known)}."
+        ) from error
+    if not isinstance(config, Config):
+        raise InputError(f"{path}: it must define CONFIG = jaxcap.config.Config(...).")
+    try:
+        return validate(config)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+_SECTIONS = (
+    Config,
+    DataConfig,
+    EncoderConfig,
+    DecoderConfig,
+    TrainConfig,
+    SearchConfig,
+    EvaluationConfig,
+)
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Writes the whole configuration as JSON."""
+    path.write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
+
+
+def load_config(path: Path) -> Config:
+    """Reads what `save_config` wrote; `InputError` for anything else."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: no readable configuration ({error}).") from error
+    return validate(from_dict(Config, values, where=str(path)))

@@ -1,0 +1,210 @@
+"""Photographs as arrays: decode, resize, crop and mirror, with Pillow and NumPy alone.
+
+Whatever a file holds (CMYK, palette, 16 bits, transparency, a camera held sideways), the
+rest of the program sees one thing: uint8 [H, W, 3], RGB, upright.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from jaxcap.errors import InputError
+
+# How to set an image upright, by its EXIF orientation (EXIF 2.32, tag 0x0112); 1 is upright.
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_PILLOW = r"PIL\."  # its modules, as a warning filter names them
+
+
+def decode(
+    data: bytes | Path | Image.Image | np.ndarray, *, name: str, size: int | None = None
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Returns the image that `data` holds as upright RGB.
+
+    Greyscale, palette, 1-bit and CMYK images (Adobe's inverted ones too) are converted, 16-bit
+    ones scaled down to 8, transparent ones laid over white, and the EXIF orientation is
+    applied. Of an animation the first frame is taken.
+
+    Args:
+      data: the bytes of a file, its path, an open Pillow image, or an array [H, W],
+        [H, W, 1], [H, W, 3] or [H, W, 4] of bool, uint8 or uint16.
+      name: what error messages call the image.
+      size: a JPEG may be decoded at a half, a quarter or an eighth of its size, several times
+        faster, as long as neither side of the result is below `size`. Others ignore it.
+
+    Raises:
+      InputError: `data` cannot be decoded; the message names `name` and says why.
+    """
+    if isinstance(data, np.ndarray):
+        image = _from_array(data, name)
+    elif isinstance(data, Image.Image):
+        image = data
+    else:
+        image = _open(data, name)
+        if size is not None:
+            image.draft(None, (size, size))
+    try:
+        image.load()
+        rgb = np.array(_to_rgb(_upright(image)), np.uint8)
+    except Exception as error:  # Pillow's decoders raise errors of a dozen types
+        raise InputError(f"{name}: cannot decode this image: {error}") from error
+    if rgb.size == 0:
+        raise InputError(f"{name}: the image has no pixels ({rgb.shape[1]}×{rgb.shape[0]})")
+    return rgb
+
+
+def _open(data: bytes | Path, name: str) -> Image.Image:
+    """Opens without decoding, and says in plain words why that cannot be done."""
+    if isinstance(data, Path):
+        try:
+            data = data.read_bytes()
+        except OSError as error:
+            raise InputError(f"{name}: cannot read the file: {error.strerror}") from error
+    if not data:
+        raise InputError(f"{name}: the file is empty")
+    _silence_pillow()
+    try:
+        return Image.open(io.BytesIO(data))
+    except Image.DecompressionBombError as error:
+        raise InputError(
+            f"{name}: the image claims more pixels than are safe to decode (a decompression "
+            f"bomb?): {error}. Scale it down first"
+        ) from error
+    except Exception as error:
+        start = bytes(data[:256]).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+        if start.startswith((b"<!doctype html", b"<html")):
+            raise InputError(
+                f"{name}: an HTML page, not an image (a download that failed?)"
+            ) from error
+        raise InputError(f"{name}: not an image, or damaged at its start") from error
+
+
+def _silence_pillow() -> None:
+    """Keeps Pillow's warnings (odd metadata, large images) from users, who cannot act on them.
+
+    Not by warnings.catch_warnings(), which swaps global state, while decoding runs in threads.
+    """
+    if not any(getattr(entry[3], "pattern", None) == _PILLOW for entry in warnings.filters):
+        warnings.filterwarnings("ignore", module=_PILLOW)
+
+
+def _from_array(array: np.ndarray, name: str) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim != 2 and (array.ndim != 3 or array.shape[2] not in (3, 4)):
+        raise InputError(
+            f"{name}: an array of shape {list(array.shape)} is no image; "
+            "expected [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]"
+        )
+    if 0 in array.shape:
+        raise InputError(f"{name}: the image has no pixels (shape {list(array.shape)})")
+    if array.dtype == np.bool_:
+        array = array * np.uint8(255)
+    elif array.dtype == np.uint16:
+        array = _to_eight_bits(array, 0.0, 65535.0)
+    elif array.dtype != np.uint8:
+        raise InputError(
+            f"{name}: an image array of {array.dtype}; expected uint8 (0 to 255), uint16 or bool"
+        )
+    return Image.fromarray(array)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG)
+    except Exception:  # damaged metadata do not make the photograph unusable
+        return image
+    method = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return image if method is None else image.transpose(method)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    if image.mode.startswith(("I", "F")):  # Pillow would clip these to 255
+        values = np.asarray(image)
+        low, high = _range(image.mode, values)
+        return Image.fromarray(_to_eight_bits(values, low, high)).convert("RGB")
+    if image.mode == "La":
+        image = image.convert("LA")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _range(mode: str, values: np.ndarray) -> tuple[float, float]:
+    """Returns the values that stand for black and white in a greyscale image of many bits."""
+    low, high = float(values.min()), float(values.max())
+    # Mode "I" has 32 bits, but what is stored in it are nearly always 16.
+    nominal = 1.0 if mode == "F" else 65535.0
+    fits = low >= 0.0 and high <= nominal
+    return (0.0, nominal) if fits else (low, high)  # else stretch what there is
+
+
+def _to_eight_bits(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    scale = 255.0 / (high - low) if high > low else 0.0
+    return np.clip(np.rint((values.astype(np.float64) - low) * scale), 0, 255).astype(np.uint8)
+
+
+def resize(image: UInt8[np.ndarray, "H W 3"], size: int) -> UInt8[np.ndarray, "S S 3"]:
+    """Returns the whole image stretched to a square of `size` pixels.
+
+    The aspect is not kept: a caption describes the whole photograph, so nothing may be cut
+    off. Bicubic with antialiasing. An image that has the size already is returned as it is.
+    """
+    if image.shape[:2] == (size, size):
+        return image
+    resized = Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC)
+    return np.array(resized)
+
+
+def random_crop(
+    image: UInt8[np.ndarray, "H W 3"], size: int, rng: np.random.Generator, *, min_scale: float
+) -> UInt8[np.ndarray, "S S 3"]:
+    """Returns a random part of the image, stretched to a square of `size` pixels.
+
+    Szegedy et al. 2015, "Going Deeper with Convolutions", section 6: the part's share of the
+    area is uniform and its aspect changes by 3/4 to 4/3. Here the aspect is relative to the
+    image's own, so that training sees photographs stretched about as `resize` stretches them,
+    and it is drawn from what fits for that area, so that no draw is ever refused.
+
+    Args:
+      image: uint8 [H, W, 3].
+      size: side of the result, in pixels.
+      rng: all randomness comes from here.
+      min_scale: smallest share of the area, in (0, 1]; 1 takes the whole image.
+    """
+    if not 0.0 < min_scale <= 1.0:
+        raise ValueError(f"min_scale must be in (0, 1], not {min_scale}")
+    height, width = image.shape[:2]
+    share = rng.uniform(min_scale, 1.0)
+    widest = np.log(min(4 / 3, 1 / share))  # width and height both stay inside the image
+    aspect = np.exp(rng.uniform(-widest, widest))
+    crop_width = min(width * np.sqrt(share * aspect), width)
+    crop_height = min(height * np.sqrt(share / aspect), height)
+    left = rng.uniform(0.0, width - crop_width)
+    top = rng.uniform(0.0, height - crop_height)
+    box = (left, top, min(left + crop_width, width), min(top + crop_height, height))
+    cropped = Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, box=box)
+    return np.array(cropped)
+
+
+def flip(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
+    """Returns the image mirrored left to right."""
+    return np.ascontiguousarray(image[:, ::-1])

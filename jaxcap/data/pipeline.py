@@ -1,0 +1,220 @@
+"""From records to batches, by the step number alone.
+
+Which images make up a step, how they are cropped and flipped, and how long their captions
+are padded is a pure function of (seed, step). So the position in the data *is* the step:
+a resumed run reads on exactly where it stopped, however many threads read ahead.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import grain
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from jaxcap.config import DataConfig
+from jaxcap.data import images
+from jaxcap.data.batch import Batch
+from jaxcap.metrics.tokenize import tokenize
+from jaxcap.vocabulary import PAD, Vocabulary
+
+_WINDOW = 16
+"""Batches that are sorted by length together; more would tell long captions apart by step."""
+
+
+class Source(Protocol):
+    """A split of a data set with random access.
+
+    A record holds `image` (an encoded file), `captions` (raw text) and `image_id`.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Captions:
+    """The captions of a split, as ids: small, and needed before the first batch.
+
+    Attributes:
+      tokens: per image and caption the ids, with `<bos>` and `<eos>`.
+    """
+
+    tokens: tuple[tuple[tuple[int, ...], ...], ...]
+
+    @classmethod
+    def encode(
+        cls, texts: Sequence[Sequence[Sequence[str]]], vocabulary: Vocabulary, *, config: DataConfig
+    ) -> Captions:
+        """Encodes the tokenised captions of every image, as many as `captions_per_image`."""
+        longest = config.length_buckets[-1]
+        return cls(
+            tuple(
+                tuple(
+                    tuple(vocabulary.encode(words, max_length=longest))
+                    for words in captions[: config.captions_per_image]
+                )
+                for captions in texts
+            )
+        )
+
+    @functools.cached_property
+    def longest(self) -> Int[np.ndarray, " images"]:
+        """Length in tokens of the longest caption of each image."""
+        return np.array([max(map(len, captions), default=0) for captions in self.tokens])
+
+
+def tokenised_captions(source: Source) -> list[list[list[str]]]:
+    """The captions of every record as words; captions without a word are left out."""
+    return [
+        [words for caption in record["captions"] if (words := tokenize(caption))]
+        for record in (source[i] for i in range(len(source)))
+    ]
+
+
+def pad_tokens(
+    captions: Sequence[Sequence[Sequence[int]]], *, config: DataConfig
+) -> Int[np.ndarray, "B N T"]:
+    """Captions of several images in one array, as short as the buckets allow."""
+    longest = max((len(c) for of_image in captions for c in of_image), default=0)
+    length = next((b for b in config.length_buckets if b >= longest), config.length_buckets[-1])
+    tokens = np.full((len(captions), config.captions_per_image, length), PAD, np.int32)
+    for row, of_image in enumerate(captions):
+        for n, caption in enumerate(of_image):
+            tokens[row, n, : len(caption)] = caption
+    return tokens
+
+
+def epoch_order(
+    longest: Int[np.ndarray, " images"], *, batch_size: int, seed: int, epoch: int
+) -> Int[np.ndarray, "steps B"]:
+    """Which images each step of an epoch sees, images of similar caption length together.
+
+    Images are shuffled, windows of a few batches sorted by length, and the batches shuffled
+    again: an epoch is a random one to the optimizer, with far less padding. Every image
+    comes once, but for those that do not fill the last batch; another few each epoch.
+    """
+    rng = np.random.default_rng((seed, epoch))
+    steps = len(longest) // batch_size
+    order = rng.permutation(len(longest))[: steps * batch_size]
+    window = _WINDOW * batch_size
+    for begin in range(0, len(order), window):
+        part = order[begin : begin + window]
+        order[begin : begin + window] = part[np.argsort(longest[part], kind="stable")]
+    batches = order.reshape(steps, batch_size)
+    return batches[rng.permutation(steps)]
+
+
+def load_image(
+    record: dict[str, Any], *, config: DataConfig, rng: np.random.Generator | None
+) -> UInt8[np.ndarray, "S S 3"]:
+    """The record's image as a square of `config.image_size`, augmented if there is an `rng`."""
+    image = images.decode(record["image"], name=record["image_id"])
+    if rng is None:
+        return images.resize(image, config.image_size)
+    if config.crop_min_scale < 1:
+        image = images.random_crop(image, config.image_size, rng, min_scale=config.crop_min_scale)
+    else:
+        image = images.resize(image, config.image_size)
+    return images.flip(image) if config.flip and rng.random() < 0.5 else image
+
+
+class _Steps:
+    """Grain's view of training: element `step` is that step's image numbers."""
+
+    def __init__(self, order: Callable[[int], np.ndarray], steps_per_epoch: int, steps: int):
+        self._order, self._per_epoch, self._steps = order, steps_per_epoch, steps
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __getitem__(self, step: int) -> tuple[int, np.ndarray]:
+        epoch, position = divmod(int(step), self._per_epoch)
+        return int(step), self._order(epoch)[position]
+
+
+def training_batches(
+    source: Source,
+    captions: Captions,
+    *,
+    config: DataConfig,
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    steps: int,
+    threads: int = 2,
+) -> Iterator[Batch]:
+    """The batches of steps `first_step` to `steps` − 1.
+
+    Args:
+      steps: how many steps the whole training has.
+      threads: how many read and decode ahead of the device.
+    """
+
+    @functools.lru_cache(maxsize=2)
+    def order(epoch: int) -> np.ndarray:
+        return epoch_order(captions.longest, batch_size=batch_size, seed=seed, epoch=epoch)
+
+    def load(element: tuple[int, np.ndarray]) -> Batch:
+        step, numbers = element
+        records = source_items(source, numbers)
+        return Batch(
+            images=np.stack(
+                [
+                    load_image(record, config=config, rng=np.random.default_rng((seed, step, i)))
+                    for i, record in enumerate(records)
+                ]
+            ),
+            tokens=pad_tokens([captions.tokens[i] for i in numbers], config=config),
+            valid=np.ones(len(numbers), bool),
+            numbers=numbers.astype(np.int32),
+        )
+
+    plan = _Steps(order, len(captions.tokens) // batch_size, steps)
+    return _read_ahead(plan, load, first=first_step, threads=threads)
+
+
+def evaluation_batches(
+    source: Source, *, config: DataConfig, batch_size: int, threads: int = 2
+) -> Iterator[Batch]:
+    """Every image of a split once and in order; the last batch is filled up, never dropped."""
+    numbers = np.arange(len(source))
+    batches = [numbers[i : i + batch_size] for i in range(0, len(numbers), batch_size)]
+
+    def load(numbers: np.ndarray) -> Batch:
+        filled = np.pad(numbers, (0, batch_size - len(numbers)), mode="edge")
+        loaded = [
+            load_image(record, config=config, rng=None) for record in source_items(source, numbers)
+        ]
+        loaded += loaded[-1:] * (batch_size - len(numbers))
+        return Batch(
+            images=np.stack(loaded),
+            tokens=np.full((batch_size, config.captions_per_image, 1), PAD, np.int32),
+            valid=np.arange(batch_size) < len(numbers),
+            numbers=filled.astype(np.int32),
+        )
+
+    return _read_ahead(batches, load, first=0, threads=threads)
+
+
+def source_items(source: Source, numbers: np.ndarray) -> list[dict[str, Any]]:
+    """The records with these numbers."""
+    return [source[int(i)] for i in numbers]
+
+
+def _read_ahead(
+    plan: Any, load: Callable[[Any], Batch], *, first: int, threads: int
+) -> Iterator[Batch]:
+    elements = grain.MapDataset.source(plan).slice(slice(first, len(plan)))
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    iterator = iter(elements.map(load).to_iter_dataset(options))
+    try:
+        yield from iterator
+    finally:
+        # Grain's reading threads go on until they are told to stop.
+        iterator.close()

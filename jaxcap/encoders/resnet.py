@@ -1,0 +1,145 @@
+"""Residual networks.
+
+He et al. 2015, "Deep Residual Learning for Image Recognition",
+https://arxiv.org/abs/1512.03385, table 1, in the form that most published weights have
+(torchvision's, "v1.5"): the stride of a bottleneck sits in its 3×3 convolution, and images
+are padded by the same number of pixels on every side. The classifier is left off.
+
+B images, S pixels a side, P positions, D features.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxcap.encoders.conv import ConvNorm, Dtype, max_pool
+
+# The branch starts as zero and the block as the identity, which makes the beginning of the
+# training stable (Goyal et al. 2017, https://arxiv.org/abs/1706.02677, section 5.1).
+_zero = nn.initializers.zeros
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions beside a shortcut (figure 5, left). Returns `width` features."""
+
+    width: int
+    stride: int = 1
+    dtype: Dtype = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W I"], *, train: bool) -> Float[Array, "B h w O"]:
+        conv_norm = partial(ConvNorm, dtype=self.dtype, axis_name=self.axis_name)
+        conv1 = conv_norm(self.width, 3, self.stride, padding=1, name="conv1")
+        conv2 = conv_norm(self.width, 3, padding=1, scale_init=_zero, name="conv2")
+        y = nn.relu(conv1(x, train=train))
+        y = conv2(y, train=train)
+        if x.shape != y.shape:
+            x = conv_norm(self.width, 1, self.stride, padding=0, name="shortcut")(x, train=train)
+        return nn.relu(x + y)
+
+
+class Bottleneck(nn.Module):
+    """1×1, 3×3 and 1×1 convolutions beside a shortcut (figure 5, right).
+
+    Returns `4 * width` features.
+    """
+
+    width: int
+    stride: int = 1
+    dtype: Dtype = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W I"], *, train: bool) -> Float[Array, "B h w O"]:
+        conv_norm = partial(ConvNorm, dtype=self.dtype, axis_name=self.axis_name)
+        features = 4 * self.width
+        conv1 = conv_norm(self.width, 1, padding=0, name="conv1")
+        conv2 = conv_norm(self.width, 3, self.stride, padding=1, name="conv2")
+        conv3 = conv_norm(features, 1, padding=0, scale_init=_zero, name="conv3")
+        y = nn.relu(conv1(x, train=train))
+        y = nn.relu(conv2(y, train=train))
+        y = conv3(y, train=train)
+        if x.shape != y.shape:
+            x = conv_norm(features, 1, self.stride, padding=0, name="shortcut")(x, train=train)
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """Images to a grid of features, row by row.
+
+    Attributes:
+        stage_sizes: blocks in every stage (conv2_x, conv3_x, … of table 1); each stage after
+            the first halves the grid and doubles the width.
+        block: `BasicBlock` or `Bottleneck`.
+        width: channels of the stem and of the first stage's 3×3 convolutions.
+        small_inputs: a 3×3 stem of stride 2 without max-pooling, for images of 100 pixels or
+            less; the grid is then S / 2ⁿ a side for n stages instead of S / 2ⁿ⁺¹.
+        dtype: the type computed in; parameters and statistics are float32.
+        axis_name: mapped axis over which batch statistics are averaged, if any.
+    """
+
+    stage_sizes: tuple[int, ...]
+    block: Any
+    width: int = 64
+    small_inputs: bool = False
+    dtype: Dtype = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "B S S 3"], *, train: bool) -> Float[Array, "B P D"]:
+        side = 3 if self.small_inputs else 7
+        stem = ConvNorm(
+            self.width,
+            side,
+            stride=2,
+            padding=side // 2,
+            dtype=self.dtype,
+            axis_name=self.axis_name,
+            name="stem",
+        )
+        x = nn.relu(stem(images, train=train))  # [B, S/2, S/2, width]
+        if not self.small_inputs:
+            x = max_pool(x, size=3, stride=2, padding=1)
+        for i, blocks in enumerate(self.stage_sizes):
+            for j in range(blocks):
+                block = self.block(
+                    width=self.width * 2**i,
+                    stride=2 if i > 0 and j == 0 else 1,
+                    dtype=self.dtype,
+                    axis_name=self.axis_name,
+                    name=f"stage{i + 1}_block{j}",
+                )
+                x = block(x, train=train)
+        return x.reshape(x.shape[0], -1, x.shape[-1])  # [B, P, D]
+
+
+def torchvision_name(module: tuple[str, ...]) -> str:
+    """The name that torchvision gives to one of our modules.
+
+    `("stage1_block0", "conv2", "norm")` is `"layer1.0.bn2"`.
+    """
+    *block, part, kind = module
+    is_conv = kind == "conv"
+    if not block:
+        return "conv1" if is_conv else "bn1"
+    stage, _, number = block[0].partition("_block")
+    prefix = f"layer{stage.removeprefix('stage')}.{number}."
+    if part == "shortcut":
+        return prefix + ("downsample.0" if is_conv else "downsample.1")
+    return prefix + (part if is_conv else part.replace("conv", "bn"))
+
+
+ResNet18 = partial(ResNet, stage_sizes=(2, 2, 2, 2), block=BasicBlock)
+ResNet34 = partial(ResNet, stage_sizes=(3, 4, 6, 3), block=BasicBlock)
+ResNet50 = partial(ResNet, stage_sizes=(3, 4, 6, 3), block=Bottleneck)
+ResNet101 = partial(ResNet, stage_sizes=(3, 4, 23, 3), block=Bottleneck)
+ResNet152 = partial(ResNet, stage_sizes=(3, 8, 36, 3), block=Bottleneck)
+
+# Not of the paper: trains from scratch on a CPU, for drawn scenes of 80 pixels (a 10×10 grid).
+ResNetSmall = partial(ResNet, stage_sizes=(1, 1, 1), block=BasicBlock, width=32, small_inputs=True)

@@ -1,0 +1,162 @@
+"""How good are the captions of a split: decode every image, score, write down, show."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxcap.config import Config, to_dict
+from jaxcap.data import shapes
+from jaxcap.data.pipeline import Source, evaluation_batches
+from jaxcap.inference import Caption, Decode, Run, caption_batches
+from jaxcap.metrics import evaluate_captions
+from jaxcap.progress import Report
+from jaxcap.report import ReportRow, write_report
+from jaxcap.vocabulary import Vocabulary
+
+TRUE = "true and complete"
+"""Name of the score that only a data set of drawn scenes has: the share, in percent, of
+captions that are true of their scene and leave nothing out."""
+
+_REPORT_IMAGES = 200
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Captions and scores of one split.
+
+    Attributes:
+      captions: image id to its captions, best first, in the order of the split.
+      references: image id to the captions that people wrote.
+      corpus: score of the whole split, by name, ×100.
+      per_image: the same for each image.
+      verdicts: for drawn scenes, whether each caption is true and complete; else empty.
+    """
+
+    captions: dict[str, tuple[Caption, ...]]
+    references: dict[str, list[str]]
+    corpus: dict[str, float]
+    per_image: dict[str, dict[str, float]]
+    verdicts: dict[str, bool]
+
+
+def evaluate_source(
+    source: Source,
+    *,
+    decode: Decode,
+    variables: dict[str, Any],
+    vocabulary: Vocabulary,
+    config: Config,
+    report: Report,
+) -> Evaluation:
+    """Captions every image of `source` once and scores the best caption of each.
+
+    Args:
+      report: called with the number of images done.
+    """
+    batches = evaluation_batches(
+        source, config=config.data, batch_size=config.evaluation.batch_size
+    )
+    captions: dict[str, tuple[Caption, ...]] = {}
+    references: dict[str, list[str]] = {}
+    verdicts: dict[str, bool] = {}
+    for number, of_image in caption_batches(decode, variables, batches, vocabulary):
+        record = source[number]
+        name = record["image_id"]
+        captions[name], references[name] = of_image, record["captions"]
+        if "scene" in record:
+            scene = shapes.scene_from_json(record["scene"])
+            verdicts[name] = shapes.is_true_and_complete(of_image[0].text, scene)
+        if len(captions) % config.evaluation.batch_size == 0 or len(captions) == len(source):
+            report(len(captions), "")
+    scores = evaluate_captions({name: c[0].text for name, c in captions.items()}, references)
+    corpus = dict(scores.corpus)
+    if verdicts:
+        corpus[TRUE] = 100 * sum(verdicts.values()) / len(verdicts)
+    return Evaluation(captions, references, corpus, scores.per_image, verdicts)
+
+
+def write_evaluation(
+    evaluation: Evaluation, source: Source, run: Run, *, split: str, command: str
+) -> list[Path]:
+    """Leaves predictions, scores and a report in the run's directory.
+
+    Returns:
+      `predictions-SPLIT.json` (COCO results format), `metrics-SPLIT.json`, `report-SPLIT.html`.
+    """
+    directory, search = run.directory, run.config.search
+    decoding = (
+        f"beam {search.beam_size}, length penalty {search.length_penalty:g}, "
+        f"at most {search.max_length} words"
+    )
+    protocol: dict[str, str | float] = {
+        "data": run.config.data.name,
+        "split": split,
+        "images": len(evaluation.captions),
+        "decoding": decoding,
+        "seed": run.config.train.seed,
+        "checkpoint": f"step {run.step}",
+        "command": command,
+    }
+    predictions = [
+        {"image_id": name, "caption": captions[0].text}
+        for name, captions in evaluation.captions.items()
+    ]
+    metrics = {"scores": evaluation.corpus, "protocol": protocol}
+    paths = [
+        directory / f"predictions-{split}.json",
+        directory / f"metrics-{split}.json",
+        directory / f"report-{split}.html",
+    ]
+    for path, content in zip(paths, (predictions, metrics), strict=False):
+        write_json(path, content)
+    shown = range(min(_REPORT_IMAGES, len(source)))
+    if len(shown) < len(source):
+        protocol["shown here"] = f"the first {len(shown)} images"
+    write_report(
+        paths[2],
+        title=f"{directory.name} on {run.config.data.name} {split}",
+        summary={**{k: round(v, 2) for k, v in evaluation.corpus.items()}, **protocol},
+        rows=[_row(source[number], evaluation) for number in shown],
+        curves=read_metrics(directory / "metrics.jsonl"),
+        config=to_dict(run.config),
+    )
+    return paths
+
+
+def _row(record: Mapping[str, Any], evaluation: Evaluation) -> ReportRow:
+    name = record["image_id"]
+    best = evaluation.captions[name][0]
+    return ReportRow(
+        image_id=name,
+        image=record["image"],
+        caption=best.text,
+        references=evaluation.references[name],
+        scores={k: evaluation.per_image[name][k] for k in ("BLEU-4", "CIDEr-D")},
+        log_prob=best.log_prob,
+        verdict=evaluation.verdicts.get(name),
+    )
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes beside, then renames: the file is whole or not there."""
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(beside, path)
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The lines of a `metrics.jsonl`; a last line that was cut off is left out."""
+    if not path.is_file():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break
+    return lines

@@ -1,0 +1,63 @@
+"""The gradient transformation of a configuration: AdamW, warm-up, cosine, clipping."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import optax
+
+from jaxcap.config import EncoderConfig, TrainConfig
+
+
+def learning_rate(config: TrainConfig, *, steps_per_epoch: int) -> optax.Schedule:
+    """Linear warm-up to the peak, then cosine decay to zero at the last step.
+
+    Loshchilov and Hutter 2016, https://arxiv.org/abs/1608.03983.
+    """
+    total = max(2, config.epochs * steps_per_epoch)
+    warmup = min(round(config.warmup_epochs * steps_per_epoch), total - 1)
+    return optax.warmup_cosine_decay_schedule(
+        init_value=config.learning_rate / max(1, warmup),
+        peak_value=config.learning_rate,
+        warmup_steps=warmup,
+        decay_steps=total,
+    )
+
+
+def _matrices(params: Any) -> Any:
+    """Weight decay shrinks matrices and kernels; biases and normalisation stay free."""
+    return jax.tree.map(lambda x: x.ndim > 1, params)
+
+
+def _parts(params: Any) -> Any:
+    """The same tree with "encoder" or "decoder" at every leaf."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key, params)
+
+
+def create_optimizer(
+    train: TrainConfig, encoder: EncoderConfig, *, steps_per_epoch: int
+) -> optax.GradientTransformation:
+    """AdamW (Loshchilov and Hutter 2017) on the clipped gradient, encoder and decoder apart.
+
+    The encoder learns at `encoder.learning_rate_factor` times the decoder's rate, or, when
+    it is not trainable, has no optimizer state and does not move: not by momentum and not
+    by weight decay either.
+    """
+    schedule = learning_rate(train, steps_per_epoch=steps_per_epoch)
+
+    def adamw(factor: float) -> optax.GradientTransformation:
+        return optax.adamw(
+            lambda step: factor * schedule(step),
+            weight_decay=train.weight_decay,
+            mask=_matrices,
+        )
+
+    moves = adamw(encoder.learning_rate_factor) if encoder.trainable else optax.set_to_zero()
+    return optax.chain(
+        optax.clip_by_global_norm(train.clip_norm),
+        optax.partition(
+            {"encoder": moves, "decoder": adamw(1.0)},
+            _parts,
+        ),
+    )

@@ -1,0 +1,75 @@
+"""What a person sees while training runs: a live line on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+_PLAIN_SECONDS = 15.0
+
+
+class Display:
+    """Progress of one long task, for use in a `with` statement."""
+
+    def __init__(self, console: Console, label: str, *, total: int, done: int = 0):
+        """Args: total and done count the same units, such as steps."""
+        self._console, self._label, self._total = console, label, total
+        self._live = console.is_terminal
+        self._begin, self._begin_done, self._printed = time.monotonic(), done, time.monotonic()
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            console=console,
+            disable=not self._live,
+            transient=True,
+        )
+        self._task = self._progress.add_task(label, total=total, completed=done, note="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def update(self, done: int, note: str = "") -> None:
+        """Shows that `done` of the total are done, with a few figures."""
+        self._progress.update(self._task, completed=done, note=note)
+        now = time.monotonic()
+        if not self._live and now - self._printed >= _PLAIN_SECONDS:
+            self._printed = now
+            rate = (done - self._begin_done) / max(1e-9, now - self._begin)
+            left = (self._total - done) / rate if rate > 0 else float("inf")
+            self.line(f"{self._label} {done}/{self._total}  {note}  left {_clock(left)}")
+
+    def line(self, text: str) -> None:
+        """Prints a line that stays."""
+        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _clock(seconds: float) -> str:
+    if seconds == float("inf"):
+        return "?"
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"
+
+
+Report = Callable[[int, str], None]
+"""`(done, note)`: how a library function tells its caller how far it is."""

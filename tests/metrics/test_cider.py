@@ -1,0 +1,63 @@
+"""CIDEr-D against numbers worked by hand and against coco-caption."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from jaxcap.metrics import cider_d
+
+
+def test_the_same_sentence_scores_ten_and_no_common_word_zero() -> None:
+    references = [[list("abcde")], [list("fghij")]]
+    scores = cider_d([list("abcde"), list("vwxyz")], references).per_image
+    assert scores == pytest.approx([10.0, 0.0])
+
+
+def test_weights_clipping_and_length_penalty_by_hand() -> None:
+    # Two images, so a word of one image's references weighs log 2 and of both, 0.
+    # Candidate "a a" and reference "a b": counts clip to one "a". With w = log 2,
+    #   unigrams: min(2w, w)·w / (2w · √2·w) = 1 / (2√2); pairs ("a a" and "a b"): 0.
+    # Both have one pair, so there is no length penalty; the mean over four orders, times 10.
+    references = [[["a", "b"]], [["c", "d"]]]
+    assert cider_d([["a", "a"], ["d"]], references).per_image == pytest.approx(
+        [
+            10 / 4 / (2 * math.sqrt(2)),
+            # "d" has no pair, its reference one: Δ = −1, σ = 6; cosine w² / (w · √2·w).
+            10 / 4 * math.exp(-1 / 72) / math.sqrt(2),
+        ]
+    )
+
+
+def test_words_of_every_image_weigh_nothing() -> None:
+    references = [[["a"]], [["a"]]]
+    assert cider_d([["a"], ["a"]], references).mean == 0.0
+
+
+def test_one_image_alone_scores_zero() -> None:
+    assert cider_d([["a", "dog"]], [[["a", "dog"]]]).mean == 0.0
+
+
+def test_empty_caption_scores_zero() -> None:
+    assert cider_d([[], ["c"]], [[["a"]], [["c"]]]).per_image[0] == 0.0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_equals_coco_caption(seed: int) -> None:
+    scorer = pytest.importorskip("pycocoevalcap.cider.cider").Cider()
+    rng = random.Random(seed)
+
+    def sentence(low: int = 1) -> list[str]:
+        return rng.choices("abcdef", k=rng.randint(low, 12))
+
+    references = [[sentence() for _ in range(rng.randint(1, 5))] for _ in range(40)]
+    candidates = [sentence(low=0) for _ in references]
+    found = {i: [" ".join(c)] for i, c in enumerate(candidates)}
+    wanted = {i: [" ".join(r) for r in refs] for i, refs in enumerate(references)}
+
+    mean, per_image = scorer.compute_score(wanted, found)
+    result = cider_d(candidates, references)
+    assert result.mean == pytest.approx(mean, abs=1e-9)
+    assert result.per_image == pytest.approx(list(per_image), abs=1e-9)
