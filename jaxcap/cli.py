@@ -6,8 +6,11 @@ one message on standard error and status 2; a partial failure with status 1.
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -98,10 +101,10 @@ def train() -> None:
         workdir = arguments.workdir or Path("runs") / name
         summary = train_run(validate(arguments.config), workdir, console=console)
         _print_scores(console, summary.scores, f"best checkpoint, step {summary.best_step}")
-        console.print(f"Trained for {summary.seconds / 60:.1f} minutes. Next:", highlight=False)
-        split = arguments.config.evaluation.split
-        console.print(f"  python evaluate.py {workdir} --split {split}", highlight=False)
-        console.print(f"  jaxcap caption PHOTO.jpg --model {workdir}", highlight=False)
+        console.print(f"Trained for {summary.seconds / 60:.1f} minutes. Next:")
+        directory, split = shlex.quote(str(workdir)), shlex.quote(arguments.config.evaluation.split)
+        console.print(f"  python evaluate.py {directory} --split {split}", soft_wrap=True)
+        console.print(f"  jaxcap caption PHOTO.jpg --model {directory}", soft_wrap=True)
         return 0
 
     _run(run)
@@ -138,7 +141,7 @@ def evaluate() -> None:
         )
         _print_scores(console, evaluation.corpus, f"{arguments.run} on {arguments.split}")
         for path in paths:
-            console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+            console.print(f"wrote {path}", soft_wrap=True)
         return 0
 
     _run(run)
@@ -174,7 +177,7 @@ def _caption(arguments: CaptionArguments, console: Console) -> int:
     for result in captioner.caption(paths, batch_size=min(16, len(paths))):
         if result.error is not None:
             failed += 1
-            console.print(f"skipped: {result.error}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"skipped: {_one_line(result.error)}", soft_wrap=True)
         if arguments.json:
             line = {
                 "image": result.name,
@@ -186,10 +189,15 @@ def _caption(arguments: CaptionArguments, console: Console) -> int:
                 line["error"] = result.error
             print(json.dumps(line, ensure_ascii=False), flush=True)
         elif result.captions:
-            print(f"{result.name}\t{result.captions[0].text}", flush=True)
+            print(f"{_one_line(result.name)}\t{result.captions[0].text}", flush=True)
     if failed:
-        console.print(f"{failed} of {len(paths)} images could not be captioned.", highlight=False)
+        console.print(f"{failed} of {len(paths)} images could not be captioned.")
     return 1 if failed else 0
+
+
+def _one_line(text: str) -> str:
+    """Line breaks, tabs and other control characters written as escapes, as in `\\n`."""
+    return re.sub(r"[\x00-\x1f\x7f]", lambda found: repr(found[0])[1:-1], text)
 
 
 def _image_paths(paths: Sequence[Path]) -> Iterator[Path]:
@@ -224,21 +232,38 @@ def _print_scores(console: Console, scores: dict[str, float], title: str) -> Non
 
 def _run(command: Callable[[Console], int]) -> None:
     """Runs a command with messages on standard error, so that output can be piped."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, highlight=False)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Any name of a file can be printed, in any locale, and `\udcff` is good JSON as well.
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         _configure_jax()
         status = command(console)
     except InputError as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"error: {error}", style="red", soft_wrap=True)
         status = 2
     except KeyboardInterrupt:
         console.print("interrupted", style="red")
         status = 130
-    except BrokenPipeError:
-        # The reader of our output has gone; Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader of our output has gone
+        _abandon_stdout()
         status = 1
+    except OSError as error:
+        if error.errno not in _NOT_OURS:
+            raise
+        _abandon_stdout()
+        console.print(f"error: {error}", style="red", soft_wrap=True)
+        status = 2
     sys.exit(status)
+
+
+_NOT_OURS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+"""Full disks and missing permissions: the user's to mend, wherever they come up."""
+
+
+def _abandon_stdout() -> None:
+    """Python would otherwise complain once more, when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _configure_jax() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import runpy
 import types
@@ -136,7 +137,7 @@ class Config:
 
 def validate(config: Config) -> Config:
     """Returns `config` when every value is of its type and possible; else `InputError`."""
-    config = from_dict(Config, to_dict(config), where="config")
+    config = from_dict(Config, dataclasses.asdict(config), where="config")
     positive: dict[str, float] = {
         "data.image_size": config.data.image_size,
         "data.captions_per_image": config.data.captions_per_image,
@@ -154,8 +155,17 @@ def validate(config: Config) -> Config:
         "evaluation.batch_size": config.evaluation.batch_size,
     }
     for name, value in positive.items():
-        if not value > 0:
-            raise InputError(f"{name} is {value}; it must be greater than 0.")
+        if not 0 < value < math.inf:
+            raise InputError(f"{name} is {value}; it must be greater than 0 (and finite).")
+    not_negative = {
+        "encoder.learning_rate_factor": config.encoder.learning_rate_factor,
+        "train.warmup_epochs": config.train.warmup_epochs,
+        "train.weight_decay": config.train.weight_decay,
+        "search.length_penalty": config.search.length_penalty,
+    }
+    for name, value in not_negative.items():
+        if not 0 <= value < math.inf:
+            raise InputError(f"{name} is {value}; it must be at least 0 (and finite).")
     shares = {
         "decoder.embedding_dropout": config.decoder.embedding_dropout,
         "decoder.feature_dropout": config.decoder.feature_dropout,
@@ -270,9 +280,9 @@ def load_config_file(path: Path) -> Config:
         match = re.search(
             r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", message
         )
-        if match is None:
+        options = next((c for c in _SECTIONS if match and c.__name__ == match[1]), None)
+        if match is None or options is None:
             raise
-        options = next(c for c in _SECTIONS if c.__name__ == match[1])
         known = [f.name for f in dataclasses.fields(options)]
         raise InputError(
             f"{path}: {match[1]} has no option '{match[2]}'.{did_you_mean(match[2], known)} "

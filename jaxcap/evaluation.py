@@ -22,6 +22,9 @@ TRUE = "true and complete"
 """Name of the score that only a data set of drawn scenes has: the share, in percent, of
 captions that are true of their scene and leave nothing out."""
 
+LogLine = dict[str, int | float]
+"""A line of `metrics.jsonl`."""
+
 _REPORT_IMAGES = 200
 
 
@@ -42,6 +45,12 @@ class Evaluation:
     corpus: dict[str, float]
     per_image: dict[str, dict[str, float]]
     verdicts: dict[str, bool]
+
+
+def score_names(source: Source) -> tuple[str, ...]:
+    """The names in `Evaluation.corpus`, before anything is evaluated."""
+    names = tuple(evaluate_captions({"": ""}, {"": ["a"]}).corpus)
+    return (*names, TRUE) if "scene" in source[0] else names
 
 
 def evaluate_source(
@@ -149,7 +158,7 @@ def write_json(path: Path, content: Any) -> None:
     os.replace(beside, path)
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
+def read_metrics(path: Path) -> list[LogLine]:
     """The lines of a `metrics.jsonl`; a last line that was cut off is left out."""
     if not path.is_file():
         return []

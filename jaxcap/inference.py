@@ -116,7 +116,9 @@ def load(run: str | os.PathLike[str], *, best: bool = True) -> Run:
     like = jax.eval_shape(
         lambda: init_variables(model, jax.random.key(0), image_size=config.data.image_size)
     )
-    with Checkpoints(directory / "checkpoints", metric=config.evaluation.metric) as checkpoints:
+    with Checkpoints(
+        directory / "checkpoints", metric=config.evaluation.metric, reading_only=True
+    ) as checkpoints:
         step = checkpoints.best_step if best else checkpoints.latest_step
         if step is None:
             raise InputError(f"{directory}: no checkpoint yet; training saves one every epoch.")
@@ -144,9 +146,10 @@ class Run:
     def with_search(self, **options: Any) -> Run:
         """The same run, decoded otherwise: any field of `SearchConfig`."""
         search = replace(self.config.search, **options)
-        if search.beam_size < 1 or search.beam_size > len(self.vocabulary):
+        choices = len(self.vocabulary) - 3  # <pad>, <bos> and <unk> are never chosen
+        if search.beam_size < 1 or search.beam_size > choices:
             raise InputError(
-                f"beam size {search.beam_size}: give 1 (greedy) to {len(self.vocabulary)} "
+                f"beam size {search.beam_size}: give 1 (greedy) to {choices} "
                 "(the vocabulary); 3 to 5 is usual."
             )
         return replace(self, config=replace(self.config, search=search))
@@ -167,6 +170,8 @@ class Run:
           One `Captioned` per image. One that cannot be decoded has an `error` and no
           captions, and does not stop the others.
         """
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}; it must be at least 1.")
         pending: list[tuple[str, UInt8[np.ndarray, "S S 3"] | str]] = []
         for number, image in enumerate(images):
             pending.append(self._read(image, number))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Self
 
 from rich.console import Console
 from rich.progress import (
@@ -28,10 +27,10 @@ class Display:
         self._live = console.is_terminal
         self._begin, self._begin_done, self._printed = time.monotonic(), done, time.monotonic()
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(elapsed_when_finished=False),
@@ -41,7 +40,7 @@ class Display:
         )
         self._task = self._progress.add_task(label, total=total, completed=done, note="")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Display:
         self._progress.start()
         return self
 

@@ -161,7 +161,7 @@ def _ticks(low: float, high: float, count: int = 4) -> list[float]:
     if high <= low:
         low, high = low - abs(low or 1) / 2, low + abs(low or 1) / 2
     rough = (high - low) / count
-    magnitude = 10 ** math.floor(math.log10(rough))
+    magnitude = 10.0 ** math.floor(math.log10(rough))
     step = next(m * magnitude for m in (1, 2, 5, 10) if m * magnitude >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [index * step for index in range(first, last + 1)]

@@ -72,13 +72,17 @@ class _State(NamedTuple):
     words: SearchResult
 
 
+def _forbidden(special: SpecialTokens) -> tuple[int, int, int]:
+    return special.pad, special.bos, special.unk
+
+
 def _next_log_probs(logits: Float[Array, "B N V"], special: SpecialTokens) -> Float[Array, "B N V"]:
     """Log probabilities with the words that no caption holds ruled out.
 
     `<pad>`, `<bos>` and `<unk>` are removed after the softmax, so scores stay the model's.
     """
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
-    return log_probs.at[..., jnp.array([special.pad, special.bos, special.unk])].set(NEVER)
+    return log_probs.at[..., jnp.array(_forbidden(special))].set(NEVER)
 
 
 def _begin(
@@ -214,8 +218,11 @@ def beam_search(
         carry, output = step(state.carry, state.last)
         log_probs = _next_log_probs(output.logits, special)
         size = log_probs.shape[-1]
-        if size < beam_size:
-            raise ValueError(f"a beam of {beam_size} is wider than the vocabulary of {size}")
+        if beam_size > size - len(_forbidden(special)):
+            raise ValueError(
+                f"a beam of {beam_size} is wider than the choice of words: {size}, of which "
+                f"{len(_forbidden(special))} are never chosen"
+            )
         # An ended caption goes on in one way only: with <pad>, at no cost.
         ended = jnp.full((size,), NEVER).at[special.pad].set(0.0)
         log_probs = jnp.where(state.done[..., None], ended, log_probs)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,8 +32,8 @@ from jaxcap.data.pipeline import (
 )
 from jaxcap.data.prepare import load_source
 from jaxcap.encoders.weights import load_weights
-from jaxcap.errors import InputError
-from jaxcap.evaluation import Evaluation, evaluate_source, read_metrics
+from jaxcap.errors import InputError, did_you_mean
+from jaxcap.evaluation import Evaluation, LogLine, evaluate_source, read_metrics, score_names
 from jaxcap.inference import create_decode
 from jaxcap.losses import cross_entropy
 from jaxcap.progress import Display
@@ -66,10 +68,16 @@ def train(config: Config, workdir: Path, *, console: Console) -> Summary:
         directory belongs to another configuration or is no run, or the loss stopped being
         a number.
     """
-    console.print(f"Training in {workdir} on {_devices()}", highlight=False)
-    _claim(workdir, config)
+    _say(console, f"Training in {workdir} on {_devices()}")
+    _check(workdir, config)
     source = load_source(config.data.name, "train", config.data.directory)
     validation = load_source(config.data.name, config.evaluation.split, config.data.directory)
+    metric, metrics = config.evaluation.metric, score_names(validation)
+    if metric not in metrics:
+        raise InputError(
+            f"evaluation.metric is '{metric}', which '{config.data.name}' does not have; give "
+            f"one of {', '.join(metrics)}.{did_you_mean(metric, metrics)}"
+        )
     texts = tokenised_captions(source)
     vocabulary = _vocabulary(workdir, texts, config)
     captions = Captions.encode(texts, vocabulary, config=config.data)
@@ -79,18 +87,19 @@ def train(config: Config, workdir: Path, *, console: Console) -> Summary:
             f"train.batch_size is {config.train.batch_size}, but the training split of "
             f"'{config.data.name}' has only {len(source)} images; give at most that many."
         )
-    console.print(
+    _say(
+        console,
         f"{len(source)} training and {len(validation)} {config.evaluation.split} images, "
         f"{len(vocabulary)} words, {steps_per_epoch} steps per epoch",
-        highlight=False,
     )
     model = create_captioner(config, len(vocabulary))
     tx = optimizer.create_optimizer(config.train, config.encoder, steps_per_epoch=steps_per_epoch)
-    with Checkpoints(workdir / "checkpoints", metric=config.evaluation.metric) as checkpoints:
-        state = _first_state(model, tx, config)
+    state = _first_state(model, tx, config)
+    _claim(workdir, config, vocabulary)
+    with Checkpoints(workdir / "checkpoints", metric=metric) as checkpoints:
         if checkpoints.latest_step is not None:
             state = checkpoints.restore(checkpoints.latest_step, like=state)
-            console.print(f"Going on from step {checkpoints.latest_step}", highlight=False)
+            _say(console, f"Going on from step {checkpoints.latest_step}")
         loop = _Loop(
             config=config,
             workdir=workdir,
@@ -112,8 +121,12 @@ def _devices() -> str:
     return f"{len(devices)} {devices[0].platform.upper()} device{'s' if len(devices) > 1 else ''}"
 
 
-def _claim(workdir: Path, config: Config) -> None:
-    """Makes the run directory, or checks that it is one of the same configuration."""
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _check(workdir: Path, config: Config) -> None:
+    """Refuses a directory that holds another run, or something else."""
     path = workdir / "config.json"
     if path.exists():
         if lines := differences(load_config(path), config):
@@ -127,11 +140,23 @@ def _claim(workdir: Path, config: Config) -> None:
             f"{workdir} exists and is no run (it has no config.json). "
             "Give a --workdir that is new or empty."
         )
+
+
+def _claim(workdir: Path, config: Config, vocabulary: Vocabulary) -> None:
+    """Makes the run directory: only now, so that a faulty option leaves none behind."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        save_config(config, path)
+        _replace(workdir / "config.json", functools.partial(save_config, config))
+        _replace(workdir / "vocabulary.json", vocabulary.save)
     except OSError as error:
         raise InputError(f"{workdir}: cannot write there ({error.strerror}).") from error
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes beside, then renames: the file is whole or as it was."""
+    beside = path.with_name(path.name + ".part")
+    write(beside)
+    os.replace(beside, path)
 
 
 def _vocabulary(workdir: Path, texts: list[list[list[str]]], config: Config) -> Vocabulary:
@@ -144,7 +169,6 @@ def _vocabulary(workdir: Path, texts: list[list[list[str]]], config: Config) -> 
             f"{path} is not the vocabulary of the training split of '{config.data.name}': the "
             "data set has changed since this run began. Give a new --workdir."
         )
-    vocabulary.save(path)
     return vocabulary
 
 
@@ -205,7 +229,7 @@ class _Loop:
             steps=total,
         )
         if done < total:
-            self.console.print("Compiling…", highlight=False)
+            _say(self.console, "Compiling…")
         with Display(self.console, "step", total=total, done=done) as display:
             meter = _Meter()
             for batch in batches:
@@ -217,13 +241,11 @@ class _Loop:
                     line = meter.read(done)
                     line["epoch"] = done / self.steps_per_epoch
                     line["learning_rate"] = float(schedule(done - 1))
+                    # A gradient that is no number spoils the parameters about to be saved.
+                    for name in ("loss", "grad_norm"):
+                        if not math.isfinite(line[name]):
+                            raise InputError(self._diverged(name, line[name], done))
                     log.write(line)
-                    if not math.isfinite(line["loss"]):
-                        raise InputError(
-                            f"The loss is {line['loss']} at step {done}. The checkpoint before it "
-                            f"is kept in {self.workdir}. A lower train.learning_rate or "
-                            "train.clip_norm, in a new --workdir, is the usual way out."
-                        )
                     display.update(
                         done,
                         f"loss {line['loss']:.3f}  {line['images_per_s']:.1f} images/s  "
@@ -247,10 +269,18 @@ class _Loop:
             seconds=log.elapsed,
         )
 
+    def _diverged(self, name: str, value: float, step: int) -> str:
+        latest = self.checkpoints.latest_step
+        kept = "" if latest is None else f" The checkpoint of step {latest} is kept."
+        return (
+            f"{self.workdir}: the {name} is {value} at step {step}.{kept} A lower "
+            "train.learning_rate or train.clip_norm, in a new --workdir, is the usual way out."
+        )
+
     def _end_epoch(
         self, state: TrainState, decode: Any, log: _Log, display: Display, loss: float
     ) -> None:
-        split, metric = self.config.evaluation.split, self.config.evaluation.metric
+        split = self.config.evaluation.split
         step, epoch = int(state.step), int(state.step) // self.steps_per_epoch
         with Display(self.console, f"captioning {split}", total=len(self.validation)) as progress:
             evaluation = evaluate_source(
@@ -260,11 +290,6 @@ class _Loop:
                 vocabulary=self.vocabulary,
                 config=self.config,
                 report=progress.update,
-            )
-        if metric not in evaluation.corpus:
-            raise InputError(
-                f"evaluation.metric is '{metric}', which '{self.config.data.name}' does not "
-                f"have; give one of {', '.join(evaluation.corpus)}."
             )
         # Log first: a kill between the two costs a repeated line, which resuming removes.
         log.write(
@@ -301,13 +326,13 @@ class _Meter:
         self._images += tokens.shape[0]
         self._captions += int(np.any(tokens != 0, axis=-1).sum())
 
-    def read(self, step: int) -> dict[str, float]:
+    def read(self, step: int) -> LogLine:
         read = jax.device_get(self._pending)
         loss = float(sum(m.loss for m in read))
         words = float(sum(m.words for m in read))
         now = time.monotonic()
         seconds = max(1e-9, now - self._since)
-        line = {
+        line: LogLine = {
             "step": step,
             "loss": loss / max(1.0, words),
             "grad_norm": float(read[-1].grad_norm),
@@ -330,7 +355,8 @@ class _Log:
         """Keeps what happened up to `step`; later lines belong to a session that was lost."""
         self._path = path
         kept = [line for line in read_metrics(path) if line["step"] <= step]
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        _replace(path, lambda beside: beside.write_text(text, encoding="utf-8"))
         self._lines = kept
         self._begin = time.monotonic() - (kept[-1]["elapsed_s"] if kept else 0.0)
 
@@ -339,13 +365,13 @@ class _Log:
         """Seconds spent on this run, over all its sessions."""
         return time.monotonic() - self._begin
 
-    def write(self, line: dict[str, float]) -> None:
+    def write(self, line: LogLine) -> None:
         line = line | {"elapsed_s": round(self.elapsed, 2)}
         self._lines.append(line)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def evaluations(self, split: str) -> list[dict[str, float]]:
+    def evaluations(self, split: str) -> list[LogLine]:
         """The lines that carry scores of `split`, their names without it."""
         return [
             {name.removeprefix(f"{split}/"): value for name, value in line.items()}

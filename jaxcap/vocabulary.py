@@ -42,7 +42,8 @@ class Vocabulary:
 
     @cached_property
     def _ids(self) -> dict[str, int]:
-        return {word: i for i, word in enumerate(self.words)}
+        # A caption may say "<eos>"; only `encode` itself ends one.
+        return {word: i for i, word in enumerate(self.words) if i >= len(SPECIALS)}
 
     def encode(self, words: Sequence[str], *, max_length: int) -> list[int]:
         """`<bos> words <eos>` as ids, at most `max_length` of them.
@@ -75,9 +76,13 @@ class Vocabulary:
             words = tuple(json.loads(path.read_text(encoding="utf-8"))["words"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: no readable vocabulary ({error!r}).") from error
-        if words[:4] != SPECIALS or len(set(words)) != len(words):
+        if (
+            words[:4] != SPECIALS
+            or not all(isinstance(word, str) for word in words)
+            or len(set(words)) != len(words)
+        ):
             raise InputError(
-                f"{path}: a vocabulary begins with {' '.join(SPECIALS)} and repeats no word; "
-                f"found {' '.join(map(str, words[:4]))}…"
+                f"{path}: a vocabulary is a list of words that begins with "
+                f"{' '.join(SPECIALS)} and repeats none; found {' '.join(map(str, words[:4]))}…"
             )
         return cls(words)

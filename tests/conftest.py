@@ -1,11 +1,25 @@
 """Every test runs with the shapes of the signatures checked, and with two (CPU) devices.
 
-Nothing may import jaxcap before this file has: pytest loads it first.
+No other file imports jaxcap before this one has: pytest loads it first.
 """
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import jaxtyping
 import pytest
+
+# Imported before the hook: it checks its own types, in words for the user, and the tests
+# want to see those words.
+import jaxcap.config  # noqa: F401
+
+if TYPE_CHECKING:
+    from jaxcap.config import Config
 
 # From here on each call of a jaxcap function checks its arguments' shapes and types.
 jaxtyping.install_import_hook("jaxcap", "beartype.beartype")
@@ -18,8 +32,67 @@ def pytest_configure(config: pytest.Config) -> None:
     """Keeps compiled programs between runs, beside pytest's own cache."""
     assert config.cache is not None
     jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     # Two test runs at once may meet a half-written entry; it is then compiled again.
     config.addinivalue_line(
         "filterwarnings", "ignore:Error (reading|writing) persistent compilation cache"
     )
+
+
+# A data set and a run small enough to be made in seconds, for all tests that need one.
+# jaxcap is imported inside, after the hook above.
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A `data_dir` with 50 training, 6 dev and 5 test scenes of the data set shapes."""
+    from jaxcap.data.shapes import Shapes
+
+    directory = tmp_path_factory.mktemp("data")
+    with contextlib.redirect_stdout(None), contextlib.redirect_stderr(io.StringIO()):
+        Shapes(
+            data_dir=directory, num_scenes={"train": 50, "dev": 6, "test": 5}
+        ).download_and_prepare()
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tiny_data: Path) -> Config:
+    """Six steps in each of five epochs; crops and dropout, so that randomness is in play."""
+    from jaxcap import config
+
+    return config.Config(
+        data=config.DataConfig(
+            name="shapes",
+            data_dir=str(tiny_data),
+            image_size=32,
+            min_count=1,
+            length_buckets=(24,),
+            crop_min_scale=0.8,
+        ),
+        encoder=config.EncoderConfig(name="resnet_small"),
+        decoder=config.DecoderConfig(
+            hidden_size=32,
+            embedding_size=16,
+            attention_size=16,
+            scoring="dot",
+            output_dropout=0.1,
+        ),
+        train=config.TrainConfig(
+            batch_size=8, epochs=5, learning_rate=2e-2, warmup_epochs=0.5, log_every=4
+        ),
+        search=config.SearchConfig(beam_size=2, max_length=12),
+        evaluation=config.EvaluationConfig(batch_size=4),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a finished training; tests that write into it copy it first."""
+    from rich.console import Console
+
+    from jaxcap.training import train
+
+    workdir = tmp_path_factory.mktemp("runs") / "tiny"
+    train(tiny_config, workdir, console=Console(quiet=True))
+    return workdir

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import grain
 import numpy as np
@@ -26,6 +26,7 @@ _WINDOW = 16
 """Batches that are sorted by length together; more would tell long captions apart by step."""
 
 
+@runtime_checkable
 class Source(Protocol):
     """A split of a data set with random access.
 

@@ -33,7 +33,8 @@ class Preprocessing:
 
     def normalise(self, images: UInt8[Array | np.ndarray, "*B S S 3"]) -> Float[Array, "*B S S 3"]:
         """Returns the float32 images that the encoder was trained on."""
-        return (images - jnp.array(self.mean, jnp.float32)) / jnp.array(self.scale, jnp.float32)
+        mean, scale = jnp.array(self.mean, jnp.float32), jnp.array(self.scale, jnp.float32)
+        return (jnp.asarray(images) - mean) / scale
 
 
 @dataclass(frozen=True)

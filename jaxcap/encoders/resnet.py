@@ -80,6 +80,8 @@ class ResNet(nn.Module):
         width: channels of the stem and of the first stage's 3×3 convolutions.
         small_inputs: a 3×3 stem of stride 2 without max-pooling, for images of 100 pixels or
             less; the grid is then S / 2ⁿ a side for n stages instead of S / 2ⁿ⁺¹.
+        coordinates: adds each pixel's place, −1 to 1 across and down, as two channels to the
+            image (CoordConv, Liu et al. 2018), for captions that say where things are.
         dtype: the type computed in; parameters and statistics are float32.
         axis_name: mapped axis over which batch statistics are averaged, if any.
     """
@@ -88,11 +90,14 @@ class ResNet(nn.Module):
     block: Any
     width: int = 64
     small_inputs: bool = False
+    coordinates: bool = False
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
 
     @nn.compact
     def __call__(self, images: Float[Array, "B S S 3"], *, train: bool) -> Float[Array, "B P D"]:
+        if self.coordinates:
+            images = _with_coordinates(images)
         side = 3 if self.small_inputs else 7
         stem = ConvNorm(
             self.width,
@@ -117,6 +122,14 @@ class ResNet(nn.Module):
                 )
                 x = block(x, train=train)
         return x.reshape(x.shape[0], -1, x.shape[-1])  # [B, P, D]
+
+
+def _with_coordinates(images: Float[Array, "B H W C"]) -> Float[Array, "B H W C+2"]:
+    batch, height, width, _ = images.shape
+    across, down = jnp.meshgrid(jnp.linspace(-1, 1, width), jnp.linspace(-1, 1, height))
+    places = jnp.stack([across, down], axis=-1).astype(images.dtype)
+    places = jnp.broadcast_to(places, (batch, height, width, 2))
+    return jnp.concatenate([images, places], axis=-1)
 
 
 def torchvision_name(module: tuple[str, ...]) -> str:

@@ -16,12 +16,15 @@ from jaxcap.encoders.conv import (
     pointwise_conv_dot,
 )
 
-# Odd and even sides, and sides that the stride does not divide.
-SIZES = [(7, 9), (8, 5)]
+# An odd and an even side; no stride divides both.
+HEIGHT, WIDTH = 7, 8
+
+# Compiles in a tenth of the time that the default generator takes.
+KEY = jax.random.key(0, impl="rbg")
 
 
-def _images(height, width, channels, seed=0):
-    return jax.random.normal(jax.random.key(seed), (2, height, width, channels))
+def _images(height, width, channels):
+    return jax.random.normal(KEY, (2, height, width, channels))
 
 
 def _assert_same(f, g, *args):
@@ -39,14 +42,13 @@ def _assert_same(f, g, *args):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, theirs)
 
 
-@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(
     ("kernel", "stride", "padding"),
     [(3, 1, "SAME"), (3, 2, "SAME"), (5, 2, "SAME"), (3, 2, 1), (5, 1, 2), (2, 3, 0)],
 )
-def test_depthwise_forms_agree(size, kernel, stride, padding):
-    x = _images(*size, channels=4)
-    w = jax.random.normal(jax.random.key(1), (kernel, kernel, 1, 4))
+def test_depthwise_forms_agree(kernel, stride, padding):
+    x = _images(HEIGHT, WIDTH, channels=4)
+    w = jax.random.normal(KEY, (kernel, kernel, 1, 4))
     _assert_same(
         lambda x, w: depthwise_conv_shifted(x, w, stride=stride, padding=padding),
         lambda x, w: conv(x, w, stride=stride, padding=padding, groups=4),
@@ -55,11 +57,10 @@ def test_depthwise_forms_agree(size, kernel, stride, padding):
     )
 
 
-@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("stride", [1, 2, 3])
-def test_pointwise_forms_agree(size, stride):
-    x = _images(*size, channels=3)
-    w = jax.random.normal(jax.random.key(1), (1, 1, 3, 5))
+def test_pointwise_forms_agree(stride):
+    x = _images(HEIGHT, WIDTH, channels=3)
+    w = jax.random.normal(KEY, (1, 1, 3, 5))
     _assert_same(
         lambda x, w: pointwise_conv_dot(x, w, stride=stride),
         lambda x, w: conv(x, w, stride=stride, padding=0),
@@ -68,25 +69,23 @@ def test_pointwise_forms_agree(size, stride):
     )
 
 
-@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(
     ("side", "stride", "padding"), [(3, 2, 1), (3, 2, "SAME"), (2, 2, 0), (3, 1, 1)]
 )
-def test_max_pool_forms_agree(size, side, stride, padding):
+def test_max_pool_forms_agree(side, stride, padding):
     _assert_same(
         lambda x: max_pool_shifted(x, size=side, stride=stride, padding=padding),
         lambda x: max_pool_windows(x, size=side, stride=stride, padding=padding),
-        _images(*size, channels=3),
+        _images(HEIGHT, WIDTH, channels=3),
     )
 
 
 def test_forms_agree_under_vmap():
-    x = jax.random.normal(jax.random.key(0), (3, 2, 5, 5, 4))
-    w = jax.random.normal(jax.random.key(1), (3, 3, 1, 4))
-    one = jnp.stack([depthwise_conv_shifted(image, w) for image in x])
-    np.testing.assert_allclose(
-        jax.vmap(lambda image: depthwise_conv_shifted(image, w))(x), one, rtol=1e-6, atol=1e-6
-    )
+    x = jax.random.normal(KEY, (3, 2, 5, 5, 4))
+    w = jax.random.normal(KEY, (3, 3, 1, 4))
+    mapped = jax.jit(jax.vmap(depthwise_conv_shifted, in_axes=(0, None)))(x, w)
+    expected = jax.jit(lambda x, w: conv(x, w, groups=4))(x[1], w)
+    np.testing.assert_allclose(mapped[1], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_same_padding_is_tensorflows():
@@ -125,12 +124,10 @@ def test_max_pool_never_takes_the_padding():
 def test_parameters_do_not_depend_on_the_device(layer, monkeypatch):
     x = _images(7, 7, channels=4)
     monkeypatch.setattr(conv_module, "on_cpu", lambda: True)
-    variables = layer.init(jax.random.key(0), x)
+    variables = layer.init(KEY, x)
     on_cpu = layer.apply(variables, x)
     monkeypatch.setattr(conv_module, "on_cpu", lambda: False)
-    assert jax.tree.map(jnp.shape, layer.init(jax.random.key(0), x)) == jax.tree.map(
-        jnp.shape, variables
-    )
+    assert jax.tree.map(jnp.shape, layer.init(KEY, x)) == jax.tree.map(jnp.shape, variables)
     np.testing.assert_allclose(layer.apply(variables, x), on_cpu, rtol=1e-5, atol=1e-5)
 
 
@@ -138,7 +135,7 @@ def test_conv_norm_by_hand():
     # A 1×1 convolution by 2 of the values 1 and 3: 2 and 6, mean 4, variance 4.
     layer = ConvNorm(1, 1, epsilon=0.0, momentum=0.9)
     x = jnp.array([1.0, 3.0]).reshape(1, 2, 1, 1)
-    variables = layer.init(jax.random.key(0), x, train=False)
+    variables = layer.init(KEY, x, train=False)
     variables["params"]["conv"]["kernel"] = jnp.full((1, 1, 1, 1), 2.0)
     y, updates = layer.apply(variables, x, train=True, mutable=["batch_stats"])
     np.testing.assert_allclose(y.ravel(), [-1.0, 1.0], rtol=1e-5)
@@ -150,7 +147,7 @@ def test_conv_norm_by_hand():
 def test_batch_statistics_are_averaged_over_the_axis():
     x = _images(4, 4, channels=3)
     layer = ConvNorm(5, 3)
-    variables = layer.init(jax.random.key(0), x, train=False)
+    variables = layer.init(KEY, x, train=False)
     whole = layer.apply(variables, x, train=True, mutable=["batch_stats"])[0]
 
     def on_a_device(image):
@@ -165,7 +162,7 @@ def test_batch_statistics_are_averaged_over_the_axis():
 def test_bfloat16_computes_in_bfloat16_and_stores_float32():
     layer = ConvNorm(4, 3, depthwise=True, dtype=jnp.bfloat16)
     x = _images(5, 5, channels=4)
-    variables = layer.init(jax.random.key(0), x, train=False)
+    variables = layer.init(KEY, x, train=False)
     y, updates = layer.apply(variables, x, train=True, mutable=["batch_stats"])
     assert y.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves((variables, updates))} == {jnp.dtype("float32")}

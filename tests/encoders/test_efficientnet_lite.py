@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcap.encoders import ENCODERS, Preprocessing, encoder_spec
+from jaxcap.encoders import Preprocessing, encoder_spec
 from jaxcap.encoders.efficientnet_lite import (
     EfficientNetLite,
     MBConv,
@@ -16,12 +16,13 @@ from jaxcap.encoders.torch_files import read_torch_file
 from jaxcap.encoders.weights import load_weights, weights_file
 from jaxcap.errors import InputError
 
+# Compiles in a tenth of the time that the default generator takes.
+KEY = jax.random.key(0, impl="rbg")
+
 
 def _abstract(module, side):
     images = jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)
-    return jax.eval_shape(
-        lambda x: module.init_with_output(jax.random.key(0), x, train=False), images
-    )
+    return jax.eval_shape(lambda x: module.init_with_output(KEY, x, train=False), images)
 
 
 def _count(params):
@@ -30,30 +31,24 @@ def _count(params):
 
 # The published totals, less the classifier's 1,281,000.
 @pytest.mark.parametrize(
-    ("width", "depth", "total"),
-    [
-        (1.0, 1.0, 4_652_008),
-        (1.0, 1.1, 5_416_680),
-        (1.1, 1.2, 6_092_072),
-        (1.2, 1.4, 8_197_096),
-        (1.4, 1.8, 13_006_568),
-    ],
+    ("number", "side", "grid", "total"),
+    [(0, 224, 7, 4_652_008), (1, 240, 8, 5_416_680), (2, 260, 9, 6_092_072)],
 )
-def test_parameter_count(width, depth, total):
-    _, variables = _abstract(EfficientNetLite(width=width, depth=depth), 64)
+def test_parameter_count_and_shape(number, side, grid, total):
+    spec = encoder_spec(f"efficientnet_lite{number}")
+    assert spec.input_size == side
+    features, variables = _abstract(spec.build(), side)
+    assert features.shape == (2, grid * grid, 1280)
     assert _count(variables["params"]) == total - 1_281_000
 
 
-@pytest.mark.parametrize(("number", "side", "grid"), [(0, 224, 7), (1, 240, 8), (2, 260, 9)])
-def test_shapes_at_the_designed_size(number, side, grid):
-    spec = encoder_spec(f"efficientnet_lite{number}")
-    assert spec.input_size == side
-    features, _ = _abstract(spec.build(), side)
-    assert features.shape == (2, grid * grid, 1280)
+def test_parameter_count_of_lite4():
+    _, variables = _abstract(EfficientNetLite(width=1.4, depth=1.8), 64)
+    assert _count(variables["params"]) == 13_006_568 - 1_281_000
 
 
 def test_any_input_size_works():
-    features, _ = _abstract(EfficientNetLite(), 97)
+    features, _ = _abstract(EfficientNetLite(width=0.5, depth=0.5), 97)
     assert features.shape == (2, 16, 1280)
 
 
@@ -75,8 +70,8 @@ def test_published_name():
 
 def test_a_block_trains():
     module = MBConv(features=3, kernel_size=3, stride=1, expansion=2)
-    x = jax.random.normal(jax.random.key(0), (2, 6, 6, 3))
-    variables = jax.jit(lambda x: module.init(jax.random.key(1), x, train=False))(x)
+    x = jax.random.normal(KEY, (2, 6, 6, 3))
+    variables = jax.jit(lambda x: module.init(KEY, x, train=False))(x)
 
     def loss(params):
         now = {**variables, "params": params}
@@ -104,13 +99,11 @@ def test_unknown_encoder():
         encoder_spec("efficientnet_lite_2")
 
 
-def test_every_encoder_has_the_interface():
-    for name, spec in ENCODERS.items():
-        module = spec.build(dtype=jnp.bfloat16, axis_name=None)
-        features, variables = _abstract(module, 64)
-        assert features.ndim == 3, name
-        assert features.dtype == jnp.bfloat16, name
-        assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}, name
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18", "resnet_small"])
+def test_bfloat16_features_float32_variables(name):
+    features, variables = _abstract(encoder_spec(name).build(dtype=jnp.bfloat16), 64)
+    assert features.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 
 def _pictures(side):

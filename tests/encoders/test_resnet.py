@@ -18,12 +18,13 @@ TOTALS = {
     "resnet152": (60_192_808, 2048),
 }
 
+# Compiles in a tenth of the time that the default generator takes.
+KEY = jax.random.key(0, impl="rbg")
+
 
 def _abstract(module, side):
     images = jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)
-    return jax.eval_shape(
-        lambda x: module.init_with_output(jax.random.key(0), x, train=False), images
-    )
+    return jax.eval_shape(lambda x: module.init_with_output(KEY, x, train=False), images)
 
 
 @pytest.mark.parametrize("name", TOTALS)
@@ -52,11 +53,12 @@ def test_torchvision_name():
 def test_a_fresh_block_is_its_shortcut(block):
     # The last scale of the branch starts at zero.
     channels = 8 if block is BasicBlock else 32
-    x = jax.random.normal(jax.random.key(0), (2, 6, 6, channels))
+    x = jax.random.normal(KEY, (2, 6, 6, channels))
     module = block(width=8)
-    variables = module.init(jax.random.key(1), x, train=False)
+    init = jax.jit(lambda x: module.init_with_output(KEY, x, train=False))
+    y, variables = init(x)
     assert "shortcut" not in variables["params"]
-    np.testing.assert_array_equal(module.apply(variables, x, train=False), jax.nn.relu(x))
+    np.testing.assert_array_equal(y, jax.nn.relu(x))
 
 
 def _random_state(names_and_shapes, torch):
@@ -132,8 +134,8 @@ def test_features_equal_pytorchs(name, tmp_path):
 
 def test_every_parameter_gets_a_gradient():
     module = ResNet(stage_sizes=(1,), block=Bottleneck, width=4, small_inputs=True)
-    images = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
-    variables = jax.jit(lambda x: module.init(jax.random.key(1), x, train=False))(images)
+    images = jax.random.normal(KEY, (4, 8, 8, 3))
+    variables = jax.jit(lambda x: module.init(KEY, x, train=False))(images)
     # Away from the zero scales, behind which nothing would get one.
     params = jax.tree.map(lambda leaf: leaf + 0.1, variables["params"])
 

@@ -1,0 +1,216 @@
+"""Which batches training and evaluation see: an answer known for every step."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxcap.config import DataConfig
+from jaxcap.data.batch import Batch
+from jaxcap.data.pipeline import (
+    Captions,
+    epoch_order,
+    evaluation_batches,
+    pad_tokens,
+    tokenised_captions,
+    training_batches,
+)
+from jaxcap.errors import InputError
+from jaxcap.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
+
+CONFIG = DataConfig(
+    image_size=8,
+    captions_per_image=3,
+    min_count=1,
+    length_buckets=(4, 6, 9),
+    crop_min_scale=0.5,
+    flip=True,
+)
+PLAIN = DataConfig(image_size=8, captions_per_image=3, length_buckets=(4, 6, 9))
+IMAGES = 23
+
+
+def record(number: int) -> dict:
+    """Image `number` of grey `10 · number`, with a gradient so that crops and flips show."""
+    pixels = np.full((12, 16, 3), 10 * number, np.uint8)
+    pixels[..., 1] = np.arange(16) * 8 + np.arange(12)[:, None]
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG")
+    captions = ["a dog", "a dog runs", "the dog runs on " + "and on " * (number % 4)]
+    return {
+        "image": file.getvalue(),
+        "image_id": f"image-{number}",
+        "captions": captions[: 1 + number % 3],
+    }
+
+
+@pytest.fixture(scope="module")
+def source() -> list[dict]:
+    return [record(number) for number in range(IMAGES)]
+
+
+@pytest.fixture(scope="module")
+def captions(source) -> Captions:
+    texts = tokenised_captions(source)
+    vocabulary = Vocabulary.from_captions((w for c in texts for w in c), min_count=1)
+    return Captions.encode(texts, vocabulary, config=CONFIG)
+
+
+def batches(source, captions, *, first=0, steps=12, seed=7, threads=2, config=CONFIG, size=5):
+    return list(
+        training_batches(
+            source,
+            captions,
+            config=config,
+            batch_size=size,
+            seed=seed,
+            first_step=first,
+            steps=steps,
+            threads=threads,
+        )
+    )
+
+
+def assert_same(found: list[Batch], expected: list[Batch]) -> None:
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        for name in Batch._fields:
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_an_epoch_has_every_image_once_but_for_the_remainder(source, captions):
+    epochs = np.split(np.stack([b.numbers for b in batches(source, captions)]), 3)
+    for epoch in epochs:  # 4 steps of 5 images: 20 of 23
+        assert len(set(epoch.ravel())) == 20
+    left_out = [set(range(IMAGES)) - set(epoch.ravel()) for epoch in epochs]
+    assert len({frozenset(each) for each in left_out}) > 1
+    assert not np.array_equal(epochs[0], epochs[1])
+
+
+def test_a_batch_brings_the_images_and_captions_of_its_numbers(source, captions):
+    for batch in batches(source, captions, config=PLAIN):
+        np.testing.assert_array_equal(batch.images[:, 0, 0, 0], 10 * batch.numbers)
+        assert batch.valid.all()
+        for number, rows in zip(batch.numbers, batch.tokens, strict=True):
+            expected = captions.tokens[number]
+            found = [tuple(row[row != PAD].tolist()) for row in rows]
+            # An image with fewer captions than N has rows of nothing but <pad>.
+            assert found == [*expected, *[()] * (3 - len(expected))]
+
+
+def test_the_same_seed_gives_the_same_batches_and_another_seed_others(source, captions):
+    first = batches(source, captions)
+    assert_same(batches(source, captions), first)
+    other = batches(source, captions, seed=8)
+    assert any((a.numbers != b.numbers).any() for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("first", [3, 4, 11])
+def test_going_on_from_a_step_gives_what_would_have_come(source, captions, threads, first):
+    whole = batches(source, captions)
+    assert_same(batches(source, captions, first=first, threads=threads), whole[first:])
+
+
+def test_nothing_comes_after_the_last_step(source, captions):
+    assert batches(source, captions, first=12, steps=12) == []
+
+
+def test_augmentation_differs_between_epochs_and_stays_in_the_image(source, captions):
+    seen: dict[int, list[np.ndarray]] = {}
+    for batch in batches(source, captions):
+        for number, image in zip(batch.numbers.tolist(), batch.images, strict=True):
+            seen.setdefault(number, []).append(image)
+            assert (image[..., 0] == 10 * number).all()  # its own grey, wherever it is cut
+    views = next(v for v in seen.values() if len(v) == 3)
+    assert not np.array_equal(views[0], views[1])
+    # The gradient rises to the right; it falls in the mirrored half.
+    rising = [image[0, -1, 1] > image[0, 0, 1] for v in seen.values() for image in v]
+    assert 0.2 < np.mean(rising) < 0.8
+
+
+def test_without_augmentation_an_image_is_always_the_same(source, captions):
+    seen: dict[int, np.ndarray] = {}
+    for batch in batches(source, captions, config=PLAIN):
+        for number, image in zip(batch.numbers.tolist(), batch.images, strict=True):
+            np.testing.assert_array_equal(seen.setdefault(number, image), image)
+
+
+def test_a_batch_is_as_short_as_the_buckets_allow():
+    def length(*captions: int) -> int:
+        return pad_tokens([[(BOS,) * n] for n in captions], config=CONFIG).shape[-1]
+
+    assert [length(3), length(4), length(5), length(4, 6), length(7), length(9)] == [
+        *(4, 4, 6, 6, 9, 9)
+    ]
+    assert pad_tokens([[]], config=CONFIG).tolist() == [[[PAD] * 4] * 3]
+
+
+def test_a_caption_that_is_cut_keeps_no_eos():
+    vocabulary = Vocabulary.from_captions([["on"]], min_count=1)
+    texts = [[["on"] * 7, ["on"] * 8, ["on"] * 20]]
+    tokens = Captions.encode(texts, vocabulary, config=CONFIG).tokens[0]
+    on = vocabulary.words.index("on")
+    assert tokens[0] == (BOS, *[on] * 7, EOS)  # just fits
+    assert tokens[1] == tokens[2] == (BOS, *[on] * 8)
+
+
+def test_more_captions_than_n_are_left_out_and_rare_words_become_unk():
+    vocabulary = Vocabulary.from_captions([["a"]], min_count=1)
+    tokens = Captions.encode([[["a"], ["b"], ["a"], ["a"]]], vocabulary, config=CONFIG).tokens[0]
+    assert [t[1] for t in tokens] == [vocabulary.words.index("a"), UNK, vocabulary.words.index("a")]
+
+
+def test_captions_in_other_scripts_and_captions_without_a_word():
+    texts = tokenised_captions([{"captions": ["Ein Café über 東京", "犬 !", "...", ""]}])
+    assert texts == [[["ein", "café", "über", "東京"], ["犬"]]]
+    vocabulary = Vocabulary.from_captions(texts[0], min_count=1)
+    ids = Captions.encode(texts, vocabulary, config=CONFIG).tokens[0]
+    assert [vocabulary.decode(i) for i in ids] == ["ein café über 東京", "犬"]
+
+
+def test_grouping_by_length_saves_padding_and_loses_no_image():
+    rng = np.random.default_rng(0)
+    longest = rng.geometric(0.15, size=4096) + 8
+    order = epoch_order(longest, batch_size=32, seed=0, epoch=3)
+    assert sorted(order.ravel()) == list(range(4096))
+
+    def padded(order: np.ndarray) -> int:
+        return int((longest[order].max(axis=1) * 32).sum())
+
+    shuffled = rng.permutation(4096).reshape(-1, 32)
+    waste = padded(order) - longest.sum()
+    assert waste < 0.3 * (padded(shuffled) - longest.sum())
+    # Lengths don't rise or fall with the steps: grouped, but still shuffled.
+    means = longest[order].mean(axis=1)
+    assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.25
+
+
+@pytest.mark.parametrize(("size", "expected"), [(5, [5, 5, 5, 5, 3]), (23, [23]), (40, [23])])
+def test_evaluation_has_every_image_once_in_order(source, size, expected):
+    found = list(evaluation_batches(source, config=CONFIG, batch_size=size))
+    assert [b.valid.sum() for b in found] == expected
+    assert all(b.images.shape == (size, 8, 8, 3) for b in found)
+    numbers = np.concatenate([b.numbers[b.valid] for b in found])
+    np.testing.assert_array_equal(numbers, np.arange(IMAGES))
+    for batch in found:  # valid images come first; no augmentation
+        assert (np.diff(batch.valid.astype(int)) <= 0).all()
+        np.testing.assert_array_equal(batch.images[:, 0, 0, 0], 10 * batch.numbers)
+
+
+def test_an_image_that_cannot_be_decoded_is_named(source, captions):
+    broken = [{**each, "image": each["image"][:40]} for each in source]
+    with pytest.raises(InputError, match=r"image-\d+: "):
+        batches(broken, captions)
+    with pytest.raises(InputError, match=r"image-0: "):
+        list(evaluation_batches(broken, config=CONFIG, batch_size=4))
+
+
+def test_leaving_the_iterator_early_ends_its_threads(source, captions):
+    iterator = training_batches(
+        source, captions, config=CONFIG, batch_size=5, seed=0, first_step=0, steps=10**6
+    )
+    assert next(iterator).numbers.shape == (5,)
+    iterator.close()
+    assert next(iterator, None) is None

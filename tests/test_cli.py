@@ -1,0 +1,313 @@
+"""The commands as a user meets them: results, messages, exit codes, and no traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from PIL import Image
+
+from jaxcap import cli
+from jaxcap.config import to_dict
+
+ROOT = Path(__file__).parents[1]
+MAIN = "import jaxcap.cli; jaxcap.cli.main()"
+
+
+class Outcome(NamedTuple):
+    """What a command left: exit code, standard output and standard error."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path) -> Command:
+    """Runs an entry point in this process, in an empty directory; its cache stays as it is."""
+    monkeypatch.setattr(cli, "_configure_jax", lambda: None)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
+
+    def run(entry: Callable[[], None], *arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["program", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit:
+            entry()
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        code = exit.value.code
+        return Outcome(code if isinstance(code, int) else int(code is not None), out, err)
+
+    return run
+
+
+@pytest.fixture
+def config_file(tiny_config, tmp_path) -> Path:
+    path = tmp_path / "tiny.py"
+    path.write_text(
+        "from jaxcap.config import Config, from_dict\n"
+        f"CONFIG = from_dict(Config, {to_dict(tiny_config)!r}, where='tiny')\n"
+    )
+    return path
+
+
+def png(path: Path, colour: str = "red") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (20, 10), colour).save(path, format="PNG")
+    return path
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Which configuration?"),
+        (["--workdir", "x"], "Which configuration?"),
+        (["tinny.py"], "tinny.py: there is no such configuration file. Did you mean 'tiny.py'?"),
+        (["tiny.py", "--train.epoch", "3"], "--train.epochs"),
+        (["tiny.py", "--train.epochs", "ten"], "--train.epochs"),
+        (["tiny.py", "--train.epochs"], "--train.epochs"),
+        (["tiny.py", "--train.epochs", "0"], "train.epochs is 0; it must be greater than 0"),
+        (["tiny.py", "--decoder.name", "lstn"], "lstn"),
+        (["tiny.py", "--data.data-dir", "/nowhere"], "run: jaxcap prepare shapes"),
+        (["tiny.py", "--data.name", "shape"], "Did you mean 'shapes'?"),
+        (["tiny.py", "--encoder.name", "resnet5"], "Did you mean 'resnet50'?"),
+        (["field.py"], "TrainConfig has no option 'epoch'. Did you mean 'epochs'?"),
+        (["none.py"], "none.py: it must define CONFIG"),
+        (["syntax.py"], "syntax.py, line 1"),
+    ],
+)
+def test_mistakes_in_training(command, config_file, tmp_path, arguments, message):
+    (tmp_path / "field.py").write_text(
+        "from jaxcap.config import *\nCONFIG = Config(train=TrainConfig(epoch=3))\n"
+    )
+    (tmp_path / "none.py").write_text("x = 1\n")
+    (tmp_path / "syntax.py").write_text("CONFIG = (\n")
+    outcome = command(cli.train, *arguments)
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert message in outcome.err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Directory of a run"),
+        (["nowhere"], "nowhere: there is no such run directory"),
+        (["."], "this is no run directory"),
+        (["RUN", "--split", "tets"], "no split 'tets'; there are: train (50), dev (6), test (5)"),
+        (["RUN", "--beam-size", "0"], "beam size 0"),
+        (["RUN", "--beam-size", "two"], "--beam-size"),
+        (["RUN", "--data-dir", "/nowhere"], "not prepared in /nowhere"),
+        (["RUN", "--spilt", "dev"], "--split"),
+    ],
+)
+def test_mistakes_in_evaluation(command, tiny_run, arguments, message):
+    outcome = command(cli.evaluate, *[tiny_run if a == "RUN" else a for a in arguments])
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert message in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "prepare, caption"),
+        (["prepar", "shapes"], "prepare, caption"),
+        (["prepare", "shapez"], "Did you mean 'shapes'?"),
+        (["prepare", "flickr8k", "--data-dir", "x"], "--source"),
+        (["prepare", "flickr8k", "--source", "nowhere", "--data-dir", "x"], "nowhere"),
+        (["prepare", "shapes", "--data-dir", "photo.png"], "photo.png"),
+        (["caption", "photo.png"], "--model"),
+        (["caption", "--model", "RUN"], "Which images?"),
+        (["caption", "photo.png", "--model", "nowhere"], "nowhere: there is no such run directory"),
+        (["caption", "missing.jpg", "--model", "RUN"], "missing.jpg: there is no such file"),
+        (["caption", "empty", "--model", "RUN"], "empty: no image in this folder"),
+        (["caption", "photo.png", "--model", "RUN", "--beam-size", "0"], "beam size 0"),
+        (["caption", "photo.png", "--model", "RUN", "--beam-siz", "2"], "--beam-size"),
+    ],
+)
+def test_mistakes_in_the_jaxcap_command(command, tiny_run, tmp_path, arguments, message):
+    (tmp_path / "empty").mkdir()
+    png(tmp_path / "photo.png")
+    outcome = command(cli.main, *[tiny_run if a == "RUN" else a for a in arguments])
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert message in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("entry", "arguments", "expected"),
+    [
+        (cli.train, ["--help"], "--train.learning-rate"),
+        (cli.evaluate, ["--help"], "--length-penalty"),
+        (cli.main, ["--help"], "prepare"),
+        (cli.main, ["caption", "--help"], "--beam-size"),
+    ],
+)
+def test_help(command, entry, arguments, expected):
+    outcome = command(entry, *arguments)
+    assert outcome.code == 0
+    assert expected in outcome.out
+
+
+# What works
+
+
+def test_prepare(command, monkeypatch, tmp_path):
+    from jaxcap.data.shapes import Shapes
+
+    monkeypatch.setattr(Shapes, "NUM_SCENES", {"train": 3, "dev": 2, "test": 1})
+    first = command(cli.main, "prepare", "shapes", "--data-dir", tmp_path / "data")
+    assert (first.code, first.out) == (0, "")
+    assert "prepared train 3, dev 2, test 1" in first.err
+    again = command(cli.main, "prepare", "shapes", "--data-dir", tmp_path / "data")
+    assert again.code == 0
+    assert "prepared already" in again.err
+
+
+def test_train_goes_on_and_tells_what_to_do_next(command, config_file, tiny_run, tmp_path):
+    workdir = shutil.copytree(tiny_run, tmp_path / "a [red] run")
+    outcome = command(cli.train, config_file, "--workdir", workdir)
+    assert (outcome.code, outcome.out) == (0, "")
+    assert f"Training in {workdir} on" in outcome.err
+    assert "Going on from step 30" in outcome.err
+    assert f"  python evaluate.py '{workdir}' --split dev\n" in outcome.err
+
+
+def test_evaluate_writes_beside_the_run(command, tiny_run, tmp_path):
+    directory = shutil.copytree(tiny_run, tmp_path / "run")
+    outcome = command(cli.evaluate, directory, "--split", "dev[:5]", "--beam-size", 1)
+    assert (outcome.code, outcome.out) == (0, "")
+    assert "CIDEr-D" in outcome.err
+    for name in ("predictions-dev[:5].json", "metrics-dev[:5].json", "report-dev[:5].html"):
+        assert (directory / name).is_file()
+        assert f"wrote {directory / name}\n" in outcome.err
+    protocol = json.loads((directory / "metrics-dev[:5].json").read_text())["protocol"]
+    assert protocol["images"] == 5
+    assert protocol["decoding"].startswith("beam 1,")
+    assert "--split 'dev[:5]' --beam-size 1" in protocol["command"]
+
+
+def test_caption_prints_results_alone(command, tiny_run, tmp_path):
+    folder = tmp_path / "Fotos äöü"
+    names = ["b.PNG", "a.jpg", "deep/er/c.webp", "two words.png", "東京.png"]
+    for name in names:
+        png(folder / name)
+    (folder / "notes.txt").write_text("no image by its name")
+    single = png(tmp_path / "no_suffix")
+    outcome = command(cli.main, "caption", folder, single, "--model", tiny_run)
+    assert outcome.code == 0
+    printed = [line.split("\t") for line in outcome.out.splitlines()]
+    assert [path for path, _ in printed] == [
+        *sorted(str(folder / name) for name in names),
+        str(single),
+    ]
+    assert len({caption for _, caption in printed}) == 1  # all the same picture
+
+
+def test_caption_of_good_and_bad_images(command, tiny_run, tmp_path):
+    good = png(tmp_path / "good.png")
+    bad = tmp_path / "bad.jpg"
+    bad.write_text("text")
+    outcome = command(cli.main, "caption", bad, good, "--model", tiny_run, "--json")
+    assert outcome.code == 1
+    first, second = map(json.loads, outcome.out.splitlines())
+    assert first["image"] == str(bad)
+    assert first["captions"] == []
+    assert first["error"].startswith(f"{bad}: ")
+    assert second["image"] == str(good)
+    assert "error" not in second
+    assert len(second["captions"]) == 2
+    assert set(second["captions"][0]) == {"caption", "log_prob"}
+    assert f"skipped: {bad}: " in outcome.err
+    assert "1 of 2 images could not be captioned." in outcome.err
+    plain = command(cli.main, "caption", bad, good, "--model", tiny_run)
+    assert plain.code == 1
+    assert plain.out.startswith(f"{good}\t")
+    assert plain.out.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="such names are impossible there")
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("a\nb\tc.png", r"a\nb\tc.png"), (os.fsdecode(b"caf\xe9.png"), r"caf\udce9.png")],
+)
+def test_a_name_stays_on_its_line(command, tiny_run, tmp_path, name, shown):
+    path = png(tmp_path / name)
+    plain = command(cli.main, "caption", path, "--model", tiny_run)
+    assert plain.code == 0
+    assert plain.out.count("\n") == plain.out.count("\t") == 1
+    assert plain.out.startswith(f"{tmp_path / shown}\t")
+    as_json = command(cli.main, "caption", path, "--model", tiny_run, "--json")
+    assert json.loads(as_json.out)["image"] == str(path)
+
+
+# In a process of its own
+
+
+def environment() -> dict[str, str]:
+    import jax
+
+    cache = str(jax.config.jax_compilation_cache_dir)
+    return os.environ | {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_NUM_CPU_DEVICES": "2"}
+
+
+def python(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # type: ignore[call-overload, no-any-return]
+        [sys.executable, *map(str, arguments)],
+        **{"capture_output": True, "text": True, "env": environment(), "cwd": ROOT} | options,
+    )
+
+
+def test_the_scripts_start_quickly(tmp_path):
+    begin = time.monotonic()
+    result = python(ROOT / "train.py", tmp_path / "none.py", cwd=tmp_path)
+    assert result.returncode == 2
+    assert re.fullmatch(
+        r"error: .*none\.py: there is no such configuration file\.\n", result.stderr
+    )
+    assert time.monotonic() - begin < 15  # 1.5 s on an idle machine
+    # What takes seconds to import is not needed to print help.
+    code = "import sys, jaxcap.cli; print([m for m in sys.modules if m in ('jax', 'grain')])"
+    assert python("-c", code).stdout == "[]\n"
+
+
+def test_a_reader_that_leaves_and_a_full_disk(tiny_run, tmp_path):
+    for number in range(40):
+        png(tmp_path / f"{number:02}.png")
+    arguments = ["-c", MAIN, "caption", tmp_path, "--model", tiny_run]
+    process = subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()  # as `| head -0` does
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait() == 1
+    if Path("/dev/full").exists():
+        with open("/dev/full", "w") as full:
+            result = python(*arguments, stdout=full, capture_output=False, stderr=-1)
+        assert result.returncode == 2
+        assert "No space left on device" in result.stderr
+        assert "Traceback" not in result.stderr

@@ -1,0 +1,139 @@
+"""The optimizer: Adam's first step, worked by hand, tells every rule apart."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxcap.config import EncoderConfig, TrainConfig
+from jaxcap.optimizer import create_optimizer, learning_rate
+
+# Constant learning rate at the first step: no warm-up, and a horizon far away.
+STEADY = TrainConfig(
+    learning_rate=0.01, warmup_epochs=0.0, epochs=1000, weight_decay=0.0, clip_norm=1e9
+)
+
+
+def _params() -> Any:
+    """An encoder and a decoder, each with a matrix, a kernel of four axes and a bias."""
+
+    def part(seed: int) -> Any:
+        rng = np.random.default_rng(seed)
+        shapes = {"matrix": (3, 4), "kernel": (1, 2, 3, 4), "bias": (4,)}
+        return {k: jnp.asarray(rng.normal(size=s), jnp.float32) for k, s in shapes.items()}
+
+    return {"encoder": part(0), "decoder": part(1)}
+
+
+def _gradients(seed: int) -> Any:
+    """Between 1 and 2 in size, with either sign."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda x: jnp.asarray(rng.choice([-1, 1], x.shape) * rng.uniform(1, 2, x.shape), x.dtype),
+        _params(),
+    )
+
+
+def _first_update(train: TrainConfig, encoder: EncoderConfig, gradients: Any = None) -> Any:
+    tx = create_optimizer(train, encoder, steps_per_epoch=1000)
+    params = _params()
+    return tx.update(_gradients(2) if gradients is None else gradients, tx.init(params), params)[0]
+
+
+def test_schedule_by_hand() -> None:
+    """Two epochs of warm-up and eight of decay, of five steps each."""
+    config = TrainConfig(learning_rate=0.4, warmup_epochs=2.0, epochs=10)
+    schedule = learning_rate(config, steps_per_epoch=5)
+    np.testing.assert_allclose(schedule(0), 0.04, rtol=1e-6)  # a tenth, and not nothing
+    np.testing.assert_allclose(schedule(5), 0.04 + 0.36 / 2, rtol=1e-6)
+    np.testing.assert_allclose(schedule(10), 0.4, rtol=1e-6)
+    np.testing.assert_allclose(schedule(30), 0.2, rtol=1e-6)  # half-way down the cosine
+    last = 0.2 * (1 + np.cos(np.pi * 39 / 40))
+    np.testing.assert_allclose(schedule(49), last, rtol=1e-4)
+    assert schedule(50) == 0
+    values = np.array([schedule(step) for step in range(51)])
+    assert np.all(np.diff(values[:11]) > 0)
+    assert np.all(np.diff(values[10:]) < 0)
+
+
+@pytest.mark.parametrize(
+    ("warmup_epochs", "epochs", "steps_per_epoch"),
+    [(0.0, 3, 4), (0.1, 1, 1), (1.0, 1, 1), (1.0, 1, 5), (9.0, 2, 5), (0.3, 2, 5)],
+)
+def test_schedules_of_short_runs_learn_something(
+    warmup_epochs: float, epochs: int, steps_per_epoch: int
+) -> None:
+    config = TrainConfig(learning_rate=0.4, warmup_epochs=warmup_epochs, epochs=epochs)
+    schedule = learning_rate(config, steps_per_epoch=steps_per_epoch)
+    values = np.array([schedule(step) for step in range(epochs * steps_per_epoch)])
+    assert np.all(np.isfinite(values))
+    assert np.all(values > 0)
+    np.testing.assert_allclose(values.max(), 0.4, rtol=1e-6)
+
+
+def test_the_first_step_of_adam_is_the_learning_rate() -> None:
+    """m̂ / √v̂ is the gradient's sign, so the size is the rate alone."""
+    updates = _first_update(STEADY, EncoderConfig())
+    expected = jax.tree.map(lambda g: -0.01 * np.sign(g), _gradients(2))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4), updates, expected)
+
+
+@pytest.mark.parametrize("factor", [0.1, 2.0])
+def test_the_encoder_learns_at_its_own_rate(factor: float) -> None:
+    updates = _first_update(STEADY, EncoderConfig(learning_rate_factor=factor))
+    for part, rate in (("encoder", 0.01 * factor), ("decoder", 0.01)):
+        for update in jax.tree.leaves(updates[part]):
+            np.testing.assert_allclose(np.abs(update), rate, rtol=1e-4)
+
+
+def test_weight_decay_shrinks_matrices_and_kernels_only() -> None:
+    """AdamW: without a gradient what remains is −rate · decay · w, at the part's own rate."""
+    train = TrainConfig(
+        learning_rate=0.01, warmup_epochs=0.0, epochs=1000, weight_decay=0.5, clip_norm=1e9
+    )
+    nothing = jax.tree.map(jnp.zeros_like, _params())
+    updates = _first_update(train, EncoderConfig(learning_rate_factor=0.1), nothing)
+    for part, rate in (("encoder", 0.001), ("decoder", 0.01)):
+        for name, update in updates[part].items():
+            decay = 0.0 if name == "bias" else 0.5
+            expected = -rate * decay * _params()[part][name]
+            np.testing.assert_allclose(update, expected, rtol=1e-5, atol=1e-9)
+
+
+def test_gradients_are_clipped_by_the_norm_of_all() -> None:
+    """What Adam's first moment holds is 0.1 × the clipped gradient."""
+    train = TrainConfig(clip_norm=2.0)
+    tx = create_optimizer(train, EncoderConfig(), steps_per_epoch=10)
+    gradients, params = _gradients(3), _params()
+    norm = np.sqrt(sum((np.asarray(g) ** 2).sum() for g in jax.tree.leaves(gradients)))
+    assert norm > 2
+    _, state = tx.update(gradients, tx.init(params), params)
+    (encoder,) = optax.tree_utils.tree_get_all_with_path(
+        state[1].inner_states["encoder"].inner_state, "mu"
+    )
+    expected = jax.tree.map(lambda g: 0.1 * 2.0 / norm * g, gradients["encoder"])
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), encoder[1]["encoder"], expected
+    )
+
+
+def test_a_frozen_encoder_stays_bit_identical_and_costs_nothing() -> None:
+    train = TrainConfig(learning_rate=0.1, weight_decay=0.5)
+    tx = create_optimizer(train, EncoderConfig(trainable=False), steps_per_epoch=10)
+    params = _params()
+    state = tx.init(params)
+    # Two moments for each decoder weight; beside them only scalars (counters).
+    arrays = [x for x in jax.tree.leaves(state) if np.size(x) > 1]
+    assert sum(x.size for x in arrays) == 2 * sum(
+        x.size for x in jax.tree.leaves(params["decoder"])
+    )
+    step = jax.jit(tx.update)
+    for seed in range(5):
+        updates, state = step(_gradients(seed), state, params)
+        params = optax.apply_updates(params, updates)
+    jax.tree.map(np.testing.assert_array_equal, params["encoder"], _params()["encoder"])
+    for x, y in zip(*map(jax.tree.leaves, (params["decoder"], _params()["decoder"])), strict=True):
+        assert np.all(x != y)
