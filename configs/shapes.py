@@ -20,7 +20,7 @@ CONFIG = Config(
         name="shapes",
         image_size=80,
         min_count=1,
-        length_buckets=(24,),
+        length_buckets=(10, 17),
     ),
     encoder=EncoderConfig(name="resnet_small"),
     decoder=DecoderConfig(
@@ -31,7 +31,7 @@ CONFIG = Config(
         scoring="dot",
         output_dropout=0.0,
     ),
-    train=TrainConfig(batch_size=64, epochs=10, learning_rate=3e-3, weight_decay=1e-3),
-    search=SearchConfig(beam_size=3, max_length=22),
+    train=TrainConfig(batch_size=16, epochs=5, warmup_epochs=0.2, learning_rate=3e-3, log_every=50),
+    search=SearchConfig(beam_size=3, max_length=16),
     evaluation=EvaluationConfig(metric="true and complete", batch_size=100),
 )

@@ -11,6 +11,7 @@ import json
 import math
 import re
 import runpy
+import traceback
 import types
 import typing
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from jaxcap.errors import InputError, did_you_mean
+from jaxcap.files import write_text
 
 T = TypeVar("T")
 
@@ -275,25 +277,32 @@ def load_config_file(path: Path) -> Config:
         config = runpy.run_path(str(path)).get("CONFIG")
     except SyntaxError as error:
         raise InputError(f"{path}, line {error.lineno}: {error.msg}.") from error
-    except TypeError as error:
-        message = str(error)
-        match = re.search(
-            r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", message
-        )
-        options = next((c for c in _SECTIONS if match and c.__name__ == match[1]), None)
-        if match is None or options is None:
-            raise
-        known = [f.name for f in dataclasses.fields(options)]
-        raise InputError(
-            f"{path}: {match[1]} has no option '{match[2]}'.{did_you_mean(match[2], known)} "
-            f"Known: {', '.join(known)}."
-        ) from error
+    except Exception as error:  # the file is the user's, and so is whatever goes wrong in it
+        raise InputError(f"{path}{_line_in(path, error)}: {_unknown_option(error)}") from error
     if not isinstance(config, Config):
         raise InputError(f"{path}: it must define CONFIG = jaxcap.config.Config(...).")
     try:
         return validate(config)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def _line_in(path: Path, error: Exception) -> str:
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+    return f", line {lines[-1]}" if lines else ""
+
+
+def _unknown_option(error: Exception) -> str:
+    """The error in words; for an option that a section does not have, with those it has."""
+    match = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    options = next((c for c in _SECTIONS if match and c.__name__ == match[1]), None)
+    if match is None or options is None:
+        return f"{type(error).__name__}: {error}"
+    known = [f.name for f in dataclasses.fields(options)]
+    return (
+        f"{match[1]} has no option '{match[2]}'.{did_you_mean(match[2], known)} "
+        f"Known: {', '.join(known)}."
+    )
 
 
 _SECTIONS = (
@@ -309,7 +318,7 @@ _SECTIONS = (
 
 def save_config(config: Config, path: Path) -> None:
     """Writes the whole configuration as JSON."""
-    path.write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(to_dict(config), indent=2) + "\n")
 
 
 def load_config(path: Path) -> Config:

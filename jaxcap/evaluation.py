@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from jaxcap.config import Config, to_dict
 from jaxcap.data import shapes
 from jaxcap.data.pipeline import Source, evaluation_batches
+from jaxcap.files import write_text
 from jaxcap.inference import Caption, Decode, Run, caption_batches
 from jaxcap.metrics import evaluate_captions
 from jaxcap.progress import Report
@@ -122,7 +122,7 @@ def write_evaluation(
         directory / f"report-{split}.html",
     ]
     for path, content in zip(paths, (predictions, metrics), strict=False):
-        write_json(path, content)
+        write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     shown = range(min(_REPORT_IMAGES, len(source)))
     if len(shown) < len(source):
         protocol["shown here"] = f"the first {len(shown)} images"
@@ -149,13 +149,6 @@ def _row(record: Mapping[str, Any], evaluation: Evaluation) -> ReportRow:
         log_prob=best.log_prob,
         verdict=evaluation.verdicts.get(name),
     )
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes beside, then renames: the file is whole or not there."""
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(beside, path)
 
 
 def read_metrics(path: Path) -> list[LogLine]:

@@ -10,7 +10,6 @@ import base64
 import io
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -21,6 +20,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from jaxcap.errors import InputError
+from jaxcap.files import write_text
 
 THUMBNAIL_SIDE = 160
 VERDICT = "true and complete"
@@ -83,12 +83,7 @@ def write_report(
         config=escape(json.dumps(config, indent=2, ensure_ascii=False, default=str)),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        beside.write_text(page, encoding="utf-8", errors="replace")  # lone surrogates
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_text(path, page)
 
 
 # Summary

@@ -9,9 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,10 +28,11 @@ from jaxcap.data.pipeline import (
     tokenised_captions,
     training_batches,
 )
-from jaxcap.data.prepare import load_source
+from jaxcap.data.prepare import find_dataset, load_source
 from jaxcap.encoders.weights import load_weights
 from jaxcap.errors import InputError, did_you_mean
 from jaxcap.evaluation import Evaluation, LogLine, evaluate_source, read_metrics, score_names
+from jaxcap.files import write_text
 from jaxcap.inference import create_decode
 from jaxcap.losses import cross_entropy
 from jaxcap.progress import Display
@@ -77,6 +76,11 @@ def train(config: Config, workdir: Path, *, console: Console) -> Summary:
         raise InputError(
             f"evaluation.metric is '{metric}', which '{config.data.name}' does not have; give "
             f"one of {', '.join(metrics)}.{did_you_mean(metric, metrics)}"
+        )
+    if config.data.flip and not find_dataset(config.data.name).flippable:
+        raise InputError(
+            f"data.flip is true, but captions of '{config.data.name}' say what is left and what "
+            "is right, which is false of a mirrored image; give --no-data.flip."
         )
     texts = tokenised_captions(source)
     vocabulary = _vocabulary(workdir, texts, config)
@@ -146,17 +150,10 @@ def _claim(workdir: Path, config: Config, vocabulary: Vocabulary) -> None:
     """Makes the run directory: only now, so that a faulty option leaves none behind."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        _replace(workdir / "config.json", functools.partial(save_config, config))
-        _replace(workdir / "vocabulary.json", vocabulary.save)
+        save_config(config, workdir / "config.json")
+        vocabulary.save(workdir / "vocabulary.json")
     except OSError as error:
         raise InputError(f"{workdir}: cannot write there ({error.strerror}).") from error
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes beside, then renames: the file is whole or as it was."""
-    beside = path.with_name(path.name + ".part")
-    write(beside)
-    os.replace(beside, path)
 
 
 def _vocabulary(workdir: Path, texts: list[list[list[str]]], config: Config) -> Vocabulary:
@@ -356,7 +353,7 @@ class _Log:
         self._path = path
         kept = [line for line in read_metrics(path) if line["step"] <= step]
         text = "".join(json.dumps(line) + "\n" for line in kept)
-        _replace(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+        write_text(path, text)
         self._lines = kept
         self._begin = time.monotonic() - (kept[-1]["elapsed_s"] if kept else 0.0)
 

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from jaxcap.errors import InputError
+from jaxcap.files import write_text
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
@@ -67,7 +68,7 @@ class Vocabulary:
     def save(self, path: Path) -> None:
         """Writes the words as JSON."""
         text = json.dumps({"words": self.words}, ensure_ascii=False, indent=0)
-        path.write_text(text + "\n", encoding="utf-8")
+        write_text(path, text + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Vocabulary:

@@ -110,7 +110,7 @@ def test_the_files(run, scenes, evaluation):
     for captions in changed.captions.values():
         assert captions[0].text.split(" ")[-1] in page
     assert all(str(reference) in page for refs in changed.references.values() for reference in refs)
-    assert not list(run.directory.glob("*.part"))
+    assert not list(run.directory.glob(".*"))
 
 
 def test_a_log_that_was_cut_off(tmp_path: Path):

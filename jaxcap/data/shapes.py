@@ -47,8 +47,8 @@ COLOURS = {
     "purple": (145, 35, 175),
 }
 # Radius in pixels of the circle about the centre that an object keeps within.
-SIZES = {"small": (9.0, 10.5), "large": (15.0, 17.0)}
-_LARGE_FROM = 12.75
+SIZES = {"small": (10.0, 11.5), "large": (15.5, 17.0)}
+_LARGE_FROM = 13.5
 BACKGROUNDS = ("plain", "gradient", "stripes", "noise")
 
 Kind = tuple[str, str]  # colour, shape
@@ -409,7 +409,7 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
     # imports importlib_resources, which TFDS 4.9.10 uses without depending on it.
     code_path = None
 
-    NUM_SCENES: ClassVar[dict[str, int]] = {"train": 6000, "dev": 300, "test": 500}
+    NUM_SCENES: ClassVar[dict[str, int]] = {"train": 10_000, "dev": 300, "test": 500}
 
     flippable = False
     """A mirrored picture would belie "left of"."""

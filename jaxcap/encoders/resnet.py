@@ -154,5 +154,12 @@ ResNet50 = partial(ResNet, stage_sizes=(3, 4, 6, 3), block=Bottleneck)
 ResNet101 = partial(ResNet, stage_sizes=(3, 4, 23, 3), block=Bottleneck)
 ResNet152 = partial(ResNet, stage_sizes=(3, 8, 36, 3), block=Bottleneck)
 
-# Not of the paper: trains from scratch on a CPU, for drawn scenes of 80 pixels (a 10×10 grid).
-ResNetSmall = partial(ResNet, stage_sizes=(1, 1, 1), block=BasicBlock, width=32, small_inputs=True)
+# Not of the paper: trains from scratch on a CPU, for drawn scenes of 80 pixels (a 5×5 grid).
+ResNetSmall = partial(
+    ResNet,
+    stage_sizes=(1, 1, 1, 1),
+    block=BasicBlock,
+    width=16,
+    small_inputs=True,
+    coordinates=True,
+)

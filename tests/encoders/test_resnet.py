@@ -36,11 +36,11 @@ def test_parameter_count_and_shape(name):
     assert count == total - (1000 * width + 1000)
 
 
-def test_small_resnet_gives_a_ten_by_ten_grid():
+def test_small_resnet_gives_a_five_by_five_grid():
     spec = encoder_spec("resnet_small")
     assert spec.input_size == 80
     features, _ = _abstract(spec.build(), 80)
-    assert features.shape == (2, 100, 128)
+    assert features.shape == (2, 25, 128)
 
 
 def test_torchvision_name():
