@@ -31,7 +31,7 @@ CONFIG = Config(
         scoring="dot",
         output_dropout=0.0,
     ),
-    train=TrainConfig(batch_size=16, epochs=5, warmup_epochs=0.2, learning_rate=3e-3, log_every=50),
+    train=TrainConfig(batch_size=16, epochs=7, warmup_epochs=0.2, learning_rate=3e-3, log_every=50),
     search=SearchConfig(beam_size=3, max_length=16),
     evaluation=EvaluationConfig(metric="true and complete", batch_size=100),
 )
