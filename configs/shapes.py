@@ -20,7 +20,9 @@ CONFIG = Config(
         name="shapes",
         image_size=80,
         min_count=1,
-        length_buckets=(10, 17),
+        # One bucket, so that lone objects (short captions) and pairs share batches: batch
+        # statistics of lone objects alone would teach the encoder something untrue.
+        length_buckets=(17,),
     ),
     encoder=EncoderConfig(name="resnet_small"),
     decoder=DecoderConfig(

@@ -39,7 +39,8 @@ class DataConfig:
     min_count: int = 5
     """A word seen less often than this in the training split becomes <unk>."""
     length_buckets: tuple[int, ...] = (16, 20, 24, 32)
-    """Token lengths that batches are padded to; captions are cut at the longest."""
+    """Token lengths that batches are padded to; captions are cut at the longest. With more than
+    one, images of similar caption length share a batch."""
     crop_min_scale: float = 1.0
     """Augmentation: smallest share of the area a random crop keeps; 1 means no crop."""
     flip: bool = False

@@ -157,9 +157,13 @@ def training_batches(
       threads: how many read and decode ahead of the device.
     """
 
+    # Sorting by length sorts by content a little, which batch statistics feel: with one bucket
+    # there is nothing to gain by it, so a data set that it harms can be trained without.
+    lengths = captions.longest if len(config.length_buckets) > 1 else captions.longest * 0
+
     @functools.lru_cache(maxsize=2)
     def order(epoch: int) -> np.ndarray:
-        return epoch_order(captions.longest, batch_size=batch_size, seed=seed, epoch=epoch)
+        return epoch_order(lengths, batch_size=batch_size, seed=seed, epoch=epoch)
 
     def load(element: tuple[int, np.ndarray]) -> Batch:
         step, numbers = element

@@ -1,5 +1,6 @@
 """Which batches training and evaluation see: an answer known for every step."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -185,6 +186,18 @@ def test_grouping_by_length_saves_padding_and_loses_no_image():
     # Lengths don't rise or fall with the steps: grouped, but still shuffled.
     means = longest[order].mean(axis=1)
     assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.25
+
+
+def test_with_one_bucket_lengths_do_not_decide_who_shares_a_batch(source, captions):
+    # Given to other images, the captions regroup the batches only where there are buckets.
+    others = Captions(captions.tokens[::-1])
+    one = dataclasses.replace(CONFIG, length_buckets=(9,))
+    for config, same in [(one, True), (CONFIG, False)]:
+        found, other = (
+            np.stack([b.numbers for b in batches(source, c, steps=4, config=config)])
+            for c in (captions, others)
+        )
+        assert (found == other).all() == same
 
 
 @pytest.mark.parametrize(("size", "expected"), [(5, [5, 5, 5, 5, 3]), (23, [23]), (40, [23])])
