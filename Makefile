@@ -35,10 +35,10 @@ $(VENV)/.lint: pyproject.toml | $(BIN)/python
 
 demo: $(VENV)/.setup
 	$(BIN)/jaxcap prepare shapes --data-dir $(DEMO)/data
-	$(BIN)/python train.py configs/shapes.py --workdir $(DEMO)/run --data.data-dir $(DEMO)/data
-	$(BIN)/python evaluate.py $(DEMO)/run --split test
+	$(BIN)/python train.py configs/shapes.py --workdir $(DEMO)/shapes --data.data-dir $(DEMO)/data
+	$(BIN)/python evaluate.py $(DEMO)/shapes --split test
 	@echo
-	@echo "The scenes, what was said of them, and the training curves: $(DEMO)/run/report-test.html"
+	@echo "The scenes, what was said of them, and the training curves: $(DEMO)/shapes/report-test.html"
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest

