@@ -11,9 +11,9 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 _PLAIN_SECONDS = 15.0
 
@@ -28,12 +28,16 @@ class Display:
         self._begin, self._begin_done, self._printed = time.monotonic(), done, time.monotonic()
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=8),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-            TimeElapsedColumn(),
+            TimeRemainingColumn(elapsed_when_finished=False, table_column=Column(min_width=7)),
             TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=False),
+            # Last, because a narrow terminal cuts what is last.
+            TextColumn(
+                "{task.fields[note]}",
+                markup=False,
+                table_column=Column(no_wrap=True, overflow="ellipsis"),
+            ),
             console=console,
             disable=not self._live,
             transient=True,

@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1]
 # From the top down. A module may import from its own layer and from those below it.
 LAYERS = (
     {"cli"},
-    {"training", "evaluation"},
+    {"training"},
+    {"evaluation"},
     {"inference"},
     {"steps", "checkpoint", "data", "metrics", "search", "report", "progress"},
     {"captioner", "losses", "optimizer", "state"},
