@@ -4,7 +4,15 @@
     python train.py configs/show_and_tell.py
     python evaluate.py runs/show_and_tell --split dev
 
-Gradients reach the first convolution. Meant for a GPU.
+Gradients reach the first convolution; the encoder begins at random, so this wants a GPU and the 30
+epochs below, which have not been measured yet. Measured on two CPU cores, as a check that the whole
+learns on photographs: two epochs at 96 pixels,
+
+    python train.py configs/show_and_tell.py --workdir runs/show_and_tell_96 \\
+      --data.image-size 96 --train.epochs 2 --train.batch-size 16 --train.warmup-epochs 0.3
+
+take 15 minutes with other work beside them and give, on the development split of Flickr8k with beam
+3, length penalty 1, seed 0: BLEU-1 48.3, BLEU-4 7.7, ROUGE-L 34.0, CIDEr-D 10.7.
 """
 
 from jaxcap.config import (
