@@ -1,4 +1,4 @@
-"""Show and Tell (Vinyals et al. 2015), end to end: ResNet-50 and an LSTM learn together.
+r"""Show and Tell (Vinyals et al. 2015), end to end: ResNet-50 and an LSTM learn together.
 
     jaxcap prepare flickr8k --source FLICKR8K_DIR
     python train.py configs/show_and_tell.py
@@ -8,7 +8,7 @@ Gradients reach the first convolution; the encoder begins at random, so this wan
 epochs below, which have not been measured yet. Measured on two CPU cores, as a check that the whole
 learns on photographs: two epochs at 96 pixels,
 
-    python train.py configs/show_and_tell.py --workdir runs/show_and_tell_96 \\
+    python train.py configs/show_and_tell.py --workdir runs/show_and_tell_96 \
       --data.image-size 96 --train.epochs 2 --train.batch-size 16 --train.warmup-epochs 0.3
 
 take 15 minutes with other work beside them and give, on the development split of Flickr8k with beam
