@@ -18,6 +18,12 @@ from rich.table import Column
 _PLAIN_SECONDS = 15.0
 
 
+def say(console: Console, text: str) -> None:
+    """Prints a line as it is: file names may hold what rich takes for markup, and long paths
+    must stay whole to be copied."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 class Display:
     """Progress of one long task, for use in a `with` statement."""
 
@@ -63,7 +69,7 @@ class Display:
 
     def line(self, text: str) -> None:
         """Prints a line that stays."""
-        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        say(self._progress.console, text)
 
 
 def _clock(seconds: float) -> str:

@@ -35,7 +35,7 @@ from jaxcap.evaluation import Evaluation, LogLine, evaluate_source, read_metrics
 from jaxcap.files import write_text
 from jaxcap.inference import create_decode
 from jaxcap.losses import cross_entropy
-from jaxcap.progress import Display
+from jaxcap.progress import Display, say
 from jaxcap.state import TrainState
 from jaxcap.steps import StepMetrics, train_step
 from jaxcap.vocabulary import Vocabulary
@@ -67,7 +67,7 @@ def train(config: Config, workdir: Path, *, console: Console) -> Summary:
         directory belongs to another configuration or is no run, or the loss stopped being
         a number.
     """
-    _say(console, f"Training in {workdir} on {_devices()}")
+    say(console, f"Training in {workdir} on {_devices()}")
     _check(workdir, config)
     source = load_source(config.data.name, "train", config.data.directory)
     validation = load_source(config.data.name, config.evaluation.split, config.data.directory)
@@ -91,7 +91,7 @@ def train(config: Config, workdir: Path, *, console: Console) -> Summary:
             f"train.batch_size is {config.train.batch_size}, but the training split of "
             f"'{config.data.name}' has only {len(source)} images; give at most that many."
         )
-    _say(
+    say(
         console,
         f"{len(source)} training and {len(validation)} {config.evaluation.split} images, "
         f"{len(vocabulary)} words, {steps_per_epoch} steps per epoch",
@@ -103,7 +103,7 @@ def train(config: Config, workdir: Path, *, console: Console) -> Summary:
     with Checkpoints(workdir / "checkpoints", metric=metric) as checkpoints:
         if checkpoints.latest_step is not None:
             state = checkpoints.restore(checkpoints.latest_step, like=state)
-            _say(console, f"Going on from step {checkpoints.latest_step}")
+            say(console, f"Going on from step {checkpoints.latest_step}")
         loop = _Loop(
             config=config,
             workdir=workdir,
@@ -123,10 +123,6 @@ def train(config: Config, workdir: Path, *, console: Console) -> Summary:
 def _devices() -> str:
     devices = jax.devices()
     return f"{len(devices)} {devices[0].platform.upper()} device{'s' if len(devices) > 1 else ''}"
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _check(workdir: Path, config: Config) -> None:
@@ -226,7 +222,7 @@ class _Loop:
             steps=total,
         )
         if done < total:
-            _say(self.console, "Compiling…")
+            say(self.console, "Compiling…")
         with Display(self.console, "step", total=total, done=done) as display:
             meter = _Meter()
             for batch in batches:

@@ -20,6 +20,7 @@ from jaxcap.data import Progress, no_progress
 from jaxcap.data.flickr8k import Flickr8k
 from jaxcap.data.shapes import Shapes
 from jaxcap.errors import InputError, did_you_mean
+from jaxcap.progress import say
 
 DATASETS: dict[str, type[Any]] = {"flickr8k": Flickr8k, "shapes": Shapes}
 _NEED_SOURCE = {"flickr8k": "the folder of the release, with Flickr8k.token.txt in it"}
@@ -72,7 +73,7 @@ def prepare(
     console = Console(stderr=True, quiet=quiet)
     if _is_prepared(cls, data_dir):
         builder = _builder(cls, data_dir)
-        _say(console, f"{name} is prepared already: {builder.data_path}")
+        say(console, f"{name} is prepared already: {builder.data_path}")
         return builder
     arguments: dict[str, Any] = {}
     if name in _NEED_SOURCE:
@@ -97,7 +98,7 @@ def prepare(
                 raise InputError(f"{name}: cannot write to {data_dir}: {error}") from error
             builder = cls(data_dir=data_dir)
     counts = ", ".join(f"{s} {info.num_examples:,}" for s, info in builder.info.splits.items())
-    _say(console, f"{name}: prepared {counts} in {builder.data_path}")
+    say(console, f"{name}: prepared {counts} in {builder.data_path}")
     return builder
 
 
@@ -196,10 +197,6 @@ def _is_prepared(cls: type[Any], data_dir: Path) -> bool:
 def _builder(cls: type[Any], data_dir: Path) -> Any:
     with _silent_tfds():
         return cls(data_dir=data_dir)
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
