@@ -2,9 +2,10 @@
 
     python benchmarks/decode.py --run runs/flickr8k
 
-decodes 1,000 random feature grids with the run's decoder. Random features make long captions
-that seldom end early, so photographs take less. Without `--run` the decoder of
-configs/flickr8k.py is used with random weights, which never end early at all.
+decodes one batch of random feature grids, again and again until it comes to 1,000 images, with
+the run's decoder, or without `--run` with that of configs/flickr8k.py and random weights. Random
+features are no photographs: with a trained run they ended sooner (21 steps a batch against 24 for
+the development split of Flickr8k, which took about a tenth longer).
 """
 
 from __future__ import annotations
