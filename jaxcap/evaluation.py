@@ -8,14 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
+
 from jaxcap.config import Config, to_dict
 from jaxcap.data import shapes
 from jaxcap.data.pipeline import Source, evaluation_batches
 from jaxcap.files import write_text
 from jaxcap.inference import Caption, Decode, Run, caption_batches
-from jaxcap.metrics import evaluate_captions
+from jaxcap.metrics import evaluate_captions, tokenize
 from jaxcap.progress import Report
-from jaxcap.report import ReportRow, write_report
+from jaxcap.report import ReportCaption, ReportRow, write_report
+from jaxcap.scoring import bootstrap
+from jaxcap.scoring.signature import signature
+from jaxcap.scoring.statistics import collect
 from jaxcap.vocabulary import Vocabulary
 
 TRUE = "true and complete"
@@ -24,8 +30,6 @@ captions that are true of their scene and leave nothing out."""
 
 LogLine = dict[str, int | float]
 """A line of `metrics.jsonl`."""
-
-_REPORT_IMAGES = 200
 
 
 @dataclass(frozen=True)
@@ -61,19 +65,29 @@ def evaluate_source(
     vocabulary: Vocabulary,
     config: Config,
     report: Report,
+    features: Float[np.ndarray, "images P D"] | None = None,
+    attention: bool = False,
 ) -> Evaluation:
     """Captions every image of `source` once and scores the best caption of each.
 
     Args:
+      features: what the encoder makes of each image, where that is known already.
       report: called with the number of images done.
+      attention: keep where the model looked while it chose the words of the best captions, a
+        byte for each word and position.
     """
     batches = evaluation_batches(
-        source, config=config.data, batch_size=config.evaluation.batch_size
+        source,
+        config=config.data,
+        batch_size=config.evaluation.batch_size,
+        features=features,
     )
     captions: dict[str, tuple[Caption, ...]] = {}
     references: dict[str, list[str]] = {}
     verdicts: dict[str, bool] = {}
-    for number, of_image in caption_batches(decode, variables, batches, vocabulary):
+    for number, of_image in caption_batches(
+        decode, variables, batches, vocabulary, attention=attention
+    ):
         record = source[number]
         name = record["image_id"]
         captions[name], references[name] = of_image, record["captions"]
@@ -95,7 +109,8 @@ def write_evaluation(
     """Leaves predictions, scores and a report in the run's directory.
 
     Returns:
-      `predictions-SPLIT.json` (COCO results format), `metrics-SPLIT.json`, `report-SPLIT.html`.
+      `predictions-SPLIT.json` (COCO results format), `metrics-SPLIT.json` (scores, their 95 %
+      bootstrap intervals, the signature and the protocol), `report-SPLIT.html`.
     """
     directory, search = run.directory, run.config.search
     decoding = (
@@ -115,7 +130,22 @@ def write_evaluation(
         {"image_id": name, "caption": captions[0].text}
         for name, captions in evaluation.captions.items()
     ]
-    metrics = {"scores": evaluation.corpus, "protocol": protocol}
+    words = [tokenize(captions[0].text) for captions in evaluation.captions.values()]
+    references = [
+        [tokenize(reference) for reference in evaluation.references[name]]
+        for name in evaluation.captions
+    ]
+    intervals = {
+        name: (each.low, each.high)
+        for name, each in bootstrap.intervals(collect(words, references)).items()
+    }
+    line = signature(references, metrics=list(intervals))
+    metrics = {
+        "scores": evaluation.corpus,
+        "intervals": intervals,
+        "signature": line,
+        "protocol": protocol,
+    }
     paths = [
         directory / f"predictions-{split}.json",
         directory / f"metrics-{split}.json",
@@ -123,14 +153,15 @@ def write_evaluation(
     ]
     for path, content in zip(paths, (predictions, metrics), strict=False):
         write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    shown = range(min(_REPORT_IMAGES, len(source)))
-    if len(shown) < len(source):
-        protocol["shown here"] = f"the first {len(shown)} images"
     write_report(
         paths[2],
         title=f"{directory.name} on {run.config.data.name} {split}",
-        summary={**{k: round(v, 2) for k, v in evaluation.corpus.items()}, **protocol},
-        rows=[_row(source[number], evaluation) for number in shown],
+        scores=evaluation.corpus,
+        intervals=intervals,
+        signature=line,
+        facts=protocol,
+        rows=(_row(source[number], evaluation) for number in range(len(source))),
+        count=len(source),
         curves=read_metrics(directory / "metrics.jsonl"),
         config=to_dict(run.config),
     )
@@ -139,14 +170,15 @@ def write_evaluation(
 
 def _row(record: Mapping[str, Any], evaluation: Evaluation) -> ReportRow:
     name = record["image_id"]
-    best = evaluation.captions[name][0]
     return ReportRow(
         image_id=name,
         image=record["image"],
-        caption=best.text,
+        captions=[
+            ReportCaption(c.text, c.log_prob, c.word_log_probs, c.attention)
+            for c in evaluation.captions[name]
+        ],
         references=evaluation.references[name],
-        scores={k: evaluation.per_image[name][k] for k in ("BLEU-4", "CIDEr-D")},
-        log_prob=best.log_prob,
+        scores=evaluation.per_image[name],
         verdict=evaluation.verdicts.get(name),
     )
 

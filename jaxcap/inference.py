@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from jaxcap.config import Config, SearchConfig, load_config
 from jaxcap.data import images as image_files
 from jaxcap.data.batch import Batch
 from jaxcap.errors import InputError
+from jaxcap.report import scale_attention
 from jaxcap.search import SearchResult, beam_search
-from jaxcap.vocabulary import Vocabulary
+from jaxcap.vocabulary import EOS, PAD, Vocabulary
 
 ImageLike = Path | str | bytes | Image.Image | np.ndarray
 Decode = Callable[[dict[str, Any], Any], SearchResult]
@@ -34,10 +35,15 @@ class Caption:
     Attributes:
       text: its words, separated by spaces.
       log_prob: log p of the words and of the end, in nats.
+      word_log_probs: log p of each word given those before it, and of the end.
+      attention: where the model looked as it chose each word, uint8 `[words, P]`, each word's
+        largest weight 255; None where it was not asked for or the decoder has none.
     """
 
     text: str
     log_prob: float
+    word_log_probs: tuple[float, ...] = ()
+    attention: np.ndarray | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,10 @@ class Captioned:
 
 
 def create_decode(model: Captioner, config: SearchConfig) -> Decode:
-    """The jitted `(variables, images uint8 [B, S, S, 3]) -> SearchResult`, by beam search."""
+    """The jitted `(variables, images uint8 [B, S, S, 3]) -> SearchResult`, by beam search.
+
+    Features `[B, P, D]` may stand in for the images, as in a `Batch`.
+    """
 
     def decode(variables: dict[str, Any], images: Any) -> SearchResult:
         features = model.apply(variables, images, method="encode")
@@ -71,20 +80,44 @@ def caption_batches(
     variables: dict[str, Any],
     batches: Iterable[Batch],
     vocabulary: Vocabulary,
+    *,
+    attention: bool = False,
 ) -> Iterator[tuple[int, tuple[Caption, ...]]]:
-    """`(record number, captions best first)` for every valid image of the batches, in order."""
+    """`(record number, captions best first)` for every valid image of the batches, in order.
+
+    Args:
+      attention: fetch where the model looked, for the best caption of each image.
+    """
     for batch in batches:
         result = decode(variables, batch.images)
-        # Attention is not asked for here and can outweigh all else: it stays on the device.
-        tokens, log_probs = jax.device_get((result.tokens, result.log_probs))
+        # Attention can outweigh all else: what is not asked for stays on the device.
+        weights = result.weights[:, 0] if attention and result.weights.shape[-1] else None
+        tokens, log_probs, word_log_probs, weights = jax.device_get(
+            (result.tokens, result.log_probs, result.word_log_probs, weights)
+        )
         for row in np.flatnonzero(batch.valid):
-            yield (
-                int(batch.numbers[row]),
-                tuple(
-                    Caption(vocabulary.decode(ids.tolist()), float(log_prob))
-                    for ids, log_prob in zip(tokens[row], log_probs[row], strict=True)
-                ),
-            )
+            captions = [
+                _caption(ids, log_prob, of_words, vocabulary)
+                for ids, log_prob, of_words in zip(
+                    tokens[row], log_probs[row], word_log_probs[row], strict=True
+                )
+            ]
+            if weights is not None:
+                words = np.count_nonzero(tokens[row, 0] > EOS)
+                scaled = scale_attention(weights[row, :words])
+                captions[0] = replace(captions[0], attention=scaled)
+            yield int(batch.numbers[row]), tuple(captions)
+
+
+def _caption(
+    ids: np.ndarray, log_prob: Any, word_log_probs: np.ndarray, vocabulary: Vocabulary
+) -> Caption:
+    length = np.count_nonzero(ids != PAD)
+    return Caption(
+        vocabulary.decode(ids.tolist()),
+        float(log_prob),
+        tuple(word_log_probs[:length].tolist()),
+    )
 
 
 def load(run: str | os.PathLike[str], *, best: bool = True) -> Run:

@@ -7,10 +7,13 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcap.data import shapes
+from jaxcap.data import images, shapes
+from jaxcap.data.batch import Batch
 from jaxcap.data.prepare import Records, load_source
 from jaxcap.evaluation import (
     TRUE,
@@ -20,8 +23,10 @@ from jaxcap.evaluation import (
     score_names,
     write_evaluation,
 )
-from jaxcap.inference import Caption, Run, load
+from jaxcap.inference import Caption, Run, caption_batches, load
 from jaxcap.metrics import evaluate_captions
+from jaxcap.search import SearchResult
+from jaxcap.vocabulary import BOS, EOS
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +39,9 @@ def scenes(tiny_data) -> Records:
     return load_source("shapes", "test", tiny_data)
 
 
-def evaluate(run: Run, source: Records, told: list[int] | None = None) -> Evaluation:
+def evaluate(
+    run: Run, source: Records, told: list[int] | None = None, *, attention: bool = False
+) -> Evaluation:
     return evaluate_source(
         source,
         decode=run.decode,
@@ -42,6 +49,7 @@ def evaluate(run: Run, source: Records, told: list[int] | None = None) -> Evalua
         vocabulary=run.vocabulary,
         config=run.config,
         report=lambda done, note: None if told is None else told.append(done),
+        attention=attention,
     )
 
 
@@ -66,6 +74,60 @@ def test_captions_equal_those_of_captioning_the_same_files(run, scenes, evaluati
         np.testing.assert_allclose(
             [c.log_prob for c in each.captions], [c.log_prob for c in captions], atol=1e-4
         )
+
+
+def test_words_have_probabilities_that_multiply_to_the_captions(run, scenes, evaluation):
+    for captions in evaluation.captions.values():
+        for caption in captions:
+            words = caption.text.split(" ") if caption.text else []
+            assert len(caption.word_log_probs) - len(words) in (0, 1)  # with <eos> if it came
+            assert sum(caption.word_log_probs) == pytest.approx(caption.log_prob, abs=1e-4)
+            assert caption.attention is None  # not asked for
+
+
+def test_attention_is_what_reading_the_caption_back_gives(run, scenes):
+    """Search keeps the weights of each word through all its reorderings of beams."""
+    evaluation = evaluate(run, scenes, attention=True)
+    ids = {word: i for i, word in enumerate(run.vocabulary.words)}
+    lengths, tokens = [], np.zeros((len(scenes), 1, 13), np.int32)
+    for row, captions in enumerate(evaluation.captions.values()):
+        words = [ids[word] for word in captions[0].text.split(" ") if word]
+        lengths.append(len(words))
+        tokens[row, 0, : len(words) + 1] = [BOS, *words]
+    size = run.config.data.image_size
+    batch = np.stack([images.resize(images.decode(r["image"], name="x"), size) for r in scenes])
+    read = jax.jit(run.model.apply)(run.variables, batch, tokens)
+    for row, (best, *others) in enumerate(evaluation.captions.values()):
+        weights = np.asarray(read.weights)[row, 0, : lengths[row]]
+        expected = 255 * weights / weights.max(axis=-1, keepdims=True)
+        assert best.attention is not None
+        assert best.attention.dtype == np.uint8
+        np.testing.assert_allclose(best.attention, expected, atol=0.6)  # half a step of rounding
+        assert [other.attention for other in others] == [None] * len(others)
+
+
+def test_a_decoder_without_attention_has_none(run):
+    found = SearchResult(
+        tokens=jnp.array([[[4, EOS, 0], [EOS, 0, 0]]]),
+        word_log_probs=jnp.array([[[-1.0, -0.5, 0.0], [-2.0, 0.0, 0.0]]]),
+        scores=jnp.array([[-0.75, -2.0]]),
+        weights=jnp.zeros((1, 2, 3, 0)),  # P = 0
+    )
+    batch = Batch(
+        images=np.zeros((1, 8, 8, 3), np.uint8),
+        tokens=np.zeros((1, 1, 1), np.int32),
+        valid=np.ones(1, bool),
+        numbers=np.array([7], np.int32),
+    )
+    ((number, captions),) = caption_batches(
+        lambda variables, images: found, {}, [batch], run.vocabulary, attention=True
+    )
+    assert number == 7
+    assert captions == (
+        Caption(run.vocabulary.words[4], -1.5, (-1.0, -0.5)),
+        Caption("", -2.0, (-2.0,)),
+    )
+    assert [caption.attention for caption in captions] == [None, None]
 
 
 def test_scores_are_those_of_the_best_captions_and_truth_is_by_geometry(scenes, evaluation):
@@ -100,16 +162,30 @@ def test_the_files(run, scenes, evaluation):
     ]
     metrics = json.loads(paths[1].read_text(encoding="utf-8"))
     assert metrics["scores"] == evaluation.corpus
+    for name, (low, high) in metrics["intervals"].items():
+        assert low <= metrics["scores"][name] <= high
+    assert metrics["signature"].startswith("BLEU|ROUGE-L|CIDEr-D|jaxcap:")
+    assert "|images:5|refs:5|" in metrics["signature"]
     protocol = metrics["protocol"]
     assert (protocol["data"], protocol["split"], protocol["images"]) == ("shapes", "test", 5)
     assert protocol["checkpoint"] == f"step {run.step}"
     assert "beam 2" in protocol["decoding"]
     page = paths[2].read_text(encoding="utf-8")
     assert "<script>alert" not in page
-    assert "&lt;script&gt;alert(&quot;é&quot;)&lt;/script&gt; &amp; co" in page
-    for captions in changed.captions.values():
-        assert captions[0].text.split(" ")[-1] in page
-    assert all(str(reference) in page for refs in changed.references.values() for reference in refs)
+    assert metrics["signature"] in page
+    rows = json.loads(page.split('id="rows">')[1].split("</script>")[0])
+    assert [row["id"] for row in rows] == list(changed.captions)
+    assert rows[0]["captions"] == [[nasty.text, -1.0]]
+    for row in rows:
+        assert row["references"] == changed.references[row["id"]]
+        assert row["scores"]["CIDEr-D"] == pytest.approx(
+            changed.per_image[row["id"]]["CIDEr-D"], abs=1e-4
+        )
+        assert row["verdict"] == changed.verdicts[row["id"]]
+        assert row["size"] == [80, 80]  # as drawn, for none is enlarged
+    assert [c for c, _ in rows[1]["captions"]] == [
+        caption.text for caption in changed.captions[rows[1]["id"]]
+    ]
     assert not list(run.directory.glob(".*"))
 
 

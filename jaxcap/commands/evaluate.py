@@ -49,6 +49,7 @@ def run(arguments: EvaluateArguments, console: Console) -> int:
             vocabulary=captioner.vocabulary,
             config=captioner.config,
             report=display.update,
+            attention=True,
         )
     command = "python evaluate.py " + shlex.join(sys.argv[1:])
     paths = write_evaluation(evaluation, source, captioner, split=arguments.split, command=command)

@@ -1,7 +1,8 @@
 """Caption metrics in plain Python: raw captions in, the numbers papers print out.
 
 The protocol is coco-caption's: Penn Treebank tokens without punctuation (`tokenize`), then
-corpus BLEU, ROUGE-L and CIDEr-D. No JAX, no Java.
+corpus BLEU, ROUGE-L and CIDEr-D. No JAX, no Java: `java_scores` adds METEOR and SPICE where
+there is one. `reward.CiderReward` is the same CIDEr-D for training.
 """
 
 from __future__ import annotations
@@ -11,19 +12,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxcap.errors import InputError
-from jaxcap.metrics.bleu import MAX_ORDER, BleuResult, bleu
-from jaxcap.metrics.cider import CiderResult, cider_d
+from jaxcap.metrics.bleu import BleuCounts, BleuResult, bleu, bleu_of
+from jaxcap.metrics.cider import CiderResult, cider_d, cider_of
+from jaxcap.metrics.java import Measured, Unavailable, java_scores
+from jaxcap.metrics.ngrams import MAX_ORDER, match_words
 from jaxcap.metrics.rouge import RougeResult, rouge_l
 from jaxcap.metrics.tokenize import tokenize
 
 __all__ = [
+    "BleuCounts",
     "BleuResult",
     "CiderResult",
+    "Measured",
     "RougeResult",
     "Scores",
+    "Unavailable",
     "bleu",
     "cider_d",
     "evaluate_captions",
+    "java_scores",
     "rouge_l",
     "tokenize",
 ]
@@ -42,6 +49,8 @@ class Scores:
     """Of the whole set. Corpus BLEU is not the mean of the images' BLEU."""
     per_image: dict[Any, dict[str, float]]
     """Of each image, by its id, in the order of `candidates`."""
+    bleu_counts: BleuCounts
+    """Of each image, in the same order: what corpus BLEU pools, for resampling images."""
 
 
 def _few(ids: Iterable[Hashable], limit: int = 3) -> str:
@@ -93,9 +102,10 @@ def evaluate_captions(
     hypotheses = [tokenize(candidates[each]) for each in ids]
     targets = [[tokenize(caption) for caption in references[each]] for each in ids]
 
-    bleu_scores = bleu(hypotheses, targets)
+    matches = match_words(hypotheses, targets)
+    bleu_scores = bleu_of(matches)
     rouge_scores = rouge_l(hypotheses, targets)
-    cider_scores = cider_d(hypotheses, targets)
+    cider_scores = cider_of(matches)
 
     def named(bleus: Sequence[float], rouge: float, cider: float) -> dict[str, float]:
         scores = {f"BLEU-{n}": _PERCENT * bleus[n - 1] for n in range(1, MAX_ORDER + 1)}
@@ -113,4 +123,5 @@ def evaluate_captions(
                 strict=True,
             )
         },
+        bleu_counts=bleu_scores.counts,
     )

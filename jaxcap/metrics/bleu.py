@@ -8,20 +8,46 @@ coco-caption (https://github.com/tylin/coco-caption), whose numbers these equal.
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jaxcap.errors import InputError
+import numpy as np
+from jaxtyping import Float, Num
 
-MAX_ORDER = 4
+from jaxcap.metrics.ngrams import MAX_ORDER, Matches, match_words
 
 # coco-caption adds these so that no division is by zero. They show only in BLEU of one caption,
 # where "no four-gram matches" becomes about 1e-4 times the rest rather than 0, and in sets so
 # small that the same happens; the published protocol includes them, so we do.
 _TINY = 1e-15
 _SMALL = 1e-9
+
+
+@dataclass(frozen=True)
+class BleuCounts:
+    """All that BLEU needs to know of one caption, of many, or of several sets of them."""
+
+    matches: Num[np.ndarray, "*captions 4"]
+    """Clipped n-gram matches."""
+    totals: Num[np.ndarray, "*captions 4"]
+    """n-grams in the candidate."""
+    lengths: Num[np.ndarray, "*captions"]
+    """c in the paper."""
+    reference_lengths: Num[np.ndarray, "*captions"]
+    """r in the paper, of each candidate."""
+
+    def pooled(self, weights: Num[np.ndarray, "*sets images"]) -> BleuCounts:
+        """Adds up images, each as often as `weights` says: a bootstrap's draws, for example."""
+        fields = (self.matches, self.totals, self.lengths, self.reference_lengths)
+        return BleuCounts(*(np.asarray(weights @ field) for field in fields))
+
+    def scores(self) -> Float[np.ndarray, "*captions 4"]:
+        """BP · (p₁ · … · pₙ)^(1/n) for n = 1 … 4 (equations 2 and 3, uniform weights)."""
+        ratio = (self.lengths + _TINY) / (self.reference_lengths + _SMALL)
+        brevity = np.exp(np.minimum(0.0, 1 - 1 / ratio))
+        precisions = (self.matches + _TINY) / (self.totals + _SMALL)
+        products = np.cumprod(precisions, axis=-1)
+        return brevity[..., None] * products ** (1 / np.arange(1, MAX_ORDER + 1))
 
 
 @dataclass(frozen=True)
@@ -32,70 +58,50 @@ class BleuResult:
     """`[4]`: of all captions together, from pooled counts (not a mean over images)."""
     per_image: list[list[float]]
     """`[images][4]`: of each caption alone; for looking at images, not for reporting."""
+    counts: BleuCounts
+    """`[images]`: what was pooled."""
 
 
-@dataclass
-class _Counts:
-    """What the captions contribute to BLEU; addition pools two of them."""
-
-    matches: list[int]  # clipped n-gram matches, per order
-    totals: list[int]  # n-grams in the candidate, per order
-    length: int  # c in the paper
-    reference_length: int  # r in the paper
-
-    def __add__(self, other: _Counts) -> _Counts:
-        return _Counts(
-            [a + b for a, b in zip(self.matches, other.matches, strict=True)],
-            [a + b for a, b in zip(self.totals, other.totals, strict=True)],
-            self.length + other.length,
-            self.reference_length + other.reference_length,
-        )
-
-
-def ngrams(tokens: Sequence[str], order: int) -> Counter[tuple[str, ...]]:
-    """Returns how often each run of `order` tokens occurs."""
-    return Counter(tuple(tokens[i : i + order]) for i in range(len(tokens) - order + 1))
-
-
-def check_pairs(
-    candidates: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]
-) -> None:
-    """Raises `InputError` unless there are images, one candidate each, each with references."""
-    if len(candidates) != len(references):
-        raise InputError(
-            f"{len(candidates)} candidates but {len(references)} sets of references; "
-            "a metric needs one candidate and one set of references for each image."
-        )
-    if not candidates:
-        raise InputError("There are no captions to score: expected one or more images, found 0.")
-    for index, refs in enumerate(references):
-        if not refs:
-            raise InputError(f"Image {index} has no reference captions; expected one or more.")
+def count_matches(matches: Matches) -> BleuCounts:
+    """What each of B·N candidates contributes to BLEU."""
+    images, per_image = matches.shape
+    candidates = images * per_image
+    hit = matches.column >= 0
+    clipped = np.minimum(matches.count[hit], matches.most[matches.column[hit]])
+    orders = np.arange(MAX_ORDER)
+    # Of two references equally near in length, the shorter counts: by twice the distance, and
+    # one more for the longer.
+    difference = matches.reference_lengths - matches.lengths[matches.reference_image].T  # [N, R]
+    rank = 2 * np.abs(difference) + (difference > 0)
+    nearest = np.minimum.reduceat(rank, matches.reference_starts[:-1], axis=1).T  # [B, N]
+    closest = matches.lengths + np.where(nearest % 2, nearest // 2, -(nearest // 2))
+    return BleuCounts(
+        matches=np.bincount(
+            matches.owner[hit] * MAX_ORDER + matches.order[hit],
+            weights=clipped,
+            minlength=candidates * MAX_ORDER,
+        ).reshape(images, per_image, MAX_ORDER),
+        totals=np.maximum(0, matches.lengths[..., None] - orders),
+        lengths=matches.lengths,
+        reference_lengths=closest,
+    )
 
 
-def _count(candidate: Sequence[str], references: Sequence[Sequence[str]]) -> _Counts:
-    matches, totals = [], []
-    for order in range(1, MAX_ORDER + 1):
-        limit: Counter[tuple[str, ...]] = Counter()
-        for reference in references:
-            limit |= ngrams(reference, order)  # union keeps the greatest count of each n-gram
-        matches.append((ngrams(candidate, order) & limit).total())
-        totals.append(max(0, len(candidate) - order + 1))
-    length = len(candidate)
-    # Of two references equally near in length, the shorter counts.
-    closest = min((len(r) for r in references), key=lambda r: (abs(r - length), r))
-    return _Counts(matches, totals, length, closest)
-
-
-def _score(counts: _Counts) -> list[float]:
-    """BP · (p₁ · … · pₙ)^(1/n) for n = 1 … 4 (equations 2 and 3, uniform weights)."""
-    ratio = (counts.length + _TINY) / (counts.reference_length + _SMALL)
-    brevity = math.exp(1 - 1 / ratio) if ratio < 1 else 1.0
-    scores, product = [], 1.0
-    for order in range(1, MAX_ORDER + 1):
-        product *= (counts.matches[order - 1] + _TINY) / (counts.totals[order - 1] + _SMALL)
-        scores.append(brevity * product ** (1 / order))
-    return scores
+def bleu_of(matches: Matches) -> BleuResult:
+    """Scores one candidate per image."""
+    counts = count_matches(matches)
+    counts = BleuCounts(
+        counts.matches[:, 0],
+        counts.totals[:, 0],
+        counts.lengths[:, 0],
+        counts.reference_lengths[:, 0],
+    )
+    everyone = np.ones(len(counts.lengths), np.int64)
+    return BleuResult(
+        corpus=counts.pooled(everyone).scores().tolist(),
+        per_image=counts.scores().tolist(),
+        counts=counts,
+    )
 
 
 def bleu(
@@ -113,9 +119,4 @@ def bleu(
     Raises:
       InputError: no images, an image without references, or lengths that differ.
     """
-    check_pairs(candidates, references)
-    counts = [_count(c, refs) for c, refs in zip(candidates, references, strict=True)]
-    pooled = counts[0]
-    for each in counts[1:]:
-        pooled = pooled + each
-    return BleuResult(corpus=_score(pooled), per_image=[_score(each) for each in counts])
+    return bleu_of(match_words(candidates, references))

@@ -7,17 +7,16 @@ length penalty), section 8. It equals what coco-caption prints as "CIDEr".
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jaxcap.metrics.bleu import MAX_ORDER, check_pairs, ngrams
+import numpy as np
+from jaxtyping import Float
+
+from jaxcap.metrics.ngrams import MAX_ORDER, Matches, match_words
 
 SIGMA = 6.0
 SCALE = 10.0
-
-_Gram = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -28,57 +27,53 @@ class CiderResult:
     per_image: list[float]
 
 
-@dataclass(frozen=True)
-class _Vector:
-    """g(c) of the paper: the tf-idf weights of a caption's n-grams, for each order."""
+def cider_d_of(matches: Matches) -> Float[np.ndarray, "B N"]:
+    """CIDEr-D of B·N candidates, each against the references of its image.
 
-    weights: list[dict[_Gram, float]]
-    norms: list[float]
-    length: int  # in bigrams: the reference implementation's, one less than the words
+    Between a candidate c and a reference s it is 10 times the mean over n = 1 … 4 of
+    exp(−Δ²/2σ²) · min(g(c), g(s))·g(s) / ‖g(c)‖‖g(s)‖, and a candidate's score is the mean over
+    the references. g(·) has an element for each n-gram: how often it occurs (the count, not the
+    paper's share: clipping compares counts) times log(images / images that it occurs in).
+    """
+    images, per_image = matches.shape
+    references = len(matches.reference_lengths)
+
+    def rarity(frequency: np.ndarray) -> np.ndarray:
+        return np.log(matches.images) - np.log(np.maximum(1, frequency))
+
+    def norms(owner: np.ndarray, order: np.ndarray, weight: np.ndarray, owners: int) -> np.ndarray:
+        squares = np.bincount(owner * MAX_ORDER + order, weight**2, owners * MAX_ORDER)
+        return np.sqrt(squares).reshape(owners, MAX_ORDER)
+
+    ours = matches.count * rarity(matches.frequency)
+    theirs = matches.entry_count * rarity(matches.entry_frequency)
+    our_norms = norms(matches.owner, matches.order, ours, images * per_image)
+    their_norms = norms(matches.entry_reference, matches.entry_order, theirs, references)
+
+    # Candidates by columns: each n-gram of an image's references, and how much it weighs in them.
+    weights = np.zeros((per_image, len(matches.most)))
+    hit = matches.column >= 0
+    weights[matches.owner[hit] % per_image, matches.column[hit]] = ours[hit]
+    segment = matches.entry_reference * MAX_ORDER + matches.entry_order
+    scores = np.empty((images, per_image))
+    for n in range(per_image):
+        products = np.minimum(weights[n, matches.entry_column], theirs) * theirs
+        overlap = np.bincount(segment, products, references * MAX_ORDER)
+        norm = our_norms[n::per_image][matches.reference_image] * their_norms  # [R, 4]
+        cosines = overlap.reshape(norm.shape) / np.where(norm == 0, np.inf, norm)
+        lengths = matches.lengths[matches.reference_image, n]
+        # Lengths are counted in bigrams, as in the reference implementation: one less than words.
+        delta = np.maximum(1, lengths) - np.maximum(1, matches.reference_lengths)
+        similarity = np.exp(-(delta**2) / (2 * SIGMA**2)) * cosines.mean(axis=1)
+        total = np.bincount(matches.reference_image, similarity, images)
+        scores[:, n] = SCALE * total / np.diff(matches.reference_starts)
+    return scores
 
 
-def _document_frequency(references: Sequence[Sequence[Sequence[str]]]) -> Counter[_Gram]:
-    """In how many images' references each n-gram occurs."""
-    frequency: Counter[_Gram] = Counter()
-    for refs in references:
-        seen: set[_Gram] = set()
-        for reference in refs:
-            for order in range(1, MAX_ORDER + 1):
-                seen.update(ngrams(reference, order))
-        frequency.update(seen)
-    return frequency
-
-
-def _vector(tokens: Sequence[str], frequency: Counter[_Gram], images: int) -> _Vector:
-    weights = [
-        {
-            # Term counts, not the paper's term frequencies: clipping compares counts.
-            gram: count * (math.log(images) - math.log(max(1, frequency[gram])))
-            for gram, count in ngrams(tokens, order).items()
-        }
-        for order in range(1, MAX_ORDER + 1)
-    ]
-    norms = [math.sqrt(sum(w * w for w in each.values())) for each in weights]
-    return _Vector(weights, norms, max(0, len(tokens) - 1))
-
-
-def _similarity(candidate: _Vector, reference: _Vector) -> float:
-    """CIDEr-D of one candidate and one reference, without the factor 10: the mean over n of
-    exp(−Δ²/2σ²) · min(g(c), g(s))·g(s) / ‖g(c)‖‖g(s)‖."""
-    total = 0.0
-    for order in range(MAX_ORDER):
-        norm = candidate.norms[order] * reference.norms[order]
-        if norm == 0:
-            continue
-        theirs = reference.weights[order]
-        overlap = sum(
-            min(weight, theirs[gram]) * theirs[gram]
-            for gram, weight in candidate.weights[order].items()
-            if gram in theirs
-        )
-        total += overlap / norm
-    delta = candidate.length - reference.length
-    return math.exp(-(delta**2) / (2 * SIGMA**2)) * total / MAX_ORDER
+def cider_of(matches: Matches) -> CiderResult:
+    """Scores one candidate per image."""
+    scores = cider_d_of(matches)[:, 0]
+    return CiderResult(mean=float(scores.mean()), per_image=scores.tolist())
 
 
 def cider_d(
@@ -99,12 +94,4 @@ def cider_d(
     Raises:
       InputError: no images, an image without references, or lengths that differ.
     """
-    check_pairs(candidates, references)
-    images = len(references)
-    frequency = _document_frequency(references)
-    scores = []
-    for candidate, refs in zip(candidates, references, strict=True):
-        ours = _vector(candidate, frequency, images)
-        each = [_similarity(ours, _vector(r, frequency, images)) for r in refs]
-        scores.append(SCALE * sum(each) / len(each))
-    return CiderResult(mean=sum(scores) / images, per_image=scores)
+    return cider_of(match_words(candidates, references))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jaxcap.metrics.bleu import check_pairs
+from jaxcap.metrics.ngrams import check_pairs
 
 BETA = 1.2
 
@@ -23,16 +23,30 @@ class RougeResult:
     per_image: list[float]
 
 
-def _common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
-    """The length of the longest common subsequence, one row of the table at a time."""
-    row = [0] * (len(b) + 1)
-    for token in a:
-        diagonal = 0  # the entry up and to the left
-        for j, other in enumerate(b, start=1):
-            above = row[j]
-            row[j] = diagonal + 1 if token == other else max(above, row[j - 1])
-            diagonal = above
-    return row[-1]
+def _common_subsequences(
+    candidate: Sequence[str], references: Sequence[Sequence[str]]
+) -> list[int]:
+    """The length of the longest common subsequence of the candidate and each reference.
+
+    Hyyrö 2004, "Bit-Parallel LCS-length Computation Revisited": a row of the table of lengths is
+    an integer, bit i of which is 0 where the length grows at the candidate's word i; a word of
+    the reference turns one row into the next by one addition. Python's integers have as many bits
+    as the candidate has words.
+    """
+    places: dict[str, int] = {}  # of each word: the bits where it stands
+    for i, word in enumerate(candidate):
+        places[word] = places.get(word, 0) | 1 << i
+    start = (1 << len(candidate)) - 1
+    lengths = []
+    for reference in references:
+        row = start
+        for word in reference:
+            if word in places:
+                matched = row & places[word]
+                row = (row + matched) | (row - matched)
+        # What was carried beyond the candidate's end does not count.
+        lengths.append(len(candidate) - (row & start).bit_count())
+    return lengths
 
 
 def _score(candidate: Sequence[str], references: Sequence[Sequence[str]]) -> float:
@@ -40,7 +54,7 @@ def _score(candidate: Sequence[str], references: Sequence[Sequence[str]]) -> flo
     # word: it matches an empty reference, and nothing divides by zero.
     candidate = candidate or [""]
     filled = [reference or [""] for reference in references]
-    common = [_common_subsequence(candidate, r) for r in filled]
+    common = _common_subsequences(candidate, filled)
     precision = max(common) / len(candidate)
     recall = max(c / len(r) for c, r in zip(common, filled, strict=True))
     if precision == 0 or recall == 0:

@@ -1,25 +1,13 @@
-"""BLEU against numbers worked by hand and against coco-caption."""
+"""BLEU and ROUGE-L against numbers worked by hand."""
 
 from __future__ import annotations
 
 import math
-import random
 
 import pytest
 
 from jaxcap.errors import InputError
 from jaxcap.metrics import bleu, evaluate_captions, rouge_l
-
-
-def sentences(seed: int, images: int = 40) -> tuple[list[list[str]], list[list[list[str]]]]:
-    """Random captions over few words, so that n-grams of every order match now and then."""
-    rng = random.Random(seed)
-
-    def sentence(low: int = 1) -> list[str]:
-        return rng.choices("abcdef", k=rng.randint(low, 12))
-
-    references = [[sentence() for _ in range(rng.randint(1, 5))] for _ in range(images)]
-    return [sentence(low=0) for _ in range(images)], references
 
 
 def test_clipping_is_the_papers_example() -> None:
@@ -58,25 +46,6 @@ def test_rouge_takes_best_precision_and_best_recall() -> None:
     # Best P = 2/3, best R = 1, and F = (1 + 1.44)·P·R / (R + 1.44·P).
     result = rouge_l([["a", "b", "c"]], [[["a", "b", "x"], ["b"]]])
     assert result.mean == pytest.approx(2.44 * (2 / 3) / (1 + 1.44 * 2 / 3))
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_equals_coco_caption(seed: int) -> None:
-    scorer = pytest.importorskip("pycocoevalcap.bleu.bleu").Bleu(4)
-    rouge = pytest.importorskip("pycocoevalcap.rouge.rouge").Rouge()
-    candidates, references = sentences(seed)
-    found = {i: [" ".join(c)] for i, c in enumerate(candidates)}
-    wanted = {i: [" ".join(r) for r in refs] for i, refs in enumerate(references)}
-
-    corpus, per_image = scorer.compute_score(wanted, found, verbose=0)
-    result = bleu(candidates, references)
-    assert result.corpus == pytest.approx(corpus, abs=1e-9)
-    for ours, theirs in zip(zip(*result.per_image, strict=True), per_image, strict=True):
-        assert list(ours) == pytest.approx(theirs, abs=1e-9)
-
-    mean, each = rouge.compute_score(wanted, found)
-    assert rouge_l(candidates, references).mean == pytest.approx(mean, abs=1e-9)
-    assert rouge_l(candidates, references).per_image == pytest.approx(list(each), abs=1e-9)
 
 
 def test_unequal_or_missing_input_is_refused() -> None:

@@ -1,9 +1,8 @@
-"""CIDEr-D against numbers worked by hand and against coco-caption."""
+"""CIDEr-D against numbers worked by hand."""
 
 from __future__ import annotations
 
 import math
-import random
 
 import pytest
 
@@ -42,22 +41,3 @@ def test_one_image_alone_scores_zero() -> None:
 
 def test_empty_caption_scores_zero() -> None:
     assert cider_d([[], ["c"]], [[["a"]], [["c"]]]).per_image[0] == 0.0
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_equals_coco_caption(seed: int) -> None:
-    scorer = pytest.importorskip("pycocoevalcap.cider.cider").Cider()
-    rng = random.Random(seed)
-
-    def sentence(low: int = 1) -> list[str]:
-        return rng.choices("abcdef", k=rng.randint(low, 12))
-
-    references = [[sentence() for _ in range(rng.randint(1, 5))] for _ in range(40)]
-    candidates = [sentence(low=0) for _ in references]
-    found = {i: [" ".join(c)] for i, c in enumerate(candidates)}
-    wanted = {i: [" ".join(r) for r in refs] for i, refs in enumerate(references)}
-
-    mean, per_image = scorer.compute_score(wanted, found)
-    result = cider_d(candidates, references)
-    assert result.mean == pytest.approx(mean, abs=1e-9)
-    assert result.per_image == pytest.approx(list(per_image), abs=1e-9)

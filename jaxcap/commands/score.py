@@ -1,0 +1,337 @@
+"""`jaxcap score`: how good captions are, whoever made them, and what the numbers compare with."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from rich.console import Console
+
+from jaxcap.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from jaxcap.scoring.pairing import Pairing
+    from jaxcap.scoring.show import Result
+    from jaxcap.scoring.statistics import Statistics
+
+THESE = "these captions"
+OTHERS = "the other captions"
+PEOPLE = "people"
+
+
+@dataclass(frozen=True)
+class ScoreArguments:
+    """Scores a file of captions as papers do: BLEU, ROUGE-L and CIDEr-D, after coco-caption.
+
+    Predictions: COCO results, {image: caption}, JSON lines (those of jaxcap caption --json, too),
+    CSV or TSV. References: COCO annotations, Karpathy's dataset_*.json, a Flickr token file,
+    {image: [captions]}, JSON lines, CSV or TSV. What a file is, is told from its content.
+    """
+
+    predictions: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PREDICTIONS")]
+    """Captions to score, one per image."""
+    references: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="REFERENCES")]
+    """Captions that people wrote, one or more per image."""
+    against: Path | None = None
+    """Other predictions for the same images: which are better, by paired bootstrap?"""
+    split: str | None = None
+    """Of references that name splits, as Karpathy's do: test, val, train+restval, …"""
+    image_list: Path | None = None
+    """Text file with the images to score, one a line, such as Flickr_8k.testImages.txt."""
+    bootstrap: bool = False
+    """Give 95 % intervals, by drawing images with replacement."""
+    resamples: int = 1000
+    """How often the bootstrap draws."""
+    seed: int = 0
+    """Of the bootstrap."""
+    baselines: bool = False
+    """Score people (each reference against the others) and the best constant caption as well."""
+    train: Path | None = None
+    """Training captions, in any format of references: how many captions are novel?"""
+    train_split: str | None = None
+    """Split of --train; default train, with restval where there is one."""
+    train_list: Path | None = None
+    """Text file with the training images in --train."""
+    java: bool = False
+    """METEOR and SPICE as well: they need Java and jaxcap[java], and take minutes."""
+    per_image: Path | None = None
+    """Write the scores of every image to this file (.csv or .jsonl)."""
+    images: Path | None = None
+    """Folder of the images: write a report that shows them with captions and scores."""
+    report: Path = Path("report.html")
+    """Where the report goes."""
+    link_images: bool = False
+    """Let the report point to the images instead of holding small copies."""
+    allow_missing: bool = False
+    """Score images that have a caption, though others have none."""
+    allow_duplicates: bool = False
+    """Score the first caption of images that have several."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Captions of one model with their scores.
+
+    Attributes:
+      words: the captions' tokens.
+      corpus: name to the score of all images, ×100.
+      alone: name to the score of each image, `[I]`.
+      unavailable: metrics without a score, and what would give them one.
+    """
+
+    pairing: Pairing
+    words: list[list[str]]
+    statistics: Statistics
+    corpus: dict[str, float]
+    alone: dict[str, np.ndarray]
+    unavailable: dict[str, str]
+
+
+def run(arguments: ScoreArguments, console: Console) -> int:
+    """Prints scores to standard output, and warnings to the console."""
+    from jaxcap.metrics import tokenize
+    from jaxcap.scoring.per_image import write_per_image
+    from jaxcap.scoring.show import Result
+    from jaxcap.scoring.signature import signature
+
+    _check(arguments)
+    ours, theirs, warnings = _read(arguments)
+    targets = [[tokenize(text) for text in each] for each in ours.references]
+    scored = _score(ours, targets, java=arguments.java)
+    other = None if theirs is None else _score(theirs, targets, java=arguments.java)
+    result = Result(
+        predictions=str(arguments.predictions),
+        references=str(arguments.references),
+        signature=signature(
+            targets, metrics=list(scored.corpus), of=ours.of, split=arguments.split
+        ),
+        matched=ours.rule,
+        scores=scored.corpus,
+        unavailable=scored.unavailable,
+        diversity={},
+        warnings=warnings,
+    )
+    columns, alone = {"caption": ours.captions}, scored.alone
+    if other is not None:
+        result.other, result.against = str(arguments.against), other.corpus
+        columns["other caption"] = other.pairing.captions
+        alone = alone | {f"other {name}": scores for name, scores in other.alone.items()}
+    _add_bootstrap(result, arguments, scored, other)
+    _add_diversity(result, arguments, scored, other, targets)
+    if arguments.baselines:
+        _add_baselines(result, scored.words, targets)
+
+    for warning in result.warnings:
+        console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
+    _print(result, as_json=arguments.json)
+    if arguments.per_image is not None:
+        write_per_image(arguments.per_image, ours.names, columns, alone)
+        console.print(f"wrote {arguments.per_image}", soft_wrap=True)
+    if arguments.images is not None:
+        _write_report(arguments, result, scored, console)
+    return 0
+
+
+def _check(arguments: ScoreArguments) -> None:
+    """Refuses what would fail after the work is done, or do nothing."""
+    from jaxcap.scoring.per_image import check_writable
+
+    if arguments.per_image is not None:
+        check_writable(arguments.per_image, "--per-image")
+    if arguments.images is not None:
+        check_writable(arguments.report, "--report", (".html", ".htm"))
+    elif arguments.report != ScoreArguments.report:
+        raise InputError("--report: the report shows the images; name their folder with --images.")
+    if arguments.train is None and (arguments.train_split or arguments.train_list):
+        raise InputError("--train-split and --train-list say which part of --train; give --train.")
+
+
+def _read(arguments: ScoreArguments) -> tuple[Pairing, Pairing | None, list[str]]:
+    """The captions of one model or two beside their references, and warnings."""
+    from jaxcap.scoring import gather, pitfalls
+    from jaxcap.scoring.captions import read_captions
+    from jaxcap.scoring.pairing import Allowed, check_roles, common, pair
+
+    predictions, references = map(read_captions, (arguments.predictions, arguments.references))
+    # Before any split is asked for: a user who mixed up the files has none to give.
+    check_roles(predictions, references)
+    references, warnings = gather.references_of(
+        references, split=arguments.split, image_list=arguments.image_list
+    )
+    allowed = Allowed(missing=arguments.allow_missing, duplicates=arguments.allow_duplicates)
+    ours, theirs = pair(predictions, references, allowed=allowed), None
+    if arguments.against is not None:
+        theirs = pair(read_captions(arguments.against), references, allowed=allowed)
+        ours, theirs = common(ours, theirs)
+        if not ours.names:
+            raise InputError(
+                f"{arguments.predictions} and {arguments.against} caption no image in common."
+            )
+    for pairing, path in ((ours, arguments.predictions), (theirs, arguments.against)):
+        if pairing is not None:
+            warnings += [*pairing.warnings, *pitfalls.of_captions(pairing.captions, str(path))]
+    warnings += pitfalls.of_references(
+        ours.references, str(arguments.references), tokenised=references.tokenised
+    )
+    return ours, theirs, warnings
+
+
+def _score(pairing: Pairing, targets: Sequence[Sequence[Sequence[str]]], *, java: bool) -> _Scored:
+    import numpy as np
+
+    from jaxcap.metrics import Measured, java_scores, tokenize
+    from jaxcap.scoring.statistics import collect
+
+    words = [tokenize(text) for text in pairing.captions]
+    statistics = collect(words, targets)
+    corpus, alone = statistics.corpus(), statistics.per_image()
+    unavailable = dict.fromkeys(("METEOR", "SPICE"), "with --java")
+    if java:
+        captions = dict(enumerate(pairing.captions))
+        found = java_scores(captions, dict(enumerate(pairing.references)))
+        unavailable = {}
+        for name, each in found.items():
+            if isinstance(each, Measured):
+                corpus[name] = each.corpus
+                alone[name] = np.array([each.per_image[i] for i in captions])
+            else:
+                unavailable[name] = each.reason
+    return _Scored(pairing, words, statistics, corpus, alone, unavailable)
+
+
+def _add_bootstrap(
+    result: Result, arguments: ScoreArguments, scored: _Scored, other: _Scored | None
+) -> None:
+    from jaxcap.scoring import bootstrap
+
+    if not arguments.bootstrap and other is None:
+        return
+    draws = {"number": arguments.resamples, "seed": arguments.seed}
+    result.intervals = bootstrap.intervals(scored.statistics, **draws)
+    result.protocol |= {
+        "resamples": arguments.resamples,
+        "seed": arguments.seed,
+        "interval": "percentiles 2.5 and 97.5 over images drawn with replacement",
+        "document frequencies": "held at those of all images",
+    }
+    if other is not None:
+        result.comparison = bootstrap.compare(scored.statistics, other.statistics, **draws)
+
+
+def _add_diversity(
+    result: Result,
+    arguments: ScoreArguments,
+    scored: _Scored,
+    other: _Scored | None,
+    targets: Sequence[Sequence[Sequence[str]]],
+) -> None:
+    from jaxcap.scoring import diversity, gather
+
+    training = None
+    if arguments.train is not None:
+        training = gather.training_captions(
+            arguments.train,
+            split=arguments.train_split,
+            image_list=arguments.train_list,
+            references=arguments.references,
+        )
+    result.diversity[THESE] = diversity.measure(scored.words, training)
+    if other is not None:
+        result.diversity[OTHERS] = diversity.measure(other.words, training)
+    result.diversity[f"{PEOPLE}, one each"] = diversity.measure([r[0] for r in targets], training)
+
+
+def _add_baselines(
+    result: Result, words: Sequence[Sequence[str]], targets: Sequence[Sequence[Sequence[str]]]
+) -> None:
+    from jaxcap.scoring.baselines import best_constant, people
+
+    if max(len(each) for each in targets) > 1:
+        found = people(words, targets)
+        low, high = min(map(len, targets)), max(map(len, targets))
+        fewer = str(high - 1) if low == high else "one fewer"
+        result.baselines = {
+            f"{PEOPLE}, against {fewer}": found.people,
+            f"{THESE}, against {fewer}": found.captions,
+        }
+        result.protocol["people"] = {"images": found.images, "references": fewer}
+    else:
+        result.warnings.append(
+            "people cannot be scored: every image has a single reference, and none to compare with"
+        )
+    for metric in ("CIDEr-D", "BLEU-4"):
+        best = best_constant(targets, metric)
+        result.baselines[f"best constant for {metric}"] = best.scores
+        result.constants[metric] = " ".join(best.caption)
+
+
+def _print(result: Result, *, as_json: bool) -> None:
+    from jaxcap.scoring.show import as_lines, as_object, as_tables
+
+    if as_json:
+        print(json.dumps(as_object(result), indent=1, ensure_ascii=False, allow_nan=False))
+        return
+    if not sys.stdout.isatty():
+        print("\n".join(as_lines(result)))
+        return
+    out = Console(markup=False, highlight=False)
+    for table in as_tables(result):
+        out.print(table)
+    for name, reason in result.unavailable.items():
+        out.print(f"– {name}: {reason}", soft_wrap=True)
+    for metric, caption in result.constants.items():
+        out.print(f"best constant for {metric}: {caption}", soft_wrap=True)
+    out.print(f"images matched: {result.matched}", soft_wrap=True)
+    out.print(result.signature, soft_wrap=True)
+
+
+def _write_report(
+    arguments: ScoreArguments, result: Result, scored: _Scored, console: Console
+) -> None:
+    assert arguments.images is not None
+    from jaxcap.report import ReportCaption, ReportRow, write_report
+    from jaxcap.scoring.gather import pictures_of
+
+    pairing = scored.pairing
+    pictures = pictures_of(pairing.ids, arguments.images)
+    if absent := sum(picture is None for picture in pictures):
+        where = f"of {len(pictures)} images in {arguments.images}"
+        console.print(f"no picture for {absent} {where}", soft_wrap=True)
+
+    def row(i: int) -> ReportRow:
+        best: Sequence[tuple[str, float | None]]
+        best = pairing.n_best[i] or [(pairing.captions[i], None)]
+        return ReportRow(
+            image_id=pairing.names[i],
+            image=pictures[i],
+            captions=[ReportCaption(" ".join(text.split()), log_prob) for text, log_prob in best],
+            references=pairing.references[i],
+            scores={name: float(scores[i]) for name, scores in scored.alone.items()},
+        )
+
+    facts = {
+        "predictions": result.predictions,
+        "references": result.references,
+        "images matched": result.matched,
+    } | {f"warning {n}": text for n, text in enumerate(result.warnings, start=1)}
+    write_report(
+        arguments.report,
+        title=arguments.predictions.stem,
+        rows=map(row, range(len(pairing.names))),
+        count=len(pairing.names),
+        scores=result.scores,
+        intervals={name: (each.low, each.high) for name, each in result.intervals.items()},
+        signature=result.signature,
+        facts=facts,
+        images="link" if arguments.link_images else "embed",
+    )
+    console.print(f"wrote {arguments.report}", soft_wrap=True)

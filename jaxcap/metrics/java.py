@@ -1,0 +1,280 @@
+"""METEOR and SPICE, the two metrics that exist as Java programs only.
+
+Denkowski, Lavie 2014, "Meteor Universal", https://aclanthology.org/W14-3348, and Anderson et al.
+2016, "SPICE: Semantic Propositional Image Caption Evaluation", https://arxiv.org/abs/1607.08822.
+coco-caption's own programs compute them, from the package pycocoevalcap (the extra
+`jaxcap[java]`), on the tokens that the other metrics see: METEOR 1.5, patched to print what it
+counted, so that the score of the whole set is the aggregate of the counts and not a mean; SPICE
+1.0, the mean of the images' F-scores.
+
+What is not there is a value, `Unavailable`, which says what is missing and how to get it: the
+other scores are worth having without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import math
+import os
+import queue
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from jaxcap.metrics.tokenize import tokenize
+
+METEOR, SPICE = "METEOR", "SPICE"
+
+_PERCENT = 100.0
+_MODELS = "stanford-corenlp-3.6.0"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A score ×100, as papers print it."""
+
+    corpus: float
+    per_image: dict[Any, float]
+    """Of each image, by its id. SPICE is nan where neither side holds a proposition."""
+
+
+@dataclass(frozen=True)
+class Unavailable:
+    """A score that could not be computed."""
+
+    reason: str
+    """What is missing or went wrong, and what to do, in one or two sentences."""
+
+
+def java_scores(
+    candidates: Mapping[Any, str],
+    references: Mapping[Any, Sequence[str]],
+    *,
+    names: Sequence[str] = (METEOR, SPICE),
+    timeout: float = 3600.0,
+) -> dict[str, Measured | Unavailable]:
+    """Scores one generated caption per image with METEOR and SPICE.
+
+    Args:
+      candidates: image id -> the generated caption, as plain text.
+      references: image id -> the captions people wrote, as plain text, for the same ids.
+      names: which of the two.
+      timeout: seconds after which a program is stopped, for each.
+    """
+    ids = list(candidates)
+    hypotheses = [" ".join(tokenize(candidates[each])) for each in ids]
+    targets = [[" ".join(tokenize(text)) for text in references[each]] for each in ids]
+    programs = {METEOR: _meteor, SPICE: _spice}
+    results: dict[str, Measured | Unavailable] = {}
+    for name in names:
+        try:
+            corpus, per_image = programs[name](_home(), hypotheses, targets, timeout)
+        except _Failure as failure:
+            results[name] = Unavailable(f"{name} {failure}")
+        else:
+            results[name] = Measured(
+                corpus=_PERCENT * corpus,
+                per_image={i: _PERCENT * s for i, s in zip(ids, per_image, strict=True)},
+            )
+    return results
+
+
+class _Failure(Exception):
+    """Why there is no score; the message continues a sentence that begins with its name."""
+
+
+def _home() -> Path:
+    """Where pycocoevalcap lies, if that and Java are there."""
+    if shutil.which("java") is None:
+        raise _Failure(
+            "needs Java, and there is no `java` on the PATH. Install a Java runtime "
+            "(Debian: apt install default-jre-headless)."
+        )
+    package = importlib.util.find_spec("pycocoevalcap")
+    if package is None or not package.submodule_search_locations:
+        raise _Failure("needs the package pycocoevalcap: pip install 'jaxcap[java]'.")
+    return Path(package.submodule_search_locations[0])
+
+
+def _program(path: Path) -> Path:
+    if not path.is_file():
+        raise _Failure(
+            f"needs {path}, and pycocoevalcap has lost it: "
+            "pip install --force-reinstall pycocoevalcap."
+        )
+    return path
+
+
+def _command(*arguments: str) -> list[str]:
+    # Under some locales Java writes 0,5 for 0.5, and under others it reads "é" as "?".
+    return ["java", "-Dfile.encoding=UTF-8", "-Duser.language=en", "-Duser.region=US", *arguments]
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"LC_ALL": "C"}
+
+
+def _last_line(errors: IO[bytes]) -> str:
+    errors.seek(0)
+    lines = errors.read().decode(errors="replace").strip().splitlines()
+    told = [line for line in lines if not line.startswith(("\t", "    at "))]
+    return f": {told[-1]}" if told else ""
+
+
+class _Conversation:
+    """A running program that answers lines with lines, and may die or fall silent instead."""
+
+    def __init__(self, command: list[str], folder: Path, timeout: float, errors: IO[bytes]) -> None:
+        self._deadline = time.monotonic() + timeout
+        self._timeout = timeout
+        self._errors = errors
+        self._process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=_environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        )
+        # Read in a thread: a program with much to say waits for its reader, and so would we.
+        self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def __enter__(self) -> _Conversation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._reader.join()
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(OSError):  # it died with our last words unread
+            self._process.stdin.close()
+        self._process.stdout.close()
+
+    def ask(self, lines: Sequence[str], answers: int) -> list[str]:
+        """Sends lines and returns the next `answers` lines that come back."""
+        text = "".join(f"{line}\n" for line in lines).encode()
+        # Written in a thread too: a program that has fallen silent may have stopped reading.
+        threading.Thread(target=self._send, args=(text,), daemon=True).start()
+        return [self._answer() for _ in range(answers)]
+
+    def _send(self, text: bytes) -> None:
+        assert self._process.stdin is not None
+        # If it died, whoever waits for an answer hears of it.
+        with contextlib.suppress(OSError, ValueError):
+            self._process.stdin.write(text)
+            self._process.stdin.flush()
+
+    def _answer(self) -> str:
+        try:
+            line = self._lines.get(timeout=max(0.0, self._deadline - time.monotonic()))
+        except queue.Empty:
+            raise _Failure(f"was stopped after {self._timeout:.0f} s without an answer.") from None
+        if line is None:
+            status = self._process.wait()
+            raise _Failure(f"stopped early, with status {status}{_last_line(self._errors)}")
+        return line.decode(errors="replace").strip()
+
+
+def _meteor(
+    home: Path, hypotheses: Sequence[str], targets: Sequence[Sequence[str]], timeout: float
+) -> tuple[float, list[float]]:
+    program = _program(home / "meteor" / "meteor-1.5.jar")
+    _program(home / "meteor" / "data" / "paraphrase-en.gz")
+    command = _command(
+        "-Xmx2G", "-jar", str(program), "-", "-", "-stdio", "-l", "en", "-norm"
+    )  # fmt: skip
+    lines = [
+        " ||| ".join(("SCORE", *references, hypothesis))
+        for hypothesis, references in zip(hypotheses, targets, strict=True)
+    ]
+    with (
+        tempfile.TemporaryFile() as errors,
+        _Conversation(command, program.parent, timeout, errors) as meteor,
+    ):
+        counts = meteor.ask(lines, len(lines))
+        # One score for each image, then the aggregate.
+        answers = meteor.ask([" ||| ".join(("EVAL", *counts))], len(lines) + 1)
+    try:
+        *per_image, corpus = (float(answer) for answer in answers)
+    except ValueError as error:
+        raise _Failure(f"answered with what is no number ({error}).") from error
+    return corpus, per_image
+
+
+def _spice(
+    home: Path, hypotheses: Sequence[str], targets: Sequence[Sequence[str]], timeout: float
+) -> tuple[float, list[float]]:
+    program = _program(home / "spice" / "spice-1.0.jar")
+    for name in (f"{_MODELS}.jar", f"{_MODELS}-models.jar"):
+        if not (program.parent / "lib" / name).is_file():
+            raise _Failure(
+                f"needs {name} in {program.parent / 'lib'}, which pycocoevalcap does not bring: "
+                'python -c "from pycocoevalcap.spice.get_stanford_models import *; '
+                'get_stanford_models()" downloads it (400 MB).'
+            )
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as errors:
+        asked, answered = Path(folder) / "asked.json", Path(folder) / "answered.json"
+        asked.write_text(
+            json.dumps(
+                [
+                    {"image_id": i, "test": hypothesis, "refs": references}
+                    for i, (hypothesis, references) in enumerate(
+                        zip(hypotheses, targets, strict=True)
+                    )
+                ]
+            ),
+            encoding="utf-8",
+        )
+        # SPICE's serialiser reads private fields, which Java 9 and newer hide.
+        opened = [
+            f"--add-opens=java.base/{package}=ALL-UNNAMED"
+            for package in ("java.lang", "java.math", "java.util", "java.util.concurrent",
+                            "java.net", "java.text")
+        ]  # fmt: skip
+        command = _command(
+            "-XX:+IgnoreUnrecognizedVMOptions", *opened,
+            "-Xmx8G", "-jar", str(program), str(asked), "-out", str(answered), "-silent",
+        )  # fmt: skip
+        try:
+            ended = subprocess.run(
+                command,
+                cwd=program.parent,
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=errors,
+                stderr=errors,
+                timeout=timeout,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise _Failure(f"was stopped after {timeout:.0f} s.") from None
+        if ended.returncode:
+            raise _Failure(f"stopped early, with status {ended.returncode}{_last_line(errors)}")
+        try:
+            found = {
+                each["image_id"]: float(each["scores"]["All"]["f"])
+                for each in json.loads(answered.read_text(encoding="utf-8"))
+            }
+            per_image = [found[i] for i in range(len(hypotheses))]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _Failure(f"wrote no readable scores ({error!r}).") from error
+    # As coco-caption takes it: one image without a score leaves the set without one.
+    return math.fsum(per_image) / len(per_image), per_image

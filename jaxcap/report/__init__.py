@@ -1,0 +1,28 @@
+"""One HTML page with scores, training curves and captioned images.
+
+The page stands alone: pictures are embedded (or linked files beside it), the gallery's script
+and data lie inside, and a content policy in its head forbids every request, so it can be
+mailed, archived or opened offline. No JAX here.
+
+    from jaxcap.report import ReportCaption, ReportRow, write_report
+
+    write_report(
+        Path("report.html"),
+        title="My captions",
+        rows=(
+            ReportRow(name, path, [ReportCaption(caption)], references, {"CIDEr-D": 88.0})
+            for name, path, caption, references in …
+        ),
+        count=1000,
+        scores={"CIDEr-D": 52.2},
+        intervals={"CIDEr-D": (50.1, 54.3)},
+        signature="…",
+    )
+"""
+
+from __future__ import annotations
+
+from jaxcap.report.page import write_report
+from jaxcap.report.rows import ReportCaption, ReportRow, scale_attention
+
+__all__ = ["ReportCaption", "ReportRow", "scale_attention", "write_report"]

@@ -1,0 +1,140 @@
+"""Training curves as small SVG charts, one for each metric.
+
+Metrics have scales of their own (CIDEr-D of drawn scenes is five times BLEU-4), so each has a
+chart; what shares a chart is the same metric of several splits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+MAX_POINTS = 300
+MAX_DOTS = 40
+"""Longest series whose points are marked."""
+
+WIDTH, HEIGHT = 300, 170
+LEFT, RIGHT, TOP, BOTTOM = 40, 8, 8, 26
+
+COLOURS, DASHES = 6, 4
+"""Classes in page.css; colour and dash together tell COLOURS·DASHES series apart."""
+
+Points = list[tuple[float, float]]
+
+
+def number(value: float, digits: int = 1) -> str:
+    """A number as people read it: a true minus sign, no "nan"."""
+    return f"{value:,.{digits}f}".replace("-", "−") if math.isfinite(value) else "–"
+
+
+def training_charts(lines: Sequence[Mapping[str, Any]]) -> str:
+    """The section "Training", or nothing where no line holds a number to draw.
+
+    Args:
+      lines: of `metrics.jsonl`. "loss" and "SPLIT/METRIC" are drawn, METRIC by METRIC.
+    """
+    charts: dict[str, dict[str, Points]] = {}
+    for name in dict.fromkeys(key for line in lines for key in line):
+        split, _, metric = name.rpartition("/")
+        if (split or metric == "loss") and (points := _points(lines, name)):
+            charts.setdefault(metric, {})[split or "train"] = points
+    if not charts:
+        return ""
+    drawn = "".join(_chart(metric, series) for metric, series in charts.items())
+    return f'<section><h2>Training</h2><div class="charts">{drawn}</div></section>'
+
+
+def _points(lines: Sequence[Mapping[str, Any]], name: str) -> Points:
+    """One series by step, thinned by averaging to what a chart can show."""
+    values = {
+        float(line["step"]): float(line[name])  # a resumed run's later line replaces the earlier
+        for line in lines
+        if "step" in line and isinstance(line.get(name), int | float) and math.isfinite(line[name])
+    }
+    points = sorted(values.items())
+    group = -(-len(points) // MAX_POINTS)
+    if group <= 1:
+        return points
+    chunks = (points[i : i + group] for i in range(0, len(points), group))
+    return [(sum(x for x, _ in c) / len(c), sum(y for _, y in c) / len(c)) for c in chunks]
+
+
+def _ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """Round numbers (1, 2 or 5 times a power of ten) that cover low … high."""
+    if high <= low:
+        low, high = low - abs(low or 1) / 2, low + abs(low or 1) / 2
+    rough = (high - low) / count
+    magnitude = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * magnitude for m in (1, 2, 5, 10) if m * magnitude >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [index * step for index in range(first, last + 1)]
+
+
+def _tick_label(value: float, ticks: Sequence[float]) -> str:
+    step = ticks[1] - ticks[0]
+    return number(value, max(0, -math.floor(math.log10(step) + 1e-9)))
+
+
+def _stroke(index: int) -> str:
+    """Neighbours differ in colour and in dash; the first COLOURS·DASHES pairs are all different."""
+    return f"c{index % COLOURS} d{(index + index // COLOURS) % DASHES}"
+
+
+def _chart(metric: str, series: Mapping[str, Points]) -> str:
+    """One metric, a line for each split; the legend is HTML, so that it wraps."""
+    digits = 2 if metric == "loss" else 1
+    xs = [x for points in series.values() for x, _ in points]
+    ys = [y for points in series.values() for _, y in points]
+    x_ticks = _ticks(min(0.0, *xs), max(xs), 3)
+    y_ticks = _ticks(min(ys), max(ys), 3)
+    # Steps end where training ended, so that the lines fill the chart.
+    x_low, x_high = x_ticks[0], max(*xs, x_ticks[0] + 1e-9)
+    y_low, y_high = y_ticks[0], y_ticks[-1]
+
+    def px(x: float) -> float:
+        return LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
+
+    def py(y: float) -> float:
+        return HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
+
+    parts = []
+    for tick in y_ticks:
+        y, label = py(tick), _tick_label(tick, y_ticks)
+        parts.append(
+            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{label}</text>'
+        )
+    for tick in (t for t in x_ticks if t <= x_high):
+        x, label = px(tick), _tick_label(tick, x_ticks)
+        # A label at the right edge ends there.
+        anchor = "end" if x > WIDTH - RIGHT - 12 else "middle"
+        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 8}" text-anchor="{anchor}">{label}</text>')
+    legend, described = [], []
+    for index, (split, points) in enumerate(series.items()):
+        stroke = _stroke(index)
+        path = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in points)
+        parts.append(f'<polyline class="{stroke}" points="{path}"/>')
+        if len(points) <= MAX_DOTS:
+            parts += [
+                f'<circle class="{stroke}" cx="{px(x):.1f}" cy="{py(y):.1f}" r="2.5">'
+                f"<title>step {number(x, 0)}: {number(y, digits)}</title></circle>"
+                for x, y in points
+            ]
+        legend.append(
+            f'<li><svg class="key" viewBox="0 0 22 8" aria-hidden="true">'
+            f'<polyline class="{stroke}" points="0,4 22,4"/></svg>'
+            f"{escape(split)} <b>{number(points[-1][1], digits)}</b></li>"
+        )
+        described.append(
+            f"{split}: {len(points)} points, from {points[0][1]:.4g} at step {points[0][0]:.0f} "
+            f"to {points[-1][1]:.4g} at step {points[-1][0]:.0f}."
+        )
+    return (
+        f"<figure><figcaption>{escape(metric)}"
+        f'<ul class="legend">{"".join(legend)}</ul></figcaption>'
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">'
+        f"<title>{escape(metric)} over training steps</title>"
+        f"<desc>{escape(' '.join(described))}</desc>{''.join(parts)}</svg></figure>"
+    )

@@ -1,0 +1,384 @@
+"use strict";
+// The gallery: which rows are shown, in which order, and the cards near the window.
+// Text becomes DOM through textContent alone, so nothing that a caption holds is ever markup.
+(() => {
+  const CHUNK = 24; // cards that appear and go together; whole rows of 1, 2, 3 or 4 columns
+  const AHEAD = "1000px"; // how far outside the window cards are kept
+  const HEADLINE = ["CIDEr-D", "BLEU-4"];
+  const FIRST = { sort: "original", order: "best", q: "", in: "all", verdict: "all", words: "on",
+    seed: "" };
+
+  const { patterns, holds, matches, marked } = search;
+  const $ = (id) => document.getElementById(id);
+  const rows = JSON.parse($("rows").textContent);
+  const gallery = $("gallery");
+  if (!gallery) return; // a page without captions
+  const metrics = [...new Set(rows.flatMap((row) => Object.keys(row.scores ?? {})))];
+  const hasVerdicts = rows.some((row) => "verdict" in row);
+  const hasConfidence = rows.some((row) => (row.captions[0]?.[1] ?? null) !== null);
+  const hasWords = rows.some((row) => row.words);
+  const hasAttention = rows.some((row) => row.attention);
+
+  // Small makers
+
+  function make(tag, attributes, ...children) {
+    const element = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes ?? {})) element.setAttribute(name, value);
+    element.append(...children.filter((child) => child !== null && child !== undefined));
+    return element;
+  }
+
+  const number = (value, digits = 1) => value === null || value === undefined ? "–"
+    : value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits })
+      .replace("-", "−");
+
+  const count = (n, one, many) => `${number(n, 0)} ${n === 1 ? one : many}`;
+
+  function percent(p) {
+    if (p >= 0.1) return `${Math.round(100 * p)} %`;
+    if (p >= 0.0001) return `${Number((100 * p).toPrecision(1))} %`;
+    const [digits, power] = p.toExponential(0).split("e-");
+    return p > 0 ? `${digits}·10⁻${[...power].map((d) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[d]).join("")}` : "0 %";
+  }
+
+  // Pictures: base64 in blocks of as many lines as rows; a block is split when first needed.
+  // They come last in the page, for the text need not wait for them.
+
+  function whenLoaded(work) {
+    if (document.readyState !== "loading") work();
+    else document.addEventListener("DOMContentLoaded", work, { once: true });
+  }
+
+  let blocks;
+  const opened = new Map();
+  function block(number) {
+    blocks ??= [...document.querySelectorAll("script.pictures")];
+    if (!opened.has(number)) {
+      opened.set(number, blocks[number].textContent.split("\n"));
+      blocks[number].remove(); // one copy in memory is enough
+    }
+    return opened.get(number);
+  }
+  function address(index) {
+    const size = block(0).length;
+    return rows[index].link
+      ?? `data:image/jpeg;base64,${block(Math.floor(index / size))[index % size]}`;
+  }
+
+  // Cards
+
+  function card(index, position) {
+    const row = rows[index];
+    const [text, logProb] = row.captions[0] ?? ["", null];
+    const caption = make("p", { class: "caption", dir: "auto" });
+    if (text) marked(caption, text, current.terms);
+    else caption.append(make("span", { class: "none" }, "empty caption"));
+    if ("verdict" in row) caption.append(" ", badge(row.verdict));
+    const picture = makePicture(row, index);
+    return make("li", { "aria-posinset": position + 1, "aria-setsize": current.order.length },
+      picture,
+      make("div", { class: "text" }, caption, headline(row, logProb),
+        marked(make("p", { class: "id" }), row.id, current.terms)),
+      state.words === "on" && row.words ? strip(row, text, picture) : null,
+      more(row));
+  }
+
+  const badge = (right) => make("span", { class: `badge ${right ? "yes" : "no"}` },
+    make("span", { "aria-hidden": "true" }, right ? "✓" : "✗"), right ? " right" : " wrong");
+
+  function makePicture(row, index) {
+    if (row.note || !(row.size || row.link)) {
+      return make("div", { class: "picture none" },
+        row.note ? `picture could not be read: ${row.note}` : "no picture");
+    }
+    // The text beside it is the picture's description; to read it twice helps nobody.
+    const image = make("img", { alt: "", decoding: "async" });
+    if (row.size) [image.width, image.height] = row.size;
+    else image.loading = "lazy";
+    whenLoaded(() => { image.src = address(index); });
+    const frame = make("div", { class: "picture" }, image);
+    image.addEventListener("error", () => {
+      frame.className = "picture none";
+      frame.replaceChildren("picture could not be read");
+    });
+    return frame;
+  }
+
+  const score = (name, value) => make("span", null, `${name} `, make("b", null, value));
+
+  function confidence(logProb) {
+    const shown = score("p", percent(Math.exp(logProb)));
+    shown.title = `log p ${number(logProb, 2)}`;
+    return shown;
+  }
+
+  function headline(row, logProb) {
+    const scores = row.scores ?? {};
+    const sorted = metrics.includes(state.sort) ? [state.sort] : [];
+    const named = [...new Set([...sorted, ...HEADLINE, ...metrics])]
+      .filter((name) => name in scores).slice(0, 2);
+    const numbers = named.map((name) => score(name, number(scores[name])));
+    if (logProb !== null) numbers.push(confidence(logProb));
+    return numbers.length ? make("p", { class: "numbers" }, ...numbers) : null;
+  }
+
+  function more(row) {
+    const [others, references] = [row.captions.slice(1), row.references ?? []];
+    const scores = Object.entries(row.scores ?? {});
+    const label = [
+      references.length ? count(references.length, "reference", "references") : null,
+      others.length ? count(others.length, "more caption", "more captions") : null,
+    ].filter(Boolean).join(", ") || (scores.length > 2 ? "more scores" : "");
+    if (!label) return null;
+    const details = make("details", null, make("summary", null, label));
+    if (references.length) {
+      details.append(make("ul", { class: "references" }, ...references.map((reference) =>
+        marked(make("li", { dir: "auto" }), reference, current.terms))));
+    }
+    if (others.length) {
+      details.append(make("table", { class: "others" },
+        make("caption", null, "Captions, as the search ranked them"),
+        make("thead", null, make("tr", null, make("th", { scope: "col" }, "caption"),
+          make("th", { scope: "col" }, "p"), make("th", { scope: "col" }, "log p"))),
+        make("tbody", null, ...row.captions.map(([text, logProb]) => make("tr", null,
+          make("td", { dir: "auto" }, text || "empty caption"),
+          make("td", null, logProb === null ? "–" : percent(Math.exp(logProb))),
+          make("td", null, number(logProb, 2)))))));
+    }
+    if (scores.length > 2) {
+      details.append(make("p", { class: "numbers" },
+        ...scores.map(([name, value]) => score(name, number(value)))));
+    }
+    // Someone who searches the references wants to see the place.
+    details.open = current.terms.length > 0
+      && references.some((text) => current.terms.some((t) => holds(text, t)))
+      && state.in !== "captions" && state.in !== "invented";
+    return details;
+  }
+
+  function strip(row, text, frame) {
+    const bytes = row.attention ? atob(row.attention) : "";
+    const words = text.split(" ");
+    const size = bytes.length / words.length;
+    const image = frame.querySelector("img");
+    const seen = size > 0 && image;
+    const [width, height] = row.size ?? [4, 3];
+    const tiles = words.map((word, t) => {
+      const label = [make("span", { class: "word", dir: "auto" }, word),
+        make("span", { class: "p" }, row.words[t] === null ? "–" : percent(row.words[t]))];
+      if (!seen) return make("li", null, ...label);
+      const canvas = make("canvas", { "aria-hidden": "true" });
+      canvas.width = 96 * Math.min(2, devicePixelRatio || 1);
+      canvas.height = Math.round(canvas.width * height / width);
+      const button = make("button", { type: "button", tabindex: t ? -1 : 0 }, canvas, ...label);
+      button.weights = Array.from({ length: size }, (_, p) => bytes.charCodeAt(t * size + p));
+      return make("li", null, button);
+    });
+    const list = make("ol", {
+      class: seen ? "strip" : "strip plain",
+      "aria-label": seen ? "Where the model looked, word by word" : "Probability of each word",
+    }, ...tiles);
+    if (!seen) return list;
+    const buttons = [...list.querySelectorAll("button")];
+    const draw = () => {
+      for (const button of buttons) {
+        const canvas = button.firstChild;
+        canvas.height = Math.round(canvas.width * image.naturalHeight / image.naturalWidth);
+        attention.shade(canvas, button.weights, image);
+      }
+    };
+    image.addEventListener("load", draw, { once: true });
+    image.addEventListener("error", () => list.remove());
+    enlarge(list, buttons, frame);
+    return list;
+  }
+
+  // The word under the pointer or with the focus is shown in the large picture.
+  function enlarge(list, buttons, frame) {
+    const large = make("canvas", { class: "overlay", "aria-hidden": "true", hidden: "" });
+    [large.width, large.height] = [128, 128];
+    frame.append(large);
+    const show = (button) => {
+      large.hidden = !button;
+      if (button) attention.shade(large, button.weights, null);
+    };
+    const focused = () => buttons.find((button) => button === document.activeElement);
+    for (const button of buttons) {
+      button.addEventListener("pointerenter", () => show(button));
+      button.addEventListener("pointerleave", () => show(focused()));
+      button.addEventListener("focus", () => show(button));
+      button.addEventListener("blur", () => show(null));
+      button.addEventListener("click", () => button.focus()); // Safari does not by itself
+    }
+    list.addEventListener("keydown", (event) => {
+      const at = buttons.indexOf(document.activeElement);
+      const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: buttons.length - 1 };
+      const next = buttons[to[event.key]];
+      if (at < 0 || !next) return;
+      event.preventDefault();
+      buttons[at].tabIndex = -1;
+      next.tabIndex = 0;
+      next.focus();
+    });
+  }
+
+  // Which rows, in which order
+
+  const state = { ...FIRST };
+  const current = { order: [], terms: [] };
+
+  function shuffled(items, seed) { // Fisher and Yates, with the generator mulberry32
+    let a = seed >>> 0;
+    const random = () => {
+      a = (a + 0x6d2b79f5) | 0;
+      let t = Math.imul(a ^ (a >>> 15), 1 | a);
+      t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+      return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
+    };
+    for (let i = items.length - 1; i > 0; i--) {
+      const j = Math.floor(random() * (i + 1));
+      [items[i], items[j]] = [items[j], items[i]];
+    }
+    return items;
+  }
+
+  function choose() {
+    current.terms = patterns(state.q);
+    const match = matches[state.in];
+    let chosen = rows.map((_, index) => index).filter((index) => {
+      const row = rows[index];
+      if (state.verdict !== "all" && row.verdict !== (state.verdict === "right")) return false;
+      return !current.terms.length || match(
+        row.captions[0]?.[0] ?? "", (row.references ?? []).join("\n"), row.id, current.terms);
+    });
+    if (state.sort === "random") {
+      chosen = shuffled(chosen, Number(state.seed));
+    } else if (state.sort !== "original") {
+      const value = (index) => (state.sort === "confidence"
+        ? rows[index].captions[0]?.[1] : rows[index].scores?.[state.sort]) ?? null;
+      const sign = state.order === "best" ? -1 : 1;
+      const missing = chosen.filter((index) => value(index) === null); // last, either way
+      chosen = chosen.filter((index) => value(index) !== null)
+        .sort((a, b) => sign * (value(a) - value(b)) || a - b).concat(missing);
+    }
+    current.order = chosen;
+  }
+
+  // Cards exist near the window only; a list that is far away is empty and keeps its height.
+
+  let estimate = 3000;
+  const observer = new IntersectionObserver((entries) => {
+    for (const entry of entries) {
+      if (entry.isIntersecting) fill(entry.target);
+      else empty(entry.target);
+    }
+  }, { rootMargin: `${AHEAD} 0px` });
+
+  function fill(list) {
+    if (list.childElementCount) return;
+    const from = CHUNK * list.chunk;
+    list.replaceChildren(...current.order.slice(from, from + CHUNK)
+      .map((index, i) => card(index, from + i)));
+    list.style.height = "";
+  }
+
+  function empty(list) {
+    if (!list.childElementCount || list.contains(document.activeElement)) return;
+    if (list.childElementCount === CHUNK) estimate = list.offsetHeight;
+    list.style.height = `${list.offsetHeight}px`;
+    list.replaceChildren();
+  }
+
+  function show() {
+    observer.disconnect();
+    choose();
+    const found = current.order.length;
+    $("found").textContent = found === rows.length ? count(found, "image", "images")
+      : `${number(found, 0)} of ${count(rows.length, "image", "images")}`;
+    $("legend").hidden = !(hasAttention && state.words === "on" && found);
+    gallery.classList.toggle("wide", hasAttention && state.words === "on");
+    const lists = Array.from({ length: Math.ceil(found / CHUNK) }, (_, number) => {
+      const list = make("ul", { class: "cards", role: "list" });
+      list.chunk = number;
+      return list;
+    });
+    gallery.replaceChildren(...lists);
+    if (lists.length) fill(lists[0]); // what is seen first waits for nobody
+    if (lists.length && found > CHUNK) estimate = lists[0].offsetHeight || estimate;
+    for (const list of lists.slice(1)) {
+      const share = Math.min(CHUNK, found - CHUNK * list.chunk) / CHUNK;
+      list.style.height = `${estimate * share}px`;
+    }
+    for (const list of lists) observer.observe(list);
+  }
+
+  // Controls and the address: a view can be sent to others, as report.html#q=dog&sort=BLEU-4
+
+  function read() {
+    const given = new URLSearchParams(location.hash.slice(1));
+    for (const name of Object.keys(FIRST)) {
+      const value = given.get(name) ?? FIRST[name];
+      const select = $(name);
+      const known = !(select instanceof HTMLSelectElement)
+        || [...select.options].some((option) => option.value === value);
+      state[name] = known ? value : FIRST[name];
+    }
+  }
+
+  function write() {
+    const changed = Object.entries(state).filter(([name, value]) => value !== FIRST[name]
+      && (name !== "seed" || state.sort === "random"));
+    const hash = new URLSearchParams(changed).toString();
+    history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
+  }
+
+  function reflect() {
+    for (const name of ["q", "in", "sort", "order", "verdict"]) $(name).value = state[name];
+    $("words").checked = state.words === "on";
+    $("order-field").hidden = ["original", "random"].includes(state.sort);
+    $("shuffle").hidden = state.sort !== "random";
+  }
+
+  function change(values) {
+    Object.assign(state, values);
+    if (state.sort === "random" && !state.seed) state.seed = newSeed();
+    write();
+    reflect();
+    show();
+    const top = $("captions").getBoundingClientRect().top;
+    if (top < 0) $("captions").scrollIntoView();
+  }
+
+  const newSeed = () => String(Math.floor(Math.random() * 1e6) + 1);
+
+  function addOptions() {
+    const options = [["original", "original order"], ...metrics.map((name) => [name, name]),
+      ...(hasConfidence ? [["confidence", "confidence (log p)"]] : []), ["random", "random"]];
+    $("sort").append(...options.map(([value, label]) => make("option", { value }, label)));
+    $("verdict-field").hidden = !hasVerdicts;
+    $("words-field").hidden = !hasWords;
+    if (!rows.some((row) => row.references?.length)) {
+      for (const value of ["references", "invented", "missed"]) {
+        $("in").querySelector(`[value=${value}]`).remove();
+      }
+    }
+  }
+
+  addOptions();
+  read();
+  reflect();
+  $("tools").hidden = false;
+  show();
+  let waiting;
+  $("q").addEventListener("input", () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(() => change({ q: $("q").value.trim() }), 150);
+  });
+  for (const name of ["in", "sort", "order", "verdict"]) {
+    $(name).addEventListener("change", () => change({ [name]: $(name).value }));
+  }
+  $("words").addEventListener("change", () => change({ words: $("words").checked ? "on" : "off" }));
+  $("shuffle").addEventListener("click", () => change({ seed: newSeed() }));
+  $("tools").addEventListener("submit", (event) => event.preventDefault());
+  addEventListener("hashchange", () => { read(); reflect(); show(); });
+})();

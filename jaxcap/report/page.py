@@ -1,0 +1,212 @@
+"""Puts the page together and writes it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from html import escape
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any, Literal
+
+from jaxcap.files import write_text
+from jaxcap.report.charts import number, training_charts
+from jaxcap.report.pictures import (
+    Embedded,
+    Linked,
+    Unreadable,
+    link,
+    shown_by_browsers,
+    thumbnail,
+    thumbnail_side,
+)
+from jaxcap.report.rows import ReportRow, packed_row
+
+_TOGETHER = 100
+"""Rows whose images are in memory at once, and pictures in one block of the page."""
+
+
+def write_report(
+    path: Path,
+    *,
+    title: str,
+    rows: Iterable[ReportRow],
+    count: int | None = None,
+    scores: Mapping[str, float] | None = None,
+    intervals: Mapping[str, tuple[float, float]] | None = None,
+    signature: str | None = None,
+    facts: Mapping[str, object] | None = None,
+    curves: Sequence[Mapping[str, Any]] = (),
+    config: Mapping[str, Any] | None = None,
+    images: Literal["embed", "link"] = "embed",
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Writes the page to `path`, beside it first and then renamed.
+
+    Args:
+      path: the file to write; its directory is made if need be.
+      title: the page's heading.
+      rows: the captioned images, in their original order; read once, a few at a time, so a
+        generator that opens images as it goes keeps thousands of them out of memory. An image
+        that cannot be read leaves a note in its place.
+      count: how many rows there will be, if `rows` has no length; it decides how large the
+        embedded pictures are.
+      scores: of the whole set, by name, as shown (×100, by convention).
+      intervals: 95 % intervals of some of these scores, (low, high).
+      signature: the line that fixes how the scores were obtained.
+      facts: what else there is to know, in short; the value of "command" is shown as code.
+      curves: the lines of `metrics.jsonl`, each with a "step". "loss" and every "SPLIT/METRIC"
+        are drawn, one chart for each metric; other keys are not.
+      config: the run's configuration, shown as JSON.
+      images: "embed" puts small copies into the page, some 10 kB each if there are thousands;
+        "link" points to the files where rows give paths of a kind that browsers show, and
+        embeds the others.
+      progress: called with the number of rows done.
+    """
+    known = count if count is not None else len(rows) if isinstance(rows, Sequence) else 1
+    packed: list[dict[str, Any]] = []
+    blocks: list[str] = []
+    for some, pictures in _with_pictures(rows, path, images, thumbnail_side(known)):
+        packed += [packed_row(row, p) for row, p in zip(some, pictures, strict=True)]
+        blocks.append(_picture_block(pictures))
+        if progress is not None:
+            progress(len(packed))
+    page = _fill(
+        "page.html",
+        policy=escape(_policy(linked=any("link" in row for row in packed))),
+        title=escape(title),
+        style=_style(),
+        script=_script(),
+        summary=_summary(scores or {}, intervals or {}, signature, facts or {}),
+        training=training_charts(curves),
+        gallery=_asset("gallery.html") if packed else '<p class="none">No captions were made.</p>',
+        config=_configuration(config),
+        rows=_json(packed),
+        pictures="".join(blocks),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, page)
+
+
+# Files of this package
+
+
+def _asset(name: str) -> str:
+    return resources.files("jaxcap.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _style() -> str:
+    return _asset("page.css")
+
+
+def _script() -> str:
+    return "".join(map(_asset, ("attention.js", "search.js", "page.js")))
+
+
+def _fill(name: str, **parts: str) -> str:
+    return Template(_asset(name)).substitute(parts)
+
+
+def _policy(*, linked: bool) -> str:
+    """Nothing may be loaded, sent or run but this style and script, and linked pictures."""
+
+    def sha256(text: str) -> str:
+        digest = hashlib.sha256(text.encode("utf-8")).digest()
+        return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
+
+    return "; ".join(
+        (
+            "default-src 'none'",
+            "img-src data: file: 'self'" if linked else "img-src data:",
+            f"style-src {sha256(_style())}",
+            f"script-src {sha256(_script())}",
+            "base-uri 'none'",
+            "form-action 'none'",
+        )
+    )
+
+
+# Rows and pictures
+
+
+def _with_pictures(
+    rows: Iterable[ReportRow], page: Path, images: str, side: int
+) -> Iterator[tuple[list[ReportRow], list[Embedded | Linked | Unreadable | None]]]:
+    def picture(row: ReportRow) -> Embedded | Linked | Unreadable | None:
+        image = row.image
+        if image is None:
+            return None
+        if isinstance(image, Path) and images == "link" and shown_by_browsers(image):
+            return link(image, page=page)
+        return thumbnail(image, name=row.image_id, side=side)
+
+    remaining = iter(rows)
+    # Pillow decodes and encodes without holding Python's lock.
+    with ThreadPoolExecutor() as pool:
+        while some := list(itertools.islice(remaining, _TOGETHER)):
+            yield some, list(pool.map(picture, some))
+
+
+def _picture_block(pictures: Sequence[Embedded | Linked | Unreadable | None]) -> str:
+    """A line of base64 for each row, empty where nothing is embedded; no browser runs it."""
+    lines = "\n".join(
+        base64.b64encode(p.data).decode("ascii") if isinstance(p, Embedded) else ""
+        for p in pictures
+    )
+    return f'<script type="text/plain" class="pictures">{lines}</script>\n'
+
+
+def _json(value: Any) -> str:
+    """JSON that cannot end the element it stands in, or open another."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c")
+
+
+# Summary
+
+
+def _summary(
+    scores: Mapping[str, float],
+    intervals: Mapping[str, tuple[float, float]],
+    signature: str | None,
+    facts: Mapping[str, object],
+) -> str:
+    parts = []
+    if scores:
+        parts.append('<dl class="figures">')
+        for name, value in scores.items():
+            parts.append(f"<div><dt>{escape(name)}</dt><dd>{number(value)}</dd>")
+            if name in intervals:
+                low, high = intervals[name]
+                parts.append(
+                    '<dd class="interval"><span class="unseen">95 % interval: </span>'
+                    f"{number(low)} to {number(high)}</dd>"
+                )
+            parts.append("</div>")
+        parts.append("</dl>")
+    if any(name in intervals for name in scores):
+        parts.append('<p class="quiet note">Below a score: its 95 % interval.</p>')
+    if signature:
+        parts.append(f'<p class="signature"><code>{escape(signature)}</code></p>')
+    if facts:
+        parts.append('<dl class="facts">')
+        for name, fact in facts.items():
+            text = escape(str(fact))
+            shown = f"<code>{text}</code>" if name.lower() == "command" else text
+            parts.append(f"<div><dt>{escape(name)}</dt><dd>{shown}</dd></div>")
+        parts.append("</dl>")
+    return "".join(parts)
+
+
+def _configuration(config: Mapping[str, Any] | None) -> str:
+    if not config:
+        return ""
+    text = escape(json.dumps(config, indent=2, ensure_ascii=False, default=str))
+    return (
+        f"<section><details><summary>Configuration</summary><pre>{text}</pre></details></section>"
+    )

@@ -1,0 +1,122 @@
+"""How far scores may be trusted: 95 % intervals, and whether one model is better than another.
+
+Images are drawn with replacement, as many as there are, again and again (Efron 1979); for two
+models the same images are drawn for both (Koehn 2004, "Statistical Significance Tests for Machine
+Translation Evaluation", https://aclanthology.org/W04-3250, section 5). It says how the scores
+would vary with other photographs of the same kind; nothing about other training seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxcap.errors import InputError
+from jaxcap.scoring.statistics import Statistics
+
+_TAILS = (2.5, 97.5)
+_BLOCK = 2_000_000
+"""Numbers held at once, which bounds the memory."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The 2.5th and 97.5th percentiles."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The first model's score minus the second's.
+
+    Attributes:
+      difference: on all images.
+      interval: of the difference.
+      ahead: the share of samples in which the first is better, Koehn's confidence.
+      p: two-sided, of the hypothesis that there is no difference: twice the smaller share of
+        samples on either side of it, counting one more than there were, so that it is never 0.
+      wins: images whose own score is higher with the first model.
+      ties: images whose own scores are equal.
+      losses: the others.
+    """
+
+    difference: float
+    interval: Interval
+    ahead: float
+    p: float
+    wins: int
+    ties: int
+    losses: int
+
+
+def resamples(images: int, number: int, seed: int) -> Iterator[np.ndarray]:
+    """Yields blocks `[r, images]` of how often each image is drawn, `number` rows in all.
+
+    Raises:
+      InputError: `number` is below 100, too few for percentiles at either end.
+    """
+    if number < 100:
+        raise InputError(f"--resamples {number}: expected 100 or more (usual: 1000).")
+    rng = np.random.default_rng(seed)
+    rows = max(1, _BLOCK // images)
+    for start in range(0, number, rows):
+        size = min(rows, number - start)
+        drawn = rng.integers(images, size=(size, images))
+        drawn += np.arange(size)[:, None] * images
+        counts = np.bincount(drawn.ravel(), minlength=size * images)
+        yield counts.reshape(size, images).astype(np.float64)
+
+
+def _interval(samples: np.ndarray) -> Interval:
+    low, high = np.percentile(samples, _TAILS)
+    return Interval(float(low), float(high))
+
+
+def _sampled(statistics: Statistics, number: int, seed: int) -> dict[str, np.ndarray]:
+    blocks = [statistics.scores(block) for block in resamples(len(statistics), number, seed)]
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def intervals(statistics: Statistics, *, number: int = 1000, seed: int = 0) -> dict[str, Interval]:
+    """The 95 % interval of each score, by name."""
+    return {
+        name: _interval(samples) for name, samples in _sampled(statistics, number, seed).items()
+    }
+
+
+def compare(
+    first: Statistics, second: Statistics, *, number: int = 1000, seed: int = 0
+) -> dict[str, Comparison]:
+    """Compares two models on the same images, in the same order, score by score.
+
+    Raises:
+      InputError: the numbers of images differ.
+    """
+    if len(first) != len(second):
+        raise InputError(
+            f"A paired comparison needs the same images; found {len(first)} and {len(second)}."
+        )
+    ours, theirs = _sampled(first, number, seed), _sampled(second, number, seed)
+    corpus, other = first.corpus(), second.corpus()
+    alone, other_alone = first.per_image(), second.per_image()
+    result = {}
+    for name in ours:
+        samples = ours[name] - theirs[name]
+        behind, ahead = int((samples <= 0).sum()), int((samples >= 0).sum())
+        gap = alone[name] - other_alone[name]
+        # Equal captions may differ in the last bit when sums run in another order.
+        wins, losses = int((gap > 1e-9).sum()), int((gap < -1e-9).sum())
+        result[name] = Comparison(
+            difference=corpus[name] - other[name],
+            interval=_interval(samples),
+            ahead=float((samples > 0).mean()),
+            p=min(1.0, 2 * (1 + min(behind, ahead)) / (1 + number)),
+            wins=wins,
+            ties=len(gap) - wins - losses,
+            losses=losses,
+        )
+    return result

@@ -1,0 +1,102 @@
+"""What makes scores incomparable though nothing is wrong with the files: said, not mended."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from jaxcap.scoring.pairing import count_range
+
+_NAMES = r"s|end|eos|start|sos|bos|go|pad|unk|unknown|sep|cls|mask"
+_SPECIAL = re.compile(
+    rf"</?(?:{_NAMES})>|\[(?:{_NAMES})\]|<\|\w+\|>|\b(?:start|begin|end)seq\b|\b(?:eos|unk)\b",
+    re.IGNORECASE,
+)
+"""Tokens for a model's use that are no words: start, end, unknown and padding."""
+_UNKNOWN = re.compile(r"<unk(?:nown)?>|\[unk\]|\bunk\b", re.IGNORECASE)
+_SPACED_STOP = re.compile(r"\s[.!?]\s*$")
+_MARKS = re.compile(r"[.,;:!?\"()]")
+_MOST = 0.9
+
+
+def share(part: int, whole: int) -> str:
+    """Returns "3 of 12 (25.0 %)"."""
+    return f"{part} of {whole} ({100 * part / whole:.1f} %)"
+
+
+def of_captions(captions: Sequence[str], where: str) -> list[str]:
+    """What a model should not have written: end and unknown tokens, nothing.
+
+    Args:
+      where: the file, for the message.
+    """
+    warnings = []
+    tokens = Counter(token for text in captions for token in set(_SPECIAL.findall(text)))
+    if tokens:
+        affected = sum(_SPECIAL.search(text) is not None for text in captions)
+        kinds = ", ".join(f"'{token}'" for token, _ in tokens.most_common(3))
+        warnings.append(
+            f"{where}: {share(affected, len(captions))} captions hold start, end or unknown "
+            f"tokens, such as {kinds}; they are scored as words. Remove start and end tokens"
+        )
+    if empty := sum(not text.strip() for text in captions):
+        warnings.append(f"{where}: {share(empty, len(captions))} captions are empty and score 0")
+    return warnings
+
+
+def of_references(
+    references: Sequence[Sequence[str]], where: str, *, tokenised: bool = False
+) -> list[str]:
+    """What references should not be: uneven, empty, or changed before they are scored.
+
+    Args:
+      where: the file, for the message.
+      tokenised: the file is known to hold words instead of sentences.
+    """
+    warnings = []
+    low, high = count_range(references)
+    if low != high:
+        counts = Counter(len(each) for each in references)
+        usual = counts.most_common(1)[0]
+        warnings.append(
+            f"{where}: {low} to {high} references per image ({usual[0]} for "
+            f"{share(usual[1], len(references))}); more references give a higher BLEU"
+        )
+    texts = [text for each in references for text in each]
+    if empty := sum(not text.strip() for text in texts):
+        warnings.append(f"{where}: {share(empty, len(texts))} references are empty")
+    if unknown := sum(_UNKNOWN.search(text) is not None for text in texts):
+        warnings.append(
+            f"{where}: {share(unknown, len(texts))} references hold an unknown-word token: rare "
+            "words were replaced, which raises scores. Take the references as people wrote them"
+        )
+    if (looks := _tokenised(texts)) or tokenised:
+        warnings.append(
+            f"{where}: the references look tokenised ({looks or 'the file holds words'}); "
+            "published scores are of raw captions, and what a tokenizer removed is lost. Take the "
+            "references as they were published"
+        )
+    return warnings
+
+
+def _tokenised(texts: Sequence[str]) -> str:
+    """Why references look tokenised, or "".
+
+    A space before the full stop alone is no sign: Flickr8k was published so, and full stops are
+    dropped. Lower case throughout is harmless, too, but people do not write so for long.
+    """
+    texts = [text for text in texts if text.strip()]
+    if not texts:
+        return ""
+    lower = sum(text == text.lower() for text in texts) / len(texts)
+    plain = sum(_MARKS.search(text) is None for text in texts) / len(texts)
+    spaced = sum(_SPACED_STOP.search(text) is not None for text in texts) / len(texts)
+    # Of a handful of captions it may be chance.
+    if lower < _MOST + 0.08 or len(texts) < 20:
+        return ""
+    if plain >= _MOST + 0.08:
+        return "all lower-case, no punctuation"
+    if spaced >= _MOST:
+        return "all lower-case, a space before the full stop"
+    return ""

@@ -1,0 +1,51 @@
+"""The line that fixes a protocol, after sacreBLEU's (Post 2018, "A Call for Clarity in Reporting
+BLEU Scores", https://aclanthology.org/W18-6319): scores compare if their lines are equal."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import jaxcap
+from jaxcap.scoring.pairing import count_range
+
+TOKENIZER = "ptb3.4.1"
+"""Stanford CoreNLP 3.4.1's Penn Treebank tokens, as coco-caption has them."""
+
+
+def fingerprint(references: Sequence[Sequence[Sequence[str]]]) -> str:
+    """Eight hexadecimal digits of the tokenised references, whatever their ids and order."""
+    images = sorted("\n".join(sorted(" ".join(tokens) for tokens in each)) for each in references)
+    return hashlib.sha256("\n\n".join(images).encode(errors="replace")).hexdigest()[:8]
+
+
+def signature(
+    references: Sequence[Sequence[Sequence[str]]],
+    *,
+    metrics: Sequence[str],
+    of: int | None = None,
+    split: str | None = None,
+) -> str:
+    """Returns "BLEU|ROUGE-L|CIDEr-D|jaxcap:0.1.0|tok:ptb3.4.1|case:lc|punct:no|images:1000|…".
+
+    Args:
+      references: the tokenised references of the scored images.
+      metrics: names in the order in which they are scored.
+      of: how many images there were to score, if more than were.
+      split: the split's name, where the file of the references names splits.
+    """
+    images = len(references)
+    low, high = count_range([[" ".join(t) for t in each] for each in references])
+    names = dict.fromkeys("BLEU" if name.startswith("BLEU-") else name for name in metrics)
+    fields = {
+        "jaxcap": jaxcap.__version__,
+        "tok": TOKENIZER,
+        "case": "lc",
+        "punct": "no",
+        "split": split,
+        "images": f"{images}of{of}" if of is not None and of != images else str(images),
+        "refs": str(low) if low == high else f"{low}-{high}",
+        "df": f"references({images})",
+        "text": fingerprint(references),
+    }
+    return "|".join([*names, *(f"{k}:{v}" for k, v in fields.items() if v is not None)])

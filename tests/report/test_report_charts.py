@@ -1,0 +1,70 @@
+"""Training curves."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable
+
+import pytest
+
+from jaxcap.report.charts import COLOURS, DASHES, training_charts
+
+
+def lines_of(source: str) -> list[tuple[str, list[list[float]]]]:
+    """Class and points of each line, without the keys of the legends."""
+    found = re.findall(r'<polyline class="([^"]*)" points="([^"]*)"', source)
+    return [
+        (stroke, [[float(v) for v in pair.split(",")] for pair in points.split()])
+        for stroke, points in found
+        if points != "0,4 22,4"
+    ]
+
+
+def test_every_metric_has_its_chart_and_splits_share_it(html: Callable) -> None:
+    curves: list[dict[str, float]] = [
+        {"step": s, "loss": 10.0 / s, "learning_rate": 1e-3} for s in range(1, 2001)
+    ]
+    curves += [{"step": s, "dev/BLEU-4": s / 100, "dev/loss": 3.0} for s in (1000, 2000)]
+    curves += [{"step": s, "dev/CIDEr-D": s / 4, "test/BLEU-4": 20.0} for s in (1000, 2000)]
+    curves += [{"step": 1500, "loss": float("nan")}, {"step": 2000, "dev/BLEU-4": 24.0}]
+    page = html(curves=curves)
+    titles = re.findall(r"<title>(\S+) over training steps</title>", page.source)
+    assert titles == ["loss", "BLEU-4", "CIDEr-D"]
+    assert "learning_rate" not in page.text
+    # The last line for a step counts, as when a run was resumed.
+    assert "dev: 2 points, from 10 at step 1000 to 24 at step 2000." in page.text
+    assert "test 20.0" in page.text
+    lines = lines_of(page.source)
+    assert len(lines) == 5
+    for _, points in lines:
+        assert len(points) <= 300
+        assert all(0 <= x <= 300 and 0 <= y <= 170 for x, y in points)
+
+
+def test_points_lie_where_their_values_are() -> None:
+    curves = [{"step": s, "dev/BLEU-4": v} for s, v in ((0, 10.0), (100, 20.0), (200, 40.0))]
+    ((_, points),) = lines_of(training_charts(curves))
+    (x0, y0), (x1, y1), (x2, y2) = points
+    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2)
+    assert 2 * (y0 - y1) == pytest.approx(y1 - y2, abs=0.4)  # up is less, in SVG
+
+
+def test_no_two_lines_look_alike() -> None:
+    number = COLOURS * DASHES
+    charts = training_charts([{"step": 1} | {f"split{i}/BLEU-4": float(i) for i in range(number)}])
+    strokes = [stroke for stroke, _ in lines_of(charts)]
+    assert len(set(strokes)) == number
+    for a, b in itertools.pairwise(strokes):
+        assert not set(a.split()) & set(b.split())
+
+
+@pytest.mark.parametrize("value", [0.0, 5.0, -3.0, 1e-9, 1e12])
+def test_one_point_is_a_chart(html: Callable, value: float) -> None:
+    page = html(curves=[{"step": 0, "loss": value}])
+    assert len(page.named("circle")) == 1
+
+
+def test_nothing_to_draw() -> None:
+    for curves in ([], [{"step": 1}], [{"loss": 1.0}], [{"step": 1, "loss": "none"}]):
+        assert training_charts(curves) == ""
