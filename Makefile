@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
 
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test parity lint format clean
 
 help:
 	@echo "make setup   a virtual environment in $(VENV) with jaxcap in it"
 	@echo "make demo    train on drawn scenes, evaluate, caption; a few minutes, no downloads"
 	@echo "make test    the tests"
+	@echo "make parity  the tests, with PyTorch and Keras to compare with"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff mend what it can"
 
@@ -29,6 +30,10 @@ $(VENV)/.test: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --disable-pip-version-check -e '.[test]'
 	@touch $@ $(VENV)/.setup
 
+$(VENV)/.parity: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --disable-pip-version-check -e '.[test,parity]'
+	@touch $@ $(VENV)/.test $(VENV)/.setup
+
 $(VENV)/.lint: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --disable-pip-version-check -e '.[lint]'
 	@touch $@
@@ -42,6 +47,8 @@ demo: $(VENV)/.setup
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
+
+parity: $(VENV)/.parity test
 
 lint: $(VENV)/.setup $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -8,6 +8,8 @@ the same computation cut up for search.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -18,6 +20,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from jaxcap.config import Config
 from jaxcap.decoders import Decoder, StepOutput, create_decoder
 from jaxcap.encoders import Preprocessing, encoder_spec
+from jaxcap.encoders.freezing import frozen_stages
+from jaxcap.encoders.parts import encode_in_parts
 
 
 class Captioner(nn.Module):
@@ -28,19 +32,34 @@ class Captioner(nn.Module):
       decoder: features and the words so far to the next word.
       preprocessing: how the encoder wants its pixels.
       train_encoder: False stops gradients and batch statistics at the features.
+      train_batch_stats: False normalises by the stored statistics in training too, and leaves
+        them as they are; gradients flow all the same.
+
+    The encoder itself knows which of its stages are frozen, and what type it computes in.
     """
 
     encoder: nn.Module
     decoder: Decoder
     preprocessing: Preprocessing
     train_encoder: bool = True
+    train_batch_stats: bool = True
 
     def encode(
-        self, images: UInt8[Array, "B S S 3"], *, train: bool = False
+        self, images: UInt8[Array, "B S S 3"] | Float[Array, "B P D"], *, train: bool = False
     ) -> Float[Array, "B P D"]:
-        """Features of images as they come from disk; pixels are normalised here, on the device."""
+        """Features of images as they come from disk; pixels are normalised here, on the device.
+
+        What is features already, computed earlier by the frozen encoder, passes as it is.
+
+        Features are float32 whatever the encoder computes in, and so are decoder, attention and
+        loss: sums over positions and words would lose digits in bfloat16 and save little there.
+        """
+        if jnp.issubdtype(images.dtype, jnp.floating):
+            return images
         pixels = self.preprocessing.normalise(images)
-        features = self.encoder(pixels, train=train and self.train_encoder)
+        if train and self.train_encoder:
+            return self.encoder(pixels, train=self.train_batch_stats).astype(jnp.float32)
+        features = encode_in_parts(self.encoder, pixels).astype(jnp.float32)
         return features if self.train_encoder else jax.lax.stop_gradient(features)
 
     def start(self, features: Float[Array, "B P D"]) -> tuple[Any, Any]:
@@ -53,7 +72,7 @@ class Captioner(nn.Module):
 
     def __call__(
         self,
-        images: UInt8[Array, "B S S 3"],
+        images: UInt8[Array, "B S S 3"] | Float[Array, "B P D"],
         tokens: Int[Array, "B N T"],
         *,
         train: bool = False,
@@ -72,19 +91,63 @@ def create_captioner(
 
     Args:
       axis_name: the mapped axis over which batch statistics are averaged, under `jax.pmap`.
+
+    Raises:
+      InputError: an unknown encoder, or one that has no stage `encoder.train_from`.
     """
     spec = encoder_spec(config.encoder.name)
     return Captioner(
-        encoder=spec.build(axis_name=axis_name),
+        encoder=spec.build(
+            dtype=jnp.dtype(config.encoder.dtype),
+            axis_name=axis_name,
+            frozen_stages=frozen_stages(config.encoder),
+        ),
         decoder=create_decoder(config.decoder, vocabulary_size),
         preprocessing=spec.preprocessing,
         train_encoder=config.encoder.trainable,
+        train_batch_stats=config.encoder.batch_stats == "trained",
     )
 
 
-def init_variables(model: Captioner, rng: PRNGKeyArray, *, image_size: int) -> dict[str, Any]:
-    """Random `{"params": …, "batch_stats": …}` for square images of `image_size` pixels."""
+def init_variables(
+    model: Captioner,
+    rng: PRNGKeyArray,
+    *,
+    image_size: int,
+    encoder: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Random `{"params": …, "batch_stats": …}` for square images of `image_size` pixels.
+
+    Args:
+      encoder: the encoder's own `{"params": …, "batch_stats": …}` where weights are given: only
+        the decoder is then random, with the same numbers as without.
+    """
     images = jnp.zeros((1, image_size, image_size, 3), jnp.uint8)
     tokens = jnp.zeros((1, 1, 2), jnp.int32)
-    variables = jax.jit(model.init)(rng, images, tokens)
-    return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+    if encoder is None:
+        variables = jax.jit(model.init)(rng, images, tokens)
+        return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+    given = {name: {"encoder": jax.tree.map(jnp.asarray, tree)} for name, tree in encoder.items()}
+    shape = jax.eval_shape(functools.partial(model.apply, method="encode"), given, images)
+    # A flax module's random numbers depend on its path alone, not on what is made before it.
+    decoder = jax.jit(functools.partial(model.init, method=_decode))(
+        rng, jnp.zeros(shape.shape, shape.dtype), tokens
+    )
+    return {
+        "params": {**given["params"], **decoder["params"]},
+        "batch_stats": given.get("batch_stats", {}),
+    }
+
+
+def encoder_shapes(model: Captioner, *, image_size: int) -> dict[str, Any]:
+    """The encoder's `{"params": …, "batch_stats": …}` as `jax.ShapeDtypeStruct`s."""
+    variables = jax.eval_shape(
+        lambda: init_variables(model, jax.random.key(0), image_size=image_size)
+    )
+    return {name: tree["encoder"] for name, tree in variables.items() if "encoder" in tree}
+
+
+def _decode(
+    model: Captioner, features: Float[Array, "B P D"], tokens: Int[Array, "B N T"]
+) -> StepOutput:
+    return model.decoder(features, tokens, train=False)

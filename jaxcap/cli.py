@@ -18,7 +18,7 @@ from typing import Any
 import tyro
 from rich.console import Console
 
-from jaxcap.commands import caption, prepare
+from jaxcap.commands import caption, prepare, score, weights
 from jaxcap.commands import evaluate as evaluate_command
 from jaxcap.commands import train as train_command
 from jaxcap.errors import InputError
@@ -26,6 +26,8 @@ from jaxcap.errors import InputError
 _COMMANDS: dict[str, tuple[type, Callable[[Any, Console], int]]] = {
     "prepare": (prepare.PrepareArguments, prepare.run),
     "caption": (caption.CaptionArguments, caption.run),
+    "score": (score.ScoreArguments, score.run),
+    "weights": (weights.WeightsArguments, weights.run),
 }
 
 

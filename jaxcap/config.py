@@ -14,7 +14,9 @@ import runpy
 import traceback
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -62,8 +64,25 @@ class EncoderConfig:
     """"imagenet", an installed weight package's name, a weight file, or none (random)."""
     trainable: bool = True
     """False keeps parameters and batch statistics bit-identical."""
+    train_from: str | None = None
+    """The first stage that learns, such as stage4; those before it are frozen, parameters and
+    batch statistics, bit for bit. None: all learn. An unknown name lists the encoder's stages."""
+    batch_stats: Literal["trained", "frozen"] = "trained"
+    """What learning stages normalise by: the batch, updating the stored statistics; or the stored
+    ones, which then stay bit-identical (usual for small batches and published weights)."""
     learning_rate_factor: float = 1.0
-    """The encoder's learning rate relative to the decoder's."""
+    """The encoder's learning rate relative to the decoder's. 0 is not frozen: batch statistics
+    still follow the data, and all is computed as if it learned."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the encoder computes in. Parameters, statistics, checkpoints, the decoder and the
+    features given to it are float32 in any case. bfloat16 keeps two to three digits, and is for
+    GPU and TPU: on a CPU it is no faster."""
+    cache_features: bool = False
+    """Of a frozen encoder, without augmentation: compute the features of each image once, keep
+    them on disk, and train the decoder from there. Losses are the same."""
+    cache_dir: str | None = None
+    """Where features are kept; default $XDG_CACHE_HOME/jaxcap/features, else
+    ~/.cache/jaxcap/features. What lies there may be deleted at any time."""
 
 
 @dataclass(frozen=True)
@@ -138,57 +157,101 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
+# What a number must be, whether it is that, and the options that it is asked of.
+_BOUNDS: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
+    (
+        "greater than 0 (and finite)",
+        lambda x: 0 < x < math.inf,
+        (
+            "data.image_size",
+            "data.captions_per_image",
+            "data.min_count",
+            "decoder.hidden_size",
+            "decoder.embedding_size",
+            "decoder.attention_size",
+            "train.batch_size",
+            "train.epochs",
+            "train.learning_rate",
+            "train.clip_norm",
+            "train.log_every",
+            "search.beam_size",
+            "search.max_length",
+            "evaluation.batch_size",
+        ),
+    ),
+    (
+        "at least 0 (and finite)",
+        lambda x: 0 <= x < math.inf,
+        (
+            "encoder.learning_rate_factor",
+            "train.warmup_epochs",
+            "train.weight_decay",
+            "search.length_penalty",
+        ),
+    ),
+    (
+        "at least 0 and less than 1",
+        lambda x: 0 <= x < 1,
+        (
+            "decoder.embedding_dropout",
+            "decoder.feature_dropout",
+            "decoder.output_dropout",
+            "train.label_smoothing",
+        ),
+    ),
+    (
+        "greater than 0 and at most 1 (1: no crop)",
+        lambda x: 0 < x <= 1,
+        ("data.crop_min_scale",),
+    ),
+)
+
+
 def validate(config: Config) -> Config:
-    """Returns `config` when every value is of its type and possible; else `InputError`."""
+    """Returns `config` when every value is of its type and possible; else `InputError`.
+
+    Names that only a registry knows (the encoder, its stages, the data set) are looked up
+    where they are used.
+    """
     config = from_dict(Config, dataclasses.asdict(config), where="config")
-    positive: dict[str, float] = {
-        "data.image_size": config.data.image_size,
-        "data.captions_per_image": config.data.captions_per_image,
-        "data.min_count": config.data.min_count,
-        "decoder.hidden_size": config.decoder.hidden_size,
-        "decoder.embedding_size": config.decoder.embedding_size,
-        "decoder.attention_size": config.decoder.attention_size,
-        "train.batch_size": config.train.batch_size,
-        "train.epochs": config.train.epochs,
-        "train.learning_rate": config.train.learning_rate,
-        "train.clip_norm": config.train.clip_norm,
-        "train.log_every": config.train.log_every,
-        "search.beam_size": config.search.beam_size,
-        "search.max_length": config.search.max_length,
-        "evaluation.batch_size": config.evaluation.batch_size,
-    }
-    for name, value in positive.items():
-        if not 0 < value < math.inf:
-            raise InputError(f"{name} is {value}; it must be greater than 0 (and finite).")
-    not_negative = {
-        "encoder.learning_rate_factor": config.encoder.learning_rate_factor,
-        "train.warmup_epochs": config.train.warmup_epochs,
-        "train.weight_decay": config.train.weight_decay,
-        "search.length_penalty": config.search.length_penalty,
-    }
-    for name, value in not_negative.items():
-        if not 0 <= value < math.inf:
-            raise InputError(f"{name} is {value}; it must be at least 0 (and finite).")
-    shares = {
-        "decoder.embedding_dropout": config.decoder.embedding_dropout,
-        "decoder.feature_dropout": config.decoder.feature_dropout,
-        "decoder.output_dropout": config.decoder.output_dropout,
-        "train.label_smoothing": config.train.label_smoothing,
-    }
-    for name, value in shares.items():
-        if not 0 <= value < 1:
-            raise InputError(f"{name} is {value}; it must be at least 0 and less than 1.")
-    if not 0 < config.data.crop_min_scale <= 1:
-        raise InputError(
-            f"data.crop_min_scale is {config.data.crop_min_scale}; "
-            "it must be greater than 0 and at most 1 (1: no crop)."
-        )
+    for requirement, holds, options in _BOUNDS:
+        for option in options:
+            value = attrgetter(option)(config)
+            if not holds(value):
+                raise InputError(f"{option} is {value}; it must be {requirement}.")
     buckets = config.data.length_buckets
     if not buckets or list(buckets) != sorted(set(buckets)) or buckets[0] < 2:
         raise InputError(
             f"data.length_buckets is {buckets}; it must be rising lengths of at least 2."
         )
+    if config.encoder.train_from is not None and not config.encoder.trainable:
+        raise InputError(
+            f"encoder.train_from is '{config.encoder.train_from}', but encoder.trainable is false: "
+            "nothing of the encoder would learn. Leave one of the two out."
+        )
+    if config.encoder.cache_features:
+        _check_features_stay(config)
     return config
+
+
+def _check_features_stay(config: Config) -> None:
+    """Refuses a cache of features that change from one epoch to the next."""
+    crop = config.data.crop_min_scale
+    moving = [
+        (found, way_out)
+        for moves, found, way_out in (
+            (config.encoder.trainable, "encoder.trainable is true", "--encoder.no-trainable"),
+            (config.data.flip, "data.flip is true", "--data.no-flip"),
+            (crop < 1, f"data.crop_min_scale is {crop}", "--data.crop-min-scale 1"),
+        )
+        if moves
+    ]
+    if moving:
+        found, ways_out = zip(*moving, strict=True)
+        raise InputError(
+            "encoder.cache_features needs a frozen encoder and no augmentation, but "
+            f"{' and '.join(found)}; give {' '.join(ways_out)}, or --encoder.no-cache-features."
+        )
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -251,16 +314,17 @@ def _typed(hint: Any, value: Any, *, where: str) -> Any:
     return value
 
 
-def differences(found: Config, expected: Config) -> list[str]:
-    """Lines `option: found, expected` for every field that differs, `data.data_dir` aside.
+# Where data and features lie, and whether they are computed anew, may change in between.
+_SAME_EXPERIMENT = ("data.data_dir", "encoder.cache_dir", "encoder.cache_features")
 
-    Where the prepared data lie may change between machines without changing the experiment.
-    """
+
+def differences(found: Config, expected: Config) -> list[str]:
+    """Lines `option: found, expected` for every field that differs, but for `_SAME_EXPERIMENT`."""
     lines = []
     for section, values in to_dict(found).items():
         for name, value in values.items():
             other = to_dict(expected)[section][name]
-            if value != other and (section, name) != ("data", "data_dir"):
+            if value != other and f"{section}.{name}" not in _SAME_EXPERIMENT:
                 lines.append(f"{section}.{name}: {value!r}, expected {other!r}")
     return lines
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxcap.config import EncoderConfig, TrainConfig
+from jaxcap.encoders.freezing import frozen_stages
+from jaxcap.encoders.stages import stage_of
 
 
 def learning_rate(config: TrainConfig, *, steps_per_epoch: int) -> optax.Schedule:
@@ -30,21 +34,25 @@ def _matrices(params: Any) -> Any:
     return jax.tree.map(lambda x: x.ndim > 1, params)
 
 
-def _parts(params: Any) -> Any:
-    """The same tree with "encoder" or "decoder" at every leaf."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key, params)
-
-
 def create_optimizer(
     train: TrainConfig, encoder: EncoderConfig, *, steps_per_epoch: int
 ) -> optax.GradientTransformation:
     """AdamW (Loshchilov and Hutter 2017) on the clipped gradient, encoder and decoder apart.
 
-    The encoder learns at `encoder.learning_rate_factor` times the decoder's rate, or, when
-    it is not trainable, has no optimizer state and does not move: not by momentum and not
-    by weight decay either.
+    The encoder learns at `encoder.learning_rate_factor` times the decoder's rate. What is
+    frozen, all of the encoder or its stages before `encoder.train_from`, has no optimizer
+    state and does not move: not by momentum and not by weight decay either. Nor does it
+    count in the norm that is clipped, because the model stops its gradient.
+
+    Raises:
+      InputError: the encoder has no stage `encoder.train_from`.
     """
     schedule = learning_rate(train, steps_per_epoch=steps_per_epoch)
+    frozen = frozen_stages(encoder)
+
+    def label(path: tuple[jax.tree_util.DictKey, ...], _parameter: Any) -> str:
+        part = path[0].key
+        return "frozen" if part == "encoder" and stage_of(path[1].key) in frozen else part
 
     def adamw(factor: float) -> optax.GradientTransformation:
         return optax.adamw(
@@ -54,10 +62,18 @@ def create_optimizer(
         )
 
     moves = adamw(encoder.learning_rate_factor) if encoder.trainable else optax.set_to_zero()
+    transforms = {"encoder": moves, "decoder": adamw(1.0)}
+    if frozen:
+        transforms["frozen"] = optax.set_to_zero()
     return optax.chain(
         optax.clip_by_global_norm(train.clip_norm),
-        optax.partition(
-            {"encoder": moves, "decoder": adamw(1.0)},
-            _parts,
-        ),
+        optax.partition(transforms, partial(jax.tree_util.tree_map_with_path, label)),
     )
+
+
+def apply_updates(params: Any, updates: Any) -> Any:
+    """The parameters after the updates; those whose update is zero keep every bit.
+
+    A sum would not: −0 + 0 is 0, and a CPU takes subnormal numbers for zero.
+    """
+    return jax.tree.map(lambda p, u: jnp.where(u == 0, p, p + u), params, updates)

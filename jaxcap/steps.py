@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxcap.captioner import Captioner
 from jaxcap.data.batch import Batch
+from jaxcap.optimizer import apply_updates
 from jaxcap.state import TrainState
 from jaxcap.vocabulary import PAD
 
@@ -86,7 +87,7 @@ def train_step(
     return (
         TrainState(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=apply_updates(state.params, updates),
             batch_stats=batch_stats,
             opt_state=opt_state,
         ),

@@ -16,12 +16,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float
 from rich.console import Console
 
 from jaxcap import optimizer
-from jaxcap.captioner import Captioner, create_captioner, init_variables
+from jaxcap.captioner import Captioner, create_captioner, encoder_shapes, init_variables
 from jaxcap.checkpoint import Checkpoints
-from jaxcap.config import Config, differences, load_config, save_config
+from jaxcap.config import Config, differences, load_config, save_config, validate
 from jaxcap.data.pipeline import (
     Captions,
     Source,
@@ -32,6 +33,7 @@ from jaxcap.data.prepare import find_dataset, load_source
 from jaxcap.encoders.weights import load_weights
 from jaxcap.errors import InputError, did_you_mean
 from jaxcap.evaluation import Evaluation, LogLine, evaluate_source, read_metrics, score_names
+from jaxcap.features import cached_features
 from jaxcap.files import write_text
 from jaxcap.inference import create_decode
 from jaxcap.losses import cross_entropy
@@ -63,10 +65,11 @@ def train(config: Config, workdir: Path, *, console: Console) -> Summary:
     same configuration, training goes on from the latest checkpoint.
 
     Raises:
-      InputError: the data set is not prepared, its split is absent or too small, the work
-        directory belongs to another configuration or is no run, or the loss stopped being
-        a number.
+      InputError: an option that cannot be, the data set is not prepared, its split is absent or
+        too small, the work directory belongs to another configuration or is no run, or the
+        loss stopped being a number.
     """
+    config = validate(config)
     say(console, f"Training in {workdir} on {_devices()}")
     _check(workdir, config)
     source = load_source(config.data.name, "train", config.data.directory)
@@ -80,7 +83,7 @@ def train(config: Config, workdir: Path, *, console: Console) -> Summary:
     if config.data.flip and not find_dataset(config.data.name).flippable:
         raise InputError(
             f"data.flip is true, but captions of '{config.data.name}' say what is left and what "
-            "is right, which is false of a mirrored image; give --no-data.flip."
+            "is right, which is false of a mirrored image; give --data.no-flip."
         )
     texts = tokenised_captions(source)
     vocabulary = _vocabulary(workdir, texts, config)
@@ -104,6 +107,20 @@ def train(config: Config, workdir: Path, *, console: Console) -> Summary:
         if checkpoints.latest_step is not None:
             state = checkpoints.restore(checkpoints.latest_step, like=state)
             say(console, f"Going on from step {checkpoints.latest_step}")
+        total = config.train.epochs * steps_per_epoch
+        features, validation_features = (
+            cached_features(
+                records,
+                split,
+                model=model,
+                variables=state.variables,
+                config=config,
+                console=console,
+            )
+            if config.encoder.cache_features and state.step < total
+            else None
+            for records, split in ((source, "train"), (validation, config.evaluation.split))
+        )
         loop = _Loop(
             config=config,
             workdir=workdir,
@@ -113,7 +130,9 @@ def train(config: Config, workdir: Path, *, console: Console) -> Summary:
             vocabulary=vocabulary,
             source=source,
             captions=captions,
+            features=features,
             validation=validation,
+            validation_features=validation_features,
             checkpoints=checkpoints,
             steps_per_epoch=steps_per_epoch,
         )
@@ -166,18 +185,12 @@ def _vocabulary(workdir: Path, texts: list[list[list[str]]], config: Config) -> 
 
 
 def _first_state(model: Captioner, tx: Any, config: Config) -> TrainState:
-    variables = init_variables(
-        model, jax.random.key(config.train.seed), image_size=config.data.image_size
-    )
+    size, encoder = config.data.image_size, None
     if config.encoder.weights is not None:
-        encoder = {name: tree["encoder"] for name, tree in variables.items() if "encoder" in tree}
-        loaded = load_weights(config.encoder.weights, config.encoder.name, encoder)
-        variables = {
-            name: {**tree, "encoder": jax.tree.map(jax.numpy.asarray, loaded[name])}
-            if name in loaded
-            else tree
-            for name, tree in variables.items()
-        }
+        shapes = encoder_shapes(model, image_size=size)
+        encoder = load_weights(config.encoder.weights, config.encoder.name, shapes)
+    rng = jax.random.key(config.train.seed)
+    variables = init_variables(model, rng, image_size=size, encoder=encoder)
     return jax.jit(lambda variables: TrainState.create(variables, tx))(variables)
 
 
@@ -191,7 +204,9 @@ class _Loop:
     vocabulary: Vocabulary
     source: Source
     captions: Captions
+    features: Float[np.ndarray, "images P D"] | None
     validation: Source
+    validation_features: Float[np.ndarray, "dev_images P D"] | None
     checkpoints: Checkpoints
     steps_per_epoch: int
 
@@ -220,6 +235,7 @@ class _Loop:
             seed=train.seed,
             first_step=done,
             steps=total,
+            features=self.features,
         )
         if done < total:
             say(self.console, "Compiling…")
@@ -283,6 +299,7 @@ class _Loop:
                 vocabulary=self.vocabulary,
                 config=self.config,
                 report=progress.update,
+                features=self.validation_features,
             )
         # Log first: a kill between the two costs a repeated line, which resuming removes.
         log.write(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
 
 # From here on each call of a jaxcap function checks its arguments' shapes and types.
 jaxtyping.install_import_hook("jaxcap", "beartype.beartype")
+
+# Real captions and photographs are tested on where there is a Flickr8k release: in the folder that
+# JAXCAP_FLICKR8K names, or beside the checkout.
+_BESIDE = Path(__file__).parents[2] / "shared" / "data" / "flickr8k"
+if _BESIDE.is_dir():
+    os.environ.setdefault("JAXCAP_FLICKR8K", str(_BESIDE))
 
 # Two devices, so that data parallelism is tested where there is but one processor.
 jax.config.update("jax_num_cpu_devices", 2)

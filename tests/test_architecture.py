@@ -16,7 +16,9 @@ LAYERS = (
     {"training"},
     {"evaluation"},
     {"inference"},
-    {"steps", "checkpoint", "data", "metrics", "search", "report", "progress"},
+    {"steps", "checkpoint", "features", "data", "search", "report", "progress"},
+    {"scoring"},
+    {"metrics"},
     {"captioner", "losses", "optimizer", "state"},
     {"encoders", "decoders"},
     {"config", "vocabulary"},
@@ -79,7 +81,14 @@ def test_some_parts_know_no_model(part: str) -> None:
             assert not _packages_imported(path) & {"flax", "optax"}
 
 
-@pytest.mark.parametrize("part", ["metrics", "report", "config", "vocabulary", "errors"])
+def test_scoring_knows_files_and_metrics_only() -> None:
+    """It scores the captions of any captioner."""
+    for path in MODULES:
+        if _part(path) == "scoring":
+            assert _parts_imported(path) <= {"scoring", "metrics", "errors", "files"}
+
+
+@pytest.mark.parametrize("part", ["metrics", "scoring", "report", "config", "vocabulary", "errors"])
 def test_some_parts_need_no_jax(part: str) -> None:
     for path in MODULES:
         if _part(path) == part:

@@ -10,10 +10,11 @@ import numpy as np
 import optax
 import pytest
 
-from jaxcap.captioner import Captioner, create_captioner, init_variables
+from jaxcap.captioner import Captioner, create_captioner, encoder_shapes, init_variables
 from jaxcap.config import Config, DecoderConfig, EncoderConfig
 from jaxcap.data.batch import Batch
 from jaxcap.decoders import repeat
+from jaxcap.errors import InputError
 from jaxcap.losses import cross_entropy
 from jaxcap.state import TrainState
 from jaxcap.steps import train_step
@@ -216,3 +217,32 @@ def test_a_frozen_encoder_gives_no_gradient_and_keeps_its_statistics(trainable: 
         *map(jax.tree.leaves, (variables["batch_stats"], batch_stats)), strict=True
     ):
         assert np.any(before != after) == trainable
+
+
+def test_given_an_encoder_only_the_decoder_is_random_and_just_as_without() -> None:
+    model, variables = _small()
+    given = {
+        name: jax.tree.map(lambda x: np.asarray(x) + 1, tree["encoder"])
+        for name, tree in variables.items()
+    }
+    found = init_variables(model, jax.random.key(0), image_size=32, encoder=given)
+    expected = {name: {**tree, "encoder": given[name]} for name, tree in variables.items()}
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(found))
+
+
+def test_the_encoders_shapes_are_known_without_computing() -> None:
+    model, variables = _small()
+    shapes = encoder_shapes(model, image_size=32)
+    assert shapes.keys() == {"params", "batch_stats"}
+    for name, tree in shapes.items():
+        for x, y in zip(*map(jax.tree.leaves, (tree, variables[name]["encoder"])), strict=True):
+            assert isinstance(x, jax.ShapeDtypeStruct)
+            assert (x.shape, x.dtype) == (y.shape, y.dtype)
+
+
+def test_a_stage_that_the_encoder_does_not_have_is_refused_with_the_list_of_those() -> None:
+    encoder = EncoderConfig(name="efficientnet_lite0", train_from="stage4")
+    with pytest.raises(InputError, match=r"has no such stage.*stem, block0, .*, block15, head\."):
+        create_captioner(Config(encoder=encoder), VOCABULARY)

@@ -30,7 +30,13 @@ UNUSUAL = Config(
     data=DataConfig(
         name="shapes", data_dir="/données", length_buckets=(8, 12), crop_min_scale=0.5, flip=True
     ),
-    encoder=EncoderConfig(name="resnet18", trainable=False, learning_rate_factor=0.1),
+    encoder=EncoderConfig(
+        name="resnet18",
+        train_from="stage4",
+        batch_stats="frozen",
+        learning_rate_factor=0.1,
+        dtype="bfloat16",
+    ),
     decoder=DecoderConfig(name="lstm", output_dropout=0.25),
     train=TrainConfig(learning_rate=3e-4, seed=7),
     search=SearchConfig(beam_size=1),
@@ -105,6 +111,16 @@ def test_json_types_become_the_fields_types() -> None:
             r"f\.decoder\.name is 'lst'; it must be one of 'attention', 'lstm'\."
             r" Did you mean 'lstm'\?",
         ),
+        (
+            {"encoder": {"batch_stats": "frozn"}},
+            r"f\.encoder\.batch_stats is 'frozn'; it must be one of 'trained', 'frozen'\."
+            r" Did you mean 'frozen'\?",
+        ),
+        (
+            {"encoder": {"dtype": "float16"}},
+            r"f\.encoder\.dtype is 'float16'; it must be one of 'float32', 'bfloat16'\.",
+        ),
+        ({"encoder": {"train_from": 4}}, r"f\.encoder\.train_from is 4 \(int\); expected str\."),
         ({"decoder": {"scoring": 3}}, r"scoring is 3; it must be one of 'additive', 'dot'\."),
         ({"decoder": {"scoring": ["dot"]}}, r"scoring is \['dot'\]; it must be one of"),
         ({"train": 3}, r"f\.train: expected a table of options, found 3\."),
@@ -167,6 +183,31 @@ def test_impossible_values_are_refused(section: str, values: dict[str, Any]) -> 
         validate(config)
 
 
+def test_no_number_but_the_seed_may_be_negative() -> None:
+    """A new option that is a number must not be forgotten where bounds are kept."""
+    numbers = {
+        (section.name, option.name): -1 if option.type == "int" else -1.0
+        for section in dataclasses.fields(Config())
+        for option in dataclasses.fields(getattr(Config(), section.name))
+        if option.type in ("int", "float")
+    }
+    assert len(numbers) > 20
+    validate(Config(train=TrainConfig(seed=numbers.pop(("train", "seed")))))
+    for (section, name), value in numbers.items():
+        changed = replace(getattr(Config(), section), **{name: value})
+        with pytest.raises(InputError, match=rf"^{section}\.{name} is -1.*; it must be "):
+            validate(replace(Config(), **{section: changed}))
+
+
+def test_an_encoder_that_does_not_learn_has_no_stage_to_learn_from() -> None:
+    encoder = EncoderConfig(trainable=False, train_from="stage4")
+    with pytest.raises(
+        InputError,
+        match=r"encoder\.train_from is 'stage4', but encoder\.trainable is false.*Leave one",
+    ):
+        validate(Config(encoder=encoder))
+
+
 @pytest.mark.parametrize(
     "config",
     [
@@ -185,13 +226,14 @@ def test_validate_mends_whole_numbers_given_for_fractions() -> None:
     assert isinstance(validated.train.learning_rate, float)
 
 
-def test_differences_name_every_option_but_the_data_directory() -> None:
+def test_differences_name_every_option_but_where_things_lie() -> None:
     assert differences(Config(), Config()) == []
     sections = {f.name: getattr(Config(), f.name) for f in dataclasses.fields(Config)}
     changed = Config(**{name: _every_field_changed(x) for name, x in sections.items()})
     lines = differences(changed, Config())
     fields = [f"{s}.{f.name}" for s, x in sections.items() for f in dataclasses.fields(x)]
-    assert [line.split(":")[0] for line in lines] == [f for f in fields if f != "data.data_dir"]
+    aside = {"data.data_dir", "encoder.cache_dir", "encoder.cache_features"}
+    assert [line.split(":")[0] for line in lines] == [f for f in fields if f not in aside]
     assert "train.epochs: 11, expected 10" in lines
 
 

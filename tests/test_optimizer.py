@@ -1,5 +1,6 @@
 """The optimizer: Adam's first step, worked by hand, tells every rule apart."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -9,7 +10,8 @@ import optax
 import pytest
 
 from jaxcap.config import EncoderConfig, TrainConfig
-from jaxcap.optimizer import create_optimizer, learning_rate
+from jaxcap.errors import InputError
+from jaxcap.optimizer import apply_updates, create_optimizer, learning_rate
 
 # Constant learning rate at the first step: no warm-up, and a horizon far away.
 STEADY = TrainConfig(
@@ -89,6 +91,19 @@ def test_the_encoder_learns_at_its_own_rate(factor: float) -> None:
             np.testing.assert_allclose(np.abs(update), rate, rtol=1e-4)
 
 
+def test_the_factor_scales_decay_and_step_alike_and_nothing_else() -> None:
+    """A tenth of the encoder's update; an eighth, which is exact in binary, to the last bit."""
+    train = replace(STEADY, weight_decay=0.5, clip_norm=1.0)
+    whole = _first_update(train, EncoderConfig())
+    for factor, rtol in ((0.1, 3e-7), (0.125, 0.0)):
+        scaled = _first_update(train, EncoderConfig(learning_rate_factor=factor))
+        for name, update in whole["encoder"].items():
+            assert np.all(update != 0)
+            expected = np.float32(factor) * update
+            np.testing.assert_allclose(scaled["encoder"][name], expected, rtol=rtol, atol=0)
+        jax.tree.map(np.testing.assert_array_equal, scaled["decoder"], whole["decoder"])
+
+
 def test_weight_decay_shrinks_matrices_and_kernels_only() -> None:
     """AdamW: without a gradient what remains is −rate · decay · w, at the part's own rate."""
     train = TrainConfig(
@@ -137,3 +152,48 @@ def test_a_frozen_encoder_stays_bit_identical_and_costs_nothing() -> None:
     jax.tree.map(np.testing.assert_array_equal, params["encoder"], _params()["encoder"])
     for x, y in zip(*map(jax.tree.leaves, (params["decoder"], _params()["decoder"])), strict=True):
         assert np.all(x != y)
+
+
+def test_stages_before_the_first_that_learns_have_no_state_and_no_updates() -> None:
+    part = _params()["encoder"]
+    stages = ("stem", "stage1_block0", "stage1_block1", "stage2_block0", "stage3_block1")
+    params = {"encoder": dict.fromkeys(stages, part), "decoder": {"stem": part}}
+    gradients = jax.tree.map(jnp.ones_like, params)
+    tx = create_optimizer(
+        TrainConfig(), EncoderConfig("resnet_small", train_from="stage2"), steps_per_epoch=10
+    )
+    state = tx.init(params)
+    moments = [x for x in jax.tree.leaves(state) if np.size(x) > 1]
+    assert len(moments) == 2 * 3 * len(part)  # stage2, stage3 and the decoder's "stem"
+    updates, _ = tx.update(gradients, state, params)
+    for stage in stages[:3]:
+        assert not any(np.any(x) for x in jax.tree.leaves(updates["encoder"][stage]))
+    for tree in (*(updates["encoder"][stage] for stage in stages[3:]), updates["decoder"]):
+        assert all(np.all(x != 0) for x in jax.tree.leaves(tree))
+
+
+def test_a_stage_that_the_encoder_does_not_have_is_named() -> None:
+    with pytest.raises(
+        InputError,
+        match=r"encoder\.train_from is 'stage5', but encoder 'resnet50' has no such stage\."
+        r" Did you mean 'stage\d'\? Its stages: stem, stage1, stage2, stage3, stage4\.",
+    ):
+        create_optimizer(TrainConfig(), EncoderConfig(train_from="stage5"), steps_per_epoch=10)
+
+
+def test_modes_without_named_stages_keep_the_state_of_earlier_runs() -> None:
+    """A run begun with an earlier version goes on: Orbax compares the structure of the state."""
+    for trainable in (True, False):
+        tx = create_optimizer(TrainConfig(), EncoderConfig(trainable=trainable), steps_per_epoch=1)
+        clip, parts = tx.init(_params())
+        assert clip == optax.EmptyState()
+        assert list(parts.inner_states) == ["encoder", "decoder"]
+
+
+def test_no_update_leaves_every_bit_and_any_other_is_added() -> None:
+    """1e-40 and 1e-45 are subnormal: a sum on a CPU gives 0, and −0 + 0 is 0 anywhere."""
+    params = np.array([-0.0, 0.0, 1e-40, -1e-45, 1.5, 1.5], np.float32)
+    updates = np.array([0.0, -0.0, 0.0, 0.0, 0.0, -0.25], np.float32)
+    expected = np.array([-0.0, 0.0, 1e-40, -1e-45, 1.5, 1.25], np.float32)
+    for apply in (apply_updates, jax.jit(apply_updates)):
+        assert np.asarray(apply(params, updates)).tobytes() == expected.tobytes()

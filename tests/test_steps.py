@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from jaxcap.captioner import Captioner, create_captioner, init_variables
 from jaxcap.config import Config, DecoderConfig, EncoderConfig
@@ -26,10 +27,12 @@ SGD = optax.sgd(0.1)
 
 
 @functools.cache
-def _model(dropout: float = 0.0, axis_name: str | None = None) -> Captioner:
+def _model(
+    dropout: float = 0.0, axis_name: str | None = None, batch_stats: str = "trained"
+) -> Captioner:
     """A captioner of every kind of part, and small enough to compile in seconds."""
     config = Config(
-        encoder=EncoderConfig(name="resnet_small"),
+        encoder=EncoderConfig(name="resnet_small", batch_stats=batch_stats),
         decoder=DecoderConfig(name="lstm", hidden_size=8, embedding_size=6, output_dropout=dropout),
     )
     model = create_captioner(config, VOCABULARY, axis_name=axis_name)
@@ -48,9 +51,10 @@ def _state(tx: optax.GradientTransformation = SGD) -> TrainState:
 
 
 @functools.cache
-def _step(dropout: float = 0.0) -> Step:
+def _step(dropout: float = 0.0, batch_stats: str = "trained") -> Step:
     """Donates its state, as training does: give it a fresh one."""
-    step = functools.partial(train_step, model=_model(dropout), tx=SGD, objective=cross_entropy)
+    model = _model(dropout, batch_stats=batch_stats)
+    step = functools.partial(train_step, model=model, tx=SGD, objective=cross_entropy)
     return jax.jit(step, donate_argnums=0)
 
 
@@ -109,7 +113,8 @@ def test_a_step_is_the_gradient_of_the_mean_loss_per_word() -> None:
     assert after.step == 1
 
 
-def test_two_devices_are_one_even_when_captions_are_uneven() -> None:
+@pytest.mark.parametrize("batch_stats", ["trained", "frozen"])
+def test_two_devices_are_one_even_when_captions_are_uneven(batch_stats: str) -> None:
     """16 words on the first device and 4 on the second: a mean of means would be wrong."""
     batch = _batch(lengths=[[7, 5], [5, 3], [2, 0], [3, 2]])
     devices = jax.local_devices()[:2]
@@ -117,7 +122,7 @@ def test_two_devices_are_one_even_when_captions_are_uneven() -> None:
     on_two = jax.pmap(
         functools.partial(
             train_step,
-            model=_model(axis_name="batch"),
+            model=_model(axis_name="batch", batch_stats=batch_stats),
             tx=SGD,
             objective=cross_entropy,
             axis_name="batch",
@@ -131,12 +136,14 @@ def test_two_devices_are_one_even_when_captions_are_uneven() -> None:
     assert [int((t[..., 1:] != 0).sum()) for t in shared.tokens] == [16, 4]
     one, two = _state(), _state()
     for _ in range(3):
-        one, metrics_of_one = _step()(one, batch, jax.random.key(0))
+        one, metrics_of_one = _step(batch_stats=batch_stats)(one, batch, jax.random.key(0))
         two, metrics_of_two = on_two(two, shared, jax.random.key(0))
         _assert_close(metrics_of_two, metrics_of_one, rtol=1e-4)
     assert one.step == two.step == 3
     _assert_close(two.params, one.params, atol=1e-5)
     _assert_close(two.batch_stats, one.batch_stats, atol=1e-5)
+    assert _changed(two.params["encoder"], _variables()["params"]["encoder"])
+    assert _changed(two.batch_stats, _variables()["batch_stats"]) is (batch_stats == "trained")
     # What out_axes=None promises and nothing checks: every device holds the same.
     for leaf in jax.tree.leaves((two.params, two.batch_stats)):
         shards = [np.asarray(shard.data) for shard in leaf.addressable_shards]

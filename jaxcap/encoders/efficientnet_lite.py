@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxcap.encoders.conv import ConvNorm, Dtype
+from jaxcap.encoders.stages import run_stage
 
 
 class Stage(NamedTuple):
@@ -84,17 +85,20 @@ class EfficientNetLite(nn.Module):
         depth: multiplies the blocks of every stage but the first and the last.
         dtype: the type computed in; parameters and statistics are float32.
         axis_name: mapped axis over which batch statistics are averaged, if any.
+        frozen_stages: the first of `"stem"`, `"block0"`, `"block1"`, …; they do not train.
     """
 
     width: float = 1.0
     depth: float = 1.0
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
+    frozen_stages: tuple[str, ...] = ()
 
     @nn.compact
     def __call__(self, images: Float[Array, "B S S 3"], *, train: bool) -> Float[Array, "B P 1280"]:
         conv_norm = partial(_ConvNorm, dtype=self.dtype, axis_name=self.axis_name)
-        x = nn.relu6(conv_norm(STEM_FEATURES, 3, 2, name="stem")(images, train=train))
+        run = partial(run_stage, train=train, frozen_stages=self.frozen_stages)
+        x = nn.relu6(run(conv_norm(STEM_FEATURES, 3, 2, name="stem"), images))
         for i, block in enumerate(scaled_blocks(self.width, self.depth)):
             mbconv = MBConv(
                 block.features,
@@ -105,8 +109,8 @@ class EfficientNetLite(nn.Module):
                 self.axis_name,
                 name=f"block{i}",
             )
-            x = mbconv(x, train=train)  # [B, S/2 … S/32, C]
-        x = nn.relu6(conv_norm(HEAD_FEATURES, 1, name="head")(x, train=train))
+            x = run(mbconv, x)  # [B, S/2 … S/32, C]
+        x = nn.relu6(run(conv_norm(HEAD_FEATURES, 1, name="head"), x))
         return x.reshape(x.shape[0], -1, HEAD_FEATURES)  # [B, P, D]
 
 
@@ -119,6 +123,12 @@ def scaled_blocks(width: float, depth: float) -> list[Stage]:
         first = stage._replace(features=_round_features(width * stage.features), repeats=1)
         blocks += [first] + (repeats - 1) * [first._replace(stride=1)]
     return blocks
+
+
+def stages(width: float, depth: float) -> tuple[str, ...]:
+    """Names of the stages, image side first: every block is one."""
+    blocks = (f"block{i}" for i in range(len(scaled_blocks(width, depth))))
+    return ("stem", *blocks, "head")
 
 
 def published_name(module: tuple[str, ...]) -> str:

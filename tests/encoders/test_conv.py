@@ -9,6 +9,7 @@ from jaxcap.encoders import conv as conv_module
 from jaxcap.encoders.conv import (
     Conv,
     ConvNorm,
+    avg_pool,
     conv,
     depthwise_conv_shifted,
     max_pool_shifted,
@@ -113,12 +114,55 @@ def test_max_pool_never_takes_the_padding():
         assert form(x, size=3, stride=2, padding=1).max() == -1.0
 
 
+def test_average_pooling_by_hand():
+    # Nine ones in the middle; the windows of a corner hold four pixels, of an edge six.
+    ones = jnp.ones((1, 3, 4, 1))
+    np.testing.assert_allclose(avg_pool(ones, size=3, count_padding=False), ones, rtol=1e-6)
+    counted = avg_pool(ones, size=3, count_padding=True)[0, :, :, 0]
+    expected = np.array([[4, 6, 6, 4], [6, 9, 9, 6], [4, 6, 6, 4]]) / 9
+    np.testing.assert_allclose(counted, expected, rtol=1e-6)
+    # Of 2, 5 and 11 in a row: (2 + 5) / 2, all three / 3, (5 + 11) / 2.
+    row = jnp.array([2.0, 5.0, 11.0]).reshape(1, 1, 3, 1)
+    np.testing.assert_allclose(avg_pool(row, size=3, count_padding=False).ravel(), [3.5, 6, 8])
+    np.testing.assert_allclose(
+        avg_pool(row, size=3, count_padding=True).ravel(), [7 / 9, 2, 16 / 9], rtol=1e-6
+    )
+
+
+def test_average_pooling_is_a_window_reduction():
+    x = _images(HEIGHT, WIDTH, channels=3)
+
+    def reduction(x):
+        window, ones = (1, 3, 3, 1), (1, 1, 1, 1)
+        return jax.lax.reduce_window(x, 0.0, jax.lax.add, window, ones, "SAME") / 9
+
+    _assert_same(lambda x: avg_pool(x, size=3, count_padding=True), reduction, x)
+
+
+def test_a_bias_is_added_to_each_channel():
+    layer = Conv(2, 1, use_bias=True)
+    x = jnp.array([1.0, 3.0]).reshape(1, 2, 1, 1)
+    variables = layer.init(KEY, x)
+    np.testing.assert_array_equal(variables["params"]["bias"], [0.0, 0.0])
+    params = {"kernel": jnp.array([2.0, -1.0]).reshape(1, 1, 1, 2), "bias": jnp.array([0.5, 10.0])}
+    y = layer.apply({"params": params}, x)
+    np.testing.assert_array_equal(y[0, :, 0], [[2.5, 9.0], [6.5, 7.0]])
+
+
+def test_a_kernel_may_be_wider_than_high():
+    # A row of ones, 1×3, adds neighbours in a row only.
+    x = jnp.arange(1.0, 7.0).reshape(1, 2, 3, 1)
+    y = Conv(1, (1, 3)).apply({"params": {"kernel": jnp.ones((1, 3, 1, 1))}}, x)
+    np.testing.assert_array_equal(y[0, :, :, 0], [[3, 6, 5], [9, 15, 11]])
+
+
 @pytest.mark.parametrize(
     "layer",
     [
         Conv(6, 1, stride=2),
         Conv(4, 3, stride=2, depthwise=True),
-        Conv(6, 3, padding=1),
+        Conv(6, 3, padding=1, use_bias=True),
+        Conv(6, (1, 7)),
     ],
 )
 def test_parameters_do_not_depend_on_the_device(layer, monkeypatch):

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from jaxcap.encoders.torch_files import read_torch_file
+from jaxcap.encoders.weights.torch_files import read_torch_file
 from jaxcap.errors import InputError
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
@@ -103,10 +103,11 @@ def test_reads_every_type(layout, kind, dtype, tmp_path):
     np.testing.assert_array_equal(weight, array)
 
 
-def test_opens_a_checkpoint_at_its_state_dict(tmp_path):
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model"])
+def test_opens_a_checkpoint_at_its_state_dict(key, tmp_path):
     tensor = _tensor(_storage("0", "FloatStorage", 1, True), 0, (), ())
     state = ORDERED_DICT + b"(" + _op("scale") + tensor + b"u"
-    tree = b"\x80\x02}(" + _op("epoch") + _op(3) + _op("state_dict") + state + b"u."
+    tree = b"\x80\x02}(" + _op("epoch") + _op(3) + _op(key) + state + b"u."
     (tmp_path / "a.pth").write_bytes(_legacy(tree, {"0": np.array([5], "<f4")}))
     assert read_torch_file(tmp_path / "a.pth") == {"scale": 5}
 
@@ -229,6 +230,15 @@ def test_a_storage_cannot_be_larger_than_the_file(count, tmp_path):
     (tmp_path / "a.pth").write_bytes(_legacy(tree, {"0": np.zeros(1, "<f4")}))
     with pytest.raises(InputError, match=f"claims {count} values"):
         read_torch_file(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("code", [b"r\xff\xff\xff\x7f", b"p2147483647\n"])
+def test_a_pickle_cannot_ask_for_a_long_memo(code, tmp_path):
+    # The unpickler would clear sixteen bytes for each number up to that one.
+    path = tmp_path / "weights.pth"
+    path.write_bytes(_legacy(b"\x80\x02}" + code + b".", {}))
+    with pytest.raises(InputError, match=r"weights\.pth: damaged: .* numbers an object 2147483647"):
+        read_torch_file(path)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

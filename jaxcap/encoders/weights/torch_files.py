@@ -14,11 +14,12 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import pickletools
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import ml_dtypes
 import numpy as np
@@ -27,6 +28,9 @@ from jaxcap.errors import InputError
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
+_MEMO_CODES = ("PUT", "BINPUT", "LONG_BINPUT")
+_File: TypeAlias = io.BufferedReader | io.BytesIO
+_STATE_KEYS = ("state_dict", "model_state_dict", "model")
 
 _STORAGE_DTYPES: dict[str, np.dtype] = {
     "DoubleStorage": np.dtype("<f8"),
@@ -45,7 +49,8 @@ _STORAGE_DTYPES: dict[str, np.dtype] = {
 def read_torch_file(path: str | Path) -> dict[str, np.ndarray]:
     """Reads a PyTorch state dictionary, legacy or zip, as read-only numpy arrays.
 
-    A checkpoint that keeps its tensors under `state_dict` is opened there.
+    A checkpoint that keeps its tensors under `state_dict`, `model_state_dict` or `model` is
+    opened there.
 
     Args:
         path: a `.pth` or `.pt` file written by `torch.save`.
@@ -108,6 +113,17 @@ class _StandIn:
         raise _Refused("its pickle tries to alter the reader")
 
 
+def _load(unpickler: _Unpickler) -> Any:
+    """Runs a pickle, after a look at whether it asks for more memory than it is worth."""
+    file, start = unpickler.file, unpickler.file.tell()
+    for code, argument, _place in pickletools.genops(file):
+        # The unpickler would make its memo as long as the largest index, up to 32 GB.
+        if code.name in _MEMO_CODES and int(argument or 0) > unpickler.file_size:
+            raise _Refused(f"damaged: its pickle numbers an object {argument}")
+    file.seek(start)
+    return unpickler.load()
+
+
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
     numbers = (offset, *shape, *strides)
     if not isinstance(storage, _Storage) or not all(type(n) is int and n >= 0 for n in numbers):
@@ -134,8 +150,9 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: io.BufferedIOBase, file_size: int) -> None:
+    def __init__(self, file: _File, file_size: int) -> None:
         super().__init__(file, encoding="utf-8")
+        self.file = file
         self.file_size = file_size
         self.storages: dict[str, _Storage] = {}
 
@@ -165,17 +182,17 @@ class _Unpickler(pickle.Unpickler):
         return storage
 
 
-def _read_legacy(file: io.BufferedIOBase, file_size: int) -> dict[str, np.ndarray]:
-    magic = _Unpickler(file, file_size).load()
-    if magic != _LEGACY_MAGIC or _Unpickler(file, file_size).load() != _LEGACY_PROTOCOL:
+def _read_legacy(file: _File, file_size: int) -> dict[str, np.ndarray]:
+    magic = _load(_Unpickler(file, file_size))
+    if magic != _LEGACY_MAGIC or _load(_Unpickler(file, file_size)) != _LEGACY_PROTOCOL:
         raise _Refused("a pickle, but not one of PyTorch's")
-    machine = _Unpickler(file, file_size).load()
+    machine = _load(_Unpickler(file, file_size))
     if not machine["little_endian"]:
         raise _Refused("written on a big-endian machine, which this reader does not know")
     unpickler = _Unpickler(file, file_size)
-    tree = unpickler.load()
+    tree = _load(unpickler)
     buffers = {}
-    for key in _Unpickler(file, file_size).load():
+    for key in _load(_Unpickler(file, file_size)):
         storage = unpickler.storages[key]
         count = int.from_bytes(file.read(8), "little")
         data = file.read(storage.length * storage.dtype.itemsize)
@@ -185,7 +202,7 @@ def _read_legacy(file: io.BufferedIOBase, file_size: int) -> dict[str, np.ndarra
     return _arrays(tree, buffers.__getitem__)
 
 
-def _read_zip(file: io.BufferedIOBase, file_size: int) -> dict[str, np.ndarray]:
+def _read_zip(file: _File, file_size: int) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(file) as archive:
         pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(pickles) != 1:
@@ -201,14 +218,15 @@ def _read_zip(file: io.BufferedIOBase, file_size: int) -> dict[str, np.ndarray]:
 
         if root + "byteorder" in archive.namelist() and read("byteorder") != b"little":
             raise _Refused("written on a big-endian machine, which this reader does not know")
-        tree = _Unpickler(io.BytesIO(read("data.pkl")), file_size).load()
+        tree = _load(_Unpickler(io.BytesIO(read("data.pkl")), file_size))
         return _arrays(tree, lambda key: read(f"data/{key}"))
 
 
 def _arrays(tree: Any, read: Callable[[str], bytes]) -> dict[str, np.ndarray]:
     """The tensors of `tree` over the bytes that `read` gives for their storages."""
-    if isinstance(tree, dict) and isinstance(tree.get("state_dict"), dict):
-        tree = tree["state_dict"]
+    if isinstance(tree, dict):
+        states = [tree[key] for key in _STATE_KEYS if isinstance(tree.get(key), dict)]
+        tree = states[0] if states else tree
     if not isinstance(tree, dict):
         raise _Refused(f"holds a {type(tree).__name__}; expected a state dictionary")
     strangers = [str(name) for name, value in tree.items() if not isinstance(value, _Tensor)]

@@ -1,0 +1,350 @@
+"""Images per second of every encoder, against PyTorch, in one run.
+
+    pip install -e '.[parity]'
+    python benchmarks/encoders.py --arch resnet50 efficientnet_lite0
+
+Two processes, one with jaxcap and one with PyTorch, hold the same architecture with random
+weights and take turns at the same batch, so that whatever else the machine does falls on both
+alike. PyTorch comes in three forms, of which the fastest counts: eager, eager with channels last,
+and `torch.compile`. *forward* is inference; *train* is forward and backward with batch statistics,
+down to the gradient of every parameter. Images are float32 and already normalised; the classifier
+is left off. Memory is the highest resident size of the process while the steps ran.
+
+On a GPU (both frameworks must see it) add `--dtype bfloat16`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tyro
+
+ARCHITECTURES = (
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "vgg16",
+    "inception_v3",
+)
+MODES = ("forward", "train")
+Step = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Times encoders, forward and forward + backward, jaxcap against PyTorch."""
+
+    arch: tuple[str, ...] = ARCHITECTURES
+    modes: tuple[Literal["forward", "train"], ...] = MODES
+    batch_size: int = 16
+    image_size: int = 224
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    rounds: int = 7
+    """Turns that each form takes; medians are reported."""
+    steps: int = 2
+    """Steps in each turn."""
+    torch_compile: bool = True
+    """Also time `torch.compile`, which needs a C++ compiler."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One form of one architecture in one mode: seconds of each turn, and memory."""
+
+    seconds: list[float]
+    megabytes: float
+    flops: float | None = None
+
+
+def main(arguments: Arguments) -> None:
+    """Prints a line per architecture and mode, in Markdown."""
+    with contextlib.ExitStack() as stack:
+        workers = [stack.enter_context(_Worker(name)) for name in ("jaxcap", "pytorch")]
+        peaks = {w.name: w.ask("peak", arguments.dtype) for w in workers}
+        for name, peak in peaks.items():
+            print(f"{name}: matrix product at {peak / 1e9:,.0f} GFLOP/s")
+        print(
+            f"\nbatch {arguments.batch_size}, {arguments.image_size} pixels, {arguments.dtype}, "
+            f"medians of {arguments.rounds} turns of {arguments.steps} steps\n\n"
+            "| architecture | mode | jaxcap images/s | of peak | MB "
+            "| PyTorch images/s | form | MB | ratio |\n"
+            "|---|---|---|---|---|---|---|---|---|"
+        )
+        for arch in arguments.arch:
+            for mode in arguments.modes:
+                _compare(workers, arch, mode, arguments, peaks["jaxcap"])
+
+
+def _compare(
+    workers: list[_Worker], arch: str, mode: str, arguments: Arguments, peak: float
+) -> None:
+    forms: list[tuple[_Worker, str, float | None]] = []
+    for worker in workers:
+        ready = worker.ask(
+            "build",
+            arch,
+            mode,
+            arguments.batch_size,
+            arguments.image_size,
+            arguments.dtype,
+            arguments.torch_compile,
+        )
+        forms += [(worker, form, flops) for form, flops in ready.items()]
+    seconds: dict[str, list[float]] = {form: [] for _, form, _ in forms}
+    memory: dict[str, float] = {}
+    for _ in range(arguments.rounds):
+        for worker, form, _ in forms:
+            turn, memory[form] = worker.ask("turn", form, arguments.steps)
+            seconds[form].append(turn / arguments.steps)
+    rate = {form: arguments.batch_size / statistics.median(s) for form, s in seconds.items()}
+    theirs = max((form for form in rate if form != "jaxcap"), key=rate.__getitem__)
+    flops = next(f for _, form, f in forms if form == "jaxcap")
+    share = "" if flops is None else f"{flops * rate['jaxcap'] / arguments.batch_size / peak:.0%}"
+    print(
+        f"| {arch} | {mode} | {rate['jaxcap']:.1f} | {share} | {memory['jaxcap']:.0f} "
+        f"| {rate[theirs]:.1f} | {theirs} | {memory[theirs]:.0f} "
+        f"| {rate['jaxcap'] / rate[theirs]:.2f} |",
+        flush=True,
+    )
+    others = [f"{form} {rate[form]:.1f}" for form in rate if form not in ("jaxcap", theirs)]
+    print(f"  (slower: {', '.join(others)})", file=sys.stderr, flush=True)
+
+
+class _Worker:
+    """The other end of a process that runs `_serve`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> _Worker:
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__)), "--worker", self.name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def ask(self, *request: Any) -> Any:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"the {self.name} process ended while asked for {request}")
+        return json.loads(answer)
+
+
+def _serve(name: str) -> None:
+    """Answers requests from standard input, one JSON line each, until it closes."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print must not mix with the answers
+    build = _jaxcap_steps if name == "jaxcap" else _pytorch_steps
+    peak = _jaxcap_peak if name == "jaxcap" else _pytorch_peak
+    steps: dict[str, Step] = {}
+    for line in sys.stdin:
+        kind, *request = json.loads(line)
+        result: Any
+        if kind == "peak":
+            result = peak(*request)
+        elif kind == "build":
+            steps.clear()
+            result = {}
+            for form, step, flops in build(*request):
+                step()
+                steps[form], result[form] = step, flops
+        else:
+            form, count = request
+            with contextlib.suppress(OSError):
+                Path("/proc/self/clear_refs").write_text("5")  # forget the highest resident size
+            began = time.perf_counter()
+            for _ in range(count):
+                steps[form]()
+            result = time.perf_counter() - began, _highest_resident_size()
+        print(json.dumps(result), file=answers, flush=True)
+
+
+def _highest_resident_size() -> float:
+    """In megabytes, since it was last forgotten; 0 where the system does not tell."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def _seconds_of(step: Step, repeats: int = 5) -> float:
+    step()
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def _images(batch_size: int, image_size: int) -> np.ndarray:
+    shape = (batch_size, image_size, image_size, 3)
+    return np.random.default_rng(0).standard_normal(shape, np.float32)
+
+
+def _jaxcap_peak(dtype: str) -> float:
+    """FLOP/s of a large matrix product."""
+    import jax
+    import jax.numpy as jnp
+
+    size = 2048 if jax.default_backend() == "cpu" else 8192
+    a = jnp.ones((size, size), dtype)
+    product = jax.jit(jnp.matmul)
+    return 2 * size**3 / _seconds_of(lambda: jax.block_until_ready(product(a, a)))
+
+
+def _jaxcap_steps(
+    arch: str, mode: str, batch_size: int, image_size: int, dtype: str, _: bool
+) -> Iterator[tuple[str, Step, float]]:
+    import flax.linen
+    import jax
+    import jax.numpy as jnp
+
+    from jaxcap.encoders import encoder_spec
+    from jaxcap.encoders.parts import encode_in_parts
+
+    encoder = encoder_spec(arch).build(dtype=jnp.dtype(dtype))
+    images = jax.device_put(_images(batch_size, image_size))
+    variables = jax.jit(lambda key: encoder.init(key, images, train=False))(jax.random.key(0))
+    statistics_ = variables.get("batch_stats", {})
+
+    def loss_fn(params: Any, statistics: Any, images: Any) -> Any:
+        variables = {"params": params, "batch_stats": statistics}
+        features, updates = encoder.apply(variables, images, train=True, mutable=["batch_stats"])
+        return jnp.mean(features.astype(jnp.float32) ** 2), updates
+
+    def forward(params: Any, statistics: Any, images: Any) -> Any:
+        return encoder.apply({"params": params, "batch_stats": statistics}, images, train=False)
+
+    def forward_in_parts(params: Any, statistics: Any, images: Any) -> Any:
+        apply = flax.linen.apply(encode_in_parts, encoder)  # as Captioner.encode does
+        return apply({"params": params, "batch_stats": statistics}, images)
+
+    train = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
+    step = train if mode == "train" else jax.jit(forward_in_parts)
+    # Of a loop, which the parts are, XLA counts a single turn.
+    counted = train if mode == "train" else jax.jit(forward)
+    arrays = (variables["params"], statistics_, images)
+    flops = counted.lower(*arrays).cost_analysis()["flops"]
+    yield "jaxcap", lambda: jax.block_until_ready(step(*arrays)), flops
+
+
+def _pytorch_peak(dtype: str) -> float:
+    """FLOP/s of a large matrix product."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    size = 8192 if device == "cuda" else 2048
+    a = torch.ones((size, size), dtype=getattr(torch, dtype), device=device)
+
+    def step() -> None:
+        a @ a
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return 2 * size**3 / _seconds_of(step)
+
+
+def _pytorch_steps(
+    arch: str, mode: str, batch_size: int, image_size: int, dtype: str, compiled: bool
+) -> Iterator[tuple[str, Step, None]]:
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    images = torch.from_numpy(_images(batch_size, image_size)).permute(0, 3, 1, 2)
+    images = images.contiguous().to(device)
+    last = images.contiguous(memory_format=torch.channels_last)
+
+    def step_of(model: Any, images: Any) -> Step:
+        def step() -> None:
+            autocast = torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
+            if mode == "forward":
+                with torch.inference_mode(), autocast:
+                    model(images)
+            else:
+                with autocast:
+                    features = model(images)
+                (features.float() ** 2).mean().backward()
+                model.zero_grad(set_to_none=True)
+            if device == "cuda":
+                torch.cuda.synchronize()
+
+        return step
+
+    model = _pytorch_encoder(arch).train(mode == "train").to(device)
+    channels_last = _pytorch_encoder(arch).train(mode == "train").to(device)
+    channels_last = channels_last.to(memory_format=torch.channels_last)
+    yield "eager", step_of(model, images), None
+    yield "channels last", step_of(channels_last, last), None
+    if compiled:
+        step = step_of(torch.compile(channels_last), last)
+        try:
+            step()
+        except Exception as error:  # whatever the compiler chain dislikes on this machine
+            print(f"torch.compile of {arch} does not work here: {error}", file=sys.stderr)
+        else:
+            yield "torch.compile", step, None
+
+
+def _pytorch_encoder(arch: str) -> Any:
+    import torch
+
+    if arch.startswith("efficientnet_lite"):
+        from efficientnet_lite_pytorch import EfficientNet
+
+        class Features(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.net = EfficientNet.from_name(arch.replace("_", "-"))
+
+            def forward(self, images: Any) -> Any:
+                return self.net.extract_features(images)
+
+        return Features()
+    for name in ("nms", "qnms"):  # torchvision without its compiled operators
+        with contextlib.suppress(RuntimeError):
+            torch.library.define(f"torchvision::{name}", "(Tensor d, Tensor s, float t) -> Tensor")
+    import torchvision
+
+    if arch == "inception_v3":
+        net = torchvision.models.inception_v3(weights=None, aux_logits=False, init_weights=False)
+        net.avgpool = net.dropout = net.fc = torch.nn.Identity()
+        return net
+    net = getattr(torchvision.models, arch)(weights=None)
+    if arch.startswith("vgg"):
+        return net.features[:-1]
+    return torch.nn.Sequential(*list(net.children())[:-2])
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        _serve(sys.argv[2])
+    else:
+        main(tyro.cli(Arguments))

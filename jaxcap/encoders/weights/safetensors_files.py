@@ -1,0 +1,65 @@
+"""Reading and writing `.safetensors` files: a JSON header and numbers, no program."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from jaxcap.errors import InputError
+
+
+def read_safetensors_file(path: str | Path) -> dict[str, np.ndarray]:
+    """Reads all tensors, name to array; bfloat16 as `ml_dtypes.bfloat16`.
+
+    Raises:
+        InputError: the file is missing, cut short, damaged, or has numbers of a type that
+            numpy does not know.
+    """
+    path = Path(path)
+    try:
+        # The header is checked by the library: every byte belongs to exactly one tensor.
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except Exception as error:
+        raise InputError(f"{path}: damaged or cut short: {_sentence(error)}.") from error
+
+
+def write_safetensors_file(
+    path: Path, tensors: Mapping[str, np.ndarray], about: Mapping[str, str]
+) -> None:
+    """Writes beside, then renames: whoever reads `path` finds the old file or the new one.
+
+    The same tensors and the same `about` give the same bytes.
+
+    Args:
+        about: what the file is; kept in its header under the name `jaxcap`.
+
+    Raises:
+        OSError: no room or no permission; `path` is as it was, and nothing lies beside it.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # One entry only: the library writes several in an order that changes from run to run.
+    metadata = {"jaxcap": json.dumps(about, sort_keys=True)}
+    try:
+        contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+        # Made before the library opens it, which tells the reason of a failure less well.
+        beside.touch()
+        safetensors.numpy.save_file(contiguous, beside, metadata)
+        os.replace(beside, path)
+    except safetensors.SafetensorError as error:
+        raise OSError(str(error)) from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _sentence(error: Exception) -> str:
+    text = f"{error}" or type(error).__name__
+    return text.removeprefix("Error while deserializing header: ").removesuffix(".")

@@ -1,0 +1,57 @@
+"""Encoding a few images at a time gives what encoding all at once gives."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from jaxcap.encoders import encoder_spec, parts
+from jaxcap.encoders.parts import encode_in_parts
+
+
+@pytest.fixture(scope="module", params=["resnet_small", "vgg_like"])
+def encoder_and_variables(request):
+    if request.param == "resnet_small":
+        encoder = encoder_spec("resnet_small").build()
+    else:  # without batch statistics
+
+        class Tiny(nn.Module):
+            @nn.compact
+            def __call__(self, images, *, train):
+                x = nn.relu(nn.Conv(5, (3, 3), strides=(4, 4))(images))
+                return x.reshape(x.shape[0], -1, x.shape[-1])
+
+        encoder = Tiny()
+    images = jax.random.normal(jax.random.key(1), (6, 32, 32, 3))
+    return encoder, encoder.init(jax.random.key(0), images, train=False)
+
+
+@pytest.mark.parametrize(("batch", "part"), [(6, 2), (6, 4), (5, 2), (4, 4), (1, 2)])
+def test_equals_the_whole_batch(encoder_and_variables, monkeypatch, batch, part) -> None:
+    encoder, variables = encoder_and_variables
+    monkeypatch.setattr(parts, "_PART", part)
+    images = jax.random.normal(jax.random.key(2), (batch, 32, 32, 3))
+    found = nn.apply(encode_in_parts, encoder)(variables, images)
+    expected = encoder.apply(variables, images, train=False)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_six_images_by_four_go_three_at_a_time(encoder_and_variables, monkeypatch) -> None:
+    """The largest part that divides the batch: no image is encoded twice or left out."""
+    encoder, variables = encoder_and_variables
+    monkeypatch.setattr(parts, "_PART", 4)
+    images = jax.numpy.zeros((6, 32, 32, 3))
+    jaxpr = jax.make_jaxpr(nn.apply(encode_in_parts, encoder))(variables, images)
+    (scan,) = (e for e in jaxpr.eqns if e.primitive.name == "scan")
+    assert scan.params["length"] == 2
+
+
+def test_elsewhere_than_on_a_cpu_the_batch_stays_whole(encoder_and_variables, monkeypatch) -> None:
+    encoder, variables = encoder_and_variables
+    monkeypatch.setattr(parts, "_PART", 2)
+    monkeypatch.setattr(parts, "on_cpu", lambda: False)
+    images = jax.numpy.zeros((6, 32, 32, 3))
+    jaxpr = jax.make_jaxpr(nn.apply(encode_in_parts, encoder))(variables, images)
+    assert "scan" not in {e.primitive.name for e in jaxpr.eqns}
