@@ -89,6 +89,25 @@ def test_forms_agree_under_vmap():
     np.testing.assert_allclose(mapped[1], expected, rtol=1e-5, atol=1e-5)
 
 
+def test_devices_add_up_the_gradient_of_a_kernel_that_they_share():
+    """Its gradients are written out, which must not hide from JAX that the kernel is shared."""
+    x, w = _images(HEIGHT, WIDTH, channels=4), jax.random.normal(KEY, (3, 3, 1, 4))
+    mesh = jax.make_mesh((2,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,))
+    images, shared = jax.sharding.PartitionSpec("devices"), jax.sharding.PartitionSpec()
+
+    def over_devices(x, w):
+        def loss(w):
+            return jnp.sum(jnp.sin(depthwise_conv_shifted(x, w)))
+
+        return jax.grad(loss)(w)
+
+    mapped = jax.shard_map(
+        over_devices, mesh=mesh, in_specs=(images, shared), out_specs=shared, check_vma=True
+    )
+    expected = jax.grad(lambda w: jnp.sum(jnp.sin(conv(x, w, groups=4))))(w)
+    np.testing.assert_allclose(jax.jit(mapped)(x, w), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_same_padding_is_tensorflows():
     # Four pixels, kernel 3, stride 2: one pixel of padding in all, and it goes to the end,
     # so the windows are (1, 2, 3) and (3, 4, 0).

@@ -87,7 +87,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 946530
         (b"<html>403 Forbidden</html>", "a web page, not weights"),
         (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "a web page"),
         (LFS, "a pointer of Git LFS"),
-        (gzip.compress(b"weights"), "a compressed archive"),
+        (gzip.compress(b"weights", mtime=0), "a compressed archive"),
         (b"\x93NUMPY\x01\x00", r"no weight file: it begins with b'\\x93NUMPY"),
         (b'{"error": "not found"}', "no weight file"),
         (b"\x89HDF\r\n", "no weight file"),
