@@ -46,7 +46,7 @@ demo: $(VENV)/.setup
 	@echo "The scenes, what was said of them, and the training curves: $(DEMO)/shapes/report-test.html"
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n auto --maxprocesses 4
+	$(BIN)/python -m pytest -n 2
 
 parity: $(VENV)/.parity test
 

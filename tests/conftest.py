@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import jax
 import jaxtyping
 import pytest
@@ -30,6 +31,11 @@ jaxtyping.install_import_hook("jaxcap", "beartype.beartype")
 _BESIDE = Path(__file__).parents[2] / "shared" / "data" / "flickr8k"
 if _BESIDE.is_dir():
     os.environ.setdefault("JAXCAP_FLICKR8K", str(_BESIDE))
+
+# The same examples in every run, so that a change is to blame for what it breaks. To look for new
+# ones: pytest --hypothesis-profile default.
+hypothesis.settings.register_profile("same", derandomize=True)
+hypothesis.settings.load_profile("same")
 
 # Two devices, so that data parallelism is tested where there is but one processor.
 jax.config.update("jax_num_cpu_devices", 2)

@@ -7,7 +7,7 @@ its content (`read_captions` lists them).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -157,8 +157,11 @@ def _read_document(path: Path, document: Any, problems: Problems) -> CaptionFile
 
 
 def _objects(
-    values: Sequence[Any], what: str, problems: Problems
+    values: Any, what: str, problems: Problems
 ) -> Iterator[tuple[str, dict[str, Any]]]:
+    if not isinstance(values, list):
+        problems.add("", f"expected a list of {what}s, found {shown(values)}")
+        return
     for number, value in enumerate(values, start=1):
         if isinstance(value, dict):
             yield f"{what} {number}", value

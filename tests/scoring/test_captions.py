@@ -152,6 +152,8 @@ def test_all_ids_and_splits_are_kept_and_images_without_captions_counted(tmp_pat
         ([5], "entry 1: expected an object {…}, found 5"),
         ({"scores": {"BLEU": 1}}, "a JSON object with scores"),
         ({"images": [{"id": 1}]}, "a list of images without captions"),
+        (COCO | {"images": {"filename": None}},
+         'expected a list of images, found {"filename": null}'),
         (COCO | {"annotations": [{"image_id": 9, "caption": "x"}]},
          "annotation 1: image_id 9 is not"),
         ('{"image": "a.jpg", "captions": [], "error": "no image"}', "has no caption: no image"),
