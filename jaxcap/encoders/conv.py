@@ -72,7 +72,7 @@ def depthwise_conv_shifted(
     """A convolution of every channel by itself, as a sum of shifted multiply-adds.
 
     Equal to `conv(..., groups=C)`; 6 to 27 times faster on a CPU. Its gradients are written
-    out: those that XLA derives from the sum take three to seven times as long.
+    out: those that XLA derives from the sum take two to six times as long.
     """
     rows, columns = _pad_widths(x, kernel.shape[:2], stride, padding)
     # Summed in float32: in bfloat16 every term would lose digits anew. The kernel is shared by
