@@ -156,9 +156,7 @@ def _read_document(path: Path, document: Any, problems: Problems) -> CaptionFile
     return _read_mapping(path, document, problems)
 
 
-def _objects(
-    values: Any, what: str, problems: Problems
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def _objects(values: Any, what: str, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:
     if not isinstance(values, list):
         problems.add("", f"expected a list of {what}s, found {shown(values)}")
         return
