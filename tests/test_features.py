@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from configurations import changed
 from PIL import Image
 from rich.console import Console
 
@@ -31,15 +32,6 @@ from jaxcap.inference import load
 from jaxcap.training import train
 
 VOCABULARY = 9
-
-
-def changed(config: Config, **options: Any) -> Config:
-    """`section__name=value`."""
-    for option, value in options.items():
-        section, name = option.split("__")
-        part = dataclasses.replace(getattr(config, section), **{name: value})
-        config = dataclasses.replace(config, **{section: part})
-    return config
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 import os
@@ -13,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from configurations import changed
 from rich.console import Console
 
 from jaxcap import training
@@ -29,15 +29,6 @@ def run(config: Config, workdir: Path) -> tuple[Summary, str]:
     console = Console(file=io.StringIO(), width=100)
     summary = train(config, workdir, console=console)
     return summary, console.file.getvalue()
-
-
-def changed(config: Config, **options: Any) -> Config:
-    """`section__name=value`."""
-    for option, value in options.items():
-        section, name = option.split("__")
-        part = dataclasses.replace(getattr(config, section), **{name: value})
-        config = dataclasses.replace(config, **{section: part})
-    return config
 
 
 def lines(workdir: Path) -> list[dict[str, float]]:

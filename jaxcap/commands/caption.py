@@ -13,8 +13,7 @@ from rich.console import Console
 
 from jaxcap.commands import given
 from jaxcap.errors import InputError
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+from jaxcap.files import IMAGE_SUFFIXES, images_below
 
 
 @dataclass(frozen=True)
@@ -69,9 +68,7 @@ def _image_paths(paths: Sequence[Path]) -> Iterator[Path]:
     """Files as given, folders as the images in them (and below), in order of name."""
     for path in paths:
         if path.is_dir():
-            found = sorted(
-                p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
-            )
+            found = images_below(path)
             if not found:
                 raise InputError(
                     f"{path}: no image in this folder (looked for {', '.join(IMAGE_SUFFIXES)})."

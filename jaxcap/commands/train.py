@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 
 from jaxcap.commands import print_scores
-from jaxcap.config import Config, load_config_file, validate
+from jaxcap.config import Config, load_config_file
 from jaxcap.errors import InputError
 
 _USAGE = "usage: train.py CONFIG.py [--workdir DIR] [--any.option VALUE …]; --help lists them"
@@ -47,7 +47,7 @@ def run(arguments: TrainArguments, console: Console) -> int:
     """Trains to the end and says what came of it."""
     from jaxcap.training import train
 
-    summary = train(validate(arguments.config), arguments.workdir, console=console)
+    summary = train(arguments.config, arguments.workdir, console=console)
     print_scores(console, summary.scores, f"best checkpoint, step {summary.best_step}")
     console.print(f"Trained for {summary.seconds / 60:.1f} minutes. Next:")
     directory = shlex.quote(str(arguments.workdir))

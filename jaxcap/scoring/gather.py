@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from jaxcap.errors import InputError
+from jaxcap.files import images_below
 from jaxcap.metrics import tokenize
 from jaxcap.scoring.captions import CaptionFile, ImageCaptions, read_captions
 from jaxcap.scoring.matching import match
 from jaxcap.scoring.pairing import in_list, in_split
 from jaxcap.scoring.pitfalls import share
-
-_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
 def references_of(
@@ -76,7 +75,7 @@ def pictures_of(ids: list[dict[str, str]], directory: Path) -> list[Path | None]
     """
     if not directory.is_dir():
         raise InputError(f"--images {directory}: expected the folder of the images; found none.")
-    paths = sorted(p for p in directory.rglob("*") if p.suffix.lower() in _IMAGE_SUFFIXES)
+    paths = images_below(directory)
     if not paths:
         raise InputError(f"--images {directory}: no image in this folder.")
     files = [ImageCaptions({"file": str(path.relative_to(directory))}, []) for path in paths]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import safetensors
 import safetensors.numpy
 
 from jaxcap.errors import InputError
+from jaxcap.files import replacing
 
 
 def read_safetensors_file(path: str | Path) -> dict[str, np.ndarray]:
@@ -35,7 +35,7 @@ def read_safetensors_file(path: str | Path) -> dict[str, np.ndarray]:
 def write_safetensors_file(
     path: Path, tensors: Mapping[str, np.ndarray], about: Mapping[str, str]
 ) -> None:
-    """Writes beside, then renames: whoever reads `path` finds the old file or the new one.
+    """Writes a file whole or not at all, see `jaxcap.files.replacing`.
 
     The same tensors and the same `about` give the same bytes.
 
@@ -43,21 +43,18 @@ def write_safetensors_file(
         about: what the file is; kept in its header under the name `jaxcap`.
 
     Raises:
-        OSError: no room or no permission; `path` is as it was, and nothing lies beside it.
+        OSError: no room or no permission.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     # One entry only: the library writes several in an order that changes from run to run.
     metadata = {"jaxcap": json.dumps(about, sort_keys=True)}
+    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     try:
-        contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-        # Made before the library opens it, which tells the reason of a failure less well.
-        beside.touch()
-        safetensors.numpy.save_file(contiguous, beside, metadata)
-        os.replace(beside, path)
+        with replacing(path) as beside:
+            # Made before the library opens it, which tells the reason of a failure less well.
+            beside.touch()
+            safetensors.numpy.save_file(contiguous, beside, metadata)
     except safetensors.SafetensorError as error:
         raise OSError(str(error)) from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _sentence(error: Exception) -> str:
