@@ -1,6 +1,9 @@
 """Scores a trained captioner: `python evaluate.py RUN [--split dev]`."""
 
-from jaxcap.cli import evaluate
+from jaxcap.huge_pages import restart_with_huge_pages
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
+    from jaxcap.cli import evaluate
+
     evaluate()

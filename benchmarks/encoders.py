@@ -5,10 +5,13 @@
 
 Two processes, one with jaxcap and one with PyTorch, hold the same architecture with random
 weights and take turns at the same batch, so that whatever else the machine does falls on both
-alike. PyTorch comes in three forms, of which the fastest counts: eager, eager with channels last,
-and `torch.compile`. *forward* is inference; *train* is forward and backward with batch statistics,
-down to the gradient of every parameter. Images are float32 and already normalised; the classifier
-is left off. Memory is the highest resident size of the process while the steps ran.
+alike; a turn begins with a step that is not timed, for what a pause leaves cold. PyTorch comes in
+three forms, of which the fastest counts: eager, eager with channels last, and `torch.compile`.
+*forward* is inference; *train* is forward and backward with batch statistics, down to the gradient
+of every parameter. Images are float32 and already normalised; the classifier is left off. Memory is
+the highest resident size of the process while the steps ran. Both processes have large pages where
+the system has them, which jaxcap's commands take by themselves (`jaxcap.huge_pages`);
+`--no-huge-pages` shows both without.
 
 On a GPU (both frameworks must see it) add `--dtype bfloat16`.
 """
@@ -29,6 +32,8 @@ from typing import Any, Literal
 
 import numpy as np
 import tyro
+
+from jaxcap.huge_pages import TUNABLE
 
 ARCHITECTURES = (
     "efficientnet_lite0",
@@ -60,6 +65,8 @@ class Arguments:
     """Steps in each turn."""
     torch_compile: bool = True
     """Also time `torch.compile`, which needs a C++ compiler."""
+    huge_pages: bool = True
+    """Give both processes large pages."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,10 @@ class Timing:
 def main(arguments: Arguments) -> None:
     """Prints a line per architecture and mode, in Markdown."""
     with contextlib.ExitStack() as stack:
-        workers = [stack.enter_context(_Worker(name)) for name in ("jaxcap", "pytorch")]
+        workers = [
+            stack.enter_context(_Worker(name, huge_pages=arguments.huge_pages))
+            for name in ("jaxcap", "pytorch")
+        ]
         peaks = {w.name: w.ask("peak", arguments.dtype) for w in workers}
         for name, peak in peaks.items():
             print(f"{name}: matrix product at {peak / 1e9:,.0f} GFLOP/s")
@@ -128,8 +138,13 @@ def _compare(
 class _Worker:
     """The other end of a process that runs `_serve`."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, huge_pages: bool) -> None:
         self.name = name
+        self._environment = {
+            **os.environ,
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+            "GLIBC_TUNABLES": TUNABLE if huge_pages else "",
+        }
 
     def __enter__(self) -> _Worker:
         self._process = subprocess.Popen(
@@ -137,7 +152,7 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+            env=self._environment,
         )
         return self
 
@@ -178,6 +193,7 @@ def _serve(name: str) -> None:
             form, count = request
             with contextlib.suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5")  # forget the highest resident size
+            steps[form]()
             began = time.perf_counter()
             for _ in range(count):
                 steps[form]()

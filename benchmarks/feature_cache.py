@@ -31,10 +31,12 @@ from rich.console import Console
 from jaxcap import optimizer
 from jaxcap.captioner import Captioner, create_captioner, init_variables
 from jaxcap.config import Config, DataConfig, DecoderConfig, EncoderConfig, TrainConfig, validate
-from jaxcap.data.pipeline import Captions, Source, tokenised_captions, training_batches
+from jaxcap.data.captions import Captions, SplitCaptions
+from jaxcap.data.pipeline import Source, tokenised_captions, training_batches
 from jaxcap.data.prepare import load_source
 from jaxcap.errors import InputError
 from jaxcap.features import cached_features
+from jaxcap.huge_pages import restart_with_huge_pages
 from jaxcap.losses import cross_entropy
 from jaxcap.state import TrainState
 from jaxcap.steps import train_step
@@ -164,7 +166,7 @@ def _compare(
     print(f"largest relative difference of losses over {total} steps: {gap:.1e}")
 
 
-def _data(config: Config, images: int) -> tuple[Source, list[list[list[str]]]]:
+def _data(config: Config, images: int) -> tuple[Source, SplitCaptions]:
     """The first records, and the words of all of the split's captions."""
     try:
         source = load_source(config.data.name, f"train[:{images}]")
@@ -194,4 +196,5 @@ def _noise(rng: np.random.Generator, side: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()  # as train.py does
     main(tyro.cli(Arguments))
