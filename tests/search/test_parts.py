@@ -1,0 +1,76 @@
+"""The pieces that searches are made of: selection, length, ensembles."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import hypothesis
+import hypothesis.extra.numpy as hnp
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from chains import Chain, captions, check_against_hand, log_softmax
+
+from jaxcap.search import average, beam_search, normalise
+from jaxcap.search.top import largest
+
+
+@pytest.mark.parametrize(("size", "k"), [(5000, 3), (1000, 7), (64 * 21, 10), (130, 1), (9, 9)])
+@hypothesis.settings(max_examples=15, deadline=None)
+@hypothesis.given(data=st.data())
+def test_the_largest_are_those_of_a_stable_sort(size: int, k: int, data: Any) -> None:
+    """With many ties, of which the first counts."""
+    values = st.sampled_from([-1e9, -2.0, 0.0, 0.5, 3.0])
+    x = data.draw(hnp.arrays(np.float32, (2, 3, size), elements=values, fill=values))
+    found, places = jax.jit(largest, static_argnums=1)(jnp.asarray(x), k)
+    expected = np.argsort(-x, axis=-1, kind="stable")[..., :k]
+    np.testing.assert_array_equal(places, expected)
+    np.testing.assert_array_equal(found, np.take_along_axis(x, expected, axis=-1))
+
+
+def test_normalisations_worked_by_hand() -> None:
+    """log p = −6 for 7 tokens. GNMT at α = 1 divides by 12/6 = 2, at α = 0.5 by √2."""
+    of = functools.partial(normalise, jnp.array([-6.0]), jnp.array([7]))
+    for value, expected in (
+        (of("none"), -6.0),
+        (of("average", 5.0), -6 / 7),
+        (of("exponent", 2.0), -6 / 49),
+        (of("exponent", 0.0), -6.0),
+        (of("gnmt", 1.0), -3.0),
+        (of("gnmt", 0.5), -4.2426407),
+    ):
+        np.testing.assert_allclose(value, [expected], rtol=1e-6)
+
+
+def test_an_ensemble_averages_probabilities() -> None:
+    """Three chains as one: the chain of the mean of their tables."""
+    chains = [Chain.random(seed, images=2, time=4, words=4) for seed in range(3)]
+    p = np.mean([np.exp(log_softmax(chain.logits)) for chain in chains], axis=0)
+    mean = Chain(np.log(p).astype(np.float32))
+    carry = tuple(chain.carry for chain in chains)
+    result = beam_search(
+        average([chain.step for chain in chains]), carry, beam_size=3, max_length=4
+    )
+    check_against_hand(mean, result)
+    alone = beam_search(mean.step, mean.carry, beam_size=3, max_length=4)
+    for image in range(2):
+        assert captions(result, image) == captions(alone, image)
+    np.testing.assert_allclose(result.scores, alone.scores, atol=1e-5)
+
+
+def test_attention_of_an_ensemble_is_the_first_ones_whatever_the_others_have() -> None:
+    first, second = (Chain.random(seed, images=2, time=3, words=4) for seed in (4, 5))
+
+    def without_attention(carry: Any, tokens: Any) -> Any:
+        carry, output = second.step(carry, tokens)
+        return carry, output._replace(weights=output.weights[..., :0])
+
+    step, carry = average([first.step, without_attention]), (first.carry, second.carry)
+    result = beam_search(step, carry, beam_size=2, max_length=3)
+    assert result.weights.shape == (2, 2, 3, 2)
+    assert result.weights[1, 0, 0].tolist() == [100.0, 2.0]
+    with pytest.raises(ValueError, match="at least one"):
+        average([])
