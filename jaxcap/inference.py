@@ -1,137 +1,82 @@
-"""From a trained run to captions."""
+"""From a trained run, or several together, to captions."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 
 from jaxcap.captioner import Captioner, create_captioner, init_variables
+from jaxcap.captioning import (
+    Caption,
+    Captioned,
+    ReadImage,
+    Word,
+    caption_batches,
+    caption_images,
+)
 from jaxcap.checkpoint import Checkpoints
-from jaxcap.config import Config, SearchConfig, load_config
+from jaxcap.config import Config, load_config
 from jaxcap.data import images as image_files
-from jaxcap.data.batch import Batch
+from jaxcap.decoding import Decode, check_search, create_decode, same_vocabulary
 from jaxcap.errors import InputError
-from jaxcap.report import scale_attention
-from jaxcap.search import SearchResult, beam_search
-from jaxcap.vocabulary import EOS, PAD, Vocabulary
+from jaxcap.published import is_published, read
+from jaxcap.vocabulary import Vocabulary
 
-ImageLike = Path | str | bytes | Image.Image | np.ndarray
-Decode = Callable[[dict[str, Any], Any], SearchResult]
+__all__ = [
+    "Caption",
+    "Captioned",
+    "Decode",
+    "ImageLike",
+    "Run",
+    "Word",
+    "caption_batches",
+    "create_decode",
+    "load",
+]
 
-
-@dataclass(frozen=True)
-class Caption:
-    """A generated sentence.
-
-    Attributes:
-      text: its words, separated by spaces.
-      log_prob: log p of the words and of the end, in nats.
-      word_log_probs: log p of each word given those before it, and of the end.
-      attention: where the model looked as it chose each word, uint8 `[words, P]`, each word's
-        largest weight 255; None where it was not asked for or the decoder has none.
-    """
-
-    text: str
-    log_prob: float
-    word_log_probs: tuple[float, ...] = ()
-    attention: np.ndarray | None = field(default=None, compare=False, repr=False)
+_Decodable = Path | bytes | Image.Image | np.ndarray
+ImageLike = _Decodable | str
+RunPath = str | os.PathLike[str]
 
 
-@dataclass(frozen=True)
-class Captioned:
-    """An image with its captions, best first, or with the reason why there are none."""
-
-    name: str
-    captions: tuple[Caption, ...] = ()
-    error: str | None = None
-
-
-def create_decode(model: Captioner, config: SearchConfig) -> Decode:
-    """The jitted `(variables, images uint8 [B, S, S, 3]) -> SearchResult`, by beam search.
-
-    Features `[B, P, D]` may stand in for the images, as in a `Batch`.
-    """
-
-    def decode(variables: dict[str, Any], images: Any) -> SearchResult:
-        features = model.apply(variables, images, method="encode")
-        carry, context = model.apply(variables, features, method="start")
-        return beam_search(
-            lambda carry, tokens: model.apply(variables, carry, tokens, context, method="step"),
-            carry,
-            beam_size=config.beam_size,
-            max_length=config.max_length + 1,  # room for <eos>
-            length_penalty=config.length_penalty,
-        )
-
-    return jax.jit(decode)
-
-
-def caption_batches(
-    decode: Decode,
-    variables: dict[str, Any],
-    batches: Iterable[Batch],
-    vocabulary: Vocabulary,
-    *,
-    attention: bool = False,
-) -> Iterator[tuple[int, tuple[Caption, ...]]]:
-    """`(record number, captions best first)` for every valid image of the batches, in order.
+def load(*runs: RunPath | Sequence[RunPath], best: bool = True) -> Run:
+    """Opens runs for captioning; nothing but their directories is needed.
 
     Args:
-      attention: fetch where the model looked, for the best caption of each image.
-    """
-    for batch in batches:
-        result = decode(variables, batch.images)
-        # Attention can outweigh all else: what is not asked for stays on the device.
-        weights = result.weights[:, 0] if attention and result.weights.shape[-1] else None
-        tokens, log_probs, word_log_probs, weights = jax.device_get(
-            (result.tokens, result.log_probs, result.word_log_probs, weights)
-        )
-        for row in np.flatnonzero(batch.valid):
-            captions = [
-                _caption(ids, log_prob, of_words, vocabulary)
-                for ids, log_prob, of_words in zip(
-                    tokens[row], log_probs[row], word_log_probs[row], strict=True
-                )
-            ]
-            if weights is not None:
-                words = np.count_nonzero(tokens[row, 0] > EOS)
-                scaled = scale_attention(weights[row, :words])
-                captions[0] = replace(captions[0], attention=scaled)
-            yield int(batch.numbers[row]), tuple(captions)
-
-
-def _caption(
-    ids: np.ndarray, log_prob: Any, word_log_probs: np.ndarray, vocabulary: Vocabulary
-) -> Caption:
-    length = np.count_nonzero(ids != PAD)
-    return Caption(
-        vocabulary.decode(ids.tolist()),
-        float(log_prob),
-        tuple(word_log_probs[:length].tolist()),
-    )
-
-
-def load(run: str | os.PathLike[str], *, best: bool = True) -> Run:
-    """Opens a run directory for captioning; nothing else is needed.
-
-    Args:
-      run: `runs/NAME`, as training left it.
+      runs: `runs/NAME`, as training left it, or a published model. Several, as arguments or as a
+        list, caption together: an ensemble, whose members may have any encoders and image sizes
+        but must have one vocabulary. The search is configured as in the first.
       best: the checkpoint with the best score, or the latest.
 
     Raises:
-      InputError: the directory is no run, or holds no checkpoint yet.
+      InputError: a directory is no run, or holds no checkpoint yet; the vocabularies differ.
     """
-    directory = Path(run)
-    if not directory.is_dir():
+    paths = [
+        Path(path)
+        for run in runs
+        for path in ([run] if isinstance(run, str | os.PathLike) else run)
+    ]
+    if not paths:
+        raise InputError("Which run? Give its directory, or several for an ensemble.")
+    first, *others = [_load_one(path, best=best) for path in paths]
+    same_vocabulary({str(run.directory): run.vocabulary for run in (first, *others)})
+    return replace(first, others=tuple(others))
+
+
+def _load_one(directory: Path, *, best: bool) -> Run:
+    if is_published(directory):
+        found = read(directory)
+        model = create_captioner(found.config, len(found.vocabulary))
+        return Run(directory, found.config, found.vocabulary, model, found.variables, found.step)
+    if not directory.exists():
         raise InputError(f"{directory}: there is no such run directory. Train one with train.py.")
     missing = [
         name
@@ -152,21 +97,22 @@ def load(run: str | os.PathLike[str], *, best: bool = True) -> Run:
     with Checkpoints(
         directory / "checkpoints", metric=config.evaluation.metric, reading_only=True
     ) as checkpoints:
-        step = checkpoints.best_step if best else checkpoints.latest_step
-        if step is None:
-            raise InputError(f"{directory}: no checkpoint yet; training saves one every epoch.")
-        variables = checkpoints.restore_variables(step, like)
+        restored = checkpoints.restore_sound_variables(like, best=best)
+    if restored is None:
+        raise InputError(f"{directory}: no checkpoint yet; training saves one every epoch.")
+    step, variables = restored
     return Run(directory, config, vocabulary, model, variables, step)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A trained captioner with all that it needs.
+    """A trained captioner with all that it needs, or an ensemble of them.
 
     Attributes:
       directory: where it was loaded from.
       variables: `{"params": …, "batch_stats": …}`.
       step: the optimizer step that they were saved at.
+      others: the other members of an ensemble; what is above is the first one's.
     """
 
     directory: Path
@@ -175,67 +121,97 @@ class Run:
     model: Captioner
     variables: dict[str, Any]
     step: int
+    others: tuple[Run, ...] = ()
+
+    @property
+    def members(self) -> tuple[Run, ...]:
+        """The runs that caption together: this one, if it is no ensemble."""
+        return (self, *self.others)
 
     def with_search(self, **options: Any) -> Run:
-        """The same run, decoded otherwise: any field of `SearchConfig`."""
+        """The same run, decoded otherwise: any field of `SearchConfig`.
+
+        Raises:
+          InputError: a search that cannot be.
+        """
         search = replace(self.config.search, **options)
-        choices = len(self.vocabulary) - 3  # <pad>, <bos> and <unk> are never chosen
-        if search.beam_size < 1 or search.beam_size > choices:
-            raise InputError(
-                f"beam size {search.beam_size}: give 1 (greedy) to {choices} "
-                "(the vocabulary); 3 to 5 is usual."
-            )
+        check_search(search, self.vocabulary)
         return replace(self, config=replace(self.config, search=search))
 
     @cached_property
     def decode(self) -> Decode:
-        """Jitted beam search over batches of images."""
-        return create_decode(self.model, self.config.search)
+        """The jitted search over batches of images.
 
-    def caption(self, images: Iterable[ImageLike], *, batch_size: int = 8) -> Iterator[Captioned]:
+        `(variables, images uint8 [B, S, S, 3])`, in an ensemble a sequence of each, one for every
+        member.
+        """
+        models = [member.model for member in self.members]
+        return create_decode(
+            models if self.others else self.model, self.config.search, self.vocabulary
+        )
+
+    def caption(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        batch_size: int = 8,
+        threads: int | None = None,
+        attention: bool = True,
+    ) -> Iterator[Captioned]:
         """Captions images in batches of one fixed shape, yielding results in order.
+
+        Images are read and decoded in threads while the device computes; memory does not grow with
+        their number. `images` may be endless: it is taken from in a thread of its own, at most
+        three batches ahead.
 
         Args:
           images: paths, the bytes of image files, Pillow images, or arrays uint8 [H, W, 3].
           batch_size: images encoded at once.
+          threads: how many decode images; as many as there are processors, if None.
+          attention: tell where the model looked as it chose each word of the best caption.
 
-        Yields:
+        Returns:
           One `Captioned` per image. One that cannot be decoded has an `error` and no
           captions, and does not stop the others.
+
+        Raises:
+          InputError: `batch_size` or `threads` below 1, or a single image instead of several.
         """
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}; it must be at least 1.")
-        pending: list[tuple[str, UInt8[np.ndarray, "S S 3"] | str]] = []
-        for number, image in enumerate(images):
-            pending.append(self._read(image, number))
-            if len(pending) == batch_size:
-                yield from self._caption_pending(pending, batch_size)
-                pending = []
-        yield from self._caption_pending(pending, batch_size)
-
-    def _read(self, image: ImageLike, number: int) -> tuple[str, Any]:
-        size = self.config.data.image_size
-        source = Path(image) if isinstance(image, str) else image
-        name = str(source) if isinstance(source, Path) else f"image {number}"
-        try:
-            return name, image_files.resize(image_files.decode(source, name=name), size)
-        except InputError as error:
-            return name, str(error)
-
-    def _caption_pending(
-        self, pending: list[tuple[str, Any]], batch_size: int
-    ) -> Iterator[Captioned]:
-        good = [number for number, (_, image) in enumerate(pending) if not isinstance(image, str)]
-        captions: dict[int, tuple[Caption, ...]] = {}
-        if good:
-            rows = good + good[-1:] * (batch_size - len(good))
-            batch = Batch(
-                images=np.stack([pending[number][1] for number in rows]),
-                tokens=np.zeros((batch_size, 1, 1), np.int32),
-                valid=np.arange(batch_size) < len(good),
-                numbers=np.array(rows, np.int32),
+        for name, value in (("batch_size", batch_size), ("threads", threads)):
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}; it must be at least 1.")
+        if isinstance(images, str | bytes | Path | Image.Image):
+            raise InputError(
+                f"caption takes a list or an iterator of images, not a single "
+                f"{type(images).__name__}: give [image]."
             )
-            captions = dict(caption_batches(self.decode, self.variables, [batch], self.vocabulary))
-        for number, (name, image) in enumerate(pending):
-            error = image if isinstance(image, str) else None
-            yield Captioned(name, captions.get(number, ()), error)
+        variables = [member.variables for member in self.members]
+        return caption_images(
+            images,
+            self._read,
+            lambda pixels: (
+                self.decode(variables, pixels)
+                if self.others
+                else self.decode(self.variables, pixels[0])
+            ),
+            self.vocabulary,
+            batch_size=batch_size,
+            threads=threads or os.cpu_count() or 1,
+            attention=attention,
+        )
+
+    def _read(self, image: Any, number: int) -> ReadImage:
+        source: Any = Path(image) if isinstance(image, str | os.PathLike) else image
+        name = str(source) if isinstance(source, Path) else f"image {number}"
+        if not isinstance(source, _Decodable):
+            error = f"{name}: a {type(image).__name__} is no image; give a path, bytes or pixels"
+            return ReadImage(name, error=error)
+        sizes = [member.config.data.image_size for member in self.members]
+        try:
+            # Files of photographs may be decoded at a fraction of their size, ten times faster;
+            # at twice what a model sees, that moves its pixels by a quarter of a step of 255.
+            array = image_files.decode(source, name=name, size=2 * max(sizes))
+        except InputError as error:
+            return ReadImage(name, error=str(error))
+        of_size = {size: image_files.resize(array, size) for size in sizes}
+        return ReadImage(name, tuple(of_size[size] for size in sizes))

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from jaxcap import published
+from jaxcap.captioner import init_variables
+from jaxcap.data.images import decode, resize
 from jaxcap.data.prepare import Records, load_source
 from jaxcap.errors import InputError
-from jaxcap.inference import Captioned, Run, load
+from jaxcap.inference import Captioned, Run, Word, load
+from jaxcap.vocabulary import BOS
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +165,74 @@ def test_captioning_is_lazy_and_of_nothing_gives_nothing(run, scenes):
     results = run.caption(endless(), batch_size=4)
     assert [next(results).error for _ in range(6)] == [None] * 6
     with pytest.raises(InputError, match="batch_size is 0"):
-        next(run.caption([], batch_size=0))
+        run.caption([], batch_size=0)
+    with pytest.raises(InputError, match=r"not a single str: give \[image\]"):
+        run.caption("photo.jpg")
+
+
+@pytest.mark.parametrize("bad", [False, True])
+def test_reading_is_three_batches_ahead_at_most(run, scenes, bad):
+    taken = 0
+
+    def counted():
+        nonlocal taken
+        for _ in range(1000):
+            taken += 1
+            yield b"no image" if bad else scenes[0]["image"]
+
+    results = run.caption(counted(), batch_size=2)
+    for number in range(1, 60):
+        next(results)
+        time.sleep(0.002)  # for the thread to take what it may
+        # Of bad images a batch may have four for each place in it.
+        assert taken <= number + (2 + 1) * (8 if bad else 2) + 3 * 2
+    results.close()
+    time.sleep(0.05)
+    before = taken
+    time.sleep(0.05)
+    assert taken == before
+
+
+def test_an_error_of_the_iterator_comes_after_the_images_before_it(run, scenes):
+    def breaking():
+        yield from [scenes[0]["image"]] * 3
+        raise KeyError("no such record")
+
+    results = run.caption(breaking(), batch_size=2)
+    assert [next(results).error for _ in range(3)] == [None] * 3
+    with pytest.raises(KeyError, match="no such record"):
+        next(results)
+
+
+def test_what_is_computed_does_not_wait_for_a_slow_iterator(run, scenes):
+    list(run.caption([scenes[0]["image"]] * 2, batch_size=2))  # compiles
+    seen = threading.Event()
+
+    def slow():
+        yield from [scenes[0]["image"]] * 2
+        assert seen.wait(timeout=60)
+        yield scenes[1]["image"]
+
+    results = run.caption(slow(), batch_size=2)
+    assert [next(results).name for _ in range(2)] == ["image 0", "image 1"]
+    seen.set()
+    assert [each.name for each in results] == ["image 2"]
+
+
+def test_a_large_photograph_looks_the_same_decoded_at_a_fraction_of_its_size(run):
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8))
+    large = encoded(coarse.resize((1600, 1200), Image.Resampling.BICUBIC), "JPEG", quality=95)
+    (pixels,) = run._read(large, 0).pixels
+    difference = pixels.astype(int) - resize(decode(large, name="x"), 32)
+    assert np.abs(difference).mean() < 0.5
+    assert np.abs(difference).max() <= 4
+
+
+def test_bad_images_alone(run):
+    results = list(run.caption(iter([b"bad", 5, None, b""]), batch_size=1))
+    assert [each.captions for each in results] == [()] * 4
+    assert "a int is no image" in str(results[1].error)
 
 
 def test_another_search(run, scenes):
@@ -166,6 +242,94 @@ def test_another_search(run, scenes):
     for beam_size in (0, -1, len(run.vocabulary) + 1):
         with pytest.raises(InputError, match=f"beam size {beam_size}: give 1"):
             run.with_search(beam_size=beam_size)
+
+
+def test_words_multiply_to_the_caption_and_say_where_the_model_looked(run, scenes):
+    images = [Image.open(io.BytesIO(record["image"])) for record in scenes]
+    for image, each in zip(images, run.caption(images), strict=True):
+        best, second = each.captions
+        assert [word.text for word in best.words] == best.text.split()
+        product = np.prod([word.probability for word in best.words])
+        product *= np.exp(sum(best.word_log_probs[len(best.words) :]))  # and the end
+        assert product == pytest.approx(np.exp(best.log_prob), rel=1e-4)
+        assert best.confidence == pytest.approx(product ** (1 / len(best.word_log_probs)))
+        assert best.grid is not None
+        for word in best.words:
+            assert word.attention is not None
+            assert word.attention.shape == best.grid
+            assert word.attention.sum() == pytest.approx(1, abs=1e-5)
+            assert word.attention_map(*image.size).shape == (image.height, image.width)
+        assert second.grid is None
+    (without,) = run.caption(images[:1], attention=False)
+    assert without.captions[0].words[0].attention is None
+    with pytest.raises(ValueError, match="no attention is known of"):
+        without.captions[0].words[0].attention_map(8, 8)
+
+
+def test_an_attention_map_lies_over_the_image():
+    word = Word("dog", 0.5, np.array([[0.6, 0.0], [0.0, 0.0]], np.float32))
+    # The cells' centres are at 0 and 1, those of four pixels at -0.25, 0.25, 0.75 and 1.25.
+    of_four = np.array([1, 0.75, 0.25, 0])
+    np.testing.assert_allclose(word.attention_map(4, 4), np.outer(of_four, of_four), atol=1e-6)
+    np.testing.assert_allclose(word.attention_map(4, 2), np.outer([1, 0], of_four), atol=1e-6)
+
+
+def sibling(run: Run, image_size: int) -> Run:
+    """Another model with the same vocabulary, untrained, for images of another size."""
+    config = replace(run.config, data=replace(run.config.data, image_size=image_size))
+    variables = init_variables(run.model, jax.random.key(7), image_size=image_size)
+    return replace(run, config=config, variables=variables, directory=Path("sibling"))
+
+
+def test_an_ensemble_of_equals_is_each_of_them(run, tiny_run, scenes):
+    images = [record["image"] for record in scenes][:4]
+    alone = list(run.caption(images, batch_size=4))
+    for together in (load(tiny_run, tiny_run), load([tiny_run, str(tiny_run)])):
+        assert len(together.members) == 2
+        found = list(together.caption(images, batch_size=4))
+        assert texts(found) == texts(alone)
+        np.testing.assert_allclose(log_probs(found), log_probs(alone), atol=1e-4)
+
+
+def test_an_ensemble_shows_each_member_images_of_its_own_size(run, scenes):
+    other = sibling(run, 48)
+    together = replace(run, others=(other,)).with_search(beam_size=1)
+    images = [record["image"] for record in scenes][:3]
+    found = list(together.caption(images, batch_size=4))
+    arrays = [decode(image, name="x") for image in images]
+    pixels = [np.stack([resize(array, size) for array in arrays]) for size in (32, 48)]
+    # The first word by hand: the mean of both models' probabilities, without <pad>, <bos>, <unk>.
+    tokens = np.full((3, 1, 2), BOS, np.int32)
+    mean = np.mean(
+        [
+            jax.nn.softmax(jax.jit(r.model.apply)(r.variables, p, tokens).logits[:, 0, 0])
+            for r, p in zip(together.members, pixels, strict=True)
+        ],
+        axis=0,
+    )
+    mean[:, [0, 1, 3]] = 0
+    for row, each in enumerate(found):
+        first = each.captions[0].word_log_probs[0]
+        assert first == pytest.approx(np.log(mean[row].max()), abs=1e-4)
+        assert each.captions[0].words[0].text == run.vocabulary.words[mean[row].argmax()]
+
+
+def test_an_ensemble_has_one_vocabulary(tiny_run, tmp_path):
+    copy = shutil.copytree(tiny_run, tmp_path / "other")
+    vocabulary = json.loads((copy / "vocabulary.json").read_text())
+    vocabulary["words"][-1] = "zebra"
+    (copy / "vocabulary.json").write_text(json.dumps(vocabulary))
+    with pytest.raises(InputError, match=r"different vocabularies.*zebra"):
+        load(tiny_run, copy)
+    with pytest.raises(InputError, match="Which run"):
+        load([])
+
+
+def test_a_published_model_captions_as_its_run(run, scenes, tmp_path):
+    images = [record["image"] for record in scenes][:4]
+    published.write(run, tmp_path / "model.safetensors")
+    found = list(load(tmp_path / "model.safetensors").caption(images, batch_size=4))
+    assert found == list(run.caption(images, batch_size=4))
 
 
 @pytest.mark.parametrize(
