@@ -11,8 +11,10 @@ Images are `[B, H, W, C]`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any, Literal, TypeAlias
 
 import flax.linen as nn
@@ -37,10 +39,23 @@ _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 _kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
+_platform: ContextVar[str | None] = ContextVar("_platform", default=None)
+
+
 def on_cpu() -> bool:
     """True if computations go to the CPU, decided while JAX traces."""
     # Simpler than `lax.platform_dependent`, which traces and differentiates both forms.
-    return jax.default_backend() == "cpu"
+    return (_platform.get() or jax.default_backend()) == "cpu"
+
+
+@contextlib.contextmanager
+def written_for(platform: str) -> Iterator[None]:
+    """Within it JAX traces for this platform, not for that of this machine: `"cpu"` or other."""
+    before = _platform.set(platform)
+    try:
+        yield
+    finally:
+        _platform.reset(before)
 
 
 def conv(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -21,11 +23,31 @@ def read_safetensors_file(path: str | Path) -> dict[str, np.ndarray]:
         InputError: the file is missing, cut short, damaged, or has numbers of a type that
             numpy does not know.
     """
-    path = Path(path)
+    with _opened(Path(path)) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def read_about(path: str | Path) -> dict[str, Any] | None:
+    """What `write_safetensors_file` was told of a file; None if it did not write this one.
+
+    Raises:
+        InputError: the file is missing, cut short or damaged.
+    """
+    with _opened(Path(path)) as file:
+        text = (file.metadata() or {}).get("jaxcap")
+    try:
+        about = None if text is None else json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{path}: damaged: what its header says of it is no JSON.") from error
+    return about if isinstance(about, dict) else None
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         # The header is checked by the library: every byte belongs to exactly one tensor.
         with safetensors.safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            yield file
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     except Exception as error:
@@ -33,14 +55,14 @@ def read_safetensors_file(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def write_safetensors_file(
-    path: Path, tensors: Mapping[str, np.ndarray], about: Mapping[str, str]
+    path: Path, tensors: Mapping[str, np.ndarray], about: Mapping[str, Any]
 ) -> None:
     """Writes a file whole or not at all, see `jaxcap.files.replacing`.
 
     The same tensors and the same `about` give the same bytes.
 
     Args:
-        about: what the file is; kept in its header under the name `jaxcap`.
+        about: what the file is, in JSON types; kept in its header under the name `jaxcap`.
 
     Raises:
         OSError: no room or no permission.

@@ -1,0 +1,81 @@
+"""`jaxcap export`: two forms, and what it refuses before it begins."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from jaxcap import published
+from jaxcap.commands.export import ExportArguments, run
+from jaxcap.errors import InputError
+
+
+def _run(*arguments: Path | str, **options: object) -> int:
+    console = Console(file=io.StringIO(), markup=False)
+    return run(ExportArguments(*map(Path, arguments), **options), console)
+
+
+def test_a_published_file_and_a_program_made_of_it(tiny_run, tmp_path, capsys) -> None:
+    model, program = tmp_path / "model.safetensors", tmp_path / "model.stablehlo"
+    assert _run(tiny_run, model, dtype="bfloat16", beam_size=4, length_penalty=0.5) == 0
+    found = published.read(model).config.search
+    assert (found.beam_size, found.length_penalty, found.max_length) == (4, 0.5, 12)
+    assert _run(model, program, platforms=("cpu",), max_length=6) == 0
+    about = json.loads((tmp_path / "model.json").read_text())
+    assert (about["search"]["beam_size"], about["search"]["max_length"]) == (4, 6)
+    assert about["platforms"] == ["cpu"]
+    assert about["origin"]["run"] == "model.safetensors"
+    lines = [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()]
+    assert lines == [str(model), str(program), str(tmp_path / "model.json")]
+
+
+def test_what_exists_is_left_alone(tiny_run, tmp_path) -> None:
+    model = tmp_path / "model.safetensors"
+    model.write_text("old")
+    with pytest.raises(InputError, match=r"model\.safetensors: there is such a file; --force"):
+        _run(tiny_run, model)
+    assert model.read_text() == "old"
+    assert _run(tiny_run, model, force=True) == 0
+    assert published.read(model).step > 0
+    (tmp_path / "model.json").write_text("{}")
+    with pytest.raises(InputError, match=r"model\.json: there is such a file; --force"):
+        _run(tiny_run, tmp_path / "model.stablehlo")
+    assert not (tmp_path / "model.stablehlo").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "options", "message"),
+    [
+        ("model.bin", {}, r"model\.bin: which form\?"),
+        ("no/model.stablehlo", {}, "a folder is there, or none to write into"),
+        (".", {"format": "safetensors"}, "a folder is there, or none to write into"),
+        ("model.json", {"format": "stablehlo"}, "call the program otherwise"),
+        ("model.safetensors", {"attention": True}, "--attention: only for"),
+        ("model.stablehlo", {"platforms": ()}, "--platforms: name one"),
+        ("model.safetensors", {"beam_size": 0}, "beam size 0"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(tiny_run, tmp_path, file, options, message) -> None:
+    with pytest.raises(InputError, match=message):
+        _run(tiny_run, tmp_path / file, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_run(tmp_path) -> None:
+    with pytest.raises(InputError, match="nothing: there is no such"):
+        _run(tmp_path / "nothing", tmp_path / "model.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_line_knows_it(tmp_path) -> None:
+    command = [sys.executable, "-c", "from jaxcap.cli import main; main()", "export"]
+    arguments = [str(tmp_path / "run"), str(tmp_path / "x.safetensors")]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "there is no such" in done.stderr
