@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -41,6 +41,9 @@ class ScoreArguments:
     """Captions that people wrote, one or more per image."""
     against: Path | None = None
     """Other predictions for the same images: which are better, by paired bootstrap?"""
+    units: Literal["words", "characters"] = "words"
+    """What is counted: the words of papers on English, or characters, for scripts without spaces
+    between words. The signature tells which."""
     split: str | None = None
     """Of references that name splits, as Karpathy's do: test, val, train+restval, …"""
     image_list: Path | None = None
@@ -98,21 +101,26 @@ class _Scored:
 
 def run(arguments: ScoreArguments, console: Console) -> int:
     """Prints scores to standard output, and warnings to the console."""
-    from jaxcap.metrics import tokenize
+    from jaxcap.metrics import splitter
     from jaxcap.scoring.per_image import write_per_image
     from jaxcap.scoring.show import Result
     from jaxcap.scoring.signature import signature
 
     _check(arguments)
     ours, theirs, warnings = _read(arguments)
-    targets = [[tokenize(text) for text in each] for each in ours.references]
-    scored = _score(ours, targets, java=arguments.java)
-    other = None if theirs is None else _score(theirs, targets, java=arguments.java)
+    split = splitter(arguments.units)
+    targets = [[split(text) for text in each] for each in ours.references]
+    scored = _score(ours, targets, arguments)
+    other = None if theirs is None else _score(theirs, targets, arguments)
     result = Result(
         predictions=str(arguments.predictions),
         references=str(arguments.references),
         signature=signature(
-            targets, metrics=list(scored.corpus), of=ours.of, split=arguments.split
+            targets,
+            metrics=list(scored.corpus),
+            of=ours.of,
+            split=arguments.split,
+            units=arguments.units,
         ),
         matched=ours.rule,
         scores=scored.corpus,
@@ -128,7 +136,7 @@ def run(arguments: ScoreArguments, console: Console) -> int:
     _add_bootstrap(result, arguments, scored, other)
     _add_diversity(result, arguments, scored, other, targets)
     if arguments.baselines:
-        _add_baselines(result, scored.words, targets)
+        _add_baselines(result, arguments, scored.words, targets)
 
     for warning in result.warnings:
         console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
@@ -145,6 +153,11 @@ def _check(arguments: ScoreArguments) -> None:
     """Refuses what would fail after the work is done, or do nothing."""
     from jaxcap.scoring.per_image import check_writable
 
+    if arguments.java and arguments.units != "words":
+        raise InputError(
+            f"--java: METEOR and SPICE are of English words; leave it out of --units "
+            f"{arguments.units}."
+        )
     if arguments.per_image is not None:
         check_writable(arguments.per_image, "--per-image")
     if arguments.images is not None:
@@ -185,17 +198,20 @@ def _read(arguments: ScoreArguments) -> tuple[Pairing, Pairing | None, list[str]
     return ours, theirs, warnings
 
 
-def _score(pairing: Pairing, targets: Sequence[Sequence[Sequence[str]]], *, java: bool) -> _Scored:
+def _score(
+    pairing: Pairing, targets: Sequence[Sequence[Sequence[str]]], arguments: ScoreArguments
+) -> _Scored:
     import numpy as np
 
-    from jaxcap.metrics import Measured, java_scores, tokenize
+    from jaxcap.metrics import Measured, java_scores, splitter
     from jaxcap.scoring.statistics import collect
 
-    words = [tokenize(text) for text in pairing.captions]
+    words = list(map(splitter(arguments.units), pairing.captions))
     statistics = collect(words, targets)
     corpus, alone = statistics.corpus(), statistics.per_image()
-    unavailable = dict.fromkeys(("METEOR", "SPICE"), "with --java")
-    if java:
+    reason = "with --java" if arguments.units == "words" else "of English words only"
+    unavailable = dict.fromkeys(("METEOR", "SPICE"), reason)
+    if arguments.java:
         captions = dict(enumerate(pairing.captions))
         found = java_scores(captions, dict(enumerate(pairing.references)))
         unavailable = {}
@@ -243,6 +259,7 @@ def _add_diversity(
             split=arguments.train_split,
             image_list=arguments.train_list,
             references=arguments.references,
+            units=arguments.units,
         )
     result.diversity[THESE] = diversity.measure(scored.words, training)
     if other is not None:
@@ -251,8 +268,12 @@ def _add_diversity(
 
 
 def _add_baselines(
-    result: Result, words: Sequence[Sequence[str]], targets: Sequence[Sequence[Sequence[str]]]
+    result: Result,
+    arguments: ScoreArguments,
+    words: Sequence[Sequence[str]],
+    targets: Sequence[Sequence[Sequence[str]]],
 ) -> None:
+    from jaxcap.metrics import joined
     from jaxcap.scoring.baselines import best_constant, people
 
     if max(len(each) for each in targets) > 1:
@@ -271,7 +292,7 @@ def _add_baselines(
     for metric in ("CIDEr-D", "BLEU-4"):
         best = best_constant(targets, metric)
         result.baselines[f"best constant for {metric}"] = best.scores
-        result.constants[metric] = " ".join(best.caption)
+        result.constants[metric] = joined(best.caption, arguments.units)
 
 
 def _print(result: Result, *, as_json: bool) -> None:

@@ -18,6 +18,7 @@ from jaxcap.metrics.java import Measured, Unavailable, java_scores
 from jaxcap.metrics.ngrams import MAX_ORDER, match_words
 from jaxcap.metrics.rouge import RougeResult, rouge_l
 from jaxcap.metrics.tokenize import tokenize
+from jaxcap.metrics.units import ScoringUnits, joined, splitter
 
 __all__ = [
     "BleuCounts",
@@ -26,12 +27,15 @@ __all__ = [
     "Measured",
     "RougeResult",
     "Scores",
+    "ScoringUnits",
     "Unavailable",
     "bleu",
     "cider_d",
     "evaluate_captions",
     "java_scores",
+    "joined",
     "rouge_l",
+    "splitter",
     "tokenize",
 ]
 
@@ -82,7 +86,10 @@ def _check(candidates: Mapping[Any, str], references: Mapping[Any, Sequence[str]
 
 
 def evaluate_captions(
-    candidates: Mapping[Any, str], references: Mapping[Any, Sequence[str]]
+    candidates: Mapping[Any, str],
+    references: Mapping[Any, Sequence[str]],
+    *,
+    units: ScoringUnits = "words",
 ) -> Scores:
     """Tokenises and scores one generated caption per image.
 
@@ -90,6 +97,7 @@ def evaluate_captions(
       candidates: image id -> the generated caption, as plain text (no start or end tokens). An
         empty caption scores 0.
       references: image id -> the captions people wrote, as plain text, one or more.
+      units: what is counted. Only scores by words compare with those of papers on English.
 
     Returns:
       Corpus and per-image scores, ×100.
@@ -99,8 +107,9 @@ def evaluate_captions(
     """
     _check(candidates, references)
     ids = list(candidates)
-    hypotheses = [tokenize(candidates[each]) for each in ids]
-    targets = [[tokenize(caption) for caption in references[each]] for each in ids]
+    split = splitter(units)
+    hypotheses = [split(candidates[each]) for each in ids]
+    targets = [[split(caption) for caption in references[each]] for each in ids]
 
     matches = match_words(hypotheses, targets)
     bleu_scores = bleu_of(matches)

@@ -61,7 +61,7 @@ def _points(lines: Sequence[Mapping[str, Any]], name: str) -> Points:
     return [(sum(x for x, _ in c) / len(c), sum(y for _, y in c) / len(c)) for c in chunks]
 
 
-def _ticks(low: float, high: float, count: int = 4) -> list[float]:
+def round_ticks(low: float, high: float, count: int = 4) -> list[float]:
     """Round numbers (1, 2 or 5 times a power of ten) that cover low … high."""
     if high <= low:
         low, high = low - abs(low or 1) / 2, low + abs(low or 1) / 2
@@ -72,12 +72,12 @@ def _ticks(low: float, high: float, count: int = 4) -> list[float]:
     return [index * step for index in range(first, last + 1)]
 
 
-def _tick_label(value: float, ticks: Sequence[float]) -> str:
+def tick_label(value: float, ticks: Sequence[float]) -> str:
     step = ticks[1] - ticks[0]
     return number(value, max(0, -math.floor(math.log10(step) + 1e-9)))
 
 
-def _stroke(index: int) -> str:
+def stroke_class(index: int) -> str:
     """Neighbours differ in colour and in dash; the first COLOURS·DASHES pairs are all different."""
     return f"c{index % COLOURS} d{(index + index // COLOURS) % DASHES}"
 
@@ -87,8 +87,8 @@ def _chart(metric: str, series: Mapping[str, Points]) -> str:
     digits = 2 if metric == "loss" else 1
     xs = [x for points in series.values() for x, _ in points]
     ys = [y for points in series.values() for _, y in points]
-    x_ticks = _ticks(min(0.0, *xs), max(xs), 3)
-    y_ticks = _ticks(min(ys), max(ys), 3)
+    x_ticks = round_ticks(min(0.0, *xs), max(xs), 3)
+    y_ticks = round_ticks(min(ys), max(ys), 3)
     # Steps end where training ended, so that the lines fill the chart.
     x_low, x_high = x_ticks[0], max(*xs, x_ticks[0] + 1e-9)
     y_low, y_high = y_ticks[0], y_ticks[-1]
@@ -101,19 +101,19 @@ def _chart(metric: str, series: Mapping[str, Points]) -> str:
 
     parts = []
     for tick in y_ticks:
-        y, label = py(tick), _tick_label(tick, y_ticks)
+        y, label = py(tick), tick_label(tick, y_ticks)
         parts.append(
             f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
             f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{label}</text>'
         )
     for tick in (t for t in x_ticks if t <= x_high):
-        x, label = px(tick), _tick_label(tick, x_ticks)
+        x, label = px(tick), tick_label(tick, x_ticks)
         # A label at the right edge ends there.
         anchor = "end" if x > WIDTH - RIGHT - 12 else "middle"
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 8}" text-anchor="{anchor}">{label}</text>')
     legend, described = [], []
     for index, (split, points) in enumerate(series.items()):
-        stroke = _stroke(index)
+        stroke = stroke_class(index)
         path = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in points)
         parts.append(f'<polyline class="{stroke}" points="{path}"/>')
         if len(points) <= MAX_DOTS:

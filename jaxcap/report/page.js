@@ -158,7 +158,7 @@
 
   function strip(row, text, frame) {
     const bytes = row.attention ? atob(row.attention) : "";
-    const words = text.split(" ");
+    const words = row.units ?? text.split(" ");
     const size = bytes.length / words.length;
     const image = frame.querySelector("img");
     const seen = size > 0 && image;

@@ -20,7 +20,7 @@ class ReportCaption:
     """One caption of an image.
 
     Attributes:
-      text: its words, separated by single spaces.
+      text: its words, separated by single spaces; `words` tells them where it is otherwise.
       log_prob: natural log-probability of the whole caption, where it is known.
       word_log_probs: log p of each word given those before it. What goes beyond the words of
         `text` (the end of the sentence) is not shown; fewer than the words are not shown at all.
@@ -28,12 +28,15 @@ class ReportCaption:
         number (the grid covers the whole image) and T at least the number of words. uint8 holds
         weights already scaled (`scale_attention`); floats are scaled here. None, or a P that is
         no square, as P = 0 of a decoder without attention: no overlays.
+      words: the words one by one, or the characters or pieces that the caption was made of; what
+        SentencePiece writes for a space is shown as one. None: those that spaces separate.
     """
 
     text: str
     log_prob: float | None = None
     word_log_probs: Sequence[float] = ()
     attention: np.ndarray | None = None
+    words: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ def packed_row(row: ReportRow, picture: Embedded | Linked | Unreadable | None) -
     """The row as the page's script reads it; absent keys stand for nothing to show.
 
     Keys: `id`; `captions`, pairs of text and log p; `words`, p of each word of the best caption;
+    `units`, these words themselves where they are not what spaces separate;
     `attention`, base64 of its T×P bytes; `references`; `scores`; `verdict`; and of the picture
     `size` (embedded: width and height; its bytes lie elsewhere), `link` or `note`.
     """
@@ -99,8 +103,12 @@ def packed_row(row: ReportRow, picture: Embedded | Linked | Unreadable | None) -
 
 def _packed_words(caption: ReportCaption) -> dict[str, Any]:
     text = caption.text.strip()
-    count = len(text.split(" ")) if text else 0  # a no-break space is part of its word
+    words = text.split(" ") if text else []  # a no-break space is part of its word
     packed: dict[str, Any] = {}
+    if caption.words is not None and list(caption.words) != words:
+        words = [word.replace("\u2581", " ").strip() or "\u2423" for word in caption.words]
+        packed["units"] = words
+    count = len(words)
     if count and len(caption.word_log_probs) >= count:
         packed["words"] = [
             _rounded(math.exp(min(0.0, p)), 4) for p in caption.word_log_probs[:count]

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from jaxcap.scoring.names import CAPTION_NAMES, ID_NAMES, Names, id_text
 from jaxcap.scoring.reading import (
     Problems,
     Repeated,
@@ -25,17 +26,6 @@ from jaxcap.scoring.reading import (
     shown,
     table_columns,
 )
-
-ID_NAMES = (
-    "image_id", "image", "file_name", "filename", "image_name", "image_path", "file_path",
-    "filepath", "path", "file", "img", "img_id", "imgid", "cocoid",
-)  # fmt: skip
-LAST_ID_NAMES = ("id", "name")
-"""Used where there is no other: beside an `image_id`, COCO's `id` is the caption's."""
-CAPTION_NAMES = (
-    "caption", "captions", "prediction", "generated_caption", "hypothesis", "reference",
-    "references", "sentence", "sentences", "comment", "text", "description",
-)  # fmt: skip
 
 COCO = "COCO annotations"
 KARPATHY = "Karpathy's dataset file"
@@ -63,12 +53,18 @@ class ImageCaptions:
       captions: one or more. Of a model's n best only the first, which is its answer.
       split: of those files that name splits.
       n_best: a model's n best captions with their log probabilities, where the file has them.
+      place: where in the file the image first occurs, such as "line 3".
+      places: where each caption stands.
+      folder: of the image's file, where Karpathy's files name it.
     """
 
     ids: dict[str, str]
     captions: list[str]
     split: str | None = None
     n_best: list[tuple[str, float]] = field(default_factory=list)
+    place: str = ""
+    places: list[str] = field(default_factory=list)
+    folder: str = ""
 
 
 @dataclass
@@ -79,15 +75,20 @@ class CaptionFile:
       path: the file.
       format: one of the names above, to be shown.
       images: in the order in which they first occur.
-      bare: how many images there are that have no caption; they are not in `images`.
+      bare_images: those that have no caption; they are not in `images`.
       tokenised: the file holds words, not sentences; they were joined by spaces.
     """
 
     path: Path
     format: str
     images: list[ImageCaptions]
-    bare: int = 0
+    bare_images: list[ImageCaptions] = field(default_factory=list)
     tokenised: bool = False
+
+    @property
+    def bare(self) -> int:
+        """How many images have no caption."""
+        return len(self.bare_images)
 
 
 @dataclass
@@ -103,13 +104,22 @@ class _Collector:
         n_best = _n_best(value)
         texts = [n_best[0][0]] if n_best else _texts(value, f"{place} (image {key})", self.problems)
         if texts:
-            image = self.images.setdefault(key, ImageCaptions(ids, []))
+            image = self.images.setdefault(key, ImageCaptions(ids, [], place=place))
             image.captions += texts
+            image.places += [place] * len(texts)
             image.n_best = image.n_best or n_best
-            image.split = split if isinstance(split, str) else image.split
+            if (text := id_text(split)) is not None:
+                if image.split not in (None, text):
+                    self.problems.add(
+                        place,
+                        f"image {key} is in the split {text} here and in {image.split} before",
+                    )
+                image.split = text
 
 
-def read_captions(path: Path) -> CaptionFile:
+def read_captions(
+    path: Path, names: Names | None = None, problems: Problems | None = None
+) -> CaptionFile:
     """Reads a file of captions.
 
     Formats: COCO results `[{"image_id": …, "caption": …}, …]`; COCO annotations (`images` and
@@ -118,41 +128,47 @@ def read_captions(path: Path) -> CaptionFile:
     `jaxcap caption --json`; CSV, TSV and the like, columns named in the first line; Flickr token
     files.
 
+    Args:
+      names: columns or keys, where they are not found by their usual names.
+      problems: collects what is wrong with single entries, instead of an error in the end.
+
     Raises:
       InputError: the file cannot be read, is of none of these formats, is malformed, holds no
         caption, or holds captions that are no text; lists what is wrong, with lines or entries.
     """
-    text = read_text(path)
-    problems = Problems(path)
+    text, names, collected = read_text(path), names or Names(), problems
+    problems = Problems(path) if collected is None else collected
     if text.lstrip()[0] not in "{[":
-        found = _read_lines(path, text, problems)
+        found = _read_lines(path, text, problems, names)
     elif is_json_lines(text):
-        found = _entries(path, LINES, read_json_lines(text, problems), problems)
+        found = _entries(path, LINES, read_json_lines(text, problems), problems, names)
     else:
-        found = _read_document(path, read_json(path, text), problems)
+        found = _read_document(path, read_json(path, text), problems, names)
+    if collected is not None and collected.found:
+        return found
     problems.raise_if_any()
     if not found.images:
         fail(path, f"{found.format} without a caption", "one image or more")
     return found
 
 
-def _read_document(path: Path, document: Any, problems: Problems) -> CaptionFile:
+def _read_document(path: Path, document: Any, problems: Problems, names: Names) -> CaptionFile:
     if isinstance(document, list):
         entries = _objects(document, "entry", problems)
-        return _entries(path, RESULTS, entries, problems)
+        return _entries(path, RESULTS, entries, problems, names)
     if not isinstance(document, dict):
         fail(path, f"JSON that is only {shown(document)}", _EXPECTED)
     if isinstance(document.get("annotations"), list):
-        return _read_coco(path, document, problems)
+        return _read_coco(path, document, problems, names)
     images = document.get("images")
     if isinstance(images, list) and any(isinstance(i, dict) and "sentences" in i for i in images):
-        return _read_karpathy(path, images, problems)
+        return _read_karpathy(path, images, problems, names)
     if isinstance(images, list):
         fail(
             path, "a list of images without captions (no 'annotations', no 'sentences')", _EXPECTED
         )
-    if _ids(document) and _caption_name(document):
-        return _entries(path, LINES, iter([("line 1", document)]), problems)
+    if names.ids(document) and names.captions_in(document):
+        return _entries(path, LINES, iter([("line 1", document)]), problems, names)
     return _read_mapping(path, document, problems)
 
 
@@ -165,27 +181,6 @@ def _objects(values: Any, what: str, problems: Problems) -> Iterator[tuple[str, 
             yield f"{what} {number}", value
         else:
             problems.add(f"{what} {number}", f"expected an object {{…}}, found {shown(value)}")
-
-
-def _id_text(value: object) -> str | None:
-    """An id as text: 42 and "42" are the same image. None for what can be no id."""
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        return None
-    if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else None
-    return str(value).strip() or None
-
-
-def _ids(record: Mapping[str, Any]) -> dict[str, str]:
-    for names in (ID_NAMES, LAST_ID_NAMES):
-        found = {n: text for n in names if (text := _id_text(record.get(n))) is not None}
-        if found:
-            return found
-    return {}
-
-
-def _caption_name(record: Mapping[str, Any]) -> str | None:
-    return next((name for name in CAPTION_NAMES if name in record), None)
 
 
 def _texts(value: object, place: str, problems: Problems) -> list[str]:
@@ -227,24 +222,36 @@ def _kind(value: object) -> str:
 
 
 def _entries(
-    path: Path, format: str, entries: Iterator[tuple[str, dict[str, Any]]], problems: Problems
+    path: Path,
+    format: str,
+    entries: Iterator[tuple[str, dict[str, Any]]],
+    problems: Problems,
+    names: Names,
 ) -> CaptionFile:
     """Entries of any kind that have an id and a caption, or captions, each."""
     collector = _Collector(problems)
     for place, entry in entries:
-        ids, name = _ids(entry), _caption_name(entry)
+        ids, under = names.ids(entry), names.captions_in(entry)
         if not ids:
-            expected = f"expected one of {', '.join(ID_NAMES[:4])}, …"
+            known = ID_NAMES[:4] if names.image is None else (names.image,)
+            expected = f"expected one of {', '.join(known)}, …"
             problems.add(place, f"no image id; {expected}; found {_names(entry)}")
-        elif "error" in entry and not (name and entry[name]):
+        elif "error" in entry and not any(entry[name] for name in under):
             # `jaxcap caption --json` writes this of a file that is no image.
             problems.add(place, f"{next(iter(ids.values()))} has no caption: {entry['error']}")
-        elif name is None:
-            expected = f"expected one of {', '.join(CAPTION_NAMES[:3])}, …"
+        elif not under:
+            expected = f"expected one of {', '.join(names.captions or CAPTION_NAMES[:3])}, …"
             problems.add(place, f"no caption; {expected}; found {_names(entry)}")
         else:
-            collector.add(ids, entry[name], place, entry.get("split"))
+            value = entry[under[0]] if len(under) == 1 else _joined(entry, under)
+            collector.add(ids, value, place, names.split_of(entry))
     return CaptionFile(path, format, list(collector.images.values()))
+
+
+def _joined(entry: Mapping[str, Any], names: tuple[str, ...]) -> list[Any]:
+    """What stands under several names, such as caption_1, caption_2, …; some may stay empty."""
+    values = [entry[name] for name in names if entry[name] not in ("", None)]
+    return [each for value in values for each in (value if isinstance(value, list) else [value])]
 
 
 def _names(entry: Mapping[str, Any]) -> str:
@@ -262,18 +269,27 @@ def _read_mapping(path: Path, document: dict[str, Any], problems: Problems) -> C
     return CaptionFile(path, MAPPING, list(collector.images.values()))
 
 
-def _read_coco(path: Path, document: dict[str, Any], problems: Problems) -> CaptionFile:
+def _read_coco(
+    path: Path, document: dict[str, Any], problems: Problems, names: Names
+) -> CaptionFile:
     images: dict[str, ImageCaptions] = {}
     for place, record in _objects(document.get("images") or [], "image", problems):
-        key = _id_text(record.get("id"))
+        key = id_text(record.get("id"))
         if key is None:
             problems.add(place, f"no id; found {_names(record)}")
             continue
-        name = _id_text(record.get("file_name"))
-        images[key] = ImageCaptions({"id": key} | ({"file_name": name} if name else {}), [])
+        if key in images:
+            problems.add(place, f"the id {key} is that of {images[key].place}, too")
+        ids = {"id": key, "file_name": id_text(record.get("file_name"))}
+        images[key] = ImageCaptions(
+            {kind: text for kind, text in ids.items() if text is not None},
+            [],
+            split=id_text(names.split_of(record)),
+            place=place,
+        )
     listed = bool(images)
     for place, record in _objects(document["annotations"], "annotation", problems):
-        key = _id_text(record.get("image_id"))
+        key = id_text(record.get("image_id"))
         if key is None:
             problems.add(place, f"no image_id; found {_names(record)}")
         elif listed and key not in images:
@@ -282,84 +298,93 @@ def _read_coco(path: Path, document: dict[str, Any], problems: Problems) -> Capt
             found = _kind(record["caption"]) if "caption" in record else "missing"
             problems.add(f"{place} (image {key})", f"the caption is {found}; expected text")
         else:
-            image = images.setdefault(key, ImageCaptions({"id": key}, []))
+            image = images.setdefault(key, ImageCaptions({"id": key}, [], place=place))
             image.captions.append(record["caption"])
-    captioned = [image for image in images.values() if image.captions]
-    return CaptionFile(path, COCO, captioned, bare=len(images) - len(captioned))
+            image.places.append(place)
+    return _split_bare(CaptionFile(path, COCO, list(images.values())))
 
 
-def _read_karpathy(path: Path, records: list[Any], problems: Problems) -> CaptionFile:
-    images, tokenised, bare = [], False, 0
+def _split_bare(file: CaptionFile) -> CaptionFile:
+    bare = [image for image in file.images if not image.captions]
+    captioned = [image for image in file.images if image.captions]
+    return replace(file, images=captioned, bare_images=bare)
+
+
+def _read_karpathy(path: Path, records: list[Any], problems: Problems, names: Names) -> CaptionFile:
+    file = CaptionFile(path, KARPATHY, [])
     for place, record in _objects(records, "image", problems):
         ids = {
             name: text
             for name in ("cocoid", "filename", "imgid")
-            if (text := _id_text(record.get(name))) is not None
+            if (text := id_text(record.get(name))) is not None
         }
         if not ids:
             problems.add(place, f"no filename, imgid or cocoid; found {_names(record)}")
             continue
-        captions = []
+        image = ImageCaptions(ids, [], split=id_text(names.split_of(record)), place=place)
+        image.folder = id_text(record.get("filepath")) or ""
         for number, sentence in enumerate(record.get("sentences") or [], start=1):
             raw = sentence.get("raw") if isinstance(sentence, dict) else None
             tokens = sentence.get("tokens") if isinstance(sentence, dict) else None
+            where = f"{place} (image {next(iter(ids.values()))}), sentence {number}"
+            image.places.append(where)
             if isinstance(raw, str):
-                captions.append(raw)
+                image.captions.append(raw)
             elif isinstance(tokens, list) and all(isinstance(token, str) for token in tokens):
-                tokenised = True
-                captions.append(" ".join(tokens))
+                file.tokenised = True
+                image.captions.append(" ".join(tokens))
             else:
+                image.places.pop()
                 problems.add(
-                    f"{place} (image {next(iter(ids.values()))}), sentence {number}",
-                    f"no text under 'raw', no words under 'tokens'; found {shown(sentence)}",
+                    where, f"no text under 'raw', no words under 'tokens'; found {shown(sentence)}"
                 )
-        split = record.get("split")
-        bare += not captions
-        if captions:
-            images.append(
-                ImageCaptions(ids, captions, split=split if isinstance(split, str) else None)
-            )
-    return CaptionFile(path, KARPATHY, images, bare=bare, tokenised=tokenised)
+        file.images.append(image)
+    return _split_bare(file)
 
 
-def _read_lines(path: Path, text: str, problems: Problems) -> CaptionFile:
+def _read_lines(path: Path, text: str, problems: Problems, names: Names) -> CaptionFile:
     first = next(line for _, line in numbered_lines(text))
     if _TOKEN_LINE.fullmatch(first):
         return _read_tokens(path, text, problems)
     _, columns = table_columns(text)
-    ids = [c for c in (*ID_NAMES, *LAST_ID_NAMES) if c in columns]
-    caption = _caption_name(dict.fromkeys(columns))
-    numbered = [c for c in columns if _NUMBERED_CAPTION.fullmatch(c)]
-    if not ids or (caption is None and not numbered):
-        missing = "image" if not ids else "caption"
-        known = ID_NAMES[:4] if not ids else CAPTION_NAMES[:4]
+    names, record = names.of_columns(), dict.fromkeys(columns, "")
+    if missing := [name for name in names.given if name not in columns]:
         fail(
             path,
-            f"no {missing} column (of {', '.join(known)}, …) in the first line, {shown(first)}",
+            f"no column {', '.join(map(repr, missing))} in the first line, {shown(first)}",
+            f"that column, or one of {', '.join(map(repr, columns))}",
+        )
+    if not names.captions_in(record):
+        names = replace(names, captions=tuple(filter(_NUMBERED_CAPTION.fullmatch, columns)))
+    has_id = bool(names.ids(dict.fromkeys(columns, "x")))
+    if not has_id or not names.captions_in(record):
+        what, known = ("caption", CAPTION_NAMES) if has_id else ("image", ID_NAMES)
+        fail(
+            path,
+            f"no {what} column (of {', '.join(known[:4])}, …) in the first line, {shown(first)}",
             _EXPECTED,
         )
-    return _entries(path, TABLE, _table_entries(text, caption, numbered, problems), problems)
-
-
-def _table_entries(
-    text: str, caption: str | None, numbered: list[str], problems: Problems
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    for place, row in read_table(text, problems):
-        entry: dict[str, Any] = dict(row)
-        if caption is None:  # caption_1, caption_2, …; cells may stay empty
-            entry["captions"] = [row[name] for name in numbered if row[name]]
-        yield place, entry
+    if twice := [name for name in names.captions_in(record) if columns.count(name) > 1]:
+        fail(path, f"{columns.count(twice[0])} columns {twice[0]!r}", "different names of columns")
+    return _entries(path, TABLE, read_table(text, problems), problems, names)
 
 
 def _read_tokens(path: Path, text: str, problems: Problems) -> CaptionFile:
-    collector = _Collector(problems)
+    """Captions come in the order of their numbers."""
+    lines: dict[str, dict[str, tuple[str, str]]] = {}
     for number, line in numbered_lines(text):
-        match = _TOKEN_LINE.fullmatch(line)
+        match, place = _TOKEN_LINE.fullmatch(line), f"line {number}"
         if match is None:
-            problems.add(
-                f"line {number}", f"expected NAME.jpg#NUMBER<TAB>CAPTION, found {shown(line)}"
-            )
-        else:
-            place = f"line {number}"
-            collector.add({"image": match["image"]}, match["caption"].strip(), place)
+            problems.add(place, f"expected NAME.jpg#NUMBER<TAB>CAPTION, found {shown(line)}")
+            continue
+        of_image = lines.setdefault(match["image"], {})
+        if match["number"] in of_image:
+            first, _ = of_image[match["number"]]
+            problems.add(place, f"{match['image']}#{match['number']} is that of {first}, too")
+        of_image[match["number"]] = place, match["caption"].strip()
+    collector = _Collector(problems)
+    for image, captions in lines.items():
+        for key in sorted(captions, key=lambda n: int(n) if len(n) < 9 and n.isdecimal() else 0):
+            place, caption = captions[key]
+            collector.add({"image": image}, caption, place)
     return CaptionFile(path, TOKENS, list(collector.images.values()))

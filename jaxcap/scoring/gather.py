@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jaxcap.errors import InputError
 from jaxcap.files import images_below
-from jaxcap.metrics import tokenize
+from jaxcap.metrics import ScoringUnits, splitter
 from jaxcap.scoring.captions import CaptionFile, ImageCaptions, read_captions
 from jaxcap.scoring.matching import match
 from jaxcap.scoring.pairing import in_list, in_split
@@ -40,7 +40,12 @@ def references_of(
 
 
 def training_captions(
-    path: Path, *, split: str | None, image_list: Path | None, references: Path
+    path: Path,
+    *,
+    split: str | None,
+    image_list: Path | None,
+    references: Path,
+    units: ScoringUnits = "words",
 ) -> set[str]:
     """The captions of a training set, tokenised and joined by spaces.
 
@@ -64,7 +69,8 @@ def training_captions(
         file = in_split(file, split, "--train-split")
     if image_list is not None:
         file = in_list(file, image_list)
-    return {" ".join(tokenize(text)) for image in file.images for text in image.captions}
+    tokens = splitter(units)
+    return {" ".join(tokens(text)) for image in file.images for text in image.captions}
 
 
 def pictures_of(ids: list[dict[str, str]], directory: Path) -> list[Path | None]:

@@ -84,9 +84,10 @@ def _tokenised(texts: Sequence[str]) -> str:
     """Why references look tokenised, or "".
 
     A space before the full stop alone is no sign: Flickr8k was published so, and full stops are
-    dropped. Lower case throughout is harmless, too, but people do not write so for long.
+    dropped. Lower case throughout is harmless, too, but people do not write so for long. Scripts
+    that have no capitals tell nothing.
     """
-    texts = [text for text in texts if text.strip()]
+    texts = [text for text in texts if text.lower() != text.upper()]
     if not texts:
         return ""
     lower = sum(text == text.lower() for text in texts) / len(texts)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jaxcap.errors import InputError
+from jaxcap.scoring.encodings import guess, utf16
 
 SHOWN = 10
 """Problems listed before the rest is only counted."""
@@ -59,10 +60,10 @@ def read_text(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot read it: {error.strerror or error}") from None
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+    if name := utf16(data):
         raise InputError(
             f"{path}: this is UTF-16 text; expected UTF-8. Convert it: "
-            f"iconv -f UTF-16 -t UTF-8 {path.name}"
+            f"iconv -f {name} -t UTF-8 {path.name}"
         )
     if b"\0" in data[:65536]:
         raise InputError(
@@ -73,13 +74,13 @@ def read_text(path: Path) -> str:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
+        looks = guess(data)
         raise InputError(
-            f"{path}, line {line}: the byte 0x{data[error.start]:02X} is not UTF-8. If the file is "
-            f"in a Windows or Latin-1 encoding, convert it: iconv -f WINDOWS-1252 -t UTF-8 "
-            f"{path.name}"
+            f"{path}, line {line}: the byte 0x{data[error.start]:02X} is not UTF-8; the file looks "
+            f"like {looks.title}. If so, convert it: iconv -f {looks.iconv} -t UTF-8 {path.name}"
         ) from None
     if not text.strip():
-        raise InputError(f"{path}: the file is empty; expected captions.")
+        raise InputError(f"{path}: the file is empty.")
     return text
 
 
@@ -146,7 +147,12 @@ def table_columns(text: str) -> tuple[str, list[str]]:
         cells = next(csv.reader([first.rstrip("\r")], delimiter=best))
     except csv.Error:  # no names of columns, at any rate
         cells = [first]
-    return best, [re.sub(r"[\s-]+", "_", cell.strip().lower()) for cell in cells]
+    return best, [column_name(cell) for cell in cells]
+
+
+def column_name(cell: str) -> str:
+    """A column's name as people vary it: "Image Name" and "image-name" are image_name."""
+    return re.sub(r"[\s-]+", "_", cell.strip().lower())
 
 
 def read_table(text: str, problems: Problems) -> Iterator[tuple[str, dict[str, str]]]:
@@ -186,7 +192,7 @@ def read_table(text: str, problems: Problems) -> Iterator[tuple[str, dict[str, s
 
 def _quoted(text: str) -> bool:
     """Whether a table of tabs or bars quotes its cells: it then has quotes at both ends of one."""
-    return re.search(r'(?:^|[\t|])"[^"\n]*"(?:[\t|]|\r?$)', text, re.MULTILINE) is not None
+    return re.search(r'(?:^|[\t|])"(?:[^"\n]|"")*"(?:[\t|]|\r?$)', text, re.MULTILINE) is not None
 
 
 def _lines(text: str) -> list[str]:

@@ -7,10 +7,12 @@ import hashlib
 from collections.abc import Sequence
 
 import jaxcap
+from jaxcap.metrics import ScoringUnits
 from jaxcap.scoring.pairing import count_range
 
-TOKENIZER = "ptb3.4.1"
-"""Stanford CoreNLP 3.4.1's Penn Treebank tokens, as coco-caption has them."""
+TOKENIZERS = {"words": "ptb3.4.1", "characters": "graphemes.nfkc"}
+"""Stanford CoreNLP 3.4.1's Penn Treebank tokens, as coco-caption has them; or each character by
+itself with the marks on it, in Unicode's normal form KC, without spaces."""
 
 
 def fingerprint(references: Sequence[Sequence[Sequence[str]]]) -> str:
@@ -25,6 +27,7 @@ def signature(
     metrics: Sequence[str],
     of: int | None = None,
     split: str | None = None,
+    units: ScoringUnits = "words",
 ) -> str:
     """Returns "BLEU|ROUGE-L|CIDEr-D|jaxcap:0.1.0|tok:ptb3.4.1|case:lc|punct:no|images:1000|…".
 
@@ -33,13 +36,14 @@ def signature(
       metrics: names in the order in which they are scored.
       of: how many images there were to score, if more than were.
       split: the split's name, where the file of the references names splits.
+      units: what the references were split into.
     """
     images = len(references)
     low, high = count_range([[" ".join(t) for t in each] for each in references])
     names = dict.fromkeys("BLEU" if name.startswith("BLEU-") else name for name in metrics)
     fields = {
         "jaxcap": jaxcap.__version__,
-        "tok": TOKENIZER,
+        "tok": TOKENIZERS[units],
         "case": "lc",
         "punct": "no",
         "split": split,

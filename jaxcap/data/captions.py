@@ -1,0 +1,178 @@
+"""The captions of a split in a few flat arrays: of a million images with five captions, 268 MB.
+
+As Python's lists and tuples they would fill gigabytes, and every object of them would be visited
+again and again by its garbage collection.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, Integer
+
+from jaxcap.config import DataConfig
+from jaxcap.text import WORDS, TextUnits
+from jaxcap.vocabulary import BOS, EOS, Vocabulary
+
+_AT_ONCE = 1 << 16
+"""Images that are encoded together: what is needed in passing stays small."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Numbers of several captions of each of several images, without gaps.
+
+    Attributes:
+      values: all numbers, caption after caption.
+      captions: where each caption begins in `values`, and the end.
+      images: where each image begins in `captions`, and the end.
+    """
+
+    values: Integer[np.ndarray, " values"]
+    captions: Int[np.ndarray, " captions_and_end"]
+    images: Int[np.ndarray, " images_and_end"]
+
+    def __len__(self) -> int:
+        return len(self.images) - 1
+
+    def of(self, image: int) -> list[np.ndarray]:
+        """The numbers of each caption of one image, not copied."""
+        bounds = self.captions[self.images[image] : self.images[image + 1] + 1].tolist()
+        return [self.values[begin:end] for begin, end in itertools.pairwise(bounds)]
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " captions"]:
+        """How many numbers each caption has."""
+        return np.diff(self.captions)
+
+
+@dataclass(frozen=True, eq=False)
+class SplitCaptions(Sequence[list[list[str]]]):
+    """The captions of a split, split into units: element i is a list of captions of image i.
+
+    Attributes:
+      units: the different units, in the order in which they come.
+      rows: for each caption the places of its units in `units`.
+    """
+
+    units: tuple[str, ...]
+    rows: Rows
+
+    @classmethod
+    def collect(cls, captions: Iterable[Iterable[Sequence[str]]]) -> SplitCaptions:
+        """Packs the split captions of each image; nothing of them is kept besides."""
+        places: dict[str, int] = {}
+        values, ends, images = array("i"), array("q", [0]), array("q", [0])
+        for of_image in captions:
+            for units in of_image:
+                values.extend([places.setdefault(unit, len(places)) for unit in units])
+                ends.append(len(values))
+            images.append(len(ends) - 1)
+        rows = Rows(
+            np.frombuffer(values, np.int32) if values else np.zeros(0, np.int32),
+            np.frombuffer(ends, np.int64),
+            np.frombuffer(images, np.int64),
+        )
+        return cls(tuple(places), rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        return [[self.units[i] for i in row] for row in self.rows.of(index % len(self))]
+
+    def counts(self) -> dict[str, int]:
+        """How often each unit is seen."""
+        found = np.bincount(self.rows.values, minlength=len(self.units))
+        return dict(zip(self.units, found.tolist(), strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class Captions(Sequence[tuple[tuple[int, ...], ...]]):
+    """The captions of a split as ids with `<bos>` and `<eos>`: element i those of image i."""
+
+    rows: Rows
+
+    @classmethod
+    def encode(
+        cls,
+        texts: SplitCaptions | Sequence[Sequence[Sequence[str]]],
+        vocabulary: Vocabulary,
+        *,
+        config: DataConfig,
+    ) -> Captions:
+        """Encodes the split captions of every image, as many as `captions_per_image`.
+
+        What `Vocabulary.encode` gives for each, in one go.
+        """
+        if not isinstance(texts, SplitCaptions):
+            texts = SplitCaptions.collect(texts)
+        ids = np.array([vocabulary.id_of(unit) for unit in texts.units], np.int32)
+        small = np.uint16 if len(vocabulary) <= 1 << 16 else np.int32
+        rows, longest = texts.rows, config.length_buckets[-1]
+        # Of each image the first captions only.
+        counts = np.minimum(np.diff(rows.images), config.captions_per_image)
+        chosen = np.repeat(rows.images[:-1], counts) + _places(counts)
+        lengths = np.minimum(rows.lengths[chosen] + 2, longest)
+        bounds = _bounds(lengths)
+        values = np.empty(bounds[-1], small)
+        for first in range(0, len(chosen), _AT_ONCE):
+            some = slice(first, first + _AT_ONCE)
+            place = _places(lengths[some])  # of each id in its caption
+            end = np.repeat(rows.lengths[chosen[some]] + 1, lengths[some])
+            begin = np.repeat(rows.captions[chosen[some]], lengths[some])
+            inside = (place > 0) & (place < end)
+            part = np.where(place == 0, BOS, EOS).astype(small)
+            part[inside] = ids[rows.values[(begin + place - 1)[inside]]]
+            values[bounds[first] : bounds[first] + len(part)] = part
+        return cls(Rows(values, bounds, _bounds(counts)))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        return tuple(tuple(row.tolist()) for row in self.rows.of(index % len(self)))
+
+    @functools.cached_property
+    def longest(self) -> Int[np.ndarray, " images"]:
+        """Length in tokens of the longest caption of each image; 0 where there is none."""
+        longest = np.zeros(len(self), np.int64)
+        some = np.diff(self.rows.images) > 0
+        if some.any():
+            # Images without captions take no room, so the next one's begin is this one's end.
+            longest[some] = np.maximum.reduceat(self.rows.lengths, self.rows.images[:-1][some])
+        return longest
+
+
+def _bounds(lengths: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+
+def _places(lengths: np.ndarray) -> np.ndarray:
+    """0, 1, … in each of several runs of these lengths: [2, 3] gives 0 1 0 1 2."""
+    bounds = _bounds(lengths)
+    return np.arange(bounds[-1]) - np.repeat(bounds[:-1], lengths)
+
+
+def split_captions(captions: Iterable[Sequence[str]], units: TextUnits = WORDS) -> SplitCaptions:
+    """The captions of every image as units; captions without any are left out."""
+    return SplitCaptions.collect(_split(captions, units))
+
+
+def _split(captions: Iterable[Sequence[str]], units: TextUnits) -> Iterator[Iterator[list[str]]]:
+    for of_image in captions:
+        yield (split for caption in of_image if (split := units.split(caption)))

@@ -1,0 +1,298 @@
+"""The page about a data set: what will hurt, histograms, copies side by side, samples.
+
+Like a report it stands alone, and its policy forbids every request; it has no script at all.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from html import escape
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+
+from jaxcap.config import DataConfig
+from jaxcap.data.inspection import show
+from jaxcap.data.inspection.captions import coverage
+from jaxcap.data.inspection.hazards import DataWarning
+from jaxcap.data.inspection.statistics import DataStatistics, Group, Place
+from jaxcap.data.pipeline import Source
+from jaxcap.files import write_text
+from jaxcap.report.charts import number
+from jaxcap.report.histograms import histogram
+from jaxcap.report.pictures import Embedded, thumbnail, thumbnail_side
+
+_SIDE_BY_SIDE = 4
+"""Copies of a picture that are shown."""
+
+_LONG = 40
+"""Captions of a sample that are shown."""
+
+
+def write_data_page(
+    path: Path,
+    statistics: DataStatistics,
+    found: Sequence[DataWarning],
+    splits: Mapping[str, Source],
+    *,
+    config: DataConfig,
+    samples: int,
+    seed: int,
+) -> None:
+    """Writes the page to `path`, beside it first and then renamed.
+
+    Args:
+      path: the file to write.
+      statistics: of the data set.
+      found: what will hurt.
+      splits: the records, from which the pictures come.
+      config: what the data set is judged by.
+      samples: images of each split that are shown.
+      seed: decides which.
+    """
+    style = _asset("page.css") + _asset("data_page.css")
+    digest = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
+    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'"
+    with ThreadPoolExecutor() as pool:
+        pictures = _Pictures(splits, pool, side=thumbnail_side(samples * len(splits)))
+        sections = [
+            _warnings(found),
+            _charts(statistics, config),
+            _tables(statistics, config.min_count),
+            _copies(statistics, pictures),
+            _captions(statistics),
+            *(
+                _samples(split, pictures, samples, np.random.default_rng((seed, place)))
+                for place, split in enumerate(statistics.captions)
+            ),
+        ]
+    page = Template(_asset("data_page.html")).substitute(
+        policy=escape(policy + "; form-action 'none'"),
+        title=escape(statistics.name),
+        style=style,
+        summary=_summary(statistics, config),
+        sections="".join(sections),
+    )
+    write_text(path, page)
+
+
+def _asset(name: str) -> str:
+    return resources.files("jaxcap.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _section(title: str, content: str, *, note: str = "") -> str:
+    if not content:
+        return ""
+    said = f'<p class="quiet">{escape(note)}</p>' if note else ""
+    return f"<section><h2>{escape(title)}</h2>{content}{said}</section>"
+
+
+# Numbers
+
+
+def _summary(statistics: DataStatistics, config: DataConfig) -> str:
+    captions = statistics.captions
+    figures = {
+        "images": f"{sum(c.images for c in captions.values()):,}",
+        "captions": f"{sum(c.captions for c in captions.values()):,}",
+    }
+    split = statistics.vocabulary_split
+    if split is not None:
+        known = coverage(captions[split], statistics.known, min_count=config.min_count)
+        figures[f"{statistics.units} seen {config.min_count} times"] = f"{known.vocabulary:,}"
+        figures[f"of running {statistics.units} unknown"] = f"{number(100 * known.unknown)} %"
+        figures[f"{statistics.units} a caption"] = number(captions[split].mean_length)
+    shown = "".join(f"<div><dt>{escape(k)}</dt><dd>{v}</dd></div>" for k, v in figures.items())
+    return f'<dl class="figures">{shown}</dl>'
+
+
+def _warnings(found: Sequence[DataWarning]) -> str:
+    items = "".join(f'<li class="{w.level}"><b>{w.level}</b>{escape(w.text)}</li>' for w in found)
+    return _section("Before training", f'<ul class="found">{items}</ul>' if items else "")
+
+
+def _charts(statistics: DataStatistics, config: DataConfig) -> str:
+    captions, images = statistics.captions, statistics.images
+    # A bucket holds <bos> and <eos> besides; the mark stands behind the longest that fits.
+    limits = [bucket - 1 for bucket in config.length_buckets]
+    drawn = [
+        histogram(
+            f"Captions by length in {statistics.units}",
+            {split: each.lengths for split, each in captions.items()},
+            marks=limits,
+        ),
+    ]
+    per_image = {split: each.per_image for split, each in captions.items()}
+    if _varies(per_image):
+        drawn.append(histogram("Images by number of captions", per_image))
+    for longer, name in ((False, "shorter"), (True, "longer")):
+        sides = {split: each.sides(longer=longer) for split, each in images.items()}
+        if _varies(sides):
+            drawn.append(
+                histogram(f"Images by {name} side in pixels", sides, marks=[config.image_size])
+            )
+    note = (
+        f"Dashed: the longest captions that fit data.length_buckets {config.length_buckets}, and "
+        f"data.image_size {config.image_size}. Bars: the first split; lines: the others."
+    )
+    return _section("Histograms", f'<div class="charts">{"".join(drawn)}</div>', note=note)
+
+
+def _varies(series: Mapping[str, Mapping[int, int]]) -> bool:
+    return len({value for counts in series.values() for value in counts}) > 1
+
+
+def _table(
+    caption: str, columns: Iterable[str], rows: Iterable[Sequence[str]], here: str = ""
+) -> str:
+    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    body = "".join(
+        f"<tr{' class=here' if row[0] == here else ''}>"
+        + "".join(f"<td>{escape(cell)}</td>" for cell in row)
+        + "</tr>"
+        for row in rows
+    )
+    return (
+        f'<div><table class="others"><caption>{escape(caption)}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _tables(statistics: DataStatistics, min_count: int) -> str:
+    captions = statistics.captions
+    tables = [
+        _table(
+            "Splits",
+            ("split", "images", "captions", "per image", "mean length", "99 %", "longest"),
+            (
+                (
+                    split,
+                    f"{c.images:,}",
+                    f"{c.captions:,}",
+                    show.between(c.per_image),
+                    f"{c.mean_length:.1f}",
+                    str(c.percentile(99)),
+                    str(c.percentile(100)),
+                )
+                for split, c in captions.items()
+            ),
+        )
+    ]
+    rows: dict[int, list[str]] = {}
+    for _, c in show.coverages(statistics, min_count):
+        row = rows.setdefault(c.min_count, [str(c.min_count), f"{c.vocabulary:,}"])
+        row += [f"{100 * c.unknown:.1f} %", f"{100 * c.whole:.1f} %"]
+    columns = ["min_count", statistics.units]
+    for split in captions:
+        columns += [f"{split}: <unk>", "whole captions"]
+    about = f"What a vocabulary of {statistics.vocabulary_split} covers"
+    tables.append(_table(about, columns, rows.values(), here=str(min_count)))
+    if statistics.images:
+        tables.append(
+            _table(
+                "Images",
+                ("split", "shorter side", "longer side", "formats", "unreadable"),
+                (
+                    (
+                        split,
+                        show.spread(images.sides(longer=False)),
+                        show.spread(images.sides(longer=True)),
+                        ", ".join(f"{kind} {count:,}" for kind, count in images.kinds.items()),
+                        f"{images.unreadable:,}",
+                    )
+                    for split, images in statistics.images.items()
+                ),
+            )
+        )
+    return _section("Tables", f'<div class="tables">{"".join(tables)}</div>')
+
+
+# Pictures
+
+
+class _Pictures:
+    """Small copies of records' images, as HTML."""
+
+    def __init__(self, splits: Mapping[str, Source], pool: ThreadPoolExecutor, *, side: int):
+        self._splits, self._pool, self._side = splits, pool, side
+
+    def of(self, places: Sequence[tuple[str, int]]) -> Iterator[tuple[dict[str, Any], str]]:
+        """The records, and what shows their images."""
+        return self._pool.map(self._load, places)
+
+    def size_of(self, split: str) -> int:
+        """How many records a split has."""
+        return len(self._splits[split])
+
+    def _load(self, place: tuple[str, int]) -> tuple[dict[str, Any], str]:
+        record = self._splits[place[0]][place[1]]
+        made = thumbnail(record["image"], name=record["image_id"], side=self._side)
+        if not isinstance(made, Embedded):
+            reason = escape(f"picture could not be read: {made.reason}")
+            return record, f'<div class="picture none">{reason}</div>'
+        data = base64.b64encode(made.data).decode("ascii")
+        image = f'<img alt="" width="{made.width}" height="{made.height}" '
+        return record, f'<div class="picture">{image}src="data:image/jpeg;base64,{data}"></div>'
+
+
+def _copies(statistics: DataStatistics, pictures: _Pictures) -> str:
+    repeats = statistics.alike_images or statistics.same_images
+    if repeats is None or not repeats.examples:
+        return ""
+    same = () if statistics.same_images is None else statistics.same_images.examples
+    items = "".join(
+        f"<li>{_side_by_side(group, pictures)}"
+        f'<p class="quiet">{group.count} times, '
+        f"{'the same file' if group in same else 'the same picture'}</p></li>"
+        for group in repeats.examples
+    )
+    note = show.SURENESS.format(units=statistics.units)
+    return _section("Copies", f'<ul class="copies">{items}</ul>', note=note)
+
+
+def _side_by_side(group: Group, pictures: _Pictures) -> str:
+    places = group.places[:_SIDE_BY_SIDE]
+    loaded = pictures.of([(place.split, place.index) for place in places])
+    return "".join(
+        f'<div>{picture}<p class="id">{escape(_named(place))}</p></div>'
+        for place, (_, picture) in zip(places, loaded, strict=True)
+    )
+
+
+def _named(place: Place) -> str:
+    return f"{place.split}: {place.image_id}"
+
+
+def _captions(statistics: DataStatistics) -> str:
+    repeats = statistics.same_captions
+    if repeats is None or not repeats.examples:
+        return ""
+    items = "".join(
+        f'<li dir="auto">{escape(group.places[0].text)} '
+        f'<span class="quiet">{group.count} times</span></li>'
+        for group in repeats.examples
+    )
+    return _section("Captions written most often", f'<ul class="sentences">{items}</ul>')
+
+
+def _samples(split: str, pictures: _Pictures, count: int, rng: np.random.Generator) -> str:
+    total = pictures.size_of(split)
+    chosen = np.sort(rng.choice(total, min(count, total), replace=False))
+    cards = []
+    for record, picture in pictures.of([(split, int(index)) for index in chosen]):
+        texts = record["captions"][:_LONG]
+        first = escape(texts[0]) if texts else '<span class="none">no caption</span>'
+        others = "".join(f'<li dir="auto">{escape(text)}</li>' for text in texts[1:])
+        cards.append(
+            f'<li>{picture}<div class="text"><p class="caption" dir="auto">{first}</p>'
+            f'<ul class="references">{others}</ul>'
+            f'<p class="id">{escape(record["image_id"])}</p></div></li>'
+        )
+    shown = f'<ul class="cards">{"".join(cards)}</ul>' if cards else ""
+    return _section(f"{split}: {len(cards)} of {total:,} images, at random", shown)
