@@ -2,14 +2,14 @@
 
 Which images make up a step, how they are cropped and flipped, and how long their captions
 are padded is a pure function of (seed, step). So the position in the data *is* the step:
-a resumed run reads on exactly where it stopped, however many threads read ahead.
+a resumed run reads on exactly where it stopped, however many threads read ahead. And so are the
+shares of several hosts: each reads its own rows of every batch, and needs to ask no other.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import grain
@@ -19,8 +19,10 @@ from jaxtyping import Float, Int, UInt8
 from jaxcap.config import DataConfig
 from jaxcap.data import images
 from jaxcap.data.batch import Batch
-from jaxcap.metrics.tokenize import tokenize
-from jaxcap.vocabulary import PAD, Vocabulary
+from jaxcap.data.captions import Captions, SplitCaptions, split_captions
+from jaxcap.errors import InputError
+from jaxcap.text import WORDS, TextUnits
+from jaxcap.vocabulary import PAD
 
 _WINDOW = 16
 """Batches that are sorted by length together; more would tell long captions apart by step."""
@@ -38,51 +40,40 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> dict[str, Any]: ...
 
 
-@dataclass(frozen=True)
-class Captions:
-    """The captions of a split, as ids: small, and needed before the first batch.
+@runtime_checkable
+class CaptionSource(Protocol):
+    """A source that has its captions at hand, without reading the images."""
 
-    Attributes:
-      tokens: per image and caption the ids, with `<bos>` and `<eos>`.
-    """
-
-    tokens: tuple[tuple[tuple[int, ...], ...], ...]
-
-    @classmethod
-    def encode(
-        cls, texts: Sequence[Sequence[Sequence[str]]], vocabulary: Vocabulary, *, config: DataConfig
-    ) -> Captions:
-        """Encodes the tokenised captions of every image, as many as `captions_per_image`."""
-        longest = config.length_buckets[-1]
-        return cls(
-            tuple(
-                tuple(
-                    tuple(vocabulary.encode(words, max_length=longest))
-                    for words in captions[: config.captions_per_image]
-                )
-                for captions in texts
-            )
-        )
-
-    @functools.cached_property
-    def longest(self) -> Int[np.ndarray, " images"]:
-        """Length in tokens of the longest caption of each image."""
-        return np.array([max(map(len, captions), default=0) for captions in self.tokens])
+    def all_captions(self) -> Iterator[list[str]]:
+        """The captions of every record, in order."""
+        ...
 
 
-def tokenised_captions(source: Source) -> list[list[list[str]]]:
-    """The captions of every record as words; captions without a word are left out."""
-    return [
-        [words for caption in record["captions"] if (words := tokenize(caption))]
-        for record in (source[i] for i in range(len(source)))
-    ]
+def all_captions(source: Source) -> Iterator[list[str]]:
+    """The captions of every record as they were written, in order."""
+    if isinstance(source, CaptionSource):
+        return source.all_captions()
+    return (source[i]["captions"] for i in range(len(source)))
+
+
+def tokenised_captions(source: Source, units: TextUnits = WORDS) -> SplitCaptions:
+    """The captions of every record as words (or other units); those without any are left out."""
+    return split_captions(all_captions(source), units)
 
 
 def pad_tokens(
-    captions: Sequence[Sequence[Sequence[int]]], *, config: DataConfig
+    captions: Sequence[Sequence[Sequence[int] | np.ndarray]],
+    *,
+    config: DataConfig,
+    longest: int | None = None,
 ) -> Int[np.ndarray, "B N T"]:
-    """Captions of several images in one array, as short as the buckets allow."""
-    longest = max((len(c) for of_image in captions for c in of_image), default=0)
+    """Captions of several images in one array, as short as the buckets allow.
+
+    Args:
+      longest: the length to make room for, where that is not the longest of `captions`.
+    """
+    if longest is None:
+        longest = max((len(c) for of_image in captions for c in of_image), default=0)
     length = next((b for b in config.length_buckets if b >= longest), config.length_buckets[-1])
     tokens = np.full((len(captions), config.captions_per_image, length), PAD, np.int32)
     for row, of_image in enumerate(captions):
@@ -109,6 +100,29 @@ def epoch_order(
         order[begin : begin + window] = part[np.argsort(longest[part], kind="stable")]
     batches = order.reshape(steps, batch_size)
     return batches[rng.permutation(steps)]
+
+
+def share_of_batch(batch_size: int, shard: tuple[int, int]) -> slice:
+    """The rows of every batch that one host reads.
+
+    Args:
+      shard: the host's number, from 0, and how many there are. One after another in this order,
+        their shares are the batch of a single host.
+
+    Raises:
+      InputError: the batch does not divide into as many equal shares.
+    """
+    index, count = shard
+    if not 0 <= index < count:
+        raise InputError(f"shard {index} of {count}: expected a number from 0 to {count - 1}.")
+    rows, rest = divmod(batch_size, count)
+    if rest:
+        sizes = [str(n * count) for n in (rows, rows + 1) if n]
+        raise InputError(
+            f"train.batch_size is {batch_size}, which {count} hosts cannot share equally; give "
+            f"{' or '.join(sizes)}, or another multiple of {count}."
+        )
+    return slice(index * rows, (index + 1) * rows)
 
 
 def load_image(
@@ -150,15 +164,24 @@ def training_batches(
     steps: int,
     features: Float[np.ndarray, "images P D"] | None = None,
     threads: int = 2,
+    shard: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
-    """The batches of steps `first_step` to `steps` − 1.
+    """The batches of steps `first_step` to `steps` − 1, or one host's share of each.
 
     Args:
+      batch_size: images of a step, of all hosts together.
       steps: how many steps the whole training has.
       features: what the encoder makes of each image of `source`, which is then not read:
         the batches bring these instead of pixels, and are otherwise the same.
       threads: how many read and decode ahead of the device.
+      shard: the number of this host, from 0, and how many there are; `share_of_batch` says which
+        rows are its. Other rows are not read. All hosts pad to the same length.
+
+    Raises:
+      InputError: the batch does not divide into equal shares; while iterating, an image that
+        cannot be decoded.
     """
+    share = share_of_batch(batch_size, shard)
 
     # Sorting by length sorts by content a little, which batch statistics feel: with one bucket
     # there is nothing to gain by it, so a data set that it harms can be trained without.
@@ -169,22 +192,27 @@ def training_batches(
         return epoch_order(lengths, batch_size=batch_size, seed=seed, epoch=epoch)
 
     def load(element: tuple[int, np.ndarray]) -> Batch:
-        step, numbers = element
+        step, together = element
+        numbers = together[share]
         if features is None:
             loaded = [
                 load_image(record, config=config, rng=np.random.default_rng((seed, step, i)))
-                for i, record in enumerate(source_items(source, numbers))
+                for i, record in enumerate(source_items(source, numbers), start=share.start)
             ]
         else:
             loaded = [features[i] for i in numbers]
         return Batch(
             images=np.stack(loaded),
-            tokens=pad_tokens([captions.tokens[i] for i in numbers], config=config),
+            tokens=pad_tokens(
+                [captions.rows.of(int(i)) for i in numbers],
+                config=config,
+                longest=int(captions.longest[together].max()),
+            ),
             valid=np.ones(len(numbers), bool),
             numbers=numbers.astype(np.int32),
         )
 
-    plan = _Steps(order, len(captions.tokens) // batch_size, steps)
+    plan = _Steps(order, len(captions) // batch_size, steps)
     return _read_ahead(plan, load, first=first_step, threads=threads)
 
 

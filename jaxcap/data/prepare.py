@@ -1,29 +1,36 @@
-"""Data sets by name: build one with TFDS, and read a split of it at random access."""
+"""Data sets by name: prepare one from a source, find those that are, read their records."""
 
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
+import dataclasses
 import os
-from collections.abc import Iterator
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow_datasets as tfds
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBars
 
-from jaxcap.data import Progress, no_progress
-from jaxcap.data.flickr8k import Flickr8k
-from jaxcap.data.shapes import Shapes
+from jaxcap.data import Progress, shapes
+from jaxcap.data.building import VERSION, Recipe, build
+from jaxcap.data.recipes import of_listing
+from jaxcap.data.records import Records
+from jaxcap.data.sources import SourceOptions
+from jaxcap.data.sources.registry import FORMATS, read
 from jaxcap.errors import InputError, did_you_mean
 from jaxcap.progress import say
 
-DATASETS: dict[str, type[Any]] = {"flickr8k": Flickr8k, "shapes": Shapes}
-_NEED_SOURCE = {"flickr8k": "the folder of the release, with Flickr8k.token.txt in it"}
+_NAMED_BY_FORMAT = ("flickr8k", "flickr30k", "coco", "shapes")
+"""Formats of one data set only, so that its name goes without saying."""
+
+_PLAIN_SECONDS = 15.0
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,99}")
 
 
 def default_data_dir() -> Path:
@@ -31,184 +38,294 @@ def default_data_dir() -> Path:
     return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
-def find_dataset(name: str) -> type[Any]:
-    """Returns the builder class of that name.
+def formats() -> dict[str, str]:
+    """What can be prepared, with a sentence each."""
+    return {name: format.summary for name, format in FORMATS.items()} | {
+        "shapes": "drawn scenes of one or two objects; needs no source"
+    }
 
-    Raises:
-      InputError: there is none.
-    """
-    if name not in DATASETS:
-        known = ", ".join(sorted(DATASETS))
-        raise InputError(
-            f"there is no data set {name!r}; known are: {known}.{did_you_mean(name, DATASETS)}"
-        )
-    return DATASETS[name]
+
+# ---- preparing -------------------------------------------------------------------------------
 
 
 def prepare(
-    name: str,
+    format: str,
+    options: SourceOptions | None = None,
     *,
-    source: Path | None = None,
+    name: str | None = None,
     data_dir: Path | None = None,
-    quiet: bool = False,
+    max_side: int | None = None,
+    skip_bad: bool = False,
+    workers: int | None = None,
+    console: Console | None = None,
     progress: Progress | None = None,
-) -> Any:
-    """Builds the data set, unless it is there already, and returns its TFDS builder.
-
-    It comes into being by one rename at the end: a run that fails or is killed leaves
-    nothing that counts as prepared.
+) -> Prepared:
+    """Builds a data set (see `building.build`), unless it is there already.
 
     Args:
-      name: a key of `DATASETS`.
-      source: the original files, for a data set that has any.
+      format: a key of `formats()`.
+      options: where the source is, and how it is to be read.
+      name: what the data set will be called; by default as its format, where that says it all.
       data_dir: where data sets are kept; `default_data_dir()` if None.
-      quiet: print nothing.
-      progress: gets the progress, instead of bars on the terminal.
+      max_side: images with a longer side, in pixels, are stored smaller (`stored_images`).
+      skip_bad: go on without images that are absent, have no caption or cannot be decoded.
+      workers: processes that decode; by default as many as there are processors.
+      console: gets messages, and bars if it is a terminal; by default standard error.
+      progress: gets the progress, instead of bars.
 
     Raises:
-      InputError: unknown name, source missing or faulty, or no place to write.
+      InputError: unknown format, a name that won't do or that another data set has, a faulty
+        source, unreadable images, or no place to write.
     """
-    cls = find_dataset(name)
+    console = Console(stderr=True) if console is None else console
+    options = dataclasses.replace(options or SourceOptions(), skip_bad=skip_bad)
     data_dir = default_data_dir() if data_dir is None else Path(data_dir)
-    console = Console(stderr=True, quiet=quiet)
-    if _is_prepared(cls, data_dir):
-        builder = _builder(cls, data_dir)
-        say(console, f"{name} is prepared already: {builder.data_path}")
-        return builder
-    arguments: dict[str, Any] = {}
-    if name in _NEED_SOURCE:
-        if source is None:
-            raise InputError(
-                f"{name}: preparing it needs its original files; "
-                f"give --source DIR, {_NEED_SOURCE[name]}"
-            )
-        arguments["source"] = Path(source)
-    elif source is not None:
-        raise InputError(f"{name}: takes no --source; the program makes it itself")
-
+    name = _check_name(format, name)
+    if max_side is not None and max_side < 1:
+        raise InputError(f"--max-side is {max_side}; expected a number of pixels, 1 or more")
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers is {workers}; expected 1 or more")
     with contextlib.ExitStack() as stack:
         if progress is None:
-            progress = no_progress if quiet else stack.enter_context(_bars(console))
-        stack.enter_context(_silent_tfds())
-        try:
-            builder = cls(data_dir=data_dir, progress=progress, **arguments)
-            builder.download_and_prepare()
-        except OSError as error:
-            if not _is_prepared(cls, data_dir):  # else another process was faster: all is well
-                raise InputError(f"{name}: cannot write to {data_dir}: {error}") from error
-            builder = cls(data_dir=data_dir)
-    counts = ", ".join(f"{s} {info.num_examples:,}" for s, info in builder.info.splits.items())
-    say(console, f"{name}: prepared {counts} in {builder.data_path}")
-    return builder
+            progress = stack.enter_context(_bars(console))
+        if format == "shapes":
+            recipe = _drawn(options, name, max_side)
+        else:
+            listing = read(format, options, progress)
+            for note in listing.notes:
+                say(console, f"{name}: {note}")
+            recipe = of_listing(listing, name=name, format=format, max_side=max_side)
+        there = _look(name, data_dir)
+        if there is None:
+            build(
+                recipe,
+                data_dir,
+                workers=workers,
+                skip_bad=skip_bad,
+                progress=progress,
+                say=lambda text: say(console, text),
+            )
+    prepared = find_dataset(name, data_dir)
+    _check_same(prepared, recipe)
+    if there is None:
+        say(console, f"{name}: prepared {prepared.counts} in {prepared.path}")
+    else:
+        say(console, f"{name} is prepared already: {prepared.path}")
+    return prepared
+
+
+def _drawn(options: SourceOptions, name: str, max_side: int | None) -> Recipe:
+    default = SourceOptions(skip_bad=options.skip_bad)
+    given = [
+        f.name
+        for f in dataclasses.fields(options)
+        if getattr(options, f.name) != getattr(default, f.name)
+    ]
+    if max_side is not None:
+        given.append("max_side")
+    if given:
+        option = given[0].replace("_", "-")
+        raise InputError(f"shapes takes no --{option}; the program draws the images itself")
+    return dataclasses.replace(shapes.recipe(), name=name)
+
+
+def _check_name(format: str, name: str | None) -> str:
+    known = formats()
+    if format not in known:
+        listed = "\n".join(f"  {name}: {summary}" for name, summary in known.items())
+        raise InputError(
+            f"there is no format {format!r} to prepare.{did_you_mean(format, known)} There are:\n"
+            f"{listed}"
+        )
+    if name is None:
+        if format not in _NAMED_BY_FORMAT:
+            raise InputError(
+                f"{format}: what is the data set to be called? Give --name NAME, which is then the "
+                "data.name of a configuration"
+            )
+        return format
+    if not _NAME.fullmatch(name):
+        raise InputError(
+            f"--name is {name[:60]!r}; expected a name as TFDS has them: lower-case letters, "
+            "digits and '_', a letter first, at most 100"
+        )
+    return name
+
+
+def _check_same(prepared: Prepared, recipe: Recipe) -> None:
+    """What is prepared must be what was asked for, not another data set of that name."""
+    there = prepared.made_from
+    asked = recipe.metadata["made_from"]
+    different = [key for key in asked if key in there and there[key] != asked[key]]
+    if not different:
+        return
+    says = {
+        "format": f"was prepared from the format {there.get('format')}, not {asked.get('format')}",
+        "max_side": f"was prepared {_with(there.get('max_side'))}, not "
+        f"{_with(asked.get('max_side'))}",
+        "captions": "holds other images, captions or splits than the source has now",
+    }
+    raise InputError(
+        f"{prepared.path}: a data set of this name is there already, which "
+        f"{says.get(different[0], 'was prepared otherwise')}; choose another --name, or remove "
+        "that folder to prepare it anew"
+    )
+
+
+def _with(max_side: int | None) -> str:
+    return "without --max-side" if max_side is None else f"with --max-side {max_side}"
+
+
+# ---- finding and reading ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A data set that lies ready.
+
+    Attributes:
+      name: what it is called.
+      path: its folder, with its version.
+      splits: how many images each split has.
+      flippable: whether a mirrored image keeps its captions.
+      made_from: how it was prepared; empty where an earlier version of the program did not say.
+    """
+
+    name: str
+    path: Path
+    splits: Mapping[str, int]
+    flippable: bool
+    made_from: Mapping[str, Any]
+
+    @property
+    def counts(self) -> str:
+        """The splits in words: `"train 6,000, dev 1,000"`."""
+        return ", ".join(f"{split} {count:,}" for split, count in self.splits.items())
+
+
+def find_dataset(name: str, data_dir: Path | None = None) -> Prepared:
+    """Returns the data set of that name.
+
+    Raises:
+      InputError: it isn't prepared in `data_dir`, or not by this program.
+    """
+    data_dir = default_data_dir() if data_dir is None else Path(data_dir)
+    prepared = _look(name, data_dir)
+    if prepared is not None:
+        return prepared
+    there = list_prepared(data_dir)
+    known = formats()
+    if name in known:
+        option = "" if name == "shapes" else " --source DIR"
+        name_option = "" if name in _NAMED_BY_FORMAT else " --name NAME"
+        raise InputError(
+            f"the data set {name} is not prepared in {data_dir}; run: jaxcap prepare "
+            f"{name}{option}{name_option}"
+        )
+    raise InputError(
+        f"there is no data set {name!r} in {data_dir}; prepared there: "
+        f"{', '.join(there) or 'none'}.{did_you_mean(name, [*there, *known])} "
+        f"`jaxcap prepare FORMAT --name NAME` makes one of: {', '.join(known)}"
+    )
+
+
+def list_prepared(data_dir: Path) -> list[str]:
+    """The names of the data sets in a folder that this program can train on."""
+    names = []
+    for folder in sorted(Path(data_dir).glob(f"*/{VERSION}/dataset_info.json")):
+        with contextlib.suppress(InputError):
+            if _look(folder.parent.parent.name, data_dir):
+                names.append(folder.parent.parent.name)
+    return names
+
+
+def _look(name: str, data_dir: Path) -> Prepared | None:
+    """Returns the data set if it is there; an `InputError` says what is there instead."""
+    if not _NAME.fullmatch(name):
+        return None
+    path = data_dir / name / VERSION
+    if not path.exists():
+        others = sorted(p.name for p in path.parent.glob("*") if tfds.core.Version.is_valid(p.name))
+        if others:
+            raise InputError(
+                f"{path.parent}: holds version {', '.join(others)} of {name}, which this program "
+                f"cannot read; it reads and prepares {VERSION}. Choose another --name or "
+                "--data-dir, or move that folder"
+            )
+        return None
+    try:
+        builder = tfds.builder_from_directory(path)
+        missing = {"image", "captions", "image_id"} - set(builder.info.features)
+        metadata = dict(builder.info.metadata or {})
+    except Exception as error:  # TFDS and protobuf raise errors of several types
+        raise InputError(
+            f"{path}: not a prepared data set, or a damaged one; remove it to prepare it anew "
+            f"({error})"
+        ) from error
+    if missing:
+        raise InputError(
+            f"{path}: a TFDS data set without {', '.join(sorted(missing))}, which this program did "
+            f"not prepare; `jaxcap prepare tfds --source {path}` makes one of it that it can read"
+        )
+    return Prepared(
+        name=name,
+        path=path,
+        splits={split: info.num_examples for split, info in builder.info.splits.items()},
+        flippable=bool(metadata.get("flippable", name != "shapes")),
+        made_from=metadata.get("made_from", {}),
+    )
 
 
 def load_source(name: str, split: str, data_dir: Path | None = None) -> Records:
     """Returns the records of a split, with random access.
 
     Args:
-      name: a key of `DATASETS`.
-      split: `"train"`, `"dev"`, `"test"`, or a part of one in TFDS's notation
+      name: of a prepared data set.
+      split: `"train"`, `"dev"`, `"test"` or what else it has, or a part of one in TFDS's notation
         (`"train[:10%]"`).
       data_dir: where data sets are kept; `default_data_dir()` if None.
 
     Raises:
-      InputError: unknown name, not prepared, or a split that is missing or empty.
+      InputError: not prepared, or a split that is missing or empty.
     """
-    cls = find_dataset(name)
-    data_dir = default_data_dir() if data_dir is None else Path(data_dir)
-    if not _is_prepared(cls, data_dir):
-        option = " --source DIR" if name in _NEED_SOURCE else ""
-        raise InputError(
-            f"the data set {name} is not prepared in {data_dir}; run: jaxcap prepare {name}{option}"
-        )
-    builder = _builder(cls, data_dir)
-    splits = builder.info.splits
-    there_are = ", ".join(f"{s} ({info.num_examples:,})" for s, info in splits.items()) or "none"
+    prepared = find_dataset(name, data_dir)
+    splits = tfds.builder_from_directory(prepared.path).info.splits
+    there_are = ", ".join(f"{s} ({count:,})" for s, count in prepared.splits.items()) or "none"
     try:
         count = splits[split].num_examples
     except (KeyError, ValueError) as error:
         base = split.partition("[")[0]
         raise InputError(
             f"the data set {name} has no split {split!r}; there are: {there_are}."
-            f"{did_you_mean(base, splits)}"
+            f"{did_you_mean(base, splits)} Splits are drawn when a data set is prepared: "
+            "jaxcap prepare … --split-fractions train 0.8 dev 0.1 test 0.1"
         ) from error
     if count == 0:
         raise InputError(f"the split {split!r} of {name} is empty; there are: {there_are}")
-    return Records(Path(builder.data_path), split)
-
-
-class Records:
-    """A split of a prepared data set: records by their index.
-
-    A record is a dict: `image` (bytes, the file as it was), `captions` (list of str),
-    `image_id` (str), and what else the data set has, texts as str. Reading is safe from
-    several threads; a pickled copy opens the files anew.
-    """
-
-    def __init__(self, directory: Path, split: str) -> None:
-        """Args:
-        directory: folder of a prepared data set, with its version.
-        split: split in TFDS's notation.
-
-        """
-        self._directory, self._split = directory, split
-        self._source = tfds.builder_from_directory(directory).as_data_source(
-            split=split, decoders={"image": tfds.decode.SkipDecoding()}
-        )
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        index = index.__index__()
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"record {index} of {len(self)}")
-        return _to_record(self._source[index % len(self)])
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (self[i] for i in range(len(self)))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Records, (self._directory, self._split)
-
-    def __repr__(self) -> str:
-        # Without the folder: Grain compares it on resuming, perhaps on another machine.
-        return f"Records({'/'.join(self._directory.parts[-2:])!r}, {self._split!r})"
-
-
-def _to_record(features: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: bytes(value) if key == "image" else _to_text(value) for key, value in features.items()
-    }
-
-
-def _to_text(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.decode()
-    if isinstance(value, list) or (isinstance(value, np.ndarray) and value.dtype == object):
-        return [_to_text(item) for item in value]
-    return value
-
-
-def _is_prepared(cls: type[Any], data_dir: Path) -> bool:
-    return (data_dir / cls.name / str(cls.VERSION) / "dataset_info.json").is_file()
-
-
-def _builder(cls: type[Any], data_dir: Path) -> Any:
-    with _silent_tfds():
-        return cls(data_dir=data_dir)
+    return Records(prepared.path, split)
 
 
 @contextlib.contextmanager
 def _bars(console: Console) -> Iterator[Progress]:
-    """A bar for each thing that is done, on a terminal; elsewhere nothing."""
+    """A bar for each thing that is done, on a terminal; elsewhere a line now and then."""
+    if not console.is_terminal:
+        said = time.monotonic()
+
+        def tell(what: str, done: int, total: int) -> None:
+            nonlocal said
+            if time.monotonic() - said >= _PLAIN_SECONDS:
+                said = time.monotonic()
+                say(console, f"{what} {done:,} of {total:,}")
+
+        yield tell
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with ProgressBars(*columns, console=console, disable=not console.is_terminal) as bars:
+    with ProgressBars(*columns, console=console) as bars:
         tasks: dict[str, Any] = {}
 
         def show(what: str, done: int, total: int) -> None:
@@ -217,17 +334,3 @@ def _bars(console: Console) -> Iterator[Progress]:
             bars.update(tasks[what], completed=done)
 
         yield show
-
-
-@contextlib.contextmanager
-def _silent_tfds() -> Iterator[None]:
-    """Keeps TFDS's own bars, log lines and announcements off the terminal."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    tfds.disable_progress_bar()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)

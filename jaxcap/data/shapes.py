@@ -22,16 +22,14 @@ import dataclasses
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
-from jaxcap.data import Progress, no_progress
+from jaxcap.data.building import Recipe
 
 IMAGE_SIZE = 80  # pixels, both ways
 _OVERSAMPLING = 4  # outlines are drawn so many times larger and averaged down
@@ -394,79 +392,43 @@ def is_true_and_complete(caption: str, scene: Scene) -> bool:
 # ---- the data set ----------------------------------------------------------------------------
 
 
-class Shapes(tfds.core.GeneratorBasedBuilder):
-    """Builds the data set: `train` and `dev` of seen combinations, `test` of unseen ones.
+NUM_SCENES = {"train": 10_000, "dev": 300, "test": 500}
 
-    Scene `i` of a split depends on nothing but the split and `i`.
+_STREAMS = ("train", "dev", "test")
+"""The position of a split here is part of the seed of its scenes."""
 
-    Features: `image` (PNG, 80×80), `captions` (five), `image_id` ("test-00012") and `scene`,
+
+def recipe(num_scenes: Mapping[str, int] | None = None) -> Recipe:
+    """Returns how to build the data set: `train` and `dev` of seen combinations, `test` of unseen.
+
+    Records hold `image` (PNG, 80×80), `captions` (five), `image_id` ("test-00012") and `scene`,
     the scene as JSON, by which captions can be checked.
+
+    Args:
+      num_scenes: scenes of each split; by default `NUM_SCENES`.
     """
-
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First version."}
-    # Nothing is downloaded, so TFDS need not look for checksums beside this file; its search
-    # imports importlib_resources, which TFDS 4.9.10 uses without depending on it.
-    code_path = None
-
-    NUM_SCENES: ClassVar[dict[str, int]] = {"train": 10_000, "dev": 300, "test": 500}
-
-    flippable = False
-    """A mirrored picture would belie "left of"."""
-
-    def __init__(
-        self,
-        *,
-        data_dir: Path | str | None = None,
-        num_scenes: Mapping[str, int] | None = None,
-        progress: Progress = no_progress,
-        **kwargs: Any,
-    ) -> None:
-        """Args:
-        data_dir: where TFDS keeps its data sets; by default its own choice.
-        num_scenes: scenes of each split, for tests; by default `NUM_SCENES`.
-        progress: called with (what, done, total) as the work goes on.
-        """
-        self._num_scenes = dict(self.NUM_SCENES if num_scenes is None else num_scenes)
-        self._progress = progress
-        kwargs.setdefault("file_format", "array_record")
-        super().__init__(data_dir=data_dir, **kwargs)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Drawn scenes of one or two objects, with captions that can be checked.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
-                    "captions": tfds.features.Sequence(tfds.features.Text()),
-                    "image_id": tfds.features.Text(),
-                    "scene": tfds.features.Text(),
-                }
-            ),
-            disable_shuffling=True,  # record i is scene i
-        )
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        return {split: self._generate_examples(split) for split in self._num_scenes}
-
-    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        total = self._num_scenes[split]
-        for index in range(total):
-            yield index, make_example(split, index)
-            self._progress(f"shapes: {split}", index + 1, total)
+    num_scenes = dict(NUM_SCENES if num_scenes is None else num_scenes)
+    made_from = {"format": "shapes", "scenes": num_scenes}
+    return Recipe(
+        name="shapes",
+        splits={split: range(count) for split, count in num_scenes.items()},
+        make=make_example,
+        fingerprint=json.dumps(made_from),
+        description="Drawn scenes of one or two objects, with captions that can be checked.",
+        # A mirrored picture would belie "left of".
+        metadata={"flippable": False, "made_from": made_from},
+        texts=("scene",),
+    )
 
 
 def make_example(split: str, index: int) -> dict[str, Any]:
-    """Returns the features of scene `index` of a split (`image`: an open PNG file)."""
-    stream = list(Shapes.NUM_SCENES).index(split)
-    rng = np.random.default_rng([stream, index])
+    """Returns the record of scene `index` of a split, which depends on nothing but these two."""
+    rng = np.random.default_rng([_STREAMS.index(split), index])
     scene = sample_scene(rng, held_out=split == "test")
     file = io.BytesIO()
     Image.fromarray(draw(scene, rng)).save(file, format="PNG", compress_level=4)
-    file.seek(0)
     return {
-        "image": file,
+        "image": file.getvalue(),
         "captions": captions(scene, rng),
         "image_id": f"{split}-{index:05d}",
         "scene": scene_to_json(scene),

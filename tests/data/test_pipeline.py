@@ -1,6 +1,7 @@
 """Which batches training and evaluation see: an answer known for every step."""
 
 import dataclasses
+import hashlib
 import io
 
 import numpy as np
@@ -9,11 +10,12 @@ from PIL import Image
 
 from jaxcap.config import DataConfig
 from jaxcap.data.batch import Batch
+from jaxcap.data.captions import Captions
 from jaxcap.data.pipeline import (
-    Captions,
     epoch_order,
     evaluation_batches,
     pad_tokens,
+    share_of_batch,
     tokenised_captions,
     training_batches,
 )
@@ -58,7 +60,18 @@ def captions(source) -> Captions:
     return Captions.encode(texts, vocabulary, config=CONFIG)
 
 
-def batches(source, captions, *, first=0, steps=12, seed=7, threads=2, config=CONFIG, size=5):
+def batches(
+    source,
+    captions,
+    *,
+    first=0,
+    steps=12,
+    seed=7,
+    threads=2,
+    config=CONFIG,
+    size=5,
+    shard=(0, 1),
+):
     return list(
         training_batches(
             source,
@@ -69,6 +82,7 @@ def batches(source, captions, *, first=0, steps=12, seed=7, threads=2, config=CO
             first_step=first,
             steps=steps,
             threads=threads,
+            shard=shard,
         )
     )
 
@@ -93,8 +107,8 @@ def test_a_batch_brings_the_images_and_captions_of_its_numbers(source, captions)
     for batch in batches(source, captions, config=PLAIN):
         np.testing.assert_array_equal(batch.images[:, 0, 0, 0], 10 * batch.numbers)
         assert batch.valid.all()
-        for number, rows in zip(batch.numbers, batch.tokens, strict=True):
-            expected = captions.tokens[number]
+        for number, rows in zip(batch.numbers.tolist(), batch.tokens, strict=True):
+            expected = captions[number]
             found = [tuple(row[row != PAD].tolist()) for row in rows]
             # An image with fewer captions than N has rows of nothing but <pad>.
             assert found == [*expected, *[()] * (3 - len(expected))]
@@ -151,7 +165,7 @@ def test_a_batch_is_as_short_as_the_buckets_allow():
 def test_a_caption_that_is_cut_keeps_no_eos():
     vocabulary = Vocabulary.from_captions([["on"]], min_count=1)
     texts = [[["on"] * 7, ["on"] * 8, ["on"] * 20]]
-    tokens = Captions.encode(texts, vocabulary, config=CONFIG).tokens[0]
+    tokens = Captions.encode(texts, vocabulary, config=CONFIG)[0]
     on = vocabulary.words.index("on")
     assert tokens[0] == (BOS, *[on] * 7, EOS)  # just fits
     assert tokens[1] == tokens[2] == (BOS, *[on] * 8)
@@ -159,15 +173,15 @@ def test_a_caption_that_is_cut_keeps_no_eos():
 
 def test_more_captions_than_n_are_left_out_and_rare_words_become_unk():
     vocabulary = Vocabulary.from_captions([["a"]], min_count=1)
-    tokens = Captions.encode([[["a"], ["b"], ["a"], ["a"]]], vocabulary, config=CONFIG).tokens[0]
+    tokens = Captions.encode([[["a"], ["b"], ["a"], ["a"]]], vocabulary, config=CONFIG)[0]
     assert [t[1] for t in tokens] == [vocabulary.words.index("a"), UNK, vocabulary.words.index("a")]
 
 
 def test_captions_in_other_scripts_and_captions_without_a_word():
     texts = tokenised_captions([{"captions": ["Ein Café über 東京", "犬 !", "...", ""]}])
-    assert texts == [[["ein", "café", "über", "東京"], ["犬"]]]
+    assert list(texts) == [[["ein", "café", "über", "東京"], ["犬"]]]
     vocabulary = Vocabulary.from_captions(texts[0], min_count=1)
-    ids = Captions.encode(texts, vocabulary, config=CONFIG).tokens[0]
+    ids = Captions.encode(texts, vocabulary, config=CONFIG)[0]
     assert [vocabulary.decode(i) for i in ids] == ["ein café über 東京", "犬"]
 
 
@@ -190,7 +204,9 @@ def test_grouping_by_length_saves_padding_and_loses_no_image():
 
 def test_with_one_bucket_lengths_do_not_decide_who_shares_a_batch(source, captions):
     # Given to other images, the captions regroup the batches only where there are buckets.
-    others = Captions(captions.tokens[::-1])
+    texts = tokenised_captions(source)
+    vocabulary = Vocabulary.from_captions((w for c in texts for w in c), min_count=1)
+    others = Captions.encode(texts[::-1], vocabulary, config=CONFIG)
     one = dataclasses.replace(CONFIG, length_buckets=(9,))
     for config, same in [(one, True), (CONFIG, False)]:
         found, other = (
@@ -227,3 +243,81 @@ def test_leaving_the_iterator_early_ends_its_threads(source, captions):
     assert next(iterator).numbers.shape == (5,)
     iterator.close()
     assert next(iterator, None) is None
+
+
+# The batches of the tests above, as they were before captions became flat arrays and batches were
+# shared among hosts: what was trained then must come out the same.
+BEFORE = "6e6f0fe8107c1e9e10accbe65ab490cde838a53063d376c1abd968ada5aea28d"
+
+
+def test_batches_are_those_of_earlier_versions(source, captions):
+    digest = hashlib.sha256()
+    for batch in batches(source, captions):
+        for array in (batch.tokens, batch.numbers, batch.images):
+            digest.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
+    assert digest.hexdigest() == BEFORE
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+@pytest.mark.parametrize("from_features", [False, True])
+def test_hosts_read_shares_that_together_are_the_batch(source, captions, hosts, from_features):
+    class Counting(list):
+        read = 0
+
+        def __getitem__(self, index):
+            Counting.read += 1
+            return super().__getitem__(index)
+
+    features = np.arange(IMAGES * 2.0).reshape(IMAGES, 2, 1) if from_features else None
+    options = {"config": CONFIG, "batch_size": 8, "seed": 3, "first_step": 1, "steps": 6}
+    options["features"] = features
+    whole = list(training_batches(source, captions, **options))
+    shares = [
+        list(training_batches(Counting(source), captions, shard=(host, hosts), **options))
+        for host in range(hosts)
+    ]
+    together = [
+        Batch(*(np.concatenate([getattr(b, name) for b in step]) for name in Batch._fields))
+        for step in zip(*shares, strict=True)
+    ]
+    assert_same(together, whole)
+    for step in zip(*shares, strict=True):
+        numbers = [set(batch.numbers.tolist()) for batch in step]
+        assert sum(map(len, numbers)) == len(set.union(*numbers)) == 8
+    # No host reads what another one brings.
+    assert Counting.read == (0 if from_features else 8 * 5)
+
+
+def test_hosts_pad_alike_though_one_has_short_captions_only(source, captions):
+    shares = [batches(source, captions, size=4, shard=(host, 4)) for host in range(4)]
+    for step in zip(*shares, strict=True):
+        assert len({batch.tokens.shape for batch in step}) == 1
+        needed = [(batch.tokens != PAD).any(axis=(0, 1)).sum() for batch in step]
+        assert max(needed) > min(needed) or len(set(needed)) == 1
+    assert any(
+        len({(batch.tokens != PAD).any(axis=(0, 1)).sum() for batch in step}) > 1
+        for step in zip(*shares, strict=True)
+    )
+
+
+def test_a_batch_that_hosts_cannot_share_equally_is_refused(source, captions):
+    with pytest.raises(InputError, match=r"batch_size is 10, which 4 hosts .* give 8 or 12, or"):
+        batches(source, captions, size=10, shard=(0, 4))
+    with pytest.raises(InputError, match=r"batch_size is 3, which 4 hosts .* give 4, or"):
+        share_of_batch(3, (0, 4))
+    with pytest.raises(InputError, match="shard 2 of 2: expected a number from 0 to 1"):
+        share_of_batch(4, (2, 2))
+    assert [share_of_batch(8, (host, 4)) for host in range(4)] == [
+        *(slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 8))
+    ]
+
+
+def test_captions_at_hand_are_taken_without_reading_records():
+    class Source(list):
+        def __getitem__(self, index):
+            pytest.fail("a record was read")
+
+        def all_captions(self):
+            yield from [["A dog."], ["A cat", "..."]]
+
+    assert list(tokenised_captions(Source())) == [[["a", "dog"]], [["a", "cat"]]]

@@ -4,8 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from jaxcap.data import shapes
+from jaxcap.data.building import build
 from jaxcap.data.shapes import Object, Scene
 
 # 50 pixels between the centres: the small circle is left of the large square.
@@ -173,23 +175,16 @@ def test_outlines_stay_within_their_radius():
 
 def test_the_same_everywhere_and_always():
     first, again = (shapes.make_example("dev", 17) for _ in range(2))
-    assert first["image"].read() == again["image"].read()
-    assert first["captions"] == again["captions"]
+    assert first == again
     other = shapes.make_example("train", 17)
     assert other["scene"] != first["scene"]
 
 
-def test_builder(tmp_path):
+def test_recipe(tmp_path):
     reports = []
-    builder = shapes.Shapes(
-        data_dir=tmp_path,
-        num_scenes={"train": 6, "test": 3},
-        progress=lambda *report: reports.append(report),
-    )
-    builder.download_and_prepare()
-    assert {s: info.num_examples for s, info in builder.info.splits.items()} == {
-        "train": 6,
-        "test": 3,
-    }
-    assert reports[-1] == ("shapes: test", 3, 3)
-    assert not builder.flippable
+    recipe = shapes.recipe({"train": 6, "test": 3})
+    path = build(recipe, tmp_path, progress=lambda *report: reports.append(report))
+    info = tfds.builder_from_directory(path).info
+    assert {split: s.num_examples for split, s in info.splits.items()} == {"train": 6, "test": 3}
+    assert info.metadata["flippable"] is False
+    assert reports[-1] == ("shapes: storing", 9, 9)

@@ -1,0 +1,165 @@
+"""`jaxcap data`: what a prepared data set holds, and what of it will hurt."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from rich.console import Console
+
+from jaxcap.config import DataConfig, load_config_file
+from jaxcap.errors import InputError
+
+if TYPE_CHECKING:
+    from jaxcap.data.inspection import DataStatistics, DataWarning
+    from jaxcap.data.pipeline import Source
+
+_HURTS = {"warning": "yellow", "note": None}
+
+
+@dataclass(frozen=True)
+class DataArguments:
+    """Shows what a prepared data set holds, and warns of what will hurt a training.
+
+    Counts, lengths, vocabulary and coverage, image sizes, and what is there more than once, within
+    splits and between them; as a page with samples, too. Without a name: what is prepared.
+    """
+
+    name: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[NAME]")] = None
+    """A prepared data set; left out: that of --config, or a list of what is prepared."""
+    config: Path | None = None
+    """Configuration file whose min_count, units, length_buckets, … are judged; default: the
+    program's defaults."""
+    data_dir: Path | None = None
+    """Where data sets lie; default that of --config, else $TFDS_DATA_DIR, else
+    ~/tensorflow_datasets."""
+    page: Path | None = None
+    """Write a page to this .html file: samples, histograms, copies side by side."""
+    samples: int = 24
+    """Images of each split on the page."""
+    seed: int = 0
+    """Which samples."""
+    images: bool = True
+    """Decode the images; without, sizes, formats and pictures that look the same stay unknown."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def run(arguments: DataArguments, console: Console) -> int:
+    """Prints statistics to standard output, and warnings to the console."""
+    _check(arguments)
+    config = DataConfig() if arguments.config is None else load_config_file(arguments.config).data
+    name = arguments.name if arguments.config is None else arguments.name or config.name
+    data_dir = arguments.data_dir or config.directory
+    if name is None:
+        return _list(data_dir, console, as_json=arguments.json)
+    from jaxcap.data.inspection import inspect, warnings
+    from jaxcap.data.pipeline import all_captions
+    from jaxcap.data.prepare import find_dataset, load_source
+    from jaxcap.progress import Display
+    from jaxcap.text import create_units
+
+    counts = find_dataset(name, data_dir).splits
+    splits: dict[str, Source] = {
+        split: load_source(name, split, data_dir) for split, count in counts.items() if count
+    }
+    train = splits.get("train") or next(iter(splits.values()), None)
+    if train is None:
+        raise InputError(f"the data set {name} holds no image.")
+    units = create_units(config, lambda: (text for each in all_captions(train) for text in each))
+    with Display(console, "reading", total=sum(map(len, splits.values()))) as display:
+        done = 0
+
+        def progress(what: str, number: int, total: int) -> None:
+            nonlocal done
+            if what in splits:
+                done += 1
+                display.update(done, what)
+            elif number == total:
+                display.update(done, f"compared {total:,} pairs")
+
+        statistics = inspect(
+            name,
+            splits,
+            min_count=config.min_count,
+            images=arguments.images,
+            units=units,
+            threads=max(2, os.cpu_count() or 1),
+            progress=progress,
+        )
+    found = warnings(statistics, config)
+    _print(statistics, found, config, as_json=arguments.json)
+    for warning in found:
+        label = f"{warning.level}: {warning.text}"
+        console.print(label, style=_HURTS[warning.level], soft_wrap=True)
+    if arguments.page is not None:
+        from jaxcap.report.data_page import write_data_page
+
+        write_data_page(
+            arguments.page,
+            statistics,
+            found,
+            splits,
+            config=config,
+            samples=arguments.samples,
+            seed=arguments.seed,
+        )
+        console.print(f"wrote {arguments.page}", soft_wrap=True)
+    return 0
+
+
+def _check(arguments: DataArguments) -> None:
+    """Refuses before the work what would fail after it."""
+    page = arguments.page
+    if page is not None:
+        if page.suffix.lower() not in (".html", ".htm"):
+            raise InputError(
+                f"--page {page}: a page of HTML is written; let the name end in .html."
+            )
+        if page.is_dir() or not page.parent.is_dir():
+            raise InputError(f"--page {page}: a folder is there, or none to write into.")
+    if arguments.samples < 0:
+        raise InputError(f"--samples is {arguments.samples}; it must be at least 0.")
+
+
+def _list(data_dir: Path | None, console: Console, *, as_json: bool) -> int:
+    from jaxcap.data.prepare import default_data_dir, find_dataset, list_prepared
+
+    where = data_dir or default_data_dir()
+    there = [find_dataset(name, where) for name in list_prepared(where)]
+    if as_json:
+        print(json.dumps({p.name: {"path": str(p.path), "splits": dict(p.splits)} for p in there}))
+        return 0
+    for prepared in there:
+        print(f"{prepared.name}\t{prepared.counts}\t{prepared.path}")
+    if not there:
+        console.print(
+            f"no data set is prepared in {where}; see jaxcap prepare --help", soft_wrap=True
+        )
+    return 0
+
+
+def _print(
+    statistics: DataStatistics, found: list[DataWarning], config: DataConfig, *, as_json: bool
+) -> None:
+    from jaxcap.data.inspection import show
+
+    least = config.min_count
+    if as_json:
+        value = show.as_object(statistics, found, least)
+        print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
+        return
+    if not sys.stdout.isatty():
+        print("\n".join(show.as_lines(statistics, found, least)))
+        return
+    out = Console(markup=False, highlight=False)
+    for table in show.as_tables(statistics, least):
+        out.print(table)
+    for line in show.example_lines(statistics):
+        out.print(line, soft_wrap=True)
+    out.print(show.SURENESS.format(units=statistics.units))

@@ -1,0 +1,63 @@
+"""The records of a prepared data set, by random access."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+
+class Records:
+    """A split of a prepared data set: records by their index.
+
+    A record is a dict: `image` (bytes, an image file), `captions` (list of str), `image_id`
+    (str), and what else the data set has, texts as str. Reading is safe from several threads; a
+    pickled copy opens the files anew.
+    """
+
+    def __init__(self, directory: Path, split: str) -> None:
+        """Args:
+        directory: folder of a prepared data set, with its version.
+        split: split in TFDS's notation.
+
+        """
+        self._directory, self._split = directory, split
+        self._source = tfds.builder_from_directory(directory).as_data_source(
+            split=split, decoders={"image": tfds.decode.SkipDecoding()}
+        )
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        index = index.__index__()
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        return _to_record(self._source[index % len(self)])
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[i] for i in range(len(self)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Records, (self._directory, self._split)
+
+    def __repr__(self) -> str:
+        # Without the folder: Grain compares it on resuming, perhaps on another machine.
+        return f"Records({'/'.join(self._directory.parts[-2:])!r}, {self._split!r})"
+
+
+def _to_record(features: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: bytes(value) if key == "image" else _to_text(value) for key, value in features.items()
+    }
+
+
+def _to_text(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogatepass")  # as shards.serialize encodes it
+    if isinstance(value, list) or (isinstance(value, np.ndarray) and value.dtype == object):
+        return [_to_text(item) for item in value]
+    return value

@@ -1,0 +1,406 @@
+"""docs/data.md: every command in it runs, and prints what the page shows.
+
+The rules by which the page is read:
+
+- ```` ```bash ```` is given to bash, block by block, in one folder that has `train.py`,
+  `evaluate.py` and `configs/`; it ends with status 0, or with that of a comment `# status 2`.
+- ```` ```text ```` after it is what it prints: standard output as a terminal gets it, then standard
+  error. `…` is any text within a line, and any number of lines where it stands alone. The home
+  folder is `~`.
+- ```` ```python ```` is written to the file that its first line names.
+- A block without a language is a layout: its files are there, and hold the lines shown beside them.
+- Two things differ from a reader's terminal: `train.py` gets `TINY` appended, and its compiled
+  programs are kept with pytest's cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import pty
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from jaxcap.commands.data import DataArguments
+from jaxcap.commands.prepare import PrepareArguments
+from jaxcap.data.prepare import formats
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+TINY = (
+    "--encoder.name resnet_small --encoder.weights None --data.image-size 32 --train.epochs 1 "
+    "--decoder.hidden-size 16 --decoder.embedding-size 8 --decoder.attention-size 8 "
+    "--data.length-buckets 16 --search.beam-size 2 --search.max-length 8"
+)
+
+
+# ---- the page --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, its text, and the line of the page on which it begins."""
+
+    language: str
+    text: str
+    line: int
+
+
+def blocks(page: str) -> Iterator[Block]:
+    for found in re.finditer(r"^```(\w*)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE):
+        yield Block(found[1], found[2], page.count("\n", 0, found.start()) + 1)
+
+
+def agrees(shown: str, printed: str) -> bool:
+    """Whether what was printed is what the page shows, by the rule of `…`."""
+    lines = [re.escape(line.rstrip()).replace("…", ".*") + "\n" for line in shown.splitlines()]
+    pattern = "".join("(?:.*\n)*" if line == ".*\n" else line for line in lines)
+    said = "".join(line.rstrip() + "\n" for line in printed.splitlines())
+    return re.fullmatch(pattern, said) is not None
+
+
+def layout(text: str) -> Iterator[tuple[list[str], str]]:
+    """The paths of each line of a layout (two where it says FIRST … LAST), and what stands beside
+    them: a line of the content of the last path above, or nothing."""
+    folders: list[str] = []
+    current: list[str] = []
+    for line in text.splitlines():
+        name, _, content = re.sub(r"^( *\S+(?: … \S+)?) {2,}", "\\1\t", line).partition("\t")
+        if line.startswith(" " * 10):
+            content = line.strip()
+        else:
+            depth = (len(name) - len(name.lstrip())) // 2
+            folders = folders[:depth]
+            current = ["/".join([*folders, each]) for each in name.strip().split(" … ")]
+            if name.endswith("/"):
+                folders.append(name.strip().rstrip("/"))
+        yield current, content.replace("<TAB>", "\t")
+
+
+# ---- its files -------------------------------------------------------------------------------
+
+
+def draw(path: Path, number: int, size: tuple[int, int] = (300, 240)) -> None:
+    """A picture of coloured fields, another for each number."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fields = np.random.default_rng(number).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    Image.fromarray(fields).resize(size, Image.Resampling.NEAREST).save(path)
+
+
+def write(path: Path, *lines: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    write(path, json.dumps(value, ensure_ascii=False))
+
+
+def own_folders(here: Path) -> None:
+    rows = []
+    for n in range(1, 41):
+        draw(here / "holiday" / f"{n:02}.jpg", n)
+        colour, place = ("blue", "red", "green")[n % 3], ("snow", "grass")[n % 2]
+        rows.append(f'{n:02}.jpg,"A {colour} ball, on the {place}."')
+        rows.append(f"{n:02}.jpg,Somebody left a {colour} ball outside.")
+    write(here / "holiday" / "captions.csv", "image,caption", *rows)
+    draw(here / "my-photo.jpg", 0)
+
+    things = [("lamp" if n < 8 else "chair", "train" if n < 7 else "val") for n in range(1, 9)]
+    for n, _ in enumerate(things, start=1):
+        draw(here / "catalogue" / "pictures" / f"a{n}.jpg", 100 + n)
+    write(
+        here / "catalogue" / "table.tsv",
+        "photo\tshort\tlong\tset",
+        *(
+            f"a{n}.jpg\tA {thing}.\tA {thing} with a green shade.\t{split}"
+            for n, (thing, split) in enumerate(things, start=1)
+        ),
+    )
+
+    for n in range(1, 7):
+        draw(here / "birds" / f"{n}.png", 200 + n)
+    entries = [
+        {"image": f"{n}.png", "captions": ["A wren sings.", "A small brown bird."]}
+        for n in range(1, 7)
+    ]
+    write(here / "birds" / "captions.jsonl", *map(json.dumps, entries))
+    write(here / "lists" / "train.txt", "1.png", "2.png", "3.png", "4.png")
+    write(here / "lists" / "dev.txt", "6.png")
+
+    for n in range(1, 21):
+        draw(here / "signs" / "images" / f"{n}.jpg", 300 + n)
+    write(here / "captions.json", coco_json((f"{n}.jpg", n) for n in range(1, 21)))
+
+    for n, (name, *captions) in enumerate(
+        [
+            ("train/cat", "A cat asleep on a chair.", "The cat sleeps."),
+            ("train/dog", "A dog waits at the door."),
+            ("val/hen", "A hen in the yard."),
+        ]
+    ):
+        draw(here / "pets" / f"{name}.jpg", 400 + n)
+        write(here / "pets" / f"{name}.txt", *captions)
+
+    for n in range(1, 41):
+        draw(here / "market" / f"{n:02}.jpg", 500 + n)
+    damaged = here / "market" / "12.jpg"
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    rows = [f"{n:02}.jpg,A stall with apples." for n in range(1, 42)]
+    write(here / "market" / "captions.csv", "image,caption", *rows)
+    for n in range(1, 13):
+        draw(here / "tokyo" / f"{n}.jpg", 600 + n)
+    rows = [f"{n}.jpg,赤い丸があります。,{'train' if n < 11 else 'val'}" for n in range(1, 13)]
+    write(here / "tokyo" / "captions.csv", "image,caption,split", *rows)
+
+
+def coco_json(images: Any) -> str:
+    known = list(images)
+    value = {
+        "images": [{"id": n, "file_name": name} for name, n in known],
+        "annotations": [{"image_id": n, "caption": "A sign with an arrow."} for _, n in known],
+    }
+    return json.dumps(value).replace(', "annotations"', ',\n "annotations"')
+
+
+def karpathy_json(names: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
+    return {
+        "images": [
+            {"filename": name, "split": split, "sentences": [{"raw": caption}]}
+            for name, split, caption in names
+        ]
+    }
+
+
+def releases(here: Path) -> None:
+    folder = here / "flickr8k"
+    splits = {"train": "1000268201_693b08cb0e.jpg", "dev": "2.jpg", "test": "3.jpg"}
+    for n, (split, name) in enumerate(splits.items()):
+        draw(folder / "Flicker8k_Dataset" / name, 700 + n)
+        write(folder / f"Flickr_8k.{split}Images.txt", name)
+    caption = "A child climbs up some stairs ."
+    write(
+        folder / "Flickr8k.token.txt",
+        *(f"{name}#{k}\t{caption}" for name in splits.values() for k in range(5)),
+    )
+
+    folder = here / "flickr30k"
+    names = ["1000092795.jpg", "2.jpg", "3.jpg"]
+    for n, name in enumerate(names):
+        draw(folder / "flickr30k-images" / name, 800 + n)
+    caption = "Two friends stand in a yard ."
+    write(
+        folder / "results_20130124.token",
+        *(f"{name}#{k}\t{caption}" for name in names for k in range(5)),
+    )
+    known = [(n, s, caption) for n, s in zip(names, ("train", "val", "test"), strict=True)]
+    write_json(folder / "dataset_flickr30k.json", karpathy_json(known))
+
+    for split, number in (("train", 9), ("val", 42)):
+        name = f"COCO_{split}2014_{number:012}.jpg"
+        draw(here / "coco" / f"{split}2014" / name, 900 + number, (640, 480))
+        file = here / "coco" / "annotations" / f"captions_{split}2014.json"
+        write(file, coco_json([(name, number)]))
+
+    known = [("vase.jpg", "train", "A blue vase."), ("coin.jpg", "val", "A coin."),
+             ("mask.jpg", "test", "A mask.")]  # fmt: skip
+    for n, (name, _, _) in enumerate(known):
+        draw(here / "museum" / "images" / name, 1000 + n)
+    text = json.dumps(karpathy_json(known)).replace('"sentences"', '\n "sentences"')
+    write(here / "museum" / "dataset_museum.json", text)
+
+
+class CocoCaptions(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """The features and splits of TFDS's own coco_captions, but for its objects."""
+
+    name = "coco_captions"
+    VERSION = tfds.core.Version("1.1.0")
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="2014")]  # noqa: RUF012 - as TFDS wants it
+    code_path = None
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            "image": tfds.features.Image(encoding_format="jpeg"),
+            "image/filename": tfds.features.Text(),
+            "captions": tfds.features.Sequence({"text": tfds.features.Text(), "id": np.int64}),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        return {split: self._generate_examples(split) for split in ("train", "val", "test")}
+
+    def _generate_examples(self, split: str) -> Any:
+        file = io.BytesIO()
+        Image.new("RGB", (8, 6), (9 * len(split), 0, 0)).save(file, "JPEG")
+        file.seek(0)
+        captions = [{"text": "A red picture.", "id": 1}]
+        yield 0, {"image": file, "image/filename": f"{split}.jpg", "captions": captions}
+
+
+# ---- its terminal ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Terminal:
+    """A home of its own, and in it a folder like a clone of the repository."""
+
+    home: Path
+    programs: Path
+
+    @property
+    def here(self) -> Path:
+        return self.home / "jaxcap"
+
+    def set_up(self) -> None:
+        self.here.mkdir()
+        for name in ("train.py", "evaluate.py"):
+            (self.here / name).symlink_to(ROOT / name)
+        shutil.copytree(ROOT / "configs", self.here / "configs")
+        commands = self.home / "bin"
+        write(commands / "jaxcap", "#!/bin/sh", f'exec "{sys.executable}" -m jaxcap "$@"')
+        write(
+            commands / "python",
+            "#!/bin/sh",
+            f'[ "$1" = train.py ] && set -- "$@" {TINY}',
+            f'exec "{sys.executable}" "$@"',
+        )
+        for command in commands.iterdir():
+            command.chmod(0o755)
+
+    def run(self, block: str) -> tuple[int, str]:
+        """The status, and what is on the screen."""
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("JAX", "XLA"))} | {
+            "HOME": str(self.home),
+            "PATH": f"{self.home / 'bin'}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "TFDS_DATA_DIR": str(self.home / "tensorflow_datasets"),
+            "XDG_CACHE_HOME": str(self.home / ".cache"),
+            "JAX_COMPILATION_CACHE_DIR": str(self.programs),
+            "TERM": "dumb",
+            "COLUMNS": "120",
+            "LINES": "40",
+        }
+        ours, theirs = pty.openpty()
+        screen = bytearray()
+
+        def read() -> None:
+            with contextlib.suppress(OSError):  # what a terminal says when it is closed
+                while part := os.read(ours, 1 << 16):
+                    screen.extend(part)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        try:
+            ended = subprocess.run(
+                ["bash", "-e", "-c", block],
+                cwd=self.here,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=theirs,
+                stderr=subprocess.PIPE,
+                timeout=600,
+            )
+        finally:
+            os.close(theirs)
+            reader.join()
+            os.close(ours)
+        said = screen.decode().replace("\r\n", "\n") + ended.stderr.decode()
+        return ended.returncode, said.replace(str(self.home), "~")
+
+
+@pytest.fixture
+def terminal(tmp_path: Path, pytestconfig: pytest.Config) -> Terminal:
+    assert pytestconfig.cache is not None
+    terminal = Terminal(tmp_path, Path(pytestconfig.cache.mkdir("jax")))
+    terminal.set_up()
+    own_folders(terminal.here)
+    releases(terminal.here)
+    with contextlib.redirect_stdout(None), contextlib.redirect_stderr(io.StringIO()):
+        data = tmp_path / "tensorflow_datasets"
+        CocoCaptions(data_dir=data, file_format="array_record").download_and_prepare()
+    return terminal
+
+
+# ---- tests -----------------------------------------------------------------------------------
+
+
+def test_every_command_of_the_page(terminal: Terminal) -> None:
+    said, at = "", 0
+    for block in blocks(PAGE):
+        where = f"docs/data.md, line {block.line}"
+        if block.language == "bash":
+            expected = re.search(r"# status (\d+)", block.text)
+            status, said = terminal.run(block.text)
+            at = block.line
+            assert status == (int(expected[1]) if expected else 0), f"{where}:\n{said}"
+        elif block.language == "text":
+            assert at, where
+            assert agrees(block.text, said), f"{where}: shown\n{block.text}\nprinted\n{said}"
+            at = 0
+        elif block.language == "python":
+            name = block.text.splitlines()[0].removeprefix("# ")
+            write(terminal.here / name, block.text)
+        else:
+            assert not block.language, where
+            check_layout(block, terminal.here, where)
+    assert not (terminal.home / "tensorflow_datasets" / "holiday").exists()
+    assert {path.name for path in (terminal.here / "runs" / "holiday").iterdir()} >= {
+        "config.json",
+        "vocabulary.json",
+        "report-test.html",
+    }
+
+
+def check_layout(block: Block, here: Path, where: str) -> None:
+    for paths, content in layout(block.text):
+        for path in paths:
+            file = Path(str(here / path).replace(f"{here}/~", str(here.parent)))
+            assert file.exists(), f"{where}: {path}"
+            if content:
+                lines = file.read_text(encoding="utf-8").splitlines()
+                assert any(agrees(content, line.strip()) for line in lines), (
+                    f"{where}: {path}: {content}"
+                )
+
+
+def test_the_rules_by_which_the_page_is_read() -> None:
+    assert agrees("a … c\n", "a b c  \n")
+    assert agrees("…\nc\n", "a\nb\nc\n")
+    assert agrees("…\nc\n", "c\n")
+    assert not agrees("a … c\n", "a b\nc\n")
+    assert not agrees("train 36\n", "train 360\n")
+    assert not agrees("a\n", "a\nb\n")
+    text = "x/\n  1.jpg … 3.jpg\n  t.csv        a<TAB>b\n               c d\n  y/\n    z.txt\nw\n"
+    assert list(layout(text)) == [
+        (["x/"], ""),
+        (["x/1.jpg", "x/3.jpg"], ""),
+        (["x/t.csv"], "a\tb"),
+        (["x/t.csv"], "c d"),
+        (["x/y/"], ""),
+        (["x/y/z.txt"], ""),
+        (["w"], ""),
+    ]
+
+
+def test_the_page_shows_every_format_and_names_every_option() -> None:
+    commands = "".join(block.text for block in blocks(PAGE) if block.language == "bash")
+    for name in formats().keys() - {"shapes"}:
+        assert f"jaxcap prepare {name} " in commands
+    names = {field.name for field in fields(PrepareArguments)} - {"format"}
+    names |= {"page", "config", "json", "images"} & {field.name for field in fields(DataArguments)}
+    for name in names:
+        assert re.search(rf"--(no-)?{name.replace('_', '-')}\b", PAGE), name
