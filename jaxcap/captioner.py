@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from jaxcap.config import Config
-from jaxcap.decoders import Decoder, StepOutput, create_decoder
+from jaxcap.decoders import Decoder, OwnWords, StepOutput, create_decoder
 from jaxcap.encoders import Preprocessing, encoder_spec
 from jaxcap.encoders.freezing import frozen_stages
 from jaxcap.encoders.parts import encode_in_parts
@@ -76,12 +76,17 @@ class Captioner(nn.Module):
         tokens: Int[Array, "B N T"],
         *,
         train: bool = False,
+        own_words: OwnWords | None = None,
     ) -> StepOutput:
         """Teacher forcing: logits `[B, N, T, V]` of the word that follows each of `tokens`.
 
         An image is encoded once, whatever the number of its captions.
+
+        Args:
+          own_words: words of `tokens` in the place of which the model reads what it said itself.
         """
-        return self.decoder(self.encode(images, train=train), tokens, train=train)
+        features = self.encode(images, train=train)
+        return self.decoder(features, tokens, train=train, own_words=own_words)
 
 
 def create_captioner(
@@ -90,7 +95,8 @@ def create_captioner(
     """The model that the configuration describes, without parameters yet.
 
     Args:
-      axis_name: the mapped axis over which batch statistics are averaged, under `jax.pmap`.
+      axis_name: the mapped axis over which batch statistics are averaged, and random numbers
+        drawn together, under `jax.pmap`.
 
     Raises:
       InputError: an unknown encoder, or one that has no stage `encoder.train_from`.
@@ -101,8 +107,14 @@ def create_captioner(
             dtype=jnp.dtype(config.encoder.dtype),
             axis_name=axis_name,
             frozen_stages=frozen_stages(config.encoder),
+            remat=config.train.remat in ("encoder", "both"),
         ),
-        decoder=create_decoder(config.decoder, vocabulary_size),
+        decoder=create_decoder(
+            config.decoder,
+            vocabulary_size,
+            remat=config.train.remat in ("decoder", "both"),
+            axis_name=axis_name,
+        ),
         preprocessing=spec.preprocessing,
         train_encoder=config.encoder.trainable,
         train_batch_stats=config.encoder.batch_stats == "trained",

@@ -1,173 +1,363 @@
-"""States on disk, with Orbax: the latest, to go on from, and the best, to caption with."""
+"""States on disk: the latest, to go on from, and the best, to caption with.
+
+Orbax writes the arrays, while training goes on; `manifest` adds checksums, and a rename makes the
+step count. So a step's directory is whole or not there, whenever the process is killed, and what
+the disk does to it later is found when it is read: the newest sound step is used, and damaged ones
+are named.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import logging
-from collections.abc import Iterator
+import json
+import re
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from orbax.checkpoint import v1 as ocp
 
+from jaxcap import manifest
 from jaxcap.errors import InputError
 from jaxcap.state import TrainState
+from jaxcap.stored_arrays import (
+    MismatchError,
+    UnreadableError,
+    begin_saving,
+    load_arrays,
+    quiet_orbax,
+    reason,
+)
+
+Metrics = Mapping[str, float]
+
+_LATEST = 2
+"""The latest is kept, and the one before in case that the latest is damaged."""
+
+_UNFINISHED = re.compile(r"\d+\.(saving|removing|orbax-checkpoint-tmp)")
+
+
+class _DamagedError(InputError):
+    """What is on disk is not what was written."""
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=2)
 
 
 class Checkpoints:
     """The directory `checkpoints/` of a run, one subdirectory per kept step.
 
     Each holds `variables` (parameters and batch statistics: all that captioning needs) and
-    `training` (step and optimizer state), saved apart so that each can be read alone.
+    `training` (step and optimizer state), saved apart so that each can be read alone; copies of
+    the run's configuration and vocabulary; and `manifest.json`: scores, where training stood, and
+    checksums. Steps saved before there were manifests are read without.
+
+    In a run of several processes each opens the directory, saves and restores; the first one
+    gives the finishing touches.
     """
 
-    def __init__(self, directory: Path, *, metric: str, reading_only: bool = False):
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        metric: str,
+        reading_only: bool = False,
+        beside: Sequence[Path] = (),
+        report: Callable[[str], None] = _warn,
+    ):
         """Opens the directory, making it if need be.
 
         Args:
           metric: name of the score, given to `save`, that decides which step is best.
           reading_only: leave half-written steps alone: they may be those of a training
             that is saving at this moment.
+          beside: files that each step gets a copy of.
+          report: is told of damaged steps, one line each.
         """
-        self._metric = metric
-        policies = ocp.training.preservation_policies
-        with _quiet_orbax():
-            self._checkpointer = ocp.training.Checkpointer(
-                directory.absolute(),
-                preservation_policy=policies.AnyPreservationPolicy(
-                    [
-                        policies.LatestN(1),
-                        # Later of equals, so that a score stuck at zero keeps the newest.
-                        policies.BestN(get_metric_fn=self._score, n=1),
-                    ]
-                ),
-                save_decision_policy=_Always(),
-                cleanup_tmp_directories=not reading_only,
-            )
+        self._directory, self._metric = directory.absolute(), metric
+        self._beside, self._report = tuple(beside), report
+        self._writes = not reading_only and jax.process_index() == 0
+        self._finishing = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+        if self._writes:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._remove_unfinished()
+        self._kept = self._found()
 
-    def _score(self, metrics: Any) -> float:
-        return float(metrics[self._metric])
+    def _remove_unfinished(self) -> None:
+        for path in self._directory.iterdir():
+            if _UNFINISHED.match(path.name):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _found(self) -> dict[int, Metrics | None]:
+        if not self._directory.is_dir():
+            return {}
+        return {
+            int(path.name): _metrics(path)
+            for path in self._directory.iterdir()
+            if path.name.isdecimal() and path.is_dir()
+        }
 
     def __enter__(self) -> Checkpoints:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._checkpointer.close()
+        try:
+            self.wait()
+        finally:
+            self._finishing.shutdown()
+            if self._writes:
+                self._remove_unfinished()
 
-    def save(self, state: TrainState, metrics: dict[str, float]) -> None:
-        """Writes the state; Orbax renames it into place when it is whole."""
-        self._checkpointer.save_checkpointables(
-            int(state.step),
-            {
-                "variables": state.variables,
-                "training": {"step": state.step, "opt_state": state.opt_state},
-            },
-            metrics={name: float(value) for name, value in metrics.items()},
+    def save(
+        self, state: TrainState, metrics: Metrics | None, *, note: dict[str, Any] | None = None
+    ) -> None:
+        """Begins to write the state, which may be donated at once, and returns.
+
+        Args:
+          metrics: scores of this state, or None: they may be given later, to `score`.
+          note: JSON values that come back from `note`.
+
+        Raises:
+          InputError: this save cannot begin, or the one before failed. Earlier steps are intact.
+        """
+        self.wait()
+        step = int(state.step)
+        numbers = None if metrics is None else {k: float(v) for k, v in metrics.items()}
+        saving = self._directory / f"{step}.saving"
+        with self._naming(step):
+            response = begin_saving(
+                saving,
+                {
+                    "variables": state.variables,
+                    "training": state.training,
+                },
+            )
+        self._kept[step] = numbers
+        self._forget_all_but(self._worth_keeping())
+        content = {"step": step, "metrics": numbers, "note": note or {}}
+        self._pending = self._finishing.submit(
+            self._finish, step, response, content, frozenset(self._kept)
         )
+
+    def _finish(
+        self, step: int, response: Any, content: dict[str, Any], keep: frozenset[int]
+    ) -> None:
+        """Waits for Orbax, adds the rest, lets the step count, and removes older ones."""
+        with self._naming(step), quiet_orbax():
+            response.result()
+            if not self._writes:
+                return
+            saving = self._directory / f"{step}.saving"
+            for file in self._beside:
+                shutil.copyfile(file, saving / file.name)
+            manifest.write_manifest(saving, content)
+            self._remove(step)  # a damaged one, in the place of which this one is
+            saving.rename(self._directory / str(step))
+            self._remove_all_but(keep)
+
+    def wait(self) -> None:
+        """Waits until the last save is on disk.
+
+        Raises:
+          InputError: it failed; earlier steps are intact.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def score(self, step: int, metrics: Metrics) -> None:
+        """Adds the scores of a step that was saved without."""
+        self.wait()
+        numbers = {name: float(value) for name, value in metrics.items()}
+        self._kept[step] = numbers
+        self._forget_all_but(self._worth_keeping())
+        if not self._writes:
+            return
+        path = self._directory / str(step)
+        with self._naming(step):
+            content = manifest.read_content(path) or {"step": step, "note": {}}
+            manifest.change_content(path, {**content, "metrics": numbers})
+        self._remove_all_but(frozenset(self._kept))
+
+    @contextlib.contextmanager
+    def _naming(self, step: int) -> Iterator[None]:
+        """Turns whatever a full disk or a lost one may cause into a message."""
+        try:
+            yield
+        except InputError:
+            raise
+        except Exception as error:
+            if self._writes:
+                self._remove_unfinished()  # at once: what fills the disk may be this very thing
+            kept = [s for s in sorted(self._kept) if (self._directory / str(s)).is_dir()]
+            intact = f"Intact: step {', '.join(map(str, kept))}." if kept else "None came before."
+            raise InputError(
+                f"{self._directory}: the checkpoint of step {step} could not be written "
+                f"({reason(error)}). {intact} Make room there, then start again to go on."
+            ) from error
+
+    def _worth_keeping(self) -> frozenset[int]:
+        best = self.best_step
+        latest = sorted(self._kept)[-_LATEST:]
+        return frozenset(latest if best is None else [*latest, best])
+
+    def _forget_all_but(self, keep: frozenset[int]) -> None:
+        self._kept = {step: metrics for step, metrics in self._kept.items() if step in keep}
+
+    def _remove_all_but(self, keep: frozenset[int]) -> None:
+        for step in self._found().keys() - keep:
+            self._remove(step)
+
+    def _remove(self, step: int) -> None:
+        # Renamed first: half a directory under its own name would pass for a damaged one.
+        path, removing = self._directory / str(step), self._directory / f"{step}.removing"
+        shutil.rmtree(removing, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(removing)
+            shutil.rmtree(removing, ignore_errors=True)
 
     @property
     def latest_step(self) -> int | None:
         """The newest step kept, or None."""
-        latest = self._checkpointer.latest
-        return None if latest is None else int(latest.step)
+        return max(self._kept, default=None)
 
     @property
     def best_step(self) -> int | None:
-        """The step with the highest score, the later of equals, or None."""
-        scored = [
-            (self._score(c.metrics), int(c.step))
-            for c in self._checkpointer.checkpoints
-            if c.metrics is not None
-        ]
-        return max(scored)[1] if scored else self.latest_step
+        """The step with the highest score, the later of equals; without scores the latest."""
+        return max(self._kept, key=self._rank, default=None)
+
+    def _rank(self, step: int) -> tuple[bool, float, int]:
+        metrics = self._kept[step]
+        # Later of equals, so that a score stuck at zero keeps the newest.
+        return (False, 0.0, step) if metrics is None else (True, float(metrics[self._metric]), step)
+
+    def has(self, step: int) -> bool:
+        """Whether a step is kept."""
+        return step in self._kept
+
+    def scored(self, step: int) -> bool:
+        """Whether the scores of a step are known."""
+        return self._kept.get(step) is not None
+
+    def note(self, step: int) -> dict[str, Any]:
+        """What `save` was given to note with this step."""
+        note: dict[str, Any] = (manifest.read_content(self._directory / str(step)) or {}).get(
+            "note", {}
+        )
+        return note
+
+    def restore_newest(self, like: TrainState | Callable[[int], TrainState]) -> TrainState | None:
+        """The state to go on from: that of the newest sound step, or None if there is none.
+
+        All steps are read and checked; damaged ones are reported, and removed after the next save.
+
+        Raises:
+          InputError: a checkpoint holds another model.
+        """
+        self.wait()
+        for step in sorted(self._kept):
+            if damage := self._damage(step):
+                self._drop(damage, step)
+        for step in sorted(self._kept, reverse=True):
+            try:
+                return self.restore(step, like(step) if callable(like) else like)
+            except _DamagedError as error:
+                self._drop(str(error), step)
+        return None
+
+    def _drop(self, damage: str, step: int) -> None:
+        self._report(damage)
+        del self._kept[step]
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state at `step`.
 
         Args:
-          like: a state of the same shapes and types; its values are of no account.
+          like: a state of the same shapes, types and shardings; its values are of no account.
+
+        Raises:
+          InputError: this step is damaged, or holds another model.
         """
         loaded = self._load(
             step,
             {
                 "variables": like.variables,
-                "training": {"step": like.step, "opt_state": like.opt_state},
+                "training": like.training,
             },
         )
-        return TrainState(**loaded["variables"], **loaded["training"])
+        return TrainState.of(**loaded)
 
     def restore_variables(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
         """Parameters and batch statistics at `step`, without the optimizer's state."""
         variables: dict[str, Any] = self._load(step, {"variables": like})["variables"]
         return variables
 
-    def _load(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like
-        )
-        self._check(step, like["variables"])
-        try:
-            with _quiet_orbax():
-                loaded: dict[str, Any] = self._checkpointer.load_checkpointables(step, abstract)
-        except (ValueError, KeyError, OSError) as error:
-            raise InputError(self._damaged(step)) from error
-        # A copy of JAX's own: restored buffers may be shared, and training donates its state.
-        return jax.tree.map(jnp.copy, loaded)
+    def restore_sound_variables(
+        self, like: dict[str, Any], *, best: bool
+    ) -> tuple[int, dict[str, Any]] | None:
+        """The best (or latest) step that is sound, with its variables; None without any step.
 
-    def _check(self, step: int, like: dict[str, Any]) -> None:
-        """Compares shapes before loading: Orbax's own complaint would fill a screen."""
-        try:
-            with _quiet_orbax():
-                metadata = self._checkpointer.checkpointables_metadata(step).metadata
-            found = _shapes(metadata["variables"])
-        except Exception as error:  # whatever a damaged directory may cause
-            raise InputError(self._damaged(step)) from error
-        if not found:
-            raise InputError(self._damaged(step))
-        expected = _shapes(like)
-        differ = [
-            f"\n  {name}: {found.get(name, 'absent')}, expected {expected.get(name, 'absent')}"
-            for name in sorted(found.keys() | expected.keys())
-            if found.get(name) != expected.get(name)
-        ]
-        if differ:
-            more = f"\n  and {len(differ) - 3} more" if len(differ) > 3 else ""
+        Raises:
+          InputError: all steps are damaged, or one holds another model.
+        """
+        damaged = []
+        for step in sorted(self._kept, key=self._rank if best else None, reverse=True):
+            try:
+                return step, self.restore_variables(step, like)
+            except _DamagedError as error:
+                if not (self._directory / str(step)).exists():
+                    # A training that goes on meanwhile has removed it.
+                    self._kept = self._found()
+                    return self.restore_sound_variables(like, best=best)
+                self._report(str(error))
+                damaged.append(str(step))
+        if damaged:
             raise InputError(
-                f"{self._checkpointer.directory / str(step)}: this checkpoint holds another model "
-                f"than config.json describes:{''.join(differ[:3])}{more}"
+                f"{self._directory}: no checkpoint is sound, all are damaged: step "
+                f"{', '.join(damaged)}. Train again, in a new --workdir."
             )
+        return None
 
-    def _damaged(self, step: int) -> str:
-        return (
-            f"{self._checkpointer.directory / str(step)}: this checkpoint is damaged; "
-            "delete it, and the one before is used."
-        )
+    def _load(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
+        self.wait()
+        if damage := self._damage(step, tuple(like)):
+            raise _DamagedError(damage)
+        path = self._directory / str(step)
+        try:
+            return load_arrays(path, like)
+        except UnreadableError as error:
+            raise _DamagedError(self._damaged(step, str(error))) from error
+        except MismatchError as error:
+            raise InputError(
+                f"{path}: this checkpoint holds another {_CONTENT_OF[error.part]} than config.json "
+                f"describes:{error}"
+            ) from error
+
+    def _damage(self, step: int, parts: Sequence[str] | None = None) -> str | None:
+        path = self._directory / str(step)
+        if not (path / manifest.NAME).exists() and (path / _FORMER_METRICS).exists():
+            return None  # saved before there were manifests
+        found = manifest.damage(path, parts)
+        return None if found is None else self._damaged(step, found)
+
+    def _damaged(self, step: int, what: str) -> str:
+        path = self._directory / str(step)
+        return f"{path}: this checkpoint is damaged and not used: {what}."
 
 
-def _shapes(variables: Any) -> dict[str, tuple[int, ...]]:
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(x.shape)
-        for path, x in jax.tree_util.tree_leaves_with_path(variables)
-    }
+_CONTENT_OF = {"variables": "model", "training": "optimizer"}
+_FORMER_METRICS = Path("metrics", "metrics")
+"""Where Orbax kept the scores of a step before there were manifests."""
 
 
-@contextlib.contextmanager
-def _quiet_orbax() -> Iterator[None]:
-    """Keeps Orbax's warnings, pages long, from the terminal: an `InputError` says it shorter."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-class _Always:
-    """The caller decides when to save; Orbax's default would skip some steps."""
-
-    def should_save(self, step: Any, previous_steps: Any, *, context: Any) -> bool:
-        return True
+def _metrics(path: Path) -> Metrics | None:
+    metrics: Any = None
+    with contextlib.suppress(OSError, ValueError):
+        metrics = json.loads((path / _FORMER_METRICS).read_text(encoding="utf-8"))
+    content = manifest.read_content(path)
+    return metrics if content is None else content.get("metrics")

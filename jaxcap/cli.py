@@ -18,15 +18,18 @@ from typing import Any
 import tyro
 from rich.console import Console
 
-from jaxcap.commands import caption, prepare, score, weights
+from jaxcap.commands import caption, data, export, prepare, replay, score, weights
 from jaxcap.commands import evaluate as evaluate_command
 from jaxcap.commands import train as train_command
 from jaxcap.errors import InputError
 
 _COMMANDS: dict[str, tuple[type, Callable[[Any, Console], int]]] = {
     "prepare": (prepare.PrepareArguments, prepare.run),
+    "data": (data.DataArguments, data.run),
     "caption": (caption.CaptionArguments, caption.run),
     "score": (score.ScoreArguments, score.run),
+    "export": (export.ExportArguments, export.run),
+    "replay": (replay.ReplayArguments, replay.run),
     "weights": (weights.WeightsArguments, weights.run),
 }
 
@@ -50,8 +53,12 @@ def main() -> None:
     """Entry point of the `jaxcap` command."""
 
     def command(console: Console) -> int:
+        given = sys.argv[1:]
+        if given[:1] == ["caption"]:
+            given[1:] = caption.arranged(given[1:])
         arguments = tyro.extras.subcommand_cli_from_dict(
             {name: arguments for name, (arguments, _) in _COMMANDS.items()},
+            args=given,
             prog="jaxcap",
             description="CNN-LSTM image captioning in JAX.",
         )

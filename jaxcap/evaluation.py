@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from jaxcap import hosts
 from jaxcap.config import Config, to_dict
 from jaxcap.data import shapes
 from jaxcap.data.pipeline import Source, evaluation_batches
+from jaxcap.decoding import describe
 from jaxcap.files import write_text
 from jaxcap.inference import Caption, Decode, Run, caption_batches
-from jaxcap.metrics import evaluate_captions, tokenize
+from jaxcap.metrics import ScoringUnits, evaluate_captions, splitter
+from jaxcap.parallel import round_up
 from jaxcap.progress import Report
-from jaxcap.report import ReportCaption, ReportRow, write_report
+from jaxcap.report import ReportCaption, ReportRow, scale_attention, write_report
 from jaxcap.scoring import bootstrap
 from jaxcap.scoring.signature import signature
 from jaxcap.scoring.statistics import collect
@@ -57,6 +60,13 @@ def score_names(source: Source) -> tuple[str, ...]:
     return (*names, TRUE) if "scene" in source[0] else names
 
 
+def scoring_units(config: Config) -> ScoringUnits:
+    """What the scores of a run count."""
+    if config.evaluation.units is not None:
+        return config.evaluation.units
+    return "characters" if config.data.units == "characters" else "words"
+
+
 def evaluate_source(
     source: Source,
     *,
@@ -70,37 +80,75 @@ def evaluate_source(
 ) -> Evaluation:
     """Captions every image of `source` once and scores the best caption of each.
 
+    Several processes share the images, and each gets the whole result.
+
     Args:
       features: what the encoder makes of each image, where that is known already.
       report: called with the number of images done.
       attention: keep where the model looked while it chose the words of the best captions, a
         byte for each word and position.
     """
+    process, processes = hosts.share()
+    numbers = np.array_split(np.arange(len(source)), processes)[process]
+    batch_size = round_up(config.evaluation.batch_size)
     batches = evaluation_batches(
         source,
         config=config.data,
-        batch_size=config.evaluation.batch_size,
+        batch_size=batch_size,
+        numbers=numbers,
         features=features,
     )
-    captions: dict[str, tuple[Caption, ...]] = {}
-    references: dict[str, list[str]] = {}
-    verdicts: dict[str, bool] = {}
+    found: dict[int, tuple[Caption, ...]] = {}
     for number, of_image in caption_batches(
         decode, variables, batches, vocabulary, attention=attention
     ):
+        found[number] = tuple(map(_smaller, of_image))
+        if len(found) % batch_size == 0 or len(found) == len(numbers):
+            report(min(len(source), len(found) * processes), "")
+    if processes > 1:
+        found = _of_all_processes(found)
+    captions: dict[str, tuple[Caption, ...]] = {}
+    references: dict[str, list[str]] = {}
+    verdicts: dict[str, bool] = {}
+    for number in range(len(source)):
         record = source[number]
         name = record["image_id"]
-        captions[name], references[name] = of_image, record["captions"]
+        captions[name], references[name] = found[number], record["captions"]
         if "scene" in record:
             scene = shapes.scene_from_json(record["scene"])
-            verdicts[name] = shapes.is_true_and_complete(of_image[0].text, scene)
-        if len(captions) % config.evaluation.batch_size == 0 or len(captions) == len(source):
-            report(len(captions), "")
-    scores = evaluate_captions({name: c[0].text for name, c in captions.items()}, references)
+            verdicts[name] = shapes.is_true_and_complete(found[number][0].text, scene)
+    scores = evaluate_captions(
+        {name: c[0].text for name, c in captions.items()}, references, units=scoring_units(config)
+    )
     corpus = dict(scores.corpus)
     if verdicts:
         corpus[TRUE] = 100 * sum(verdicts.values()) / len(verdicts)
     return Evaluation(captions, references, corpus, scores.per_image, verdicts)
+
+
+def _of_all_processes(found: dict[int, tuple[Caption, ...]]) -> dict[int, tuple[Caption, ...]]:
+    """The captions that the processes made of their shares, without attention."""
+    mine = [
+        [number, [asdict(replace(caption, attention=None)) for caption in captions]]
+        for number, captions in found.items()
+    ]
+    return {
+        number: tuple(_caption(fields) for fields in captions)
+        for share in hosts.gather(mine)
+        for number, captions in share
+    }
+
+
+def _caption(fields: dict[str, Any]) -> Caption:
+    lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+    return Caption(**(fields | lists))
+
+
+def _smaller(caption: Caption) -> Caption:
+    """With attention as a byte for each word and position, for a split has many captions."""
+    if caption.attention is None:
+        return caption
+    return replace(caption, attention=scale_attention(caption.attention))
 
 
 def write_evaluation(
@@ -112,16 +160,12 @@ def write_evaluation(
       `predictions-SPLIT.json` (COCO results format), `metrics-SPLIT.json` (scores, their 95 %
       bootstrap intervals, the signature and the protocol), `report-SPLIT.html`.
     """
-    directory, search = run.directory, run.config.search
-    decoding = (
-        f"beam {search.beam_size}, length penalty {search.length_penalty:g}, "
-        f"at most {search.max_length} words"
-    )
+    directory = run.directory
     protocol: dict[str, str | float] = {
         "data": run.config.data.name,
         "split": split,
         "images": len(evaluation.captions),
-        "decoding": decoding,
+        "decoding": describe(run.config.search, run.config.data.units),
         "seed": run.config.train.seed,
         "checkpoint": f"step {run.step}",
         "command": command,
@@ -130,16 +174,18 @@ def write_evaluation(
         {"image_id": name, "caption": captions[0].text}
         for name, captions in evaluation.captions.items()
     ]
-    words = [tokenize(captions[0].text) for captions in evaluation.captions.values()]
+    units = scoring_units(run.config)
+    split_text = splitter(units)
+    words = [split_text(captions[0].text) for captions in evaluation.captions.values()]
     references = [
-        [tokenize(reference) for reference in evaluation.references[name]]
+        [split_text(reference) for reference in evaluation.references[name]]
         for name in evaluation.captions
     ]
     intervals = {
         name: (each.low, each.high)
         for name, each in bootstrap.intervals(collect(words, references)).items()
     }
-    line = signature(references, metrics=list(intervals))
+    line = signature(references, metrics=list(intervals), units=units)
     metrics = {
         "scores": evaluation.corpus,
         "intervals": intervals,
@@ -174,7 +220,7 @@ def _row(record: Mapping[str, Any], evaluation: Evaluation) -> ReportRow:
         image_id=name,
         image=record["image"],
         captions=[
-            ReportCaption(c.text, c.log_prob, c.word_log_probs, c.attention)
+            ReportCaption(c.text, c.log_prob, c.word_log_probs, c.attention, c.tokens or None)
             for c in evaluation.captions[name]
         ],
         references=evaluation.references[name],

@@ -29,3 +29,25 @@ def cross_entropy(
     if label_smoothing:
         loss = loss - label_smoothing * logits.mean(axis=-1)
     return jnp.where(mask, loss, 0).sum(), mask.sum().astype(loss.dtype)
+
+
+def attention_imbalance(
+    weights: Float[Array, "B N T P"], mask: Bool[Array, "B N T"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Σᵢ (1 − Σₜ αₜᵢ)², how unevenly a caption looks at the positions i of its image.
+
+    Added to the loss, it makes attention "doubly stochastic": weights come to one at every word,
+    and are asked to come to one at every position too (Xu et al. 2015,
+    https://arxiv.org/abs/1502.03044, section 4.2.1 and the second term of equation 14).
+
+    Args:
+      weights: attention as each word was predicted.
+      mask: which words are real; only these are summed over.
+
+    Returns:
+      The sum over captions that have words, and their number.
+    """
+    looked = jnp.where(mask[..., None], weights, 0).sum(axis=2)  # (B, N, P)
+    real = mask.any(axis=2)
+    imbalance = jnp.square(1 - looked).sum(axis=2)
+    return jnp.where(real, imbalance, 0).sum(), real.sum().astype(imbalance.dtype)

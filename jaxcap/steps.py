@@ -10,9 +10,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from jaxcap.accumulation import sum_over_parts
 from jaxcap.captioner import Captioner
 from jaxcap.data.batch import Batch
-from jaxcap.optimizer import apply_updates
+from jaxcap.losses import attention_imbalance
+from jaxcap.optimizer import apply_updates, moving_average
+from jaxcap.scheduled_sampling import ScheduledSampling
 from jaxcap.state import TrainState
 from jaxcap.vocabulary import PAD
 
@@ -45,6 +48,10 @@ def train_step(
     tx: optax.GradientTransformation,
     objective: Objective,
     axis_name: str | None = None,
+    attention_penalty: float = 0.0,
+    sampling: ScheduledSampling | None = None,
+    accumulate: int = 1,
+    ema_decay: float = 0.0,
 ) -> tuple[TrainState, StepMetrics]:
     """One optimizer step on the mean loss per word of the whole batch.
 
@@ -54,42 +61,77 @@ def train_step(
       axis_name: the mapped axis when `batch` is one device's share. Sums and gradients are
         then added over devices and divided by the words of all, so that uneven captions on
         uneven devices change nothing.
+      attention_penalty: λ of Xu et al. 2015, equation 14: the weight, beside the summed loss of
+        the words, of `attention_imbalance`.
+      sampling: gives the decoder its own words to read in the place of some true ones.
+      accumulate: parts that the batch is computed in, one after the other. The loss and its
+        gradient are those of the whole. Batch normalisation takes each part by itself, and the
+        stored statistics move once, by the mean over the parts.
+      ema_decay: of the moving average of parameters, if the state has one.
     """
+    # The same on every device: what is drawn with it is drawn for the whole batch, of which each
+    # device takes its rows (decoders.dropout).
     rng = jax.random.fold_in(rng, state.step)
-    if axis_name is not None:
-        rng = jax.random.fold_in(rng, jax.lax.axis_index(axis_name))
 
     def everywhere(tree: Any) -> Any:
         return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
-    tokens = jnp.asarray(batch.tokens)
-    inputs, targets = tokens[:, :, :-1], tokens[:, :, 1:]
-    mask = targets != PAD
-    words_everywhere = everywhere(mask.sum().astype(jnp.float32))
+    words = (jnp.asarray(batch.tokens)[:, :, 1:] != PAD).sum()
+    words_everywhere = everywhere(words.astype(jnp.float32))
 
-    def loss_fn(params: Any) -> tuple[Any, Any]:
-        output, updates = model.apply(
-            {"params": params, "batch_stats": state.batch_stats},
-            batch.images,
-            inputs,
-            train=True,
-            rngs={"dropout": rng},
-            mutable=["batch_stats"],
+    def gradient(part: Batch, rng: PRNGKeyArray) -> tuple[Any, Any, Any]:
+        """Of what the part adds to the mean loss; with its summed loss and batch statistics."""
+        tokens = jnp.asarray(part.tokens)
+        inputs, targets = tokens[:, :, :-1], tokens[:, :, 1:]
+        mask = targets != PAD
+        own_words = sampling and sampling.own_words(
+            state.step, jax.random.fold_in(rng, 0), inputs, axis_name=axis_name
         )
-        loss, _ = objective(output.logits, targets, mask)
-        batch_stats = updates.get("batch_stats", state.batch_stats)
-        return loss / jnp.maximum(words_everywhere, 1), (loss, batch_stats)
 
-    (_, (loss, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        def loss_fn(params: Any) -> tuple[Any, Any]:
+            output, updates = model.apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                part.images,
+                inputs,
+                train=True,
+                own_words=own_words,
+                rngs={"dropout": rng},
+                mutable=["batch_stats"],
+            )
+            loss, _ = objective(output.logits, targets, mask)
+            if attention_penalty:
+                loss += attention_penalty * attention_imbalance(output.weights, mask)[0]
+            batch_stats = updates.get("batch_stats", state.batch_stats)
+            return loss / jnp.maximum(words_everywhere, 1), (loss, batch_stats)
+
+        (_, (loss, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        return grads, loss, batch_stats
+
+    def with_moves(part: Batch, rng: PRNGKeyArray) -> tuple[Any, Any, Any]:
+        grads, loss, batch_stats = gradient(part, rng)
+        return grads, loss, jax.tree.map(jnp.subtract, batch_stats, state.batch_stats)
+
+    if accumulate == 1:
+        grads, loss, batch_stats = gradient(batch, rng)
+    else:
+        grads, loss, moves = sum_over_parts(with_moves, batch, rng, parts=accumulate)
+        batch_stats = apply_updates(
+            state.batch_stats, jax.tree.map(lambda x: x / accumulate, moves)
+        )
     grads = everywhere(grads)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = apply_updates(state.params, updates)
+    average = state.average
+    if average is not None:
+        average = moving_average(average, params, decay=ema_decay, step=state.step)
     metrics = StepMetrics(everywhere(loss), words_everywhere, optax.global_norm(grads))
     return (
         TrainState(
             step=state.step + 1,
-            params=apply_updates(state.params, updates),
+            params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
+            average=average,
         ),
         metrics,
     )

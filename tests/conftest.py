@@ -5,8 +5,6 @@ No other file imports jaxcap before this one has: pytest loads it first.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,13 +57,11 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A `data_dir` with 50 training, 6 dev and 5 test scenes of the data set shapes."""
-    from jaxcap.data.shapes import Shapes
+    from jaxcap.data.building import build
+    from jaxcap.data.shapes import recipe
 
     directory = tmp_path_factory.mktemp("data")
-    with contextlib.redirect_stdout(None), contextlib.redirect_stderr(io.StringIO()):
-        Shapes(
-            data_dir=directory, num_scenes={"train": 50, "dev": 6, "test": 5}
-        ).download_and_prepare()
+    build(recipe({"train": 50, "dev": 6, "test": 5}), directory)
     return directory
 
 

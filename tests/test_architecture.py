@@ -11,18 +11,34 @@ ROOT = Path(__file__).parents[1]
 
 # From the top down. A module may import from its own layer and from those below it.
 LAYERS = (
+    {"__main__"},
     {"cli"},
     {"commands"},
     {"training"},
     {"evaluation"},
-    {"inference"},
-    {"steps", "checkpoint", "features", "data", "search", "report", "progress"},
+    {"inference", "captioning", "caption_files", "caption_formats", "export"},
+    {"decoding"},
+    {
+        "steps",
+        "parallel",
+        "accumulation",
+        "checkpoint",
+        "manifest",
+        "stored_arrays",
+        "published",
+        "features",
+        "data",
+        "search",
+        "report",
+        "progress",
+    },
     {"scoring"},
+    {"captioner", "losses", "optimizer", "scheduled_sampling", "state"},
+    {"encoders", "decoders", "hosts"},
+    {"text", "vocabulary"},
     {"metrics"},
-    {"captioner", "losses", "optimizer", "state"},
-    {"encoders", "decoders"},
-    {"config", "vocabulary"},
-    {"errors", "files"},
+    {"config"},
+    {"errors", "files", "huge_pages", "image_paths"},
 )
 HEIGHT = {name: -i for i, layer in enumerate(LAYERS) for name in layer}
 LIBRARY = sorted((ROOT / "jaxcap").rglob("*.py"))

@@ -1,7 +1,8 @@
 """What is on disk after a save, and what comes back."""
 
-import gc
 import os
+import shutil
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from orbax.checkpoint import v1 as ocp
 
 from jaxcap.checkpoint import Checkpoints
 from jaxcap.config import EncoderConfig, TrainConfig
@@ -87,13 +89,14 @@ def test_variables_alone_need_no_optimizer(tmp_path):
         ([5.0, 5.0, 1.0, 0.0], 2),
     ],
 )
-def test_the_best_and_the_latest_are_kept_and_no_others(tmp_path, scores, best):
+def test_the_best_and_the_two_latest_are_kept_and_no_others(tmp_path, scores, best):
     with Checkpoints(tmp_path, metric="m") as checkpoints:
         assert checkpoints.latest_step is None
         assert checkpoints.best_step is None
         for step, score in enumerate(scores, start=1):
             checkpoints.save(make_state(step), {"m": score, "other": -score})
-    assert steps_on_disk(tmp_path) == sorted({best, 4})
+    # The one before the latest too, lest the latest be damaged.
+    assert steps_on_disk(tmp_path) == sorted({best, 3, 4})
     with Checkpoints(tmp_path, metric="m") as checkpoints:
         assert (checkpoints.best_step, checkpoints.latest_step) == (best, 4)
         assert_equal(checkpoints.restore(best, make_state(0)), make_state(best))
@@ -134,20 +137,97 @@ def test_another_model_is_refused_by_naming_what_differs(tmp_path):
             checkpoints.restore(1, many)
 
 
-# Orbax leaves tasks of its own behind when it cannot read a file.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("damage", ["empty", "array files gone", "truncated"])
-def test_a_damaged_checkpoint_says_so_and_how_to_go_on(tmp_path, damage):
+@pytest.mark.parametrize("damage", ["empty", "flipped", "truncated", "deleted", "manifest"])
+def test_a_damaged_checkpoint_says_so_and_the_one_before_is_used(tmp_path, damage):
     with Checkpoints(tmp_path, metric="m") as checkpoints:
-        checkpoints.save(make_state(1), {"m": 2.0})
-        checkpoints.save(make_state(2), {"m": 1.0})
-    for path in sorted((tmp_path / "2").rglob("*"), key=lambda p: -len(p.parts)):
+        checkpoints.save(make_state(1), {"m": 1.0})
+        checkpoints.save(make_state(2), {"m": 2.0})
+    files = sorted(p for p in (tmp_path / "2").rglob("*") if p.is_file() and p.stat().st_size)
+    assert len(files) > 10
+    for victim in files:
+        content = victim.read_bytes()
         if damage == "empty":
-            path.rmdir() if path.is_dir() else path.unlink()
-        elif path.is_file() and "d" in path.parts[len(tmp_path.parts) :]:
-            path.unlink() if damage == "array files gone" else os.truncate(path, 9)
+            shutil.rmtree(tmp_path / "2")
+            (tmp_path / "2").mkdir()
+        elif damage == "flipped":
+            # Not in white space, of which the manifest has some.
+            at = next(i for i in range(len(content) // 2, len(content)) if content[i] not in b" \n")
+            victim.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        elif damage == "truncated":
+            os.truncate(victim, len(content) - 2)
+        elif damage == "deleted":
+            victim.unlink()
+        else:
+            (tmp_path / "2" / "manifest.json").write_text('{"files": {}, "content": {}, "crc": 0}')
+        told: list[str] = []
+        with Checkpoints(tmp_path, metric="m", reading_only=True, report=told.append) as found:
+            with pytest.raises(InputError, match=r"2: this checkpoint is damaged and not used: "):
+                found.restore(2, make_state(0))
+            assert_equal(found.restore_newest(make_state(0)), make_state(1))
+            assert (found.latest_step, found.best_step) == (1, 1)
+        assert len(told) == 1, victim
+        assert "2: this checkpoint is damaged and not used: " in told[0]
+        if damage in ("empty", "manifest"):
+            break
+        victim.write_bytes(content)
+
+
+def test_damage_to_what_is_not_read_does_not_matter(tmp_path):
     with Checkpoints(tmp_path, metric="m") as checkpoints:
-        with pytest.raises(InputError, match=r"2: this checkpoint is damaged; delete it"):
-            checkpoints.restore(2, make_state(0))
-        assert_equal(checkpoints.restore(1, make_state(0)), make_state(1))
-    gc.collect()
+        checkpoints.save(make_state(1), {"m": 1.0})
+    for path in (tmp_path / "1" / "training").rglob("manifest.ocdbt"):
+        path.write_bytes(b"")
+    variables = make_state(1).variables
+    with Checkpoints(tmp_path, metric="m", reading_only=True) as checkpoints:
+        step, found = checkpoints.restore_sound_variables(variables, best=True)
+        assert_equal(found, variables)
+        assert step == 1
+        with pytest.raises(InputError, match="damaged and not used: training"):
+            checkpoints.restore(1, make_state(0))
+
+
+def test_a_state_may_be_donated_while_it_is_being_written(tmp_path):
+    spend = jax.jit(lambda s: jax.tree.map(lambda x: x * 0 - 1, s), donate_argnums=0)
+    with Checkpoints(tmp_path, metric="m") as checkpoints:
+        for step in range(1, 5):
+            state = jax.tree.map(jnp.copy, make_state(step, width=2**18))
+            checkpoints.save(state, {"m": float(step)})
+            jax.block_until_ready(spend(state))
+            assert_equal(
+                checkpoints.restore(step, make_state(0, width=2**18)), make_state(step, width=2**18)
+            )
+
+
+def test_scores_may_come_later_and_damaged_steps_go_with_the_next_save(tmp_path):
+    with Checkpoints(tmp_path, metric="m") as checkpoints:
+        for step, score in ((1, 5.0), (2, None), (3, 1.0), (4, 2.0)):
+            checkpoints.save(make_state(step), None, note={"step": step})
+            assert not checkpoints.scored(step)
+            if score is not None:
+                checkpoints.score(step, {"m": score})
+                assert checkpoints.scored(step)
+        assert checkpoints.note(4) == {"step": 4}
+    assert steps_on_disk(tmp_path) == [1, 3, 4]
+    (tmp_path / "4" / "manifest.json").unlink()
+    with Checkpoints(tmp_path, metric="m", report=lambda _: None) as checkpoints:
+        assert_equal(checkpoints.restore_newest(make_state(0)), make_state(3))
+        checkpoints.save(make_state(5), None)
+    assert steps_on_disk(tmp_path) == [1, 3, 5]
+
+
+def test_steps_saved_before_there_were_checksums_are_read(tmp_path):
+    """As Orbax's own Checkpointer leaves them."""
+    states = [make_state(step) for step in (1, 2)]
+    with ocp.training.Checkpointer(tmp_path) as former:
+        for state, score in zip(states, (2.0, 1.0), strict=True):
+            content = {
+                "variables": state.variables,
+                "training": {"step": state.step, "opt_state": state.opt_state},
+            }
+            former.save_checkpointables(int(state.step), content, metrics={"m": score})
+    with warnings.catch_warnings(), Checkpoints(tmp_path, metric="m") as checkpoints:
+        warnings.simplefilter("error")
+        assert (checkpoints.best_step, checkpoints.latest_step) == (1, 2)
+        assert_equal(checkpoints.restore_newest(make_state(0)), states[1])
+        checkpoints.save(make_state(3), {"m": 0.0})
+        assert_equal(checkpoints.restore(1, make_state(0)), states[0])

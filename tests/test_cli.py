@@ -127,8 +127,8 @@ def test_mistakes_in_evaluation(command, tiny_run, arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "prepare, caption"),
-        (["prepar", "shapes"], "prepare, caption"),
+        ([], "prepare, data, caption"),
+        (["prepar", "shapes"], "prepare, data, caption"),
         (["prepare", "shapez"], "Did you mean 'shapes'?"),
         (["prepare", "flickr8k", "--data-dir", "x"], "--source"),
         (["prepare", "flickr8k", "--source", "nowhere", "--data-dir", "x"], "nowhere"),
@@ -170,9 +170,9 @@ def test_help(command, entry, arguments, expected):
 
 
 def test_prepare(command, monkeypatch, tmp_path):
-    from jaxcap.data.shapes import Shapes
+    from jaxcap.data import shapes
 
-    monkeypatch.setattr(Shapes, "NUM_SCENES", {"train": 3, "dev": 2, "test": 1})
+    monkeypatch.setattr(shapes, "NUM_SCENES", {"train": 3, "dev": 2, "test": 1})
     first = command(cli.main, "prepare", "shapes", "--data-dir", tmp_path / "data")
     assert (first.code, first.out) == (0, "")
     assert "prepared train 3, dev 2, test 1" in first.err
@@ -234,7 +234,7 @@ def test_caption_of_good_and_bad_images(command, tiny_run, tmp_path):
     assert second["image"] == str(good)
     assert "error" not in second
     assert len(second["captions"]) == 2
-    assert set(second["captions"][0]) == {"caption", "log_prob"}
+    assert set(second["captions"][0]) == {"caption", "log_prob", "confidence"}
     assert f"skipped: {bad}: " in outcome.err
     assert "1 of 2 images could not be captioned." in outcome.err
     plain = command(cli.main, "caption", bad, good, "--model", tiny_run)

@@ -112,6 +112,7 @@ def test_a_decoder_without_attention_has_none(run):
         word_log_probs=jnp.array([[[-1.0, -0.5, 0.0], [-2.0, 0.0, 0.0]]]),
         scores=jnp.array([[-0.75, -2.0]]),
         weights=jnp.zeros((1, 2, 3, 0)),  # P = 0
+        satisfied=jnp.ones((1, 2), bool),
     )
     batch = Batch(
         images=np.zeros((1, 8, 8, 3), np.uint8),

@@ -20,7 +20,7 @@ from configurations import changed
 from PIL import Image
 from rich.console import Console
 
-from jaxcap import features, training
+from jaxcap import features
 from jaxcap.captioner import Captioner, create_captioner, init_variables
 from jaxcap.config import Config, load_config, save_config, validate
 from jaxcap.data import images, pipeline
@@ -29,7 +29,7 @@ from jaxcap.errors import InputError
 from jaxcap.evaluation import evaluate_source, read_metrics
 from jaxcap.features import cached_features
 from jaxcap.inference import load
-from jaxcap.training import train
+from jaxcap.training import experiment, train
 
 VOCABULARY = 9
 
@@ -342,7 +342,7 @@ def test_training_goes_on_without_its_cache_and_with_the_option_changed(
                 raise KilledError
             yield batch
 
-    monkeypatch.setattr(training, "training_batches", killed)
+    monkeypatch.setattr(experiment, "training_batches", killed)
     with pytest.raises(KilledError):
         quietly(config, tmp_path / "run")
     monkeypatch.undo()

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcap.losses import cross_entropy
+from jaxcap.losses import attention_imbalance, cross_entropy
 
 
 def _random(seed: int, shape: tuple[int, int, int, int]) -> tuple[Any, Any, Any]:
@@ -105,3 +105,16 @@ def test_gradient_is_p_minus_q_and_agrees_with_finite_differences(label_smoothin
     for index in np.ndindex(logits.shape):
         above, below = (loss(logits.at[index].add(sign * h))[0] for sign in (1, -1))
         np.testing.assert_allclose((above - below) / (2 * h), gradient[index], atol=2e-3)
+
+
+def test_attention_imbalance_by_hand() -> None:
+    """Two words on two positions: sums (0.9, 1.1), off by 0.1 each; the third word is padding."""
+    weights = jnp.array([[[[0.2, 0.8], [0.7, 0.3], [0.5, 0.5]], [[0.5, 0.5]] * 3]])
+    mask = jnp.array([[[True, True, False], [False] * 3]])
+    total, captions = attention_imbalance(weights, mask)
+    np.testing.assert_allclose(total, 2 * 0.1**2, rtol=1e-5)
+    assert captions == 1  # a caption that is not there does not look anywhere
+    # One word of an image of two positions can look at one of them only: 1² + 0² at best, or
+    # (1/2)² twice.
+    one, _ = attention_imbalance(weights[:, 1:], jnp.array([[[True, False, False]]]))
+    np.testing.assert_allclose(one, 0.5, rtol=1e-6)

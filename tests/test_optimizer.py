@@ -1,5 +1,6 @@
 """The optimizer: Adam's first step, worked by hand, tells every rule apart."""
 
+import typing
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from jaxcap.config import EncoderConfig, TrainConfig
 from jaxcap.errors import InputError
-from jaxcap.optimizer import apply_updates, create_optimizer, learning_rate
+from jaxcap.optimizer import apply_updates, create_optimizer, learning_rate, moving_average
 
 # Constant learning rate at the first step: no warm-up, and a horizon far away.
 STEADY = TrainConfig(
@@ -197,3 +198,77 @@ def test_no_update_leaves_every_bit_and_any_other_is_added() -> None:
     expected = np.array([-0.0, 0.0, 1e-40, -1e-45, 1.5, 1.25], np.float32)
     for apply in (apply_updates, jax.jit(apply_updates)):
         assert np.asarray(apply(params, updates)).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", {10: 0.4, 17: 0.4, 49: 0.4}),
+        ("linear", {10: 0.4, 20: 0.3, 30: 0.2, 49: 0.01}),
+        ("step", {10: 0.4, 19: 0.4, 20: 0.04, 29: 0.04, 30: 0.004}),
+        ("exponential", {10: 0.4, 15: 0.4 / np.sqrt(10), 20: 0.04, 30: 0.004}),
+    ],
+)
+def test_the_other_schedules_by_hand(schedule: Any, expected: dict[int, float]) -> None:
+    """Two epochs of warm-up and eight more, of five steps each; a tenth after every two."""
+    config = TrainConfig(
+        learning_rate=0.4,
+        warmup_epochs=2.0,
+        epochs=10,
+        schedule=schedule,
+        decay_rate=0.1,
+        decay_epochs=2.0,
+    )
+    rate = learning_rate(config, steps_per_epoch=5)
+    np.testing.assert_allclose(rate(0), 0.04, rtol=1e-6)
+    np.testing.assert_allclose(rate(5), 0.04 + 0.36 / 2, rtol=1e-6)
+    found = [rate(step) for step in expected]
+    np.testing.assert_allclose(found, list(expected.values()), rtol=1e-5)
+
+
+OPTIMIZERS = typing.get_args(typing.get_type_hints(TrainConfig)["optimizer"])
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer_goes_down_decays_and_leaves_the_frozen_alone(optimizer: Any) -> None:
+    train = replace(STEADY, optimizer=optimizer, weight_decay=0.5)
+    encoder = EncoderConfig("resnet_small", train_from="stage2", learning_rate_factor=0.125)
+    part = _params()["decoder"]
+    params = {"encoder": {"stem": part, "stage2_block0": part}, "decoder": part}
+    tx = create_optimizer(train, encoder, steps_per_epoch=1000)
+    gradients = jax.tree.map(jnp.ones_like, params)
+    updates, _ = jax.jit(tx.update)(gradients, tx.init(params), params)
+    plain = create_optimizer(replace(train, weight_decay=0.0), encoder, steps_per_epoch=1000)
+    undecayed, _ = jax.jit(plain.update)(gradients, plain.init(params), params)
+    assert not any(np.any(x) for x in jax.tree.leaves(updates["encoder"]["stem"]))
+    for name, update in undecayed["decoder"].items():
+        assert np.all(update < 0)
+        slower = undecayed["encoder"]["stage2_block0"][name]
+        np.testing.assert_allclose(slower, update / 8, rtol=1e-6)
+        decay = 0.0 if name == "bias" or optimizer == "adam" else -0.01 * 0.5 * part[name]
+        np.testing.assert_allclose(updates["decoder"][name] - update, decay, atol=1e-7)
+
+
+def test_the_heavy_ball_and_the_sign_by_hand() -> None:
+    """sgd: after g, then g again, −rate · (g + µ g). lion: the sign alone."""
+    params, gradients = _params(), _gradients(4)
+    for optimizer, second in (
+        ("sgd", lambda g: -0.01 * 1.5 * g),
+        ("lion", lambda g: -0.01 * np.sign(g)),
+    ):
+        train = replace(STEADY, optimizer=optimizer, momentum=0.5)  # type: ignore[arg-type]
+        tx = create_optimizer(train, EncoderConfig(), steps_per_epoch=1000)
+        _, state = tx.update(gradients, tx.init(params), params)
+        updates, _ = tx.update(gradients, state, params)
+        expected = jax.tree.map(second, gradients)
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4), updates, expected)
+
+
+def test_the_moving_average_by_hand() -> None:
+    """d = 1/10 at step 0, 2/11 at step 1, and the decay where that is less than (1+t)/(10+t)."""
+    average = {"x": jnp.array([1.0, -0.0, 1e-40])}
+    params = {"x": jnp.array([2.0, -0.0, 1e-40])}
+    for step, decay, expected in ((0, 0.9, 1.9), (1, 0.9, 2 - 2 / 11), (1000, 0.9, 1.1)):
+        found = moving_average(average, params, decay=decay, step=jnp.int32(step))["x"]
+        np.testing.assert_allclose(found[0], expected, rtol=1e-6)
+        assert np.asarray(found[1:]).tobytes() == np.asarray(average["x"][1:]).tobytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -44,10 +45,15 @@ def parse(argv: list[str]) -> TrainArguments:
 
 
 def run(arguments: TrainArguments, console: Console) -> int:
-    """Trains to the end and says what came of it."""
-    from jaxcap.training import train
+    """Trains to the end and says what came of it, or how to go on after a signal."""
+    from jaxcap.training import Interrupted, train
 
-    summary = train(arguments.config, arguments.workdir, console=console)
+    try:
+        summary = train(arguments.config, arguments.workdir, console=console)
+    except Interrupted as interrupted:
+        console.print(f"{interrupted} To go on, give the same command again:")
+        console.print(f"  python {shlex.join(sys.argv)}", soft_wrap=True)
+        return interrupted.status
     print_scores(console, summary.scores, f"best checkpoint, step {summary.best_step}")
     console.print(f"Trained for {summary.seconds / 60:.1f} minutes. Next:")
     directory = shlex.quote(str(arguments.workdir))

@@ -6,20 +6,27 @@ from typing import Any
 
 from jaxcap.config import DecoderConfig
 from jaxcap.decoders.attention import AttentionDecoder
-from jaxcap.decoders.base import Decoder, StepOutput, repeat
+from jaxcap.decoders.base import Decoder, OwnWords, StepOutput, repeat
 from jaxcap.decoders.lstm import LSTMDecoder
 
 __all__ = [
     "AttentionDecoder",
     "Decoder",
     "LSTMDecoder",
+    "OwnWords",
     "StepOutput",
     "create_decoder",
     "repeat",
 ]
 
 
-def create_decoder(config: DecoderConfig, vocabulary_size: int) -> Decoder:
+def create_decoder(
+    config: DecoderConfig,
+    vocabulary_size: int,
+    *,
+    remat: bool = False,
+    axis_name: str | None = None,
+) -> Decoder:
     """The decoder that the configuration names, without parameters yet."""
     common: dict[str, Any] = {
         "vocabulary_size": vocabulary_size,
@@ -28,6 +35,8 @@ def create_decoder(config: DecoderConfig, vocabulary_size: int) -> Decoder:
         "embedding_dropout": config.embedding_dropout,
         "feature_dropout": config.feature_dropout,
         "output_dropout": config.output_dropout,
+        "remat": remat,
+        "axis_name": axis_name,
     }
     if config.name == "lstm":
         return LSTMDecoder(**common)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxcap.decoders.base import Decoder
+from jaxcap.decoders.dropout import Dropout
 
 
 class Context(NamedTuple):
@@ -43,7 +44,7 @@ class AttentionDecoder(Decoder):
         eᵢ = (Wₐ aᵢ)ᵀ (Wₕ h) / √A (Vaswani et al. 2017).
     """
 
-    vocabulary_size: int
+    vocabulary_size: int  # type: ignore[misc]  # the base's fields are keyword-only
     hidden_size: int = 512
     embedding_size: int = 512
     attention_size: int = 512
@@ -66,9 +67,9 @@ class AttentionDecoder(Decoder):
         self.output_h = nn.Dense(self.embedding_size)
         self.output_z = nn.Dense(self.embedding_size, use_bias=False)
         self.output = nn.Dense(self.vocabulary_size)
-        self.drop_feature = nn.Dropout(self.feature_dropout)
-        self.drop_embedding = nn.Dropout(self.embedding_dropout)
-        self.drop_output = nn.Dropout(self.output_dropout)
+        self.drop_feature = Dropout(self.feature_dropout, self.axis_name)
+        self.drop_embedding = Dropout(self.embedding_dropout, self.axis_name)
+        self.drop_output = Dropout(self.output_dropout, self.axis_name)
 
     def start(self, features: Float[Array, "B P D"], *, train: bool) -> tuple[Any, Context]:
         """Section 3.1.2: c₀ and h₀ from the mean annotation vector."""

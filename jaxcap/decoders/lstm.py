@@ -12,12 +12,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxcap.decoders.base import Decoder
+from jaxcap.decoders.dropout import Dropout
 
 
 class LSTMDecoder(Decoder):
     """The image is the first word that the LSTM reads, and is never shown again."""
 
-    vocabulary_size: int
+    vocabulary_size: int  # type: ignore[misc]  # the base's fields are keyword-only
     hidden_size: int = 512
     embedding_size: int = 512
     embedding_dropout: float = 0.0
@@ -29,9 +30,9 @@ class LSTMDecoder(Decoder):
         self.word_embed = nn.Embed(self.vocabulary_size, self.embedding_size)
         self.cell = nn.OptimizedLSTMCell(self.hidden_size)
         self.output = nn.Dense(self.vocabulary_size)
-        self.drop_feature = nn.Dropout(self.feature_dropout)
-        self.drop_embedding = nn.Dropout(self.embedding_dropout)
-        self.drop_output = nn.Dropout(self.output_dropout)
+        self.drop_feature = Dropout(self.feature_dropout, self.axis_name)
+        self.drop_embedding = Dropout(self.embedding_dropout, self.axis_name)
+        self.drop_output = Dropout(self.output_dropout, self.axis_name)
 
     def start(self, features: Float[Array, "B P D"], *, train: bool) -> tuple[Any, Any]:
         """Equation 10: x₋₁ = CNN(I), the mean over positions, embedded like a word."""

@@ -53,7 +53,7 @@ class EncoderSpec:
     """All that the rest of the program must know about an encoder.
 
     Attributes:
-        build: makes the module; takes `dtype`, `axis_name` and `frozen_stages`.
+        build: makes the module; takes `dtype`, `axis_name`, `frozen_stages` and `remat`.
         preprocessing: the scaling of the pixels.
         input_size: pixels a side of the images it was designed for; others work as well.
         stages: names of its stages, image side first. The stage of a top-level module is its

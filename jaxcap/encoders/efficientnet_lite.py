@@ -86,6 +86,7 @@ class EfficientNetLite(nn.Module):
         dtype: the type computed in; parameters and statistics are float32.
         axis_name: mapped axis over which batch statistics are averaged, if any.
         frozen_stages: the first of `"stem"`, `"block0"`, `"block1"`, …; they do not train.
+        remat: compute the stages again for the gradient instead of keeping their insides.
     """
 
     width: float = 1.0
@@ -93,11 +94,12 @@ class EfficientNetLite(nn.Module):
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
     frozen_stages: tuple[str, ...] = ()
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: Float[Array, "B S S 3"], *, train: bool) -> Float[Array, "B P 1280"]:
         conv_norm = partial(_ConvNorm, dtype=self.dtype, axis_name=self.axis_name)
-        run = partial(run_stage, train=train, frozen_stages=self.frozen_stages)
+        run = partial(run_stage, train=train, frozen_stages=self.frozen_stages, remat=self.remat)
         x = nn.relu6(run(conv_norm(STEM_FEATURES, 3, 2, name="stem"), images))
         for i, block in enumerate(scaled_blocks(self.width, self.depth)):
             mbconv = MBConv(

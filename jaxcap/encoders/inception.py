@@ -202,6 +202,7 @@ class InceptionV3(nn.Module):
         dtype: the type computed in; parameters and statistics are float32.
         axis_name: mapped axis over which batch statistics are averaged, if any.
         frozen_stages: the first of `STAGES`; they do not train.
+        remat: compute the stages again for the gradient instead of keeping their insides.
 
     Raises:
         InputError: a side of the images has fewer than 75 pixels.
@@ -212,11 +213,12 @@ class InceptionV3(nn.Module):
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
     frozen_stages: tuple[str, ...] = ()
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: Float[Array, "B S S 3"], *, train: bool) -> Float[Array, "B P 2048"]:
         require_size(images, 75, "Inception-v3")
-        run = partial(run_stage, train=train, frozen_stages=self.frozen_stages)
+        run = partial(run_stage, train=train, frozen_stages=self.frozen_stages, remat=self.remat)
         conv_norm = partial(self.conv_norm, dtype=self.dtype, axis_name=self.axis_name)
         x = nn.relu(run(conv_norm(32, 3, 2, padding=0, name="stem_1a"), images))  # 149×149
         x = nn.relu(run(conv_norm(32, 3, padding=0, name="stem_2a"), x))  # 147×147

@@ -23,8 +23,12 @@ def encode_in_parts(encoder: nn.Module, images: Float[Array, "B S S 3"]) -> Floa
     where the images of a batch are normalised together.
     """
     batch = images.shape[0]
-    part = next(n for n in range(min(_PART, batch), 0, -1) if batch % n == 0)
-    if encoder.is_initializing() or not on_cpu() or part == batch:
+    if encoder.is_initializing() or not on_cpu():
+        return encoder(images, train=False)
+    # An exported program's batch is a symbol, which nothing divides for sure but 1.
+    limit = min(_PART, batch) if isinstance(batch, int) else 1
+    part = next(n for n in range(limit, 0, -1) if batch % n == 0)
+    if part == batch:
         return encoder(images, train=False)
 
     def encode(encoder: nn.Module, carry: tuple[()], part: Array) -> tuple[tuple[()], Array]:

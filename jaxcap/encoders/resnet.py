@@ -98,6 +98,7 @@ class ResNet(nn.Module):
         dtype: the type computed in; parameters and statistics are float32.
         axis_name: mapped axis over which batch statistics are averaged, if any.
         frozen_stages: the first of `"stem"`, `"stage1"`, `"stage2"`, …; they do not train.
+        remat: compute the stages again for the gradient instead of keeping their insides.
     """
 
     stage_sizes: tuple[int, ...]
@@ -109,12 +110,13 @@ class ResNet(nn.Module):
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
     frozen_stages: tuple[str, ...] = ()
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: Float[Array, "B S S 3"], *, train: bool) -> Float[Array, "B P D"]:
         if self.coordinates:
             images = _with_coordinates(images)
-        run = partial(run_stage, train=train, frozen_stages=self.frozen_stages)
+        run = partial(run_stage, train=train, frozen_stages=self.frozen_stages, remat=self.remat)
         conv_norm = partial(self.conv_norm, dtype=self.dtype, axis_name=self.axis_name)
         side = 3 if self.small_inputs else 7
         stem = conv_norm(self.width, side, stride=2, padding=side // 2, name="stem")

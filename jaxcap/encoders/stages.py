@@ -24,14 +24,20 @@ def run_stage(
     *,
     train: bool,
     frozen_stages: tuple[str, ...],
+    remat: bool = False,
 ) -> Float[Array, "B h w O"]:
     """Applies a named top-level module; as a part of a frozen stage it cannot move.
 
     A frozen module normalises by its running statistics even in training, and no gradient
     passes it: neither its own parameters nor those before it get any.
+
+    With `remat` a learning module keeps nothing but its input for the gradient, and is computed
+    again there (Chen et al. 2016, https://arxiv.org/abs/1604.06174).
     """
     assert module.name is not None
     call: Any = module  # modules have no common signature
     if stage_of(module.name) not in frozen_stages:
+        if remat and train:
+            return nn.remat(lambda module, x: module(x, train=True))(module, x)
         return call(x, train=train)
     return lax.stop_gradient(call(x, train=False))

@@ -13,6 +13,8 @@ B images, S pixels a side, P = floor(S / 16)² positions, D = 512 features.
 
 from __future__ import annotations
 
+from functools import partial
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
@@ -32,6 +34,7 @@ class VGG(nn.Module):
         dtype: the type computed in; parameters are float32.
         axis_name: taken as other encoders take it; there are no batch statistics.
         frozen_stages: the first of `STAGES`; they do not train.
+        remat: compute the stages again for the gradient instead of keeping their insides.
 
     Raises:
         InputError: a side of the images has fewer than 16 pixels.
@@ -41,6 +44,7 @@ class VGG(nn.Module):
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
     frozen_stages: tuple[str, ...] = ()
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: Float[Array, "B S S 3"], *, train: bool) -> Float[Array, "B P 512"]:
@@ -49,13 +53,20 @@ class VGG(nn.Module):
         for stage, features, convolutions in zip(STAGES, FEATURES, self.block_sizes, strict=True):
             if stage != STAGES[0]:
                 x = max_pool(x, size=2, stride=2, padding=0)
-            for j in range(convolutions):
-                name = f"{stage}_conv{j + 1}"
-                conv = Conv(features, 3, padding=1, use_bias=True, dtype=self.dtype, name=name)
-                x = nn.relu(conv(x))
-            if stage in self.frozen_stages:
+            frozen = stage in self.frozen_stages
+            block = partial(_block, stage=stage, features=features, convolutions=convolutions)
+            x = (nn.remat(block) if self.remat and train and not frozen else block)(self, x)
+            if frozen:
                 x = lax.stop_gradient(x)
         return x.reshape(x.shape[0], -1, x.shape[-1])  # [B, P, D]
+
+
+def _block(vgg: VGG, x: Array, *, stage: str, features: int, convolutions: int) -> Array:
+    for j in range(convolutions):
+        name = f"{stage}_conv{j + 1}"
+        conv = Conv(features, 3, padding=1, use_bias=True, dtype=vgg.dtype, name=name, parent=vgg)
+        x = nn.relu(conv(x))
+    return x
 
 
 def torchvision_name(module: tuple[str, ...], *, block_sizes: tuple[int, ...]) -> str:

@@ -1,0 +1,92 @@
+"""Configurations as files: `configs/NAME.py`, and `config.json` of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import runpy
+import traceback
+from pathlib import Path
+
+from jaxcap.config.checks import validate
+from jaxcap.config.conversion import from_dict, to_dict
+from jaxcap.config.sections import (
+    Config,
+    DataConfig,
+    DecoderConfig,
+    EncoderConfig,
+    EvaluationConfig,
+    SearchConfig,
+    Stage,
+    TrainConfig,
+)
+from jaxcap.errors import InputError, did_you_mean
+from jaxcap.files import write_text
+
+
+def load_config_file(path: Path) -> Config:
+    """Runs a file of `configs/` and returns its `CONFIG`.
+
+    Raises:
+      InputError: no such file, no `CONFIG` in it, an unknown option, or a wrong type.
+    """
+    if not path.is_file():
+        near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.py")])
+        raise InputError(f"{path}: there is no such configuration file.{near}")
+    try:
+        config = runpy.run_path(str(path)).get("CONFIG")
+    except SyntaxError as error:
+        raise InputError(f"{path}, line {error.lineno}: {error.msg}.") from error
+    except Exception as error:  # the file is the user's, and so is whatever goes wrong in it
+        raise InputError(f"{path}{_line_in(path, error)}: {_unknown_option(error)}") from error
+    if not isinstance(config, Config):
+        raise InputError(f"{path}: it must define CONFIG = jaxcap.config.Config(...).")
+    try:
+        return validate(config)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _line_in(path: Path, error: Exception) -> str:
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+    return f", line {lines[-1]}" if lines else ""
+
+
+def _unknown_option(error: Exception) -> str:
+    """The error in words; for an option that a section does not have, with those it has."""
+    match = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    options = next((c for c in _SECTIONS if match and c.__name__ == match[1]), None)
+    if match is None or options is None:
+        return f"{type(error).__name__}: {error}"
+    known = [f.name for f in dataclasses.fields(options)]
+    return (
+        f"{match[1]} has no option '{match[2]}'.{did_you_mean(match[2], known)} "
+        f"Known: {', '.join(known)}."
+    )
+
+
+_SECTIONS = (
+    Config,
+    DataConfig,
+    EncoderConfig,
+    DecoderConfig,
+    TrainConfig,
+    SearchConfig,
+    EvaluationConfig,
+    Stage,
+)
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Writes the whole configuration as JSON."""
+    write_text(path, json.dumps(to_dict(config), indent=2) + "\n")
+
+
+def load_config(path: Path) -> Config:
+    """Reads what `save_config` wrote; `InputError` for anything else."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: no readable configuration ({error}).") from error
+    return validate(from_dict(Config, values, where=str(path)))

@@ -1,0 +1,100 @@
+"""Checksums of all files below a directory, kept in one more: damage is then found and named.
+
+CRC-32 finds any burst of up to 32 flipped bits, and any other damage but for one in four billion.
+It is against accidents: whoever can write the files can write the checksums.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxcap.files import write_text
+
+NAME = "manifest.json"
+_BLOCK = 1 << 20
+
+
+def write_manifest(directory: Path, content: dict[str, Any]) -> None:
+    """Leaves `manifest.json`: sizes and checksums of all files, `content`, and a checksum of both.
+
+    Raises:
+      OSError: a file cannot be read, or there is no room.
+    """
+    files = {
+        str(path.relative_to(directory)): [path.stat().st_size, checksum(path)]
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path != directory / NAME
+    }
+    _write(directory, {"files": files, "content": content})
+
+
+def change_content(directory: Path, content: dict[str, Any]) -> None:
+    """Replaces the content of a manifest, and leaves the checksums of the files as they are."""
+    _write(directory, {"files": _read(directory)["files"], "content": content})
+
+
+def read_content(directory: Path) -> dict[str, Any] | None:
+    """The content of the manifest, or None: it is not there, or damaged."""
+    try:
+        content: dict[str, Any] = _read(directory)["content"]
+    except (OSError, ValueError):
+        return None
+    return content
+
+
+def damage(directory: Path, parts: Sequence[str] | None = None) -> str | None:
+    """What is wrong with a directory that has a manifest, or None.
+
+    Args:
+      parts: of the subdirectories look at these only.
+    """
+    try:
+        files = _read(directory)["files"]
+    except OSError:
+        return f"{NAME} is missing"
+    except ValueError:
+        return f"{NAME} is not what was written"
+    for name, (size, crc) in files.items():
+        below = Path(name).parts[:-1]
+        if parts is not None and below and below[0] not in parts:
+            continue
+        path = directory / name
+        try:
+            found = path.stat().st_size
+            if found != size:
+                return f"{name} has {found} bytes, {size} were written"
+            if checksum(path) != crc:
+                return f"{name} is not what was written (its checksum differs)"
+        except FileNotFoundError:
+            return f"{name} is missing"
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
+    return None
+
+
+def checksum(path: Path) -> int:
+    """CRC-32 of a file, read a block at a time."""
+    crc = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            crc = zlib.crc32(block, crc)
+    return crc
+
+
+def _write(directory: Path, body: dict[str, Any]) -> None:
+    write_text(directory / NAME, json.dumps({**body, "crc": _of(body)}, indent=1) + "\n")
+
+
+def _read(directory: Path) -> dict[str, Any]:
+    found = json.loads((directory / NAME).read_text(encoding="utf-8"))
+    if not isinstance(found, dict) or found.pop("crc", None) != _of(found):
+        raise ValueError("the manifest's own checksum differs")
+    return found
+
+
+def _of(body: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(body, sort_keys=True).encode())

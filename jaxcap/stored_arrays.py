@@ -1,0 +1,125 @@
+"""Trees of arrays in a directory, written and read by Orbax."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from orbax.checkpoint import v1 as ocp
+
+
+class UnreadableError(Exception):
+    """What lies in the directory cannot be read."""
+
+
+class MismatchError(Exception):
+    """The directory holds arrays of other names or shapes; the message lists a few.
+
+    Attributes:
+      part: the tree that differs.
+    """
+
+    def __init__(self, part: str, message: str):
+        super().__init__(message)
+        self.part = part
+
+
+def begin_saving(directory: Path, trees: dict[str, Any]) -> Any:
+    """Begins to write each tree below its name; the arrays may be donated at once.
+
+    Returns:
+      Orbax's response, whose `result()` waits until all is written, or raises what went wrong.
+    """
+    with quiet_orbax():
+        return ocp.save_checkpointables_async(directory, trees)
+
+
+def load_arrays(directory: Path, like: dict[str, Any]) -> dict[str, Any]:
+    """The trees that `like` names.
+
+    Args:
+      like: trees of the same shapes, types and shardings (the first device, where there are none).
+
+    Raises:
+      MismatchError: they have other names or shapes.
+      UnreadableError: anything else.
+    """
+    for part, tree in like.items():
+        _compare(directory, part, tree)
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(
+            x.shape, x.dtype, sharding=getattr(x, "sharding", None) or one
+        ),
+        like,
+    )
+    try:
+        with quiet_orbax():
+            loaded: dict[str, Any] = ocp.load_checkpointables(directory, abstract)
+    except (ValueError, KeyError, OSError) as error:
+        raise UnreadableError(reason(error)) from error
+    # A copy of JAX's own: restored buffers may be shared, and training donates its state.
+    return jax.tree.map(jnp.copy, loaded)
+
+
+def _compare(directory: Path, part: str, like: Any) -> None:
+    """Compares shapes before loading: Orbax's own complaint would fill a screen."""
+    try:
+        with quiet_orbax():
+            found = _shapes(ocp.checkpointables_metadata(directory).metadata[part])
+    except Exception as error:  # whatever a damaged directory may cause
+        raise UnreadableError(reason(error)) from error
+    if not found:
+        raise UnreadableError(f"nothing is in {part}")
+    expected = _shapes(like)
+    differ = [
+        f"\n  {name}: {found.get(name, 'absent')}, expected {expected.get(name, 'absent')}"
+        for name in sorted(found.keys() | expected.keys())
+        if found.get(name) != expected.get(name)
+    ]
+    if differ:
+        more = f"\n  and {len(differ) - 3} more" if len(differ) > 3 else ""
+        raise MismatchError(part, "".join(differ[:3]) + more)
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(x.shape)
+        for path, x in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def reason(error: Exception) -> str:
+    """The first line of an error, and no more than fits on one."""
+    text = (str(error).splitlines() or [""])[0]
+    return f"{type(error).__name__}: {text}"[:200]
+
+
+_quiet = threading.Lock()
+_quiet_users: list[int] = []
+
+
+@contextlib.contextmanager
+def quiet_orbax() -> Iterator[None]:
+    """Keeps Orbax's complaints, pages long, from the terminal: an `InputError` says it shorter.
+
+    Several threads may be in here at a time.
+    """
+    logger = logging.getLogger("absl")
+    with _quiet:
+        _quiet_users.append(logger.level)
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        with _quiet:
+            # The first to come has found the level that the last to go leaves.
+            level = _quiet_users.pop(-1 if len(_quiet_users) > 1 else 0)
+            if not _quiet_users:
+                logger.setLevel(level)

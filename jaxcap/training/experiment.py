@@ -1,0 +1,103 @@
+"""What a training is made of: the data, the model and the step that the device runs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optax
+from jaxtyping import Float
+from rich.console import Console
+
+from jaxcap import hosts, optimizer
+from jaxcap.captioner import Captioner
+from jaxcap.config import Config
+from jaxcap.data.batch import Batch
+from jaxcap.data.captions import Captions
+from jaxcap.data.pipeline import Source, training_batches
+from jaxcap.decoding import Decode, create_decode
+from jaxcap.losses import cross_entropy
+from jaxcap.parallel import Parallel, Step, over_local_devices
+from jaxcap.scheduled_sampling import scheduled_sampling
+from jaxcap.steps import train_step
+from jaxcap.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All that stays the same from the first step of a training, or of a stage, to the last.
+
+    Attributes:
+      first_step: steps of the stages before.
+      source: the training split, whose captions are `captions`.
+      validation: the split that is captioned after every epoch.
+      features: what a frozen encoder makes of the images of `source`, if they are cached;
+        `validation_features` are those of `validation`.
+    """
+
+    config: Config
+    workdir: Path
+    console: Console
+    model: Captioner
+    tx: optax.GradientTransformation
+    vocabulary: Vocabulary
+    source: Source
+    captions: Captions
+    validation: Source
+    steps_per_epoch: int
+    parallel: Parallel
+    first_step: int = 0
+    features: Float[np.ndarray, "images P D"] | None = None
+    validation_features: Float[np.ndarray, "dev_images P D"] | None = None
+
+    @property
+    def total(self) -> int:
+        """Steps to the end of the training or stage."""
+        return self.first_step + self.config.train.epochs * self.steps_per_epoch
+
+    def step(self) -> Step:
+        """`train_step`, compiled; the state given to it is used up."""
+        train = self.config.train
+        return self.parallel.compile(
+            functools.partial(
+                train_step,
+                model=self.model,
+                tx=self.tx,
+                objective=functools.partial(cross_entropy, label_smoothing=train.label_smoothing),
+                axis_name=self.parallel.axis_name,
+                attention_penalty=train.attention_penalty,
+                sampling=scheduled_sampling(train, first_step=self.first_step),
+                accumulate=train.accumulate,
+                ema_decay=train.ema_decay,
+            )
+        )
+
+    def batches(self, first: int, stop: int, *, whole: bool = False) -> Iterator[Batch]:
+        """The batches that lead from the state after `first` steps to that after `stop`.
+
+        Of each the rows that this process reads, or the whole.
+        """
+        return training_batches(
+            self.source,
+            self.captions,
+            config=self.config.data,
+            batch_size=self.config.train.batch_size,
+            seed=self.config.train.seed,
+            first_step=first,
+            steps=stop,
+            features=self.features,
+            shard=(0, 1) if whole else hosts.share(),
+        )
+
+    def learning_rate(self) -> Callable[[int], Any]:
+        """The learning rate of a step, counted from 0."""
+        schedule = optimizer.learning_rate(self.config.train, steps_per_epoch=self.steps_per_epoch)
+        return lambda step: schedule(step - self.first_step)
+
+    def decode(self) -> Decode:
+        """The search that evaluation captions with."""
+        return over_local_devices(create_decode(self.model, self.config.search, self.vocabulary))

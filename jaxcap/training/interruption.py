@@ -1,0 +1,55 @@
+"""SIGTERM and Ctrl-C: the step is finished and saved, and then the training stops."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Interrupted(Exception):
+    """A training that was asked to stop, and did, with all it had done saved.
+
+    Attributes:
+      status: what the process exits with: 128 and the number of the signal, as shells have it.
+    """
+
+    def __init__(self, number: int, step: int):
+        self.status = 128 + number
+        at = f"after step {step}, which is saved" if step else "before the first step"
+        super().__init__(f"Stopped by {signal.Signals(number).name} {at}.")
+
+
+class Interruption:
+    """Notes the first signal while its `with` statement runs; a second one kills at once.
+
+    Outside the main thread, where Python lets nobody listen, it hears nothing.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._former: dict[int, Any] = {}
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():
+            self._former = {each: signal.signal(each, self._note) for each in _SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each, handler in self._former.items():
+            signal.signal(each, signal.SIG_DFL if handler is None else handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.signal = number
+
+    def check(self, step: int) -> None:
+        """Raises `Interrupted` after a signal."""
+        if self.signal is not None:
+            raise Interrupted(self.signal, step)

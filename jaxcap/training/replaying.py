@@ -1,0 +1,83 @@
+"""A step that diverged, computed once more from its batch and the checkpoint before it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+from rich.console import Console
+
+from jaxcap.checkpoint import Checkpoints
+from jaxcap.config import load_config
+from jaxcap.errors import InputError
+from jaxcap.progress import Display, say
+from jaxcap.training.divergence import Divergence, divergence, load_offender
+from jaxcap.training.setup import first_state, set_up, with_features
+from jaxcap.training.stages import begun, stage_at, stages_of
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What a step gave when it was computed once more.
+
+    Attributes:
+      loss: its mean per word.
+      images: names of the images in its batch.
+      divergence: what was wrong with it, or None: it went well this time.
+    """
+
+    step: int
+    loss: float
+    grad_norm: float
+    images: list[str]
+    divergence: Divergence | None
+
+
+def replay(path: Path, *, console: Console) -> Replay:
+    """Computes the steps from the last checkpoint to the one that diverged, whose batch is `path`.
+
+    Writes nothing. The steps in between are those of the training, to the bit where the device
+    computes the same twice.
+
+    Raises:
+      InputError: `path` is no `diverged-STEP.npz` in the directory of a run, or its checkpoint is
+        gone or damaged.
+    """
+    offender, workdir = load_offender(path), path.parent
+    config = load_config(workdir / "config.json")
+    experiment = set_up(config, workdir, console=console)
+    stages = stages_of(experiment)
+    experiment, state = stage_at(stages, offender.step), first_state(stages[0])
+    if offender.after:
+        with Checkpoints(
+            workdir / "checkpoints", metric=config.evaluation.metric, reading_only=True
+        ) as checkpoints:
+            if not checkpoints.has(offender.after):
+                raise InputError(
+                    f"{workdir}: the checkpoint of step {offender.after} is gone, from which "
+                    f"step {offender.step} was reached. Train again until it diverges."
+                )
+            like = begun(stage_at(stages, offender.after), state)
+            state = checkpoints.restore(offender.after, like=like)
+    if offender.after == experiment.first_step:
+        state = begun(experiment, state)
+    if experiment.config.encoder.cache_features:
+        experiment = with_features(experiment, state)
+    step, rng = experiment.step(), jax.random.key(config.train.seed)
+    say(console, f"Replaying steps {offender.after + 1} to {offender.step}")
+    with Display(console, "step", total=offender.step, done=offender.after) as display:
+        if offender.after < offender.step - 1:
+            batches = experiment.batches(offender.after, offender.step - 1)
+            for done, batch in enumerate(batches, start=offender.after + 1):
+                state, _ = step(state, batch, rng)
+                display.update(done)
+        state, metrics = step(state, offender.batch, rng)
+        metrics = jax.device_get(metrics)
+    return Replay(
+        step=offender.step,
+        loss=float(metrics.loss) / max(1.0, float(metrics.words)),
+        grad_norm=float(metrics.grad_norm),
+        images=[str(experiment.source[int(i)]["image_id"]) for i in offender.batch.numbers],
+        divergence=divergence(metrics, offender.step, vocabulary=len(experiment.vocabulary)),
+    )

@@ -1,0 +1,182 @@
+"""From a configuration to the first step: everything is looked at before anything is written."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from pathlib import Path
+
+import jax
+from rich.console import Console
+
+from jaxcap import hosts, optimizer
+from jaxcap.captioner import create_captioner, encoder_shapes, init_variables
+from jaxcap.checkpoint import Checkpoints
+from jaxcap.config import Config, validate
+from jaxcap.data.prepare import find_dataset, load_source
+from jaxcap.data.training_text import training_text
+from jaxcap.encoders.weights import load_weights
+from jaxcap.errors import InputError, did_you_mean
+from jaxcap.evaluation import score_names
+from jaxcap.features import cached_features
+from jaxcap.parallel import check_device, create_parallel, on_one_device, use_device
+from jaxcap.progress import say
+from jaxcap.state import TrainState
+from jaxcap.training.experiment import Experiment
+from jaxcap.training.loop import Loop, Summary
+from jaxcap.training.stages import begun, stage_at, stages_of
+from jaxcap.training.workdir import check, claimed
+
+
+def train(config: Config, workdir: Path, *, console: Console) -> Summary:
+    """Trains the captioner that `config` describes, or goes on with it.
+
+    Everything is kept in `workdir` (see `docs/architecture.md`). Started again there with the
+    same configuration, training goes on from the latest checkpoint, and ends as if it had never
+    been interrupted.
+
+    Raises:
+      InputError: an option that cannot be, the data set is not prepared, its split is absent or
+        too small, the work directory belongs to another configuration, to another training that
+        is at work, or is no run, cannot be written, or the loss stopped being a number.
+      Interrupted: SIGTERM or SIGINT came; all is saved.
+    """
+    config = validate(config)
+    use_device(config.train.device)
+    hosts.connect(config.train)
+    if not hosts.is_first():
+        console = Console(quiet=True)
+    with hosts.all_succeed():
+        check_device(config.train.device)
+        say(console, f"Training in {workdir} on {_devices()}")
+        check(workdir, config)
+        experiment = set_up(config, workdir, console=console)
+        stages = stages_of(experiment)
+        state = first_state(stages[0])
+    with contextlib.ExitStack() as stack:
+        with hosts.all_succeed():
+            if hosts.is_first():
+                stack.enter_context(claimed(workdir, config, experiment.vocabulary))
+        checkpoints = stack.enter_context(
+            Checkpoints(
+                workdir / "checkpoints",
+                metric=config.evaluation.metric,
+                beside=[workdir / "config.json", workdir / "vocabulary.json"],
+                report=functools.partial(say, console),
+            )
+        )
+        restored = checkpoints.restore_newest(
+            like=lambda step: begun(stage_at(stages, step), state)
+        )
+        if restored is not None:
+            state = restored
+            say(console, f"Going on from step {int(state.step)}")
+        for number, stage in enumerate(stages, start=1):
+            if state.step > stage.total:
+                continue
+            if state.step == stage.first_step:
+                state = begun(stage, state)
+            if state.step < stage.total:
+                if len(stages) > 1:
+                    say(console, f"Stage {number} of {len(stages)}, to step {stage.total}")
+                if stage.config.encoder.cache_features:
+                    stage = with_features(stage, state)
+            loop = Loop(stage, checkpoints)
+            with hosts.ending_with_others():
+                summary = loop.run(state)
+            state = loop.state
+            if state.step < stage.total:
+                break  # it did not get better any more
+        return summary
+
+
+def set_up(config: Config, workdir: Path, *, console: Console) -> Experiment:
+    """Data, vocabulary, model and optimizer of a run, new or begun; writes nothing.
+
+    Raises:
+      InputError: see `train`.
+    """
+    source = load_source(config.data.name, "train", config.data.directory)
+    validation = load_source(config.data.name, config.evaluation.split, config.data.directory)
+    metric, metrics = config.evaluation.metric, score_names(validation)
+    if metric not in metrics:
+        raise InputError(
+            f"evaluation.metric is '{metric}', which '{config.data.name}' does not have; give "
+            f"one of {', '.join(metrics)}.{did_you_mean(metric, metrics)}"
+        )
+    if config.data.flip and not find_dataset(config.data.name, config.data.directory).flippable:
+        raise InputError(
+            f"data.flip is true, but captions of '{config.data.name}' say what is left and what "
+            "is right, which is false of a mirrored image; give --data.no-flip."
+        )
+    vocabulary, captions = training_text(source, config.data, saved=workdir / "vocabulary.json")
+    steps_per_epoch = len(source) // config.train.batch_size
+    if steps_per_epoch == 0:
+        raise InputError(
+            f"train.batch_size is {config.train.batch_size}, but the training split of "
+            f"'{config.data.name}' has only {len(source)} images; give at most that many."
+        )
+    parallel = create_parallel(config.train)
+    say(
+        console,
+        f"{len(source)} training and {len(validation)} {config.evaluation.split} images, "
+        f"{len(vocabulary)} {vocabulary.units.name}, {steps_per_epoch} steps per epoch",
+    )
+    return Experiment(
+        config=config,
+        workdir=workdir,
+        console=console,
+        model=create_captioner(config, len(vocabulary), axis_name=parallel.axis_name),
+        tx=optimizer.create_optimizer(
+            config.train, config.encoder, steps_per_epoch=steps_per_epoch
+        ),
+        vocabulary=vocabulary,
+        source=source,
+        captions=captions,
+        validation=validation,
+        steps_per_epoch=steps_per_epoch,
+        parallel=parallel,
+    )
+
+
+def first_state(experiment: Experiment) -> TrainState:
+    """The state before the first step: random numbers, or published weights in the encoder."""
+    config, model, tx = experiment.config, experiment.model, experiment.tx
+    size, encoder = config.data.image_size, None
+    if config.encoder.weights is not None:
+        shapes = encoder_shapes(model, image_size=size)
+        encoder = load_weights(config.encoder.weights, config.encoder.name, shapes)
+    rng = jax.random.key(config.train.seed)
+    variables = init_variables(model, rng, image_size=size, encoder=encoder)
+    average = config.train.ema_decay > 0
+    create = jax.jit(lambda variables: TrainState.create(variables, tx, average=average))
+    return experiment.parallel.place(create(variables))
+
+
+def with_features(experiment: Experiment, state: TrainState) -> Experiment:
+    """The same experiment on what the frozen encoder of `state` makes of the images."""
+    features, validation_features = (
+        cached_features(
+            records,
+            split,
+            model=experiment.model,
+            variables=on_one_device(state.variables),
+            config=experiment.config,
+            console=experiment.console,
+        )
+        for records, split in (
+            (experiment.source, "train"),
+            (experiment.validation, experiment.config.evaluation.split),
+        )
+    )
+    return dataclasses.replace(
+        experiment, features=features, validation_features=validation_features
+    )
+
+
+def _devices() -> str:
+    devices = jax.devices()
+    kind = f"{devices[0].platform.upper()} device{'s' if len(devices) > 1 else ''}"
+    _, processes = hosts.share()
+    return f"{len(devices)} {kind}" + (f" of {processes} processes" if processes > 1 else "")

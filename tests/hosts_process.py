@@ -1,0 +1,36 @@
+"""A process of `test_hosts.py`: one of several that train together.
+
+python hosts_process.py CONFIG.json WORKDIR COORDINATOR PROCESSES PROCESS
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from jaxcap.config import load_config
+from jaxcap.errors import InputError
+from jaxcap.training import train
+
+if __name__ == "__main__":
+    path, workdir, address, processes, process = sys.argv[1:]
+    config = load_config(Path(path))
+    several = dataclasses.replace(
+        config.train,
+        coordinator=address,
+        processes=int(processes),
+        process_id=int(process),
+        coordinator_timeout=float(60 if processes == "2" else 3),
+    )
+    try:
+        train(
+            dataclasses.replace(config, train=several),
+            Path(workdir),
+            console=Console(stderr=True, width=200),
+        )
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
