@@ -4,8 +4,9 @@
     python train.py configs/shapes.py
     python evaluate.py runs/shapes --split test
 
-Measured on two CPU cores, seed 0, beam 3: 99.0 % of the captions of the 500 test scenes are true of
-their scene and complete (dev: 99.3 %), after 3.9 minutes of training. The test scenes show pairs of
+Measured on two CPU cores, seed 0, beam 3: 99.2 % of the captions of the 500 test scenes are true of
+their scene and complete (dev: 100.0 %). Training took 13.3 minutes beside the whole test suite, and
+3.9 on a quiet machine with an earlier version. The test scenes show pairs of
 objects that no training scene shows together; captions are checked against the scene itself. One
 run; the scenes and the values below were tuned with the test score in view.
 """
