@@ -151,11 +151,17 @@ def init_variables(
     }
 
 
-def encoder_shapes(model: Captioner, *, image_size: int) -> dict[str, Any]:
-    """The encoder's `{"params": …, "batch_stats": …}` as `jax.ShapeDtypeStruct`s."""
-    variables = jax.eval_shape(
+def variable_shapes(model: Captioner, *, image_size: int) -> dict[str, Any]:
+    """What `init_variables` gives, as `jax.ShapeDtypeStruct`s: nothing is computed."""
+    shapes: dict[str, Any] = jax.eval_shape(
         lambda: init_variables(model, jax.random.key(0), image_size=image_size)
     )
+    return shapes
+
+
+def encoder_shapes(model: Captioner, *, image_size: int) -> dict[str, Any]:
+    """The encoder's `{"params": …, "batch_stats": …}` as `jax.ShapeDtypeStruct`s."""
+    variables = variable_shapes(model, image_size=image_size)
     return {name: tree["encoder"] for name, tree in variables.items() if "encoder" in tree}
 
 

@@ -9,11 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from PIL import Image
 
-from jaxcap.captioner import Captioner, create_captioner, init_variables
+from jaxcap.captioner import Captioner, create_captioner, variable_shapes
 from jaxcap.captioning import (
     Caption,
     Captioned,
@@ -91,9 +90,7 @@ def _load_one(directory: Path, *, best: bool) -> Run:
     config = load_config(directory / "config.json")
     vocabulary = Vocabulary.load(directory / "vocabulary.json")
     model = create_captioner(config, len(vocabulary))
-    like = jax.eval_shape(
-        lambda: init_variables(model, jax.random.key(0), image_size=config.data.image_size)
-    )
+    like = variable_shapes(model, image_size=config.data.image_size)
     with Checkpoints(
         directory / "checkpoints", metric=config.evaluation.metric, reading_only=True
     ) as checkpoints:

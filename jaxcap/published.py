@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxcap
-from jaxcap.captioner import create_captioner, init_variables
+from jaxcap.captioner import create_captioner, variable_shapes
 from jaxcap.config import Config, from_dict, to_dict, validate
 from jaxcap.encoders.weights.safetensors_files import (
     read_about,
@@ -148,9 +148,7 @@ def read(path: str | os.PathLike[str]) -> Published:
     config = validate(from_dict(Config, about.get("config"), where=f"{path}, config"))
     vocabulary = Vocabulary.from_json(about.get("vocabulary"), where=f"{path}, vocabulary")
     model = create_captioner(config, len(vocabulary))
-    like = jax.eval_shape(
-        lambda: init_variables(model, jax.random.key(0), image_size=config.data.image_size)
-    )
+    like = variable_shapes(model, image_size=config.data.image_size)
     _check_tensors(path, tensors, _named(like))
     leaves, tree = jax.tree_util.tree_flatten_with_path(like)
     values = [jnp.asarray(tensors[_name(at)].astype(leaf.dtype)) for at, leaf in leaves]

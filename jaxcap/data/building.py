@@ -28,11 +28,11 @@ import tensorflow_datasets as tfds
 
 from jaxcap.data import Progress, no_progress
 from jaxcap.data.shards import Finished, Make, Shard, Workplace, plan
+from jaxcap.data.sources.findings import some
 from jaxcap.errors import InputError
 
 VERSION = "1.0.0"
 
-_SHOWN = 10  # problems listed before the rest is only counted
 _WORTH_PROCESSES = 300  # images that are checked while a process starts
 _ROOM = 64 * 2**20  # to be left free on the disk, bytes
 
@@ -136,10 +136,7 @@ def build(
 
 def list_problems(heading: str, problems: Sequence[str]) -> str:
     """Returns the heading with the first ten problems below it, and how many more there are."""
-    lines = [f"{heading}:", *(f"  {problem}" for problem in problems[:_SHOWN])]
-    if len(problems) > _SHOWN:
-        lines.append(f"  … and {len(problems) - _SHOWN} more")
-    return "\n".join(lines)
+    return "\n".join([f"{heading}:", *some(problems)])
 
 
 def _key(recipe: Recipe) -> str:

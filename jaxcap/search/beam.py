@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxcap.search.beams import Choice, candidates, ranked, run_beams, select
@@ -64,7 +63,5 @@ def beam_search(
         n=n_best or beam_size,
         normalisation=normalisation,
         length_penalty=length_penalty,
-        satisfied=jnp.zeros(beam_size, jnp.int32),
-        required=0,
         special=special,
     )

@@ -176,11 +176,17 @@ def ranked(
     n: int,
     normalisation: LengthNormalisation,
     length_penalty: float,
-    satisfied: Int[Array, " N"],
-    required: int,
     special: SpecialTokens,
+    satisfied: Int[Array, " N"] | None = None,
+    required: int = 0,
 ) -> SearchResult:
-    """The `n` best captions: by how many requirements they satisfy, then by their scores."""
+    """The `n` best captions: by how many requirements they satisfy, then by their scores.
+
+    Args:
+      satisfied: of the `required` requirements those that each beam satisfies; none, if None.
+    """
+    if satisfied is None:
+        satisfied = jnp.zeros(beams.scores.shape[1], jnp.int32)
     exists = beams.scores > NEVER / 2
     tokens = jnp.where(exists[..., None], beams.tokens, special.pad)
     written = tokens != special.pad  # (B, N, T)

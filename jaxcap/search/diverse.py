@@ -88,7 +88,5 @@ def diverse_beam_search(
         n=n_best or beam_size,
         normalisation=normalisation,
         length_penalty=length_penalty,
-        satisfied=jnp.zeros(beam_size, jnp.int32),
-        required=0,
         special=special,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -50,7 +51,7 @@ class Findings:
         if len(found) == 1:
             way_out = "" if self._problems else " (to go on without it: --skip-bad)"
             raise InputError(found[0] + way_out)
-        lines = [f"{self._source}: {len(found):,} problems:", *_some(found)]
+        lines = [f"{self._source}: {len(found):,} problems:", *some(found)]
         if self._gaps and not self._problems:
             lines.append("To go on without these images: --skip-bad")
         raise InputError("\n".join(lines))
@@ -59,13 +60,14 @@ class Findings:
         """What was left out, if that was allowed."""
         if not self._gaps:
             return ()
-        return ("\n".join([f"left out ({len(self._gaps):,}):", *_some(self._gaps)]),)
+        return ("\n".join([f"left out ({len(self._gaps):,}):", *some(self._gaps)]),)
 
 
 def _line(path: Path, place: str, text: str) -> str:
     return f"{path}, {place}: {text}" if place else f"{path}: {text}"
 
 
-def _some(lines: list[str]) -> list[str]:
+def some(lines: Sequence[str]) -> list[str]:
+    """The first ten lines, indented, and how many more there are."""
     shown = [f"  {line}" for line in lines[:SHOWN]]
     return shown if len(lines) <= SHOWN else [*shown, f"  … and {len(lines) - SHOWN:,} more"]
