@@ -40,6 +40,7 @@ STAGES = (
         2,
         train={"learning_rate": 1e-3, "schedule": "constant", "warmup_epochs": 0.0},
         encoder={"train_from": "stage3", "learning_rate_factor": 0.5},
+        data={"crop_min_scale": 0.8},
     ),
 )
 
@@ -154,6 +155,7 @@ def test_a_stage_is_the_configuration_but_for_its_own_options(tiny_config):
         train__accumulate=2,
         encoder__train_from="stage3",
         encoder__learning_rate_factor=0.5,
+        data__crop_min_scale=0.8,
     )
     assert second == expected
     assert stage_configs(tiny_config) == (tiny_config,)
@@ -165,6 +167,7 @@ def test_a_stage_is_the_configuration_but_for_its_own_options(tiny_config):
         (Stage(0), r"stages\[0\]\.epochs is 0; it must be at least 1"),
         (Stage(1, train={"seed": 3}), r"stages\[0\]\.train: a stage cannot change 'seed'"),
         (Stage(1, train={"learning_rat": 3}), r"Did you mean 'learning_rate'\?"),
+        (Stage(1, data={"image_size": 9}), r"stages\[0\]\.data: a stage cannot change 'image_si"),
         (Stage(1, encoder={"name": "vgg16"}), r"stages\[0\]\.encoder: a stage cannot change 'nam"),
         (Stage(1, train={"learning_rate": "x"}), r"stages\[0\]\.train\.learning_rate is 'x'"),
         (Stage(1, train={"schedule": "cosin"}), r"Did you mean 'cosine'\?"),

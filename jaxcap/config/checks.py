@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import Any
 
 from jaxcap.config.conversion import from_dict
-from jaxcap.config.sections import Config, SearchConfig, Stage
+from jaxcap.config.sections import Config, SearchConfig, Stage, TrainConfig
 from jaxcap.errors import InputError, did_you_mean
 
 # What a number must be, whether it is that, and the options that it is asked of.
@@ -25,6 +25,7 @@ _BOUNDS: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
             "decoder.hidden_size",
             "decoder.embedding_size",
             "decoder.attention_size",
+            "decoder.heads",
             "train.batch_size",
             "train.epochs",
             "train.learning_rate",
@@ -32,6 +33,7 @@ _BOUNDS: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
             "train.decay_rate",
             "train.decay_epochs",
             "train.accumulate",
+            "train.samples",
             "train.coordinator_timeout",
             "train.log_every",
             "search.beam_size",
@@ -46,12 +48,15 @@ _BOUNDS: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
         "at least 0 (and finite)",
         lambda x: 0 <= x < math.inf,
         (
+            "decoder.refiner_layers",
             "encoder.learning_rate_factor",
             "train.warmup_epochs",
             "train.weight_decay",
             "train.attention_penalty",
             "train.sampling_k",
             "train.sampling_c",
+            "train.reward_cider",
+            "train.reward_bleu",
             "train.save_every",
             "train.save_minutes",
             "train.patience",
@@ -141,8 +146,9 @@ def stage_configs(config: Config) -> tuple[Config, ...]:
     ) or (config,)
 
 
-# What a stage may change: how parameters move, not which they are or what they are shown.
+# What a stage may change: how parameters move and how images are augmented, not which they are.
 _OF_A_STAGE = {
+    "data": ("crop_min_scale", "flip"),
     "train": (
         "optimizer",
         "learning_rate",
@@ -160,6 +166,11 @@ _OF_A_STAGE = {
         "sampling_c",
         "sampling_floor",
         "sampling_words",
+        "objective",
+        "samples",
+        "baseline",
+        "reward_cider",
+        "reward_bleu",
         "accumulate",
         "remat",
     ),
@@ -174,9 +185,18 @@ _OF_A_STAGE = {
 }
 
 
+# Options of training that say how the data's captions are learnt, when they are off.
+_OF_CROSS_ENTROPY: dict[str, Any] = {
+    "label_smoothing": 0.0,
+    "attention_penalty": 0.0,
+    "sampling": "none",
+}
+
+
 def _stage_config(config: Config, stage: Stage, where: str) -> Config:
     sections: dict[str, Any] = {}
-    for section, options in (("train", stage.train), ("encoder", stage.encoder)):
+    for section in _OF_A_STAGE:
+        options = getattr(stage, section)
         known = _OF_A_STAGE[section]
         for name in options:
             if name not in known:
@@ -185,12 +205,15 @@ def _stage_config(config: Config, stage: Stage, where: str) -> Config:
                     f"{did_you_mean(name, known)} It may change {', '.join(known)}."
                 )
         of_run = getattr(config, section)
-        values = dataclasses.asdict(of_run) | options
+        values = dataclasses.asdict(of_run)
+        if options.get("objective") == "self_critical":
+            values |= _OF_CROSS_ENTROPY  # not inherited; given to the stage, they are refused
+        values |= options
         sections[section] = from_dict(type(of_run), values, where=f"{where}.{section}")
     if stage.epochs < 1:
         raise InputError(f"{where}.epochs is {stage.epochs}; it must be at least 1.")
-    train = dataclasses.replace(sections["train"], epochs=stage.epochs)
-    return dataclasses.replace(config, train=train, encoder=sections["encoder"], stages=())
+    sections["train"] = dataclasses.replace(sections["train"], epochs=stage.epochs)
+    return dataclasses.replace(config, **sections, stages=())
 
 
 def _check_methods(config: Config) -> None:
@@ -206,6 +229,8 @@ def _check_methods(config: Config) -> None:
             f"train.attention_penalty is {train.attention_penalty}, but decoder.name is 'lstm', "
             "which has no attention; give --decoder.name attention, or no penalty."
         )
+    if train.objective == "self_critical":
+        _check_self_critical(train)
     k = train.sampling_k
     possible, needed = {
         "none": (True, ""),
@@ -221,6 +246,27 @@ def _check_methods(config: Config) -> None:
         raise InputError(
             "train.sampling is linear, but with train.sampling_k 1 and train.sampling_c 0 no word "
             "is ever the model's own; give a --train.sampling-c such as 0.0001."
+        )
+
+
+def _check_self_critical(train: TrainConfig) -> None:
+    """Refuses what cannot be rewarded, and options that samples have no use for."""
+    for option, off in _OF_CROSS_ENTROPY.items():
+        if (found := getattr(train, option)) != off:
+            raise InputError(
+                f"train.{option} is {found}, but train.objective is self_critical, which learns "
+                f"from no true words; give --train.{option.replace('_', '-')} {off}. (A stage that "
+                'sets "objective" to "self_critical" does not inherit it.)'
+            )
+    if train.baseline == "mean" and train.samples < 2:
+        raise InputError(
+            "train.samples is 1, but train.baseline is mean, the mean of the other samples; give "
+            "--train.samples 5, or --train.baseline greedy."
+        )
+    if not train.reward_cider and not train.reward_bleu:
+        raise InputError(
+            "train.reward_cider and train.reward_bleu are both 0, so no caption is better than "
+            "another; give one of them a weight."
         )
 
 

@@ -81,19 +81,29 @@ class EncoderConfig:
 class DecoderConfig:
     """The language model on top of the image features."""
 
-    name: Literal["attention", "lstm"] = "attention"
-    """Show, Attend and Tell (Xu et al. 2015), or Show and Tell (Vinyals et al. 2015)."""
+    name: Literal["attention", "lstm", "topdown", "adaptive", "aoa", "sca"] = "attention"
+    """Show, Attend and Tell (Xu et al. 2015); Show and Tell (Vinyals et al. 2015); top-down
+    attention (Anderson et al. 2018); adaptive attention with a visual sentinel (Lu et al. 2017);
+    attention on attention (Huang et al. 2019); SCA-CNN (Chen et al. 2017)."""
     hidden_size: int = 512
-    """H, width of the LSTM."""
+    """H, width of the LSTM, or of each of the two."""
     embedding_size: int = 512
     """E, width of the word embeddings."""
     attention_size: int = 512
     """A, width of the projected features and of the space they are scored in."""
     scoring: Literal["additive", "dot"] = "additive"
-    """How attention compares state and features: Bahdanau's MLP or a scaled dot product."""
+    """How attention compares state and features: Bahdanau's MLP or a scaled dot product, which
+    is much faster. aoa always takes the latter."""
+    heads: int = 8
+    """aoa: parts of A that are each attended by on their own."""
+    refiner_layers: int = 2
+    """aoa: layers of self-attention over the features before the decoder; 6 in the paper."""
     embedding_dropout: float = 0.0
     feature_dropout: float = 0.0
     output_dropout: float = 0.5
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What matrix products are computed in. Parameters, sums, softmax, the LSTM's cell, logits and
+    the loss are float32 in any case. bfloat16 keeps two to three digits, and is for GPU and TPU."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +161,20 @@ class TrainConfig:
     """The probability of the true word falls no lower."""
     sampling_words: Literal["sampled", "greedy"] = "sampled"
     """The model's own words: drawn by their probabilities, or the likeliest."""
+    objective: Literal["cross_entropy", "self_critical"] = "cross_entropy"
+    """What is learnt from: the words of the data's captions; or the rewards of captions that the
+    model draws itself, once it can speak (self-critical sequence training, Rennie et al. 2017). To
+    these neither label_smoothing nor attention_penalty nor scheduled sampling applies."""
+    samples: int = 5
+    """self_critical: captions drawn for each image, at temperature 1, of up to search.max_length
+    words."""
+    baseline: Literal["mean", "greedy"] = "mean"
+    """self_critical: what a caption's reward is compared with: the mean of the others drawn for the
+    same image (Luo 2020), or that of the caption of greedy search (Rennie et al. 2017)."""
+    reward_cider: float = 1.0
+    """self_critical: weight of CIDEr-D, which is from 0 to 10, in the reward."""
+    reward_bleu: float = 0.0
+    """self_critical: weight of BLEU-4, which is from 0 to 1, in the reward."""
     accumulate: int = 1
     """Parts that the batch is computed in, one after the other, before the optimizer's step: as
     many times less memory. The loss is that of the whole batch, but batch normalisation sees one
@@ -257,6 +281,8 @@ class Stage:
     """Options of train that are other than in the configuration, until the stage ends."""
     encoder: dict[str, Any] = field(default_factory=dict)
     """The same of encoder."""
+    data: dict[str, Any] = field(default_factory=dict)
+    """The same of data: its augmentation."""
 
 
 @dataclass(frozen=True)

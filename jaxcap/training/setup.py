@@ -13,7 +13,7 @@ from rich.console import Console
 from jaxcap import hosts, optimizer
 from jaxcap.captioner import create_captioner, encoder_shapes, init_variables
 from jaxcap.checkpoint import Checkpoints
-from jaxcap.config import Config, validate
+from jaxcap.config import Config, stage_configs, validate
 from jaxcap.data.prepare import find_dataset, load_source
 from jaxcap.data.training_text import training_text
 from jaxcap.encoders.weights import load_weights
@@ -25,6 +25,7 @@ from jaxcap.progress import say
 from jaxcap.state import TrainState
 from jaxcap.training.experiment import Experiment
 from jaxcap.training.loop import Loop, Summary
+from jaxcap.training.self_critical import check_references
 from jaxcap.training.stages import begun, stage_at, stages_of
 from jaxcap.training.workdir import check, claimed
 
@@ -105,12 +106,15 @@ def set_up(config: Config, workdir: Path, *, console: Console) -> Experiment:
             f"evaluation.metric is '{metric}', which '{config.data.name}' does not have; give "
             f"one of {', '.join(metrics)}.{did_you_mean(metric, metrics)}"
         )
-    if config.data.flip and not find_dataset(config.data.name, config.data.directory).flippable:
+    flips = any(stage.data.flip for stage in stage_configs(config))
+    if flips and not find_dataset(config.data.name, config.data.directory).flippable:
         raise InputError(
             f"data.flip is true, but captions of '{config.data.name}' say what is left and what "
             "is right, which is false of a mirrored image; give --data.no-flip."
         )
     vocabulary, captions = training_text(source, config.data, saved=workdir / "vocabulary.json")
+    if any(stage.train.objective == "self_critical" for stage in stage_configs(config)):
+        check_references(captions)
     steps_per_epoch = len(source) // config.train.batch_size
     if steps_per_epoch == 0:
         raise InputError(
