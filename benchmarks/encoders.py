@@ -176,7 +176,7 @@ def _serve(name: str) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not mix with the answers
     build = _jaxcap_steps if name == "jaxcap" else _pytorch_steps
-    peak = _jaxcap_peak if name == "jaxcap" else _pytorch_peak
+    peak = jaxcap_peak if name == "jaxcap" else _pytorch_peak
     steps: dict[str, Step] = {}
     for line in sys.stdin:
         kind, *request = json.loads(line)
@@ -225,7 +225,7 @@ def _images(batch_size: int, image_size: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal(shape, np.float32)
 
 
-def _jaxcap_peak(dtype: str) -> float:
+def jaxcap_peak(dtype: str) -> float:
     """FLOP/s of a large matrix product."""
     import jax
     import jax.numpy as jnp
@@ -244,6 +244,7 @@ def _jaxcap_steps(
     import jax.numpy as jnp
 
     from jaxcap.encoders import encoder_spec
+    from jaxcap.encoders.conv import written_for
     from jaxcap.encoders.parts import encode_in_parts
 
     encoder = encoder_spec(arch).build(dtype=jnp.dtype(dtype))
@@ -266,9 +267,10 @@ def _jaxcap_steps(
     train = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
     step = train if mode == "train" else jax.jit(forward_in_parts)
     # Of a loop, which the parts are, XLA counts a single turn.
-    counted = train if mode == "train" else jax.jit(forward)
+    counted = jax.value_and_grad(loss_fn, has_aux=True) if mode == "train" else forward
     arrays = (variables["params"], statistics_, images)
-    flops = counted.lower(*arrays).cost_analysis()["flops"]
+    with written_for("gpu"):  # convolutions as such, not the fewer sums that a CPU may do for them
+        flops = jax.jit(counted).lower(*arrays).cost_analysis()["flops"]
     yield "jaxcap", lambda: jax.block_until_ready(step(*arrays)), flops
 
 
@@ -314,8 +316,8 @@ def _pytorch_steps(
 
         return step
 
-    model = _pytorch_encoder(arch).train(mode == "train").to(device)
-    channels_last = _pytorch_encoder(arch).train(mode == "train").to(device)
+    model = pytorch_encoder(arch).train(mode == "train").to(device)
+    channels_last = pytorch_encoder(arch).train(mode == "train").to(device)
     channels_last = channels_last.to(memory_format=torch.channels_last)
     yield "eager", step_of(model, images), None
     yield "channels last", step_of(channels_last, last), None
@@ -329,7 +331,7 @@ def _pytorch_steps(
             yield "torch.compile", step, None
 
 
-def _pytorch_encoder(arch: str) -> Any:
+def pytorch_encoder(arch: str) -> Any:
     import torch
 
     if arch.startswith("efficientnet_lite"):
@@ -339,6 +341,9 @@ def _pytorch_encoder(arch: str) -> Any:
             def __init__(self) -> None:
                 super().__init__()
                 self.net = EfficientNet.from_name(arch.replace("_", "-"))
+                # It would leave out blocks at random, which jaxcap does not.
+                settings = self.net._global_params._replace(drop_connect_rate=0.0)
+                self.net._global_params = settings
 
             def forward(self, images: Any) -> Any:
                 return self.net.extract_features(images)

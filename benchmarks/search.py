@@ -22,17 +22,16 @@ same.
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import statistics
 import sys
 import time
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import tyro
+from workers import Worker
 
 from jaxcap.config import DecoderConfig
 
@@ -86,7 +85,7 @@ class Task:
 def main(arguments: Arguments) -> None:
     """Prints a line per vocabulary and beam, in Markdown."""
     features = _features(arguments)
-    with _Worker(_Jaxcap) as ours, _Worker(_PyTorch) as theirs:
+    with Worker(_Jaxcap) as ours, Worker(_PyTorch) as theirs:
         print(
             f"{arguments.images} images, {arguments.positions} positions × {arguments.width}, "
             f"{arguments.scoring} attention, batches of {arguments.batch_size}, at most "
@@ -109,7 +108,7 @@ def main(arguments: Arguments) -> None:
 
 
 def _compare(
-    ours: _Worker, theirs: _Worker, task: Task, features: np.ndarray, arguments: Arguments
+    ours: Worker, theirs: Worker, task: Task, features: np.ndarray, arguments: Arguments
 ) -> None:
     parts = np.split(features, arguments.turns)
     forms = [
@@ -165,42 +164,6 @@ def _features(arguments: Arguments) -> np.ndarray:
     image = rng.standard_normal((arguments.images, 1, arguments.width), np.float32)
     shape = (arguments.images, arguments.positions, arguments.width)
     return np.clip(image + rng.standard_normal(shape, np.float32), 0, 6)
-
-
-class _Worker:
-    """A process of its own that holds an object, and from here calls its methods."""
-
-    def __init__(self, kind: type) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._connection, self._other = context.Pipe()
-        self._process = context.Process(target=_serve, args=(self._other, kind), daemon=True)
-
-    def __enter__(self) -> _Worker:
-        self._process.start()
-        self._other.close()  # so that its end is noticed
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._connection.close()  # the process then ends of itself, and tidies up
-        self._process.join(timeout=20)
-        self._process.kill()
-
-    def ask(self, method: str, *arguments: Any) -> Any:
-        try:
-            self._connection.send((method, arguments))
-            return self._connection.recv()
-        except (EOFError, BrokenPipeError):
-            raise SystemExit(f"{method}: the other process failed; its error is above") from None
-
-
-def _serve(connection: Connection, kind: type) -> None:
-    served = kind()
-    while True:
-        try:
-            method, arguments = connection.recv()
-        except EOFError:
-            return
-        connection.send(getattr(served, method)(*arguments))
 
 
 class _Jaxcap:

@@ -227,9 +227,10 @@ def test_frozen_stages_cost_no_gradient() -> None:
     the gradient passed on to a learning block before.
     """
     first, second, third = 4 * 2 * np.array([32**2 * 27 * 64, 16**2 * 576 * 128, 4 * 1152 * 512])
+    direct = replace(VGG, dtype="bfloat16")  # in float32 some take fewer multiplications
     whole, last, frozen = (
         _trained(e).flops
-        for e in (VGG, replace(VGG, train_from="block5"), replace(VGG, trainable=False))
+        for e in (direct, replace(direct, train_from="block5"), replace(direct, trainable=False))
     )
     # Less at the edges of small images, more for the optimizer and for what is no convolution.
     np.testing.assert_allclose(whole - frozen, first + 2 * second + 2 * third, rtol=0.15)

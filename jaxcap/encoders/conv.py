@@ -24,6 +24,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxcap.encoders import winograd
+from jaxcap.encoders.normalisation import BatchNorm
+from jaxcap.encoders.per_device import nothing
 from jaxcap.errors import InputError
 
 # "SAME" is TensorFlow's: the output is ceil(size / stride), an odd pixel of padding goes to
@@ -38,6 +41,9 @@ _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 # "Deep Residual Learning".
 _kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
+
+# Images whose products the gradient of a depthwise kernel adds up at once.
+_IMAGES = 16
 
 _platform: ContextVar[str | None] = ContextVar("_platform", default=None)
 
@@ -90,10 +96,8 @@ def depthwise_conv_shifted(
     out: those that XLA derives from the sum take two to six times as long.
     """
     rows, columns = _pad_widths(x, kernel.shape[:2], stride, padding)
-    # Summed in float32: in bfloat16 every term would lose digits anew. The kernel is shared by
-    # all devices and the images are not; JAX adds the gradient up over devices where the two
-    # meet, which must not be inside of gradients that are written out.
-    weights = kernel[:, :, 0].astype(jnp.float32) + _nothing(x)
+    # Summed in float32: in bfloat16 every term would lose digits anew.
+    weights = kernel[:, :, 0].astype(jnp.float32) + nothing(x)
     return _depthwise(x, weights, stride, (rows, columns)).astype(x.dtype)
 
 
@@ -127,25 +131,33 @@ def _depthwise_backward(
     placed = lax.pad(grad, jnp.zeros((), grad.dtype), ((0, 0, 0), *spread, (0, 0, 0)))
     dx = _depthwise(placed, kernel[::-1, ::-1], 1, ((0, 0), (0, 0)))
 
-    # dkernel[i] = Σₚ grad[p] x[stride · p + i], one image after the other: the products of one
-    # stay in the cache until they are summed.
-    def add(total: Array, image: tuple[Array, Array]) -> tuple[Array, None]:
-        padded, grad = image
-        shifts = _shifts(padded[None], (kh, kw), stride)
-        products = [(shifted[0] * grad).sum((0, 1)) for _, _, shifted in shifts]
-        return total + jnp.stack(products).reshape(total.shape), None
-
+    # dkernel[i] = Σₚ grad[p] x[stride · p + i], over some images at once and one row after the
+    # other: products are neither written out nor read again, and their sums stay in the cache.
+    batch, height = grad.shape[:2]
+    images = next(n for n in range(_IMAGES, 0, -1) if batch % n == 0)
     padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    dkernel, _ = lax.scan(add, jnp.zeros_like(kernel) + _nothing(grad), (padded, grad))
+
+    def add(turn: Array, totals: list[Array]) -> list[Array]:
+        first, row = turn // height * images, turn % height
+        rows = lax.dynamic_slice(
+            padded, (first, stride * row, 0, 0), (images, kh, *padded.shape[2:])
+        )
+        of_grad = lax.dynamic_slice(grad, (first, row, 0, 0), (images, 1, *grad.shape[2:]))
+        # Written out: XLA else finds the place of every number anew.
+        rows, of_grad = lax.optimization_barrier((rows, of_grad))
+        shifts = _shifts(rows, (kh, kw), stride)
+        return [
+            functools.reduce(jnp.add, (shifted[n, 0] * of_grad[n, 0] for n in range(images)), total)
+            for total, (_, _, shifted) in zip(totals, shifts, strict=True)
+        ]
+
+    zeros = jnp.zeros(grad.shape[2:], kernel.dtype) + nothing(grad)
+    totals = lax.fori_loop(0, batch // images * height, add, [zeros] * (kh * kw))
+    dkernel = jnp.stack([total.sum(0) for total in totals]).reshape(kernel.shape)
     return dx.astype(x.dtype), dkernel
 
 
 _depthwise.defvjp(_depthwise_forward, _depthwise_backward)
-
-
-def _nothing(x: Array) -> Float[Array, ""]:
-    """Zero; to JAX a number that differs between devices if `x` does."""
-    return jnp.where(jnp.isfinite(x.ravel()[0]), 0.0, 0.0)
 
 
 def pointwise_conv_dot(
@@ -270,6 +282,8 @@ class Conv(nn.Module):
             return depthwise_conv_shifted(x, kernel, stride=self.stride, padding=self.padding)
         if on_cpu() and kernel.shape[:2] == (1, 1) and self.padding in ("SAME", 0):
             return pointwise_conv_dot(x, kernel, stride=self.stride)
+        if on_cpu() and winograd.suits(x, kernel, self.stride, self.padding):
+            return winograd.conv3x3(x, kernel, padding=self.padding)
         groups = x.shape[-1] if self.depthwise else 1
         return conv(x, kernel, stride=self.stride, padding=self.padding, groups=groups)
 
@@ -311,7 +325,7 @@ class ConvNorm(nn.Module):
             self.dtype,
             name="conv",
         )(x)
-        return nn.BatchNorm(
+        return BatchNorm(
             use_running_average=not train,
             momentum=self.momentum,
             epsilon=self.epsilon,

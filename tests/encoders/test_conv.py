@@ -58,6 +58,19 @@ def test_depthwise_forms_agree(kernel, stride, padding):
     )
 
 
+def test_depthwise_gradients_of_some_images_after_others(monkeypatch):
+    """Of six images with at most four at once, three and three."""
+    monkeypatch.setattr(conv_module, "_IMAGES", 4)
+    x = jax.random.normal(KEY, (6, 5, 4, 3))
+    w = jax.random.normal(KEY, (3, 3, 1, 3))
+    _assert_same(
+        lambda x, w: depthwise_conv_shifted(x, w, stride=2),
+        lambda x, w: conv(x, w, stride=2, groups=3),
+        x,
+        w,
+    )
+
+
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_pointwise_forms_agree(stride):
     x = _images(HEIGHT, WIDTH, channels=3)

@@ -13,14 +13,14 @@ from jaxcap.encoders import ENCODERS
 @pytest.mark.parametrize(
     ("name", "sides"),
     [
-        ("vgg16", (64, 97, 224)),
+        ("vgg16", (97, 224)),
         ("vgg19", (16, 81)),
         ("resnet18", (1, 64, 97)),
         ("resnet34", (65,)),
-        ("resnet50", (64, 97, 224)),
+        ("resnet50", (97, 224)),
         ("resnet101", (65,)),
         ("resnet152", (49,)),
-        ("inception_v3", (75, 96, 299)),
+        ("inception_v3", (96, 299)),
     ],
 )
 def test_features_equal_torchvisions(name, sides):
