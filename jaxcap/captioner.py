@@ -51,8 +51,9 @@ class Captioner(nn.Module):
 
         What is features already, computed earlier by the frozen encoder, passes as it is.
 
-        Features are float32 whatever the encoder computes in, and so are decoder, attention and
-        loss: sums over positions and words would lose digits in bfloat16 and save little there.
+        Features are float32 whatever the encoder computes in, and so are attention weights, logits
+        and loss whatever the decoder does: sums over positions and words would lose digits in
+        bfloat16 and save little there.
         """
         if jnp.issubdtype(images.dtype, jnp.floating):
             return images

@@ -4,20 +4,37 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax.numpy as jnp
+
 from jaxcap.config import DecoderConfig
+from jaxcap.decoders.adaptive import AdaptiveDecoder
+from jaxcap.decoders.aoa import AoADecoder
 from jaxcap.decoders.attention import AttentionDecoder
 from jaxcap.decoders.base import Decoder, OwnWords, StepOutput, repeat
 from jaxcap.decoders.lstm import LSTMDecoder
+from jaxcap.decoders.sca import SCADecoder
+from jaxcap.decoders.topdown import TopDownDecoder
 
 __all__ = [
+    "AdaptiveDecoder",
+    "AoADecoder",
     "AttentionDecoder",
     "Decoder",
     "LSTMDecoder",
     "OwnWords",
+    "SCADecoder",
     "StepOutput",
+    "TopDownDecoder",
     "create_decoder",
     "repeat",
 ]
+
+_SCORING: dict[str, Any] = {
+    "attention": AttentionDecoder,
+    "topdown": TopDownDecoder,
+    "adaptive": AdaptiveDecoder,
+    "sca": SCADecoder,
+}
 
 
 def create_decoder(
@@ -35,9 +52,13 @@ def create_decoder(
         "embedding_dropout": config.embedding_dropout,
         "feature_dropout": config.feature_dropout,
         "output_dropout": config.output_dropout,
+        "dtype": jnp.dtype(config.dtype),
         "remat": remat,
         "axis_name": axis_name,
     }
     if config.name == "lstm":
         return LSTMDecoder(**common)
-    return AttentionDecoder(attention_size=config.attention_size, scoring=config.scoring, **common)
+    common["attention_size"] = config.attention_size
+    if config.name == "aoa":
+        return AoADecoder(heads=config.heads, refiner_layers=config.refiner_layers, **common)
+    return _SCORING[config.name](scoring=config.scoring, **common)

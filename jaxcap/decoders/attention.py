@@ -13,7 +13,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxcap.decoders.base import Decoder
+from jaxcap.decoders.cell import optimized_cell
 from jaxcap.decoders.dropout import Dropout
+from jaxcap.decoders.products import dense, product
 
 
 class Context(NamedTuple):
@@ -54,19 +56,19 @@ class AttentionDecoder(Decoder):
     output_dropout: float = 0.0
 
     def setup(self) -> None:
-        self.project = nn.Dense(self.attention_size)
-        self.key = nn.Dense(self.attention_size)
-        self.query = nn.Dense(self.attention_size, use_bias=False)
+        self.project = dense(self.attention_size, self.dtype)
+        self.key = dense(self.attention_size, self.dtype)
+        self.query = dense(self.attention_size, self.dtype, use_bias=False)
         if self.scoring == "additive":
-            self.score = nn.Dense(1, use_bias=False)
-        self.init_c = nn.Dense(self.hidden_size)
-        self.init_h = nn.Dense(self.hidden_size)
-        self.gate = nn.Dense(self.attention_size)
+            self.score = dense(1, self.dtype, use_bias=False)
+        self.init_c = dense(self.hidden_size, self.dtype)
+        self.init_h = dense(self.hidden_size, self.dtype)
+        self.gate = dense(self.attention_size, self.dtype)
         self.word_embed = nn.Embed(self.vocabulary_size, self.embedding_size)
-        self.cell = nn.OptimizedLSTMCell(self.hidden_size)
-        self.output_h = nn.Dense(self.embedding_size)
-        self.output_z = nn.Dense(self.embedding_size, use_bias=False)
-        self.output = nn.Dense(self.vocabulary_size)
+        self.cell = optimized_cell(self.hidden_size, self.dtype)
+        self.output_h = dense(self.embedding_size, self.dtype)
+        self.output_z = dense(self.embedding_size, self.dtype, use_bias=False)
+        self.output = dense(self.vocabulary_size, self.dtype)
         self.drop_feature = Dropout(self.feature_dropout, self.axis_name)
         self.drop_embedding = Dropout(self.embedding_dropout, self.axis_name)
         self.drop_output = Dropout(self.output_dropout, self.axis_name)
@@ -88,9 +90,10 @@ class AttentionDecoder(Decoder):
             both = jnp.tanh(query[:, :, None] + context.keys[:, None])  # (B, N, P, A)
             e = self.score(both)[..., 0]
         else:
-            e = jnp.einsum("bna,bpa->bnp", query, context.keys) / jnp.sqrt(self.attention_size)
+            e = product("bna,bpa->bnp", query, context.keys, self.dtype)
+            e = e / jnp.sqrt(self.attention_size)
         weights = nn.softmax(e)
-        return jnp.einsum("bnp,bpa->bna", weights, context.annotations), weights
+        return product("bnp,bpa->bna", weights, context.annotations, self.dtype), weights
 
     def advance(
         self, carry: Any, tokens: Int[Array, "B N"], context: Any, *, train: bool

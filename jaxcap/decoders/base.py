@@ -15,13 +15,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from jaxcap.decoders.products import FLOAT32
+
 
 class StepOutput(NamedTuple):
     """What one step says; stacked over time it gains the axis T after N.
 
     Attributes:
       logits: unnormalised log probabilities of the next word, `[B, N, V]`.
-      weights: attention over the image, `[B, N, P]`; P is 0 for a decoder without attention.
+      weights: attention over the image, `[B, N, P]`, none negative; P is 0 for a decoder without
+        attention. They come to 1; to less where the decoder may look beside the image
+        (`AdaptiveDecoder`).
     """
 
     logits: Float[Array, "B N *T V"]
@@ -53,12 +57,16 @@ class Decoder(nn.Module):
     A subclass gives `start`, `advance` and `readout`. Search calls `step`; training scans
     `advance`, the recurrent part of that same step, and applies `readout`, which depends on
     no earlier time, to all times at once: one large matrix product instead of T small ones.
+    Where attention depends on no earlier attention, it is no part of the recurrence either: such
+    a decoder gives `look`, too, which comes between the two.
 
     Attributes:
+      dtype: what matrix products are computed in (`decoders/products.py`); all else is float32.
       remat: keep nothing of a step for its gradient but the carry; compute the rest again.
       axis_name: the mapped axis that the batch is shared out over, under `jax.pmap`.
     """
 
+    dtype: Any = field(default=FLOAT32, kw_only=True)
     remat: bool = field(default=False, kw_only=True)
     axis_name: str | None = field(default=None, kw_only=True)
 
@@ -73,8 +81,14 @@ class Decoder(nn.Module):
         """One turn of the recurrence: `(carry, (state for readout, attention weights))`."""
         raise NotImplementedError
 
+    def look(
+        self, state: Any, weights: Float[Array, "B N *T P"], context: Any, *, train: bool
+    ) -> tuple[Any, Float[Array, "B N *T P"]]:
+        """What of a step no later step waits for: `advance`'s `(state, weights)` to readout's."""
+        return state, weights
+
     def readout(self, state: Any, *, train: bool) -> Float[Array, "B N *T V"]:
-        """Logits of the next word from the states of `advance`."""
+        """Logits of the next word from the states of `advance`, or of `look`."""
         raise NotImplementedError
 
     def step(
@@ -82,6 +96,7 @@ class Decoder(nn.Module):
     ) -> tuple[Any, StepOutput]:
         """Reads the words `tokens` and predicts the next: `(carry, StepOutput)`."""
         carry, (state, weights) = self.advance(carry, tokens, context, train=train)
+        state, weights = self.look(state, weights, context, train=train)
         return carry, StepOutput(self.readout(state, train=train), weights)
 
     def __call__(
@@ -112,7 +127,8 @@ class Decoder(nn.Module):
             carry, (state, weights) = decoder.advance(
                 carry, jnp.where(own, said, true), context, train=train
             )
-            logits = jax.lax.stop_gradient(decoder.readout(state, train=False))
+            seen, _ = decoder.look(state, weights, context, train=False)
+            logits = jax.lax.stop_gradient(decoder.readout(seen, train=False))
             assert own_words is not None
             return (carry, own_words.say(logits, rng)), (state, weights)
 
@@ -135,4 +151,5 @@ class Decoder(nn.Module):
             state, weights = scan(
                 body_of_own_words, (first, tokens[:, :, 0]), (tokens, own, rngs), (2, 2, 0)
             )
+        state, weights = self.look(state, weights, context, train=train)
         return StepOutput(self.readout(state, train=train), weights)

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxcap.decoders.base import Decoder
+from jaxcap.decoders.cell import optimized_cell
 from jaxcap.decoders.dropout import Dropout
+from jaxcap.decoders.products import dense
 
 
 class LSTMDecoder(Decoder):
@@ -26,10 +28,10 @@ class LSTMDecoder(Decoder):
     output_dropout: float = 0.0
 
     def setup(self) -> None:
-        self.image_embed = nn.Dense(self.embedding_size)
+        self.image_embed = dense(self.embedding_size, self.dtype)
         self.word_embed = nn.Embed(self.vocabulary_size, self.embedding_size)
-        self.cell = nn.OptimizedLSTMCell(self.hidden_size)
-        self.output = nn.Dense(self.vocabulary_size)
+        self.cell = optimized_cell(self.hidden_size, self.dtype)
+        self.output = dense(self.vocabulary_size, self.dtype)
         self.drop_feature = Dropout(self.feature_dropout, self.axis_name)
         self.drop_embedding = Dropout(self.embedding_dropout, self.axis_name)
         self.drop_output = Dropout(self.output_dropout, self.axis_name)
