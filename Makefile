@@ -4,11 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
 
-.PHONY: help setup demo test parity lint format clean
+# What `make model` publishes, how it captions where its training had it otherwise, and the data.
+RUN ?= runs/flickr8k
+SEARCH ?=
+DATA ?=
+MODEL := jaxcap/models/flickr8k.safetensors
+
+.PHONY: help setup demo model test parity lint format clean
 
 help:
 	@echo "make setup   a virtual environment in $(VENV) with jaxcap in it"
-	@echo "make demo    train on drawn scenes, evaluate, caption; a few minutes, no downloads"
+	@echo "make demo    train on drawn scenes, evaluate, caption photographs; a few minutes"
+	@echo "make model   RUN=runs/NAME: the model in the package, from a run"
 	@echo "make test    the tests"
 	@echo "make parity  the tests, with PyTorch and Keras to compare with"
 	@echo "make lint    ruff and mypy"
@@ -44,9 +51,20 @@ demo: $(VENV)/.setup
 	$(BIN)/python evaluate.py $(DEMO)/shapes --split test
 	@echo
 	@echo "The scenes, what was said of them, and the training curves: $(DEMO)/shapes/report-test.html"
+	@echo
+	@echo "Photographs, by the model in the package:"
+	$(BIN)/jaxcap caption examples
+
+# The model in the package and its scores, from a run: make model RUN=runs/NAME SEARCH="--beam-size 5"
+model: $(VENV)/.setup
+	$(BIN)/jaxcap export $(RUN) $(MODEL) --dtype bfloat16 $(SEARCH) --force \
+	  --note "Flickr8k; research and education only: docs/model_card.md"
+	$(BIN)/python evaluate.py $(MODEL) --split dev --output runs/model $(DATA)
+	cp runs/model/metrics-dev.json $(MODEL:.safetensors=.json)
+	$(BIN)/jaxcap caption examples
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 parity: $(VENV)/.parity test
 

@@ -25,7 +25,7 @@ from PIL import Image
 
 from jaxcap.data.batch import Batch
 from jaxcap.decoding import Decode
-from jaxcap.search import SearchResult
+from jaxcap.search import NEVER, SearchResult
 from jaxcap.vocabulary import EOS, PAD, Vocabulary
 
 T = TypeVar("T")
@@ -40,7 +40,8 @@ class Word:
       text: the word, as it stands in the vocabulary.
       probability: p of it given the words before.
       attention: where the model looked as it chose the word, `[rows, columns]` over the whole
-        image, the sum 1; None where the decoder has no attention or it was not asked for.
+        image, the sum 1, or less where the decoder `adaptive` did not need to look; None where the
+        decoder has no attention or it was not asked for.
     """
 
     text: str
@@ -138,8 +139,7 @@ class _Found(Generic[T]):
         self._waiting = (
             result.tokens,
             result.word_log_probs,
-            result.log_probs,
-            result.exists,
+            result.scores,
             result.satisfied,
             weights,
         )
@@ -149,9 +149,9 @@ class _Found(Generic[T]):
 
     def captions(self, vocabulary: Vocabulary) -> list[tuple[Caption, ...]]:
         """The captions of each row of the batch; waits for the device."""
-        tokens, word_log_probs, log_probs, exists, satisfied, weights = jax.device_get(
-            self._waiting
-        )
+        tokens, word_log_probs, scores, satisfied, weights = jax.device_get(self._waiting)
+        # As in `SearchResult`, but here, where nothing has to be compiled for it.
+        log_probs, exists = word_log_probs.sum(axis=-1), scores > NEVER / 2
         return [
             tuple(
                 _caption(

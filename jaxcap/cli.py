@@ -11,13 +11,14 @@ import errno
 import io
 import os
 import sys
+import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import tyro
 from rich.console import Console
 
+from jaxcap.caches import cache_dir
 from jaxcap.commands import caption, data, export, prepare, replay, score, weights
 from jaxcap.commands import evaluate as evaluate_command
 from jaxcap.commands import train as train_command
@@ -108,7 +109,9 @@ def _configure_jax() -> None:
     """Keeps compiled programs on disk: the second start of a command is the quick one."""
     import jax
 
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxcap" / "xla"
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    cache = cache_dir("xla")
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and cache is not None:
         jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    # Where nothing can be kept, programs are compiled anew each time: slower, and all else as ever.
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")

@@ -8,11 +8,10 @@ what comes out, and how ids become text. `docs/export.md` shows how to run it.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from jaxcap.decoding import create_decode
 from jaxcap.encoders.conv import written_for
 from jaxcap.errors import InputError
 from jaxcap.files import replacing
+from jaxcap.kept_programs import without_source_lines
 from jaxcap.published import Precision, Trained, require_single, stored
 from jaxcap.vocabulary import BOS, EOS, PAD, Vocabulary
 
@@ -84,20 +84,8 @@ def export_program(
     size = run.config.data.image_size
     shape = jax.export.symbolic_shape(f"b, {size}, {size}, 3")
     export = jax.export.export(jax.jit(program), platforms=tuple(platforms))
-    with _without_source_lines():
+    with without_source_lines():
         return export(jax.ShapeDtypeStruct(shape, np.uint8))
-
-
-@contextlib.contextmanager
-def _without_source_lines() -> Iterator[None]:
-    """Keeps the names of this machine's files, which JAX notes at every operation, out of it."""
-    option = "jax_traceback_in_locations_limit"
-    before = getattr(jax.config, option)
-    jax.config.update(option, 0)
-    try:
-        yield
-    finally:
-        jax.config.update(option, before)
 
 
 def _searched(

@@ -10,6 +10,7 @@ This module imports nothing but the standard library: it is the first thing that
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sys
@@ -29,8 +30,9 @@ def restart_with_huge_pages() -> None:
     """
     if _helps(os.environ, platform.libc_ver(), _text(_KERNEL)):
         environment = {**os.environ, _VARIABLE: TUNABLE}
-        # What Python was started with, so that its own options (-X, -W) are kept.
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+        with contextlib.suppress(OSError):  # who may not start it again goes on without
+            # What Python was started with, so that its own options (-X, -W) are kept.
+            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
 def _helps(environment: Mapping[str, str], libc: tuple[str, str], kernel: str) -> bool:

@@ -21,12 +21,14 @@ from jaxcap.captioning import (
     caption_batches,
     caption_images,
 )
-from jaxcap.checkpoint import Checkpoints
 from jaxcap.config import Config, load_config
 from jaxcap.data import images as image_files
 from jaxcap.decoding import Decode, check_search, create_decode, same_vocabulary
 from jaxcap.errors import InputError
+from jaxcap.kept_programs import Store, kept
+from jaxcap.models import packaged
 from jaxcap.published import is_published, read
+from jaxcap.search import SearchResult
 from jaxcap.vocabulary import Vocabulary
 
 __all__ = [
@@ -46,35 +48,46 @@ ImageLike = _Decodable | str
 RunPath = str | os.PathLike[str]
 
 
-def load(*runs: RunPath | Sequence[RunPath], best: bool = True) -> Run:
+def load(*runs: RunPath | Sequence[RunPath], best: bool = True, store: Store | None = None) -> Run:
     """Opens runs for captioning; nothing but their directories is needed.
 
     Args:
       runs: `runs/NAME`, as training left it, or a published model. Several, as arguments or as a
         list, caption together: an ensemble, whose members may have any encoders and image sizes
-        but must have one vocabulary. The search is configured as in the first.
+        but must have one vocabulary. The search is configured as in the first. Without any: the
+        model that comes with the package.
       best: the checkpoint with the best score, or the latest.
+      store: where programs are kept, for the next process to begin sooner.
 
     Raises:
-      InputError: a directory is no run, or holds no checkpoint yet; the vocabularies differ.
+      InputError: a directory is no run, or holds no checkpoint yet; the vocabularies differ; the
+        package has no model.
     """
     paths = [
         Path(path)
-        for run in runs
+        for run in (runs or (packaged(),))
         for path in ([run] if isinstance(run, str | os.PathLike) else run)
     ]
     if not paths:
         raise InputError("Which run? Give its directory, or several for an ensemble.")
-    first, *others = [_load_one(path, best=best) for path in paths]
+    first, *others = [_load_one(path, best=best, store=store) for path in paths]
     same_vocabulary({str(run.directory): run.vocabulary for run in (first, *others)})
     return replace(first, others=tuple(others))
 
 
-def _load_one(directory: Path, *, best: bool) -> Run:
+def _load_one(directory: Path, *, best: bool, store: Store | None) -> Run:
     if is_published(directory):
-        found = read(directory)
-        model = create_captioner(found.config, len(found.vocabulary))
-        return Run(directory, found.config, found.vocabulary, model, found.variables, found.step)
+        found = read(directory, store=store)
+        return Run(
+            directory,
+            found.config,
+            found.vocabulary,
+            create_captioner(found.config, len(found.vocabulary)),
+            found.variables,
+            found.step,
+            note=found.note,
+            store=store,
+        )
     if not directory.exists():
         raise InputError(f"{directory}: there is no such run directory. Train one with train.py.")
     missing = [
@@ -87,6 +100,9 @@ def _load_one(directory: Path, *, best: bool) -> Run:
             f"{directory}: this is no run directory, it has no {' and no '.join(missing)}. "
             "Give the --workdir of a training (runs/NAME)."
         )
+    # Orbax takes a while to import, and published files need none of it.
+    from jaxcap.checkpoint import Checkpoints
+
     config = load_config(directory / "config.json")
     vocabulary = Vocabulary.load(directory / "vocabulary.json")
     model = create_captioner(config, len(vocabulary))
@@ -98,7 +114,7 @@ def _load_one(directory: Path, *, best: bool) -> Run:
     if restored is None:
         raise InputError(f"{directory}: no checkpoint yet; training saves one every epoch.")
     step, variables = restored
-    return Run(directory, config, vocabulary, model, variables, step)
+    return Run(directory, config, vocabulary, model, variables, step, store=store)
 
 
 @dataclass(frozen=True)
@@ -110,6 +126,8 @@ class Run:
       variables: `{"params": …, "batch_stats": …}`.
       step: the optimizer step that they were saved at.
       others: the other members of an ensemble; what is above is the first one's.
+      note: what the publisher of a published model wants users to know.
+      store: where programs are kept, for the next process to begin sooner.
     """
 
     directory: Path
@@ -119,6 +137,8 @@ class Run:
     variables: dict[str, Any]
     step: int
     others: tuple[Run, ...] = ()
+    note: str = ""
+    store: Store | None = None
 
     @property
     def members(self) -> tuple[Run, ...]:
@@ -143,8 +163,17 @@ class Run:
         member.
         """
         models = [member.model for member in self.members]
-        return create_decode(
+        decode = create_decode(
             models if self.others else self.model, self.config.search, self.vocabulary
+        )
+        if self.store is None:
+            return decode
+        configs = [member.config for member in self.members]
+        return kept(
+            decode,
+            self.store,
+            result=SearchResult,
+            identity=(configs, self.vocabulary.to_json()),
         )
 
     def caption(

@@ -30,6 +30,7 @@ from jaxcap.encoders.weights.safetensors_files import (
     write_safetensors_file,
 )
 from jaxcap.errors import InputError
+from jaxcap.kept_programs import Store, key_of
 from jaxcap.vocabulary import Vocabulary
 
 SUFFIX = ".safetensors"
@@ -57,6 +58,8 @@ class Trained(Protocol):
     @property
     def step(self) -> int: ...
     @property
+    def note(self) -> str: ...
+    @property
     def others(self) -> tuple[Any, ...]: ...
 
 
@@ -67,12 +70,14 @@ class Published(NamedTuple):
       config: the run's, without the paths of the machine that it was trained on.
       variables: `{"params": …, "batch_stats": …}`, float32.
       step: the optimizer step that they were saved at.
+      note: what whoever published it wants users to know: data, licence.
     """
 
     config: Config
     vocabulary: Vocabulary
     variables: dict[str, Any]
     step: int
+    note: str = ""
 
 
 def stored(variables: dict[str, Any], dtype: Precision) -> dict[str, Any]:
@@ -96,12 +101,15 @@ def require_single(run: Trained) -> None:
         raise InputError("an ensemble cannot be exported; export its members one by one.")
 
 
-def write(run: Trained, path: Path, *, dtype: Precision = "float32") -> None:
+def write(
+    run: Trained, path: Path, *, dtype: Precision = "float32", note: str | None = None
+) -> None:
     """Publishes a run; the same run gives the same bytes.
 
     Args:
       path: a file, which is replaced whole or not at all.
       dtype: float32 keeps every bit; bfloat16 halves the file, see `stored`.
+      note: a line for users, such as data and licence; the one that it has already, if None.
 
     Raises:
       InputError: the file cannot be written, or the run is an ensemble.
@@ -117,6 +125,8 @@ def write(run: Trained, path: Path, *, dtype: Precision = "float32") -> None:
         "dtype": dtype,
         "origin": {"run": run.directory.name, "jaxcap": jaxcap.__version__},
     }
+    if note := run.note if note is None else note:
+        about["note"] = note
     about["sha256"] = _digest(about, tensors)
     try:
         write_safetensors_file(path, tensors, about)
@@ -130,8 +140,12 @@ def is_published(path: str | os.PathLike[str]) -> bool:
     return path.is_file() or (path.suffix == SUFFIX and not path.is_dir())
 
 
-def read(path: str | os.PathLike[str]) -> Published:
+def read(path: str | os.PathLike[str], *, store: Store | None = None) -> Published:
     """Reads what `write` wrote, every bit of it checked.
+
+    Args:
+      store: remembers files whose tensors are those of their configuration; to find that out
+        takes longer than to read them.
 
     Raises:
       InputError: the file is missing, cut short or damaged, of a newer format, or something else;
@@ -140,20 +154,37 @@ def read(path: str | os.PathLike[str]) -> Published:
     path = Path(path)
     about = _about(path)
     tensors = read_safetensors_file(path)
-    if about.pop("sha256", None) != _digest(about, tensors):
+    digest = about.pop("sha256", None)
+    if digest != _digest(about, tensors):
         raise InputError(
             f"{path}: damaged: its content is not what was written (SHA-256). Copy or download "
             "it again."
         )
     config = validate(from_dict(Config, about.get("config"), where=f"{path}, config"))
     vocabulary = Vocabulary.from_json(about.get("vocabulary"), where=f"{path}, vocabulary")
-    model = create_captioner(config, len(vocabulary))
-    like = variable_shapes(model, image_size=config.data.image_size)
-    _check_tensors(path, tensors, _named(like))
-    leaves, tree = jax.tree_util.tree_flatten_with_path(like)
-    values = [jnp.asarray(tensors[_name(at)].astype(leaf.dtype)) for at, leaf in leaves]
-    variables = jax.tree_util.tree_unflatten(tree, values)
-    return Published(config, vocabulary, variables, int(about.get("step", 0)))
+    key = None if store is None else key_of("tensors that fit", digest)
+    if store is None or key is None or store.get(key) is None:
+        model = create_captioner(config, len(vocabulary))
+        like = variable_shapes(model, image_size=config.data.image_size)
+        _check_tensors(path, tensors, _named(like))
+        if store is not None and key is not None:
+            store.put(key, b"")
+    variables = jax.device_put(_tree(tensors))
+    return Published(
+        config, vocabulary, variables, int(about.get("step", 0)), str(about.get("note", ""))
+    )
+
+
+def _tree(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Variables by their names, in float32, as all of a captioner's are."""
+    variables: dict[str, Any] = {"params": {}, "batch_stats": {}}
+    for name, tensor in tensors.items():
+        *parents, last = name.split("/")
+        within = variables
+        for parent in parents:
+            within = within.setdefault(parent, {})
+        within[last] = tensor.astype(np.float32)
+    return variables
 
 
 def _about(path: Path) -> dict[str, Any]:
@@ -235,5 +266,8 @@ def _without_paths(config: Config) -> Config:
         ),
         encoder=dataclasses.replace(
             config.encoder, cache_dir=None, weights=name_of(config.encoder.weights)
+        ),
+        train=dataclasses.replace(
+            config.train, coordinator=None, start_from=name_of(config.train.start_from)
         ),
     )

@@ -103,6 +103,9 @@ def test_paths_of_the_training_machine_are_not_published(run, tmp_path) -> None:
         encoder=dataclasses.replace(
             run.config.encoder, weights="/home/someone/net.pth", cache_dir="/home/someone/cache"
         ),
+        train=dataclasses.replace(
+            run.config.train, start_from="/home/someone/run", coordinator="someone.example:1"
+        ),
     )
     published.write(dataclasses.replace(run, config=config), tmp_path / "x.safetensors")
     assert b"someone" not in (tmp_path / "x.safetensors").read_bytes()

@@ -6,6 +6,7 @@ import dataclasses
 import glob
 import io
 import itertools
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,9 +25,12 @@ if TYPE_CHECKING:
     from jaxcap.caption_formats import Format, Key
     from jaxcap.image_paths import ImagePath, Part
     from jaxcap.inference import Run
+    from jaxcap.kept_programs import Store
 
 _LISTED = 1000
 """Failures that are listed; beyond them there is a reason common to all."""
+_FEW = 8
+"""Images that are captioned together where there are more than one, and no more than these."""
 _SECONDS = 15.0
 """Between two lines that tell how far it is."""
 
@@ -43,7 +47,7 @@ class CaptionArguments:
     paths: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="PATH…")]
     model: Annotated[tyro.conf.UseAppendAction[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")] = ()
     """Directory of a run, as train.py left it, or a published model. Several, each after a --model
-    of its own, caption together, as an ensemble."""
+    of its own, caption together, as an ensemble. Default: the model in the package."""
     output: Path | None = None
     """File for the captions. What it holds already is not made again."""
     format: Literal["text", "jsonl", "csv", "coco"] | None = None
@@ -55,7 +59,7 @@ class CaptionArguments:
     """jsonl: also the probability of each word, and where the model looked as it chose it."""
     part: str | None = None
     """2/4 is the second of four shares of the images, for several processes or machines at once,
-    each with an --output of its own."""
+    each with an --output of its own. Processes that srun or mpirun starts take a part each."""
     join: bool = False
     """PATHs are the files of the parts: put them together in --output. No image is captioned."""
     batch_size: int = 32
@@ -116,20 +120,22 @@ def run(arguments: CaptionArguments, console: Console) -> int:
     """Prints or writes the captions of every image; status 1 if some could not be captioned."""
     if arguments.join:
         return _join(arguments, console)
-    if not arguments.model:
-        raise InputError("Which captioner? Give a run or a published model: --model runs/NAME")
     if arguments.batch_size < 1:
         raise InputError(f"--batch-size is {arguments.batch_size}; it must be at least 1.")
     from jaxcap.caption_files import CaptionFile, CaptionStream
-    from jaxcap.image_paths import LIST, Part, image_paths
+    from jaxcap.image_paths import LIST, image_paths
     from jaxcap.inference import load
+    from jaxcap.models import packaged
 
     format = _format(arguments)
-    part = None if arguments.part is None else Part.parse(arguments.part)
+    arguments, part = _shared(arguments, console)
     listed = _standard_input() if Path(LIST) in arguments.paths else io.BytesIO()
     tally = _Tally(console, quiet=arguments.output is None)
     found = image_paths(arguments.paths, listed=listed, unreadable=tally.fail)
-    captioner = load(*arguments.model)
+    captioner = load(*(arguments.model or (packaged(),)), store=_store())
+    if not arguments.model:
+        about = f" ({captioner.note})" if captioner.note else ""
+        console.print(f"Captioning with the model in the package{about}", soft_wrap=True)
     if options := _search(arguments):
         captioner = captioner.with_search(**options)
     with (
@@ -145,6 +151,52 @@ def run(arguments: CaptionArguments, console: Console) -> int:
             soft_wrap=True,
         )
     return tally.close()
+
+
+def _shared(arguments: CaptionArguments, console: Console) -> tuple[CaptionArguments, Part | None]:
+    """What this process has to do: the part that was given, or else its own of several processes.
+
+    The latter cannot all write one file, so each has its own.
+    """
+    from jaxcap.hosts import launched_share
+    from jaxcap.image_paths import LIST, Part
+
+    if arguments.part is not None:
+        return arguments, Part.parse(arguments.part)
+    share = launched_share()
+    if share is None:
+        return arguments, None
+    if Path(LIST) in arguments.paths:
+        raise InputError(
+            "Several processes cannot share a list on standard input, which may reach but one of "
+            "them. Give files, folders or patterns, or a --part to each."
+        )
+    part, output = Part(share[0] + 1, share[1]), arguments.output
+    where = ""
+    if output is not None:
+        own = output.with_stem(f"{output.stem}.{part.number}-of-{part.of}")
+        arguments = dataclasses.replace(arguments, output=own)
+        where = f" into {own}"
+        if part.number == 1:
+            parts = output.with_stem(f"{output.stem}.*-of-{part.of}")
+            where += "; afterwards put the parts together:\n  jaxcap caption --join " + shlex.join(
+                [str(parts), "--output", str(output)]
+            )
+    console.print(f"Process {part.number} of {part.of} captions its part{where}", soft_wrap=True)
+    return arguments, part
+
+
+def _store() -> Store | None:
+    """Where programs are kept on CPUs, which trace and lower one for longer than they caption."""
+    import jax
+
+    from jaxcap.caches import cache_dir
+    from jaxcap.kept_programs import Store
+
+    directory = cache_dir("programs")
+    if directory is None or jax.default_backend() != "cpu":
+        return None
+    return Store(directory)
 
 
 def _standard_input() -> Iterable[bytes]:
@@ -260,7 +312,8 @@ def _caption(
 ) -> None:
     first = list(itertools.islice(wanted, arguments.batch_size))
     # For few images a smaller program, but of few sizes, as each is compiled once.
-    size = min(arguments.batch_size, 1 << max(0, len(first) - 1).bit_length())
+    sizes = (1, _FEW, arguments.batch_size)
+    size = min(arguments.batch_size, next(n for n in sizes if n >= len(first)))
     for result in captioner.caption(
         itertools.chain(first, wanted), batch_size=size, attention=arguments.words
     ):

@@ -46,6 +46,9 @@ class ExportArguments:
     """stablehlo: return where the model looked at each word, too."""
     platforms: tuple[Literal["cpu", "cuda", "rocm", "tpu"], ...] = ("cpu", "cuda", "rocm", "tpu")
     """stablehlo: where the program can run."""
+    note: str | None = None
+    """safetensors: a line for users, such as data and licence; jaxcap caption says that of the
+    model in the package."""
     force: bool = False
     """Replace files that exist."""
 
@@ -60,6 +63,8 @@ def run(arguments: ExportArguments, console: Console) -> int:
         )
     if format == "safetensors" and arguments.attention:
         raise InputError("--attention: only for .stablehlo; leave it out.")
+    if format == "stablehlo" and arguments.note is not None:
+        raise InputError("--note: only for .safetensors; leave it out.")
     if not arguments.platforms:
         raise InputError("--platforms: name one or more of cpu, cuda, rocm and tpu.")
     files = [arguments.file]
@@ -77,7 +82,7 @@ def run(arguments: ExportArguments, console: Console) -> int:
     )
     captioner = load(arguments.run).with_search(**search)
     if format == "safetensors":
-        published.write(captioner, arguments.file, dtype=arguments.dtype)
+        published.write(captioner, arguments.file, dtype=arguments.dtype, note=arguments.note)
     else:
         export.write_program(
             captioner,

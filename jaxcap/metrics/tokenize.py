@@ -18,7 +18,7 @@ from __future__ import annotations
 import functools
 import re
 
-from jaxcap.metrics.treebank import AS_WRITTEN, RULES
+from jaxcap.metrics.treebank import as_written, rules
 
 # coco-caption's list also has -LRB- and its kin, but lower-casing comes first and makes them
 # -lrb-: brackets therefore do stay in captions, as words, and so they do here.
@@ -76,11 +76,11 @@ def _normalise(token: str) -> str:
 
 def _scan(text: str, position: int) -> tuple[list[str], int]:
     """The tokens of the rule that fits best at `position`, and where the next begin."""
-    matches = [match for rule in RULES if (match := rule.match(text, position))]
+    matches = [match for rule in rules() if (match := rule.match(text, position))]
     if not matches:
         return [], position + 1
     best = max(matches, key=re.Match.end)  # the first of equals
-    token = best[1] if best.re in AS_WRITTEN else _normalise(best[1])
+    token = best[1] if best.re in as_written() else _normalise(best[1])
     # A token that holds spaces (mark-up, telephone numbers) is several words to every metric.
     return [] if token in _DROPPED else token.lower().split(), best.end(1)
 

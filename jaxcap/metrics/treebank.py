@@ -11,6 +11,7 @@ before "n't").
 
 from __future__ import annotations
 
+import functools
 import re
 
 from jaxcap.metrics.characters import DIGIT, LETTER, MARK, SYMBOL
@@ -187,8 +188,17 @@ _PATTERNS = (
     rf"([!-~{SYMBOL}])",
 )
 
-RULES = tuple(re.compile(pattern) for pattern in _PATTERNS)
-"""In the order of their precedence."""
 
-AS_WRITTEN = frozenset(rule for rule in RULES if rule.pattern in _AS_WRITTEN)
-"""Those whose tokens (addresses, mark-up, names of files) keep every character."""
+@functools.cache
+def rules() -> tuple[re.Pattern[str], ...]:
+    """In the order of their precedence.
+
+    Compiled when a caption is scored: it takes a tenth of a second, and captioning needs none.
+    """
+    return tuple(re.compile(pattern) for pattern in _PATTERNS)
+
+
+@functools.cache
+def as_written() -> frozenset[re.Pattern[str]]:
+    """Those whose tokens (addresses, mark-up, names of files) keep every character."""
+    return frozenset(rule for rule in rules() if rule.pattern in _AS_WRITTEN)

@@ -22,7 +22,7 @@ import tyro
 from PIL import Image
 from rich.console import Console
 
-from jaxcap import inference
+from jaxcap import inference, models
 from jaxcap.caption_files import read_entries
 from jaxcap.caption_formats import FORMATS
 from jaxcap.commands import caption
@@ -47,7 +47,7 @@ def run(tiny_run) -> inference.Run:
 def command(monkeypatch, capsys, tmp_path, run) -> Callable[..., Outcome]:
     """Runs the command in an empty directory, with a run that is loaded and compiled once."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(inference, "load", lambda *paths: run)
+    monkeypatch.setattr(inference, "load", lambda *paths, **options: run)
 
     def call(*arguments: object) -> Outcome:
         console = Console(file=io.StringIO(), width=10_000, markup=False, highlight=False)
@@ -204,9 +204,22 @@ def test_mistakes(command, tmp_path, arguments, message):
     assert not Path("out.csv").exists()
 
 
-def test_which_captioner():
-    with pytest.raises(InputError, match="Which captioner"):
-        caption.run(caption.CaptionArguments((Path("a.jpg"),)), Console(quiet=True))
+def test_the_model_in_the_package_is_named_once(monkeypatch, tmp_path, run, capsys):
+    pictures(tmp_path / "in", 2)
+    monkeypatch.setattr(models, "packaged", lambda: Path("box.safetensors"))
+    asked: list[Path] = []
+
+    def load(*paths: Path, **options: object) -> inference.Run:
+        asked.extend(paths)
+        return dataclasses.replace(run, note="drawn scenes")
+
+    monkeypatch.setattr(inference, "load", load)
+    console = Console(file=io.StringIO(), width=10_000, markup=False, highlight=False)
+    assert caption.run(caption.CaptionArguments((tmp_path / "in",)), console) == 0
+    assert asked == [Path("box.safetensors")]
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert said == "Captioning with the model in the package (drawn scenes)\n"
+    assert capsys.readouterr().out.count("\n") == 2
 
 
 def test_the_search_is_as_asked(command, tmp_path, run):

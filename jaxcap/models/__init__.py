@@ -1,0 +1,26 @@
+"""The trained captioner that comes with the package; `docs/model_card.md` says what it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jaxcap.errors import InputError
+
+DEFAULT = "flickr8k"
+"""The model that captions where none is named."""
+
+
+def packaged(name: str = DEFAULT) -> Path:
+    """The file of a model in the package, for `jaxcap.load`.
+
+    Raises:
+      InputError: the package was built without it.
+    """
+    path = Path(__file__).with_name(f"{name}.safetensors")
+    if not path.is_file():
+        raise InputError(
+            f"{path}: this jaxcap was installed without its model. Install it from a whole copy of "
+            "its sources, or name a captioner of your own: --model runs/NAME, or "
+            'jaxcap.load("runs/NAME").'
+        )
+    return path

@@ -1,0 +1,141 @@
+"""`jaxcap caption` and `evaluate.py` in several processes: shares, and nothing done twice."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from jaxcap import inference
+from jaxcap.caption_files import read_entries
+from jaxcap.caption_formats import FORMATS
+from jaxcap.commands import caption, evaluate
+from jaxcap.errors import InputError
+from jaxcap.hosts import launched_share
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, None),
+        ({"JAX_PROCESS_ID": "1", "JAX_NUM_PROCESSES": "3"}, (1, 3)),
+        ({"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4", "SLURM_NTASKS": "8"}, (2, 4)),
+        # A batch script, which no srun has started.
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, None),
+        ({"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"}, (0, 2)),
+        ({"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "1"}, None),
+    ],
+)
+def test_launchers_tell_each_process_its_number(
+    environment: dict[str, str], expected: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert launched_share() == expected
+
+
+@pytest.mark.parametrize(("number", "said"), [("2", "JAX_PROCESS_ID is 2"), ("x", "is 'x'")])
+def test_a_number_of_no_process_is_refused(
+    number: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+    monkeypatch.setenv("JAX_PROCESS_ID", number)
+    with pytest.raises(InputError, match=said):
+        launched_share()
+
+
+def test_processes_caption_a_part_each(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = inference.load(tiny_run)
+    monkeypatch.setattr(inference, "load", lambda *paths, store: run)
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    names = [f"IMG_{n:04}.png" for n in range(6, 13)]
+    for name in names:
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(name)
+    arguments = caption.CaptionArguments(
+        tuple(map(Path, names)), (tiny_run,), output=Path("all.jsonl"), batch_size=4
+    )
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    parts = []
+    for process in range(2):
+        monkeypatch.setenv("OMPI_COMM_WORLD_RANK", str(process))
+        console = Console(file=io.StringIO(), width=200)
+        assert caption.run(arguments, console) == 0
+        said = console.file.getvalue()  # type: ignore[attr-defined]
+        own = f"all.{process + 1}-of-2.jsonl"
+        assert f"Process {process + 1} of 2 captions its part into {own}" in said
+        assert ("--join 'all.*-of-2.jsonl' --output all.jsonl" in said) == (process == 0)
+        parts.append([key for key, _ in read_entries(Path(own), FORMATS["jsonl"](words=False))])
+    assert all(parts)
+    assert sorted(parts[0] + parts[1]) == names  # each once
+
+    with pytest.raises(InputError, match="cannot share a list on standard input"):
+        caption.run(caption.CaptionArguments((Path("-"),), (tiny_run,)), console)
+
+
+def test_two_processes_evaluate_as_one(tiny_run: Path, tiny_data: Path, tmp_path: Path) -> None:
+    def files(of: Path) -> tuple[object, object, object]:
+        metrics = json.loads((of / "metrics-test.json").read_text())
+        del metrics["protocol"]["command"]
+        page = (of / "report-test.html").read_text(encoding="utf-8")
+        rows = json.loads(page.split('id="rows">')[1].split("</script>")[0])
+        return json.loads((of / "predictions-test.json").read_text()), metrics, rows
+
+    one, two = (shutil.copytree(tiny_run, tmp_path / n / tiny_run.name) for n in ("one", "two"))
+    quiet = Console(quiet=True)
+    assert evaluate.run(evaluate.EvaluateArguments(one, split="test"), quiet) == 0
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(ROOT / "evaluate.py"), str(two), "--split", "test"],
+            env=os.environ
+            | {
+                "JAX_NUM_CPU_DEVICES": "2",
+                "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+                "JAX_NUM_PROCESSES": "2",
+                "JAX_PROCESS_ID": str(process),
+                "XDG_CACHE_HOME": str(tmp_path),
+                "PYTHONPATH": str(ROOT),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for process in range(2)
+    ]
+    first, second = (process.communicate(timeout=300)[0] for process in processes)
+    assert [process.returncode for process in processes] == [0, 0], first + second
+    assert "report-test.html" in first
+    assert "wrote" not in second  # the first one speaks
+    (words, scores, rows), (expected, expected_scores, expected_rows) = files(two), files(one)
+    assert words == expected
+    assert scores == expected_scores
+    assert any(row.get("attention") for row in rows)  # type: ignore[attr-defined]
+    assert [{**row, "captions": 0, "words": 0} for row in rows] == [  # type: ignore[attr-defined]
+        {**row, "captions": 0, "words": 0}
+        for row in expected_rows  # type: ignore[attr-defined]
+    ]
+
+
+def test_results_that_could_not_be_written_are_refused_before_they_are_made(
+    tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tiny_run)
+    with pytest.raises(InputError, match="no folder that can be written to"):
+        evaluate.run(evaluate.EvaluateArguments(tiny_run), Console(quiet=True))
