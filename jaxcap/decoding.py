@@ -54,7 +54,7 @@ def create_decode(
         if single:
             variables, images = (variables,), (images,)
         begun = [
-            _begin(model, each, of_model)
+            begin(model, each, of_model)
             for model, each, of_model in zip(ensemble, variables, images, strict=True)
         ]
         if single:
@@ -66,7 +66,8 @@ def create_decode(
     return jax.jit(decode)
 
 
-def _begin(model: Captioner, variables: Any, images: Any) -> tuple[StepFunction, Any]:
+def begin(model: Captioner, variables: Any, images: Any) -> tuple[StepFunction, Any]:
+    """What a search over the captions of `images`, or of features, is given: step and carry."""
     features = model.apply(variables, images, method="encode")
     carry, context = model.apply(variables, features, method="start")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -127,10 +128,9 @@ def evaluate_source(
 
 
 def _of_all_processes(found: dict[int, tuple[Caption, ...]]) -> dict[int, tuple[Caption, ...]]:
-    """The captions that the processes made of their shares, without attention."""
+    """The captions that the processes made of their shares."""
     mine = [
-        [number, [asdict(replace(caption, attention=None)) for caption in captions]]
-        for number, captions in found.items()
+        [number, [_fields(caption) for caption in captions]] for number, captions in found.items()
     ]
     return {
         number: tuple(_caption(fields) for fields in captions)
@@ -139,8 +139,21 @@ def _of_all_processes(found: dict[int, tuple[Caption, ...]]) -> dict[int, tuple[
     }
 
 
+def _fields(caption: Caption) -> dict[str, Any]:
+    """A caption as JSON values."""
+    fields, weights = asdict(replace(caption, attention=None)), caption.attention
+    if weights is not None:
+        fields["attention"] = [*weights.shape, base64.b64encode(weights.tobytes()).decode("ascii")]
+    return fields
+
+
 def _caption(fields: dict[str, Any]) -> Caption:
-    lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+    lists: dict[str, Any] = {
+        name: tuple(value) for name, value in fields.items() if isinstance(value, list)
+    }
+    if weights := lists.get("attention"):
+        *shape, text = weights
+        lists["attention"] = np.frombuffer(base64.b64decode(text), np.uint8).reshape(shape)
     return Caption(**(fields | lists))
 
 
@@ -152,15 +165,21 @@ def _smaller(caption: Caption) -> Caption:
 
 
 def write_evaluation(
-    evaluation: Evaluation, source: Source, run: Run, *, split: str, command: str
+    evaluation: Evaluation,
+    source: Source,
+    run: Run,
+    *,
+    split: str,
+    command: str,
+    directory: Path | None = None,
 ) -> list[Path]:
-    """Leaves predictions, scores and a report in the run's directory.
+    """Leaves predictions, scores and a report in `directory`, or else in the run's.
 
     Returns:
       `predictions-SPLIT.json` (COCO results format), `metrics-SPLIT.json` (scores, their 95 %
       bootstrap intervals, the signature and the protocol), `report-SPLIT.html`.
     """
-    directory = run.directory
+    directory = directory or run.directory
     protocol: dict[str, str | float] = {
         "data": run.config.data.name,
         "split": split,
@@ -201,14 +220,14 @@ def write_evaluation(
         write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     write_report(
         paths[2],
-        title=f"{directory.name} on {run.config.data.name} {split}",
+        title=f"{run.directory.name} on {run.config.data.name} {split}",
         scores=evaluation.corpus,
         intervals=intervals,
         signature=line,
         facts=protocol,
         rows=(_row(source[number], evaluation) for number in range(len(source))),
         count=len(source),
-        curves=read_metrics(directory / "metrics.jsonl"),
+        curves=read_metrics(run.directory / "metrics.jsonl"),
         config=to_dict(run.config),
     )
     return paths

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 import json
 import os
 import socket
@@ -16,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +34,47 @@ _SILENCE = 20.0
 that the message is ours."""
 _RUNTIME_SILENCE = 40
 """Seconds after which JAX's own runtime ends the process, with a message of its own."""
+_FOR_EVER = 1000 * 3600 * 24 * 7
+"""A week, in milliseconds."""
 _SHUTDOWN = 15
 """Seconds that a process waits for the others when it ends."""
 
 
-def connect(train: TrainConfig) -> None:
-    """Joins the other processes of a training, if there are any; before any use of a device.
+@dataclass(frozen=True)
+class _Names:
+    """What a user calls the facts by which processes find each other."""
+
+    coordinator: str
+    processes: str
+    process_id: str
+    timeout: str = ""
+
+
+_OPTIONS = _Names(
+    "train.coordinator",
+    "train.processes",
+    "train.process_id",
+    "; train.coordinator_timeout is how long to wait",
+)
+_VARIABLES = _Names("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+_SHARES = (
+    (_VARIABLES.process_id, _VARIABLES.processes),
+    # Of the step: a batch script itself is told of SLURM_NTASKS as well, and is but one process.
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+)
+"""Variables that hold the number of a process, and how many there are."""
+
+
+def connect(train: TrainConfig | None = None) -> None:
+    """Joins the other processes, if there are any; before any use of a device.
 
     On Slurm, under Open MPI and on TPU pods JAX finds the others by itself. Elsewhere
     `train.coordinator`, `train.processes` and `train.process_id` name them, or the environment
     variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+
+    Args:
+      train: the options of a training; None for a command that has none of them.
 
     Raises:
       InputError: options are missing or contradict each other; the coordinator does not answer, or
@@ -49,18 +82,20 @@ def connect(train: TrainConfig) -> None:
     """
     if jax.distributed.is_initialized():
         return
-    address = train.coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
-    processes = _number(train.processes, "train.processes", "JAX_NUM_PROCESSES")
-    process = _number(train.process_id, "train.process_id", "JAX_PROCESS_ID")
+    names = _VARIABLES if train is None else _OPTIONS
+    train = TrainConfig() if train is None else train
+    address = train.coordinator or os.environ.get(_VARIABLES.coordinator)
+    processes = _number(train.processes, _OPTIONS.processes, _VARIABLES.processes)
+    process = _number(train.process_id, _OPTIONS.process_id, _VARIABLES.process_id)
     launched = _launched()
     if not launched and address is None and processes is None and process is None:
         return
     if not launched:
-        _check(address, processes, process)
+        _check(address, processes, process, names)
     timeout = train.coordinator_timeout
     begin = time.monotonic()
     if address is not None and process:
-        _wait_for(address, timeout)
+        _wait_for(address, timeout, names)
     complete = None not in (address, processes, process)
     errors: list[Exception] = []
 
@@ -91,11 +126,33 @@ def connect(train: TrainConfig) -> None:
         where = "" if address is None else f" at {address}"
         _leave(
             f"Only some of the {processes or ''} processes came together{where} within "
-            f"{timeout:g} seconds. Start all of them, each with its own train.process_id and the "
-            "same train.coordinator; train.coordinator_timeout is how long they wait."
+            f"{timeout:g} seconds. Start all of them, each with its own {names.process_id} and the "
+            f"same {names.coordinator}{names.timeout}."
         )
     if jax.process_count() > 1:
         threading.Thread(target=_watch, daemon=True, name="watch").start()
+
+
+def launched_share() -> tuple[int, int] | None:
+    """The number of this process, from 0, and of how many, by what launched them.
+
+    For work that needs no connection: known without one, and without any device. None where there
+    is but one, or where nobody says: neither Slurm, nor Open MPI, nor JAX_PROCESS_ID.
+
+    Raises:
+      InputError: what the environment says is no number, or a number of no process.
+    """
+    for number, count in _SHARES:
+        if number in os.environ and count in os.environ:
+            process = _number(None, _OPTIONS.process_id, number)
+            processes = _number(None, _OPTIONS.processes, count)
+            if process is None or processes is None or process >= processes:
+                raise InputError(
+                    f"{number} is {process}, but {count} is {processes}; expected a number from 0 "
+                    "and below that one."
+                )
+            return (process, processes) if processes > 1 else None
+    return None
 
 
 def share() -> tuple[int, int]:
@@ -114,6 +171,7 @@ def gather(value: Any) -> list[Any]:
         return [value]
     from jax.experimental import multihost_utils
 
+    _meet()
     text = np.frombuffer(json.dumps(value).encode(), np.uint8)
     lengths = multihost_utils.process_allgather(np.int32(len(text)))
     # A power of two, so that few programs are compiled.
@@ -123,6 +181,24 @@ def gather(value: Any) -> list[Any]:
         json.loads(bytes(np.asarray(row, np.uint8)[:length]))
         for row, length in zip(rows, lengths, strict=True)
     ]
+
+
+def _meet() -> None:
+    """Waits until all processes are here, however long that takes.
+
+    The sums of CPUs give up after half a minute. Who waits for a dead process is ended by `_watch`.
+    """
+    _client().wait_at_barrier(f"jaxcap/meeting/{next(_meetings)}", timeout_in_ms=_FOR_EVER)
+
+
+_meetings = itertools.count()
+
+
+def _client() -> Any:
+    """The runtime's meeting place and key-value store, which JAX and Orbax use in the same way."""
+    from jax._src import distributed
+
+    return distributed.global_state.client
 
 
 @contextlib.contextmanager
@@ -187,33 +263,33 @@ def _may_be_tpu_pod() -> bool:
     return wanted and bool(chips) and importlib.util.find_spec("libtpu") is not None
 
 
-def _check(address: str | None, processes: int | None, process: int | None) -> None:
+def _check(address: str | None, processes: int | None, process: int | None, names: _Names) -> None:
     options = {
-        "train.coordinator": address,
-        "train.processes": processes,
-        "train.process_id": process,
+        names.coordinator: address,
+        names.processes: processes,
+        names.process_id: process,
     }
     missing = [name for name, value in options.items() if value is None]
     if missing or address is None or processes is None or process is None:
         raise InputError(
-            f"A training of several processes needs {' and '.join(missing)} too: the address "
+            f"Work of several processes needs {' and '.join(missing)} too: the address "
             "HOST:PORT of process 0, how many processes there are, and the number of this one, "
             "from 0."
         )
     _, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal():
         raise InputError(
-            f"train.coordinator is '{address}'; expected HOST:PORT, the host of process 0 and a "
+            f"{names.coordinator} is '{address}'; expected HOST:PORT, the host of process 0 and a "
             "free port there, such as 10.0.0.1:8476."
         )
     if not 0 <= process < processes:
         raise InputError(
-            f"train.process_id is {process}, of {processes} processes; expected a number from 0 "
+            f"{names.process_id} is {process}, of {processes} processes; expected a number from 0 "
             f"to {processes - 1}."
         )
 
 
-def _wait_for(address: str, timeout: float) -> None:
+def _wait_for(address: str, timeout: float, names: _Names) -> None:
     host, _, port = address.rpartition(":")
     end = time.monotonic() + timeout
     while True:
@@ -225,8 +301,7 @@ def _wait_for(address: str, timeout: float) -> None:
                 raise InputError(
                     f"The coordinator {address} does not answer within {timeout:g} seconds "
                     f"({error}). Process 0 must run on that host, started with the same "
-                    "train.coordinator, and the port must be open; train.coordinator_timeout is "
-                    "how long to wait."
+                    f"{names.coordinator}, and the port must be open{names.timeout}."
                 ) from error
         time.sleep(0.5)
 
@@ -237,10 +312,7 @@ def _watch() -> None:
     A process whose peer has died waits in a sum over devices that never comes, so nothing but
     another thread can end it.
     """
-    # The runtime's key-value store, which JAX itself and Orbax use in the same way.
-    from jax._src import distributed
-
-    client: Any = distributed.global_state.client
+    client = _client()
     me, count = share()
     others = [process for process in range(count) if process != me]
     heard = dict.fromkeys(others, time.monotonic())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -31,6 +33,36 @@ def cross_entropy(
     return jnp.where(mask, loss, 0).sum(), mask.sum().astype(loss.dtype)
 
 
+def policy_gradient(
+    logits: Float[Array, "B N T V"],
+    targets: Int[Array, "B N T"],
+    mask: Bool[Array, "B N T"],
+    advantages: Float[Array, "B N"],
+    *,
+    never: Collection[int] = (),
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """−Σₙ Aₙ Σₜ log p(wₜ), the sum of REINFORCE over sampled captions n.
+
+    Where Aₙ = r(wₙ) − b, with a baseline b that does not depend on wₙ, its gradient is in
+    expectation that of −Σₙ r(wₙ), the reward of what is drawn (Williams 1992; Rennie et al. 2017,
+    https://arxiv.org/abs/1612.00563, equations 5 to 9). Its value says nothing.
+
+    Args:
+      targets: the sampled words.
+      never: ids that were barred from the sample. p is of the others only, as it was drawn from;
+        the logits of these get no gradient.
+
+    Returns:
+      The sum, and −Σₙ Σₜ log p(wₜ) for the log: divided by the words, the entropy of a word in
+      nats, as estimated from the samples.
+    """
+    barred = jnp.isin(jnp.arange(logits.shape[-1]), jnp.array(list(never), jnp.int32))
+    normaliser = jax.nn.logsumexp(jnp.where(barred, -jnp.inf, logits), axis=-1)
+    target = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    surprise = jnp.where(mask, normaliser - target, 0).sum(axis=2)  # (B, N)
+    return (advantages * surprise).sum(), surprise.sum()
+
+
 def attention_imbalance(
     weights: Float[Array, "B N T P"], mask: Bool[Array, "B N T"]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -41,7 +73,8 @@ def attention_imbalance(
     https://arxiv.org/abs/1502.03044, section 4.2.1 and the second term of equation 14).
 
     Args:
-      weights: attention as each word was predicted.
+      weights: attention as each word was predicted. Where they may come to less than one, the sum
+        also draws attention to the image.
       mask: which words are real; only these are summed over.
 
     Returns:

@@ -22,13 +22,14 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxcap.config import TrainConfig
-from jaxcap.data.batch import Batch
+from jaxcap.data.batch import Batch, Samples
 from jaxcap.errors import InputError
 from jaxcap.state import TrainState
 from jaxcap.steps import StepMetrics
 
 T = TypeVar("T")
-Step = Callable[[TrainState, Batch, Any], tuple[TrainState, StepMetrics]]
+Step = Callable[[TrainState, Any, Any], tuple[TrainState, StepMetrics]]
+"""`step(state, batch, rng)` of a `Batch`, or of `Samples`."""
 
 _AXIS = "batch"
 
@@ -69,7 +70,9 @@ class Parallel:
         )
 
         @functools.wraps(step)
-        def run(state: TrainState, batch: Batch, rng: Any) -> tuple[TrainState, StepMetrics]:
+        def run(
+            state: TrainState, batch: Batch | Samples, rng: Any
+        ) -> tuple[TrainState, StepMetrics]:
             batch = jax.tree.map(
                 lambda x: jax.make_array_from_process_local_data(rows, np.asarray(x)), batch
             )
@@ -82,7 +85,9 @@ class Parallel:
         devices = jax.local_device_count()
 
         @functools.wraps(step)
-        def run(state: TrainState, batch: Batch, rng: Any) -> tuple[TrainState, StepMetrics]:
+        def run(
+            state: TrainState, batch: Batch | Samples, rng: Any
+        ) -> tuple[TrainState, StepMetrics]:
             batch = jax.tree.map(lambda x: np.reshape(x, (devices, -1, *x.shape[1:])), batch)
             state, metrics = compiled(local(state), batch, rng)
             return _global(state), metrics
@@ -174,6 +179,13 @@ def on_one_device(tree: T) -> T:
     """The copy on the first device of this process."""
     one: T = jax.tree.map(lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, tree)
     return one
+
+
+def on_local_devices(tree: T) -> T:
+    """A copy on each device of this process, as `over_local_devices` takes its variables."""
+    mesh = Mesh(np.array(jax.local_devices()), (_AXIS,))
+    spread: T = jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return spread
 
 
 def over_local_devices(decode: Callable[[Any, Any], T]) -> Callable[[Any, Any], T]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import (
@@ -16,12 +17,27 @@ from rich.progress import (
 from rich.table import Column
 
 _PLAIN_SECONDS = 15.0
+_LONG = 2.0
+"""Seconds from which on it is told how long something took."""
+_WIDE, _BAR = 80, 8
+"""Columns of a terminal on which there is room for a bar beside the figures, and of the bar."""
 
 
 def say(console: Console, text: str) -> None:
     """Prints a line as it is: file names may hold what rich takes for markup, and long paths
     must stay whole to be copied."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def doing(console: Console, what: str) -> Iterator[None]:
+    """Says what is done within, such as "Reading captions", and how long it took if it was long."""
+    say(console, f"{what}…")
+    began = time.monotonic()
+    yield
+    seconds = time.monotonic() - began
+    if seconds >= _LONG:
+        say(console, f"  {seconds:.1f} s")
 
 
 class Display:
@@ -34,16 +50,11 @@ class Display:
         self._begin, self._begin_done, self._printed = time.monotonic(), done, time.monotonic()
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=8),
+            *([BarColumn(bar_width=_BAR)] if console.width >= _WIDE else []),
             MofNCompleteColumn(),
             TimeRemainingColumn(elapsed_when_finished=False, table_column=Column(min_width=7)),
             TextColumn("left"),
-            # Last, because a narrow terminal cuts what is last.
-            TextColumn(
-                "{task.fields[note]}",
-                markup=False,
-                table_column=Column(no_wrap=True, overflow="ellipsis"),
-            ),
+            TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True)),
             console=console,
             disable=not self._live,
             transient=True,
@@ -59,13 +70,24 @@ class Display:
 
     def update(self, done: int, note: str = "") -> None:
         """Shows that `done` of the total are done, with a few figures."""
-        self._progress.update(self._task, completed=done, note=note)
+        self._progress.update(self._task, completed=done, note=self._fitting(note))
         now = time.monotonic()
         if not self._live and now - self._printed >= _PLAIN_SECONDS:
             self._printed = now
             rate = (done - self._begin_done) / max(1e-9, now - self._begin)
             left = (self._total - done) / rate if rate > 0 else float("inf")
             self.line(f"{self._label} {done}/{self._total}  {note}  left {_clock(left)}")
+
+    def _fitting(self, note: str) -> str:
+        """What of a note a terminal has room for; rich would cut the other columns instead."""
+        width = self._console.width
+        taken = len(f"{self._label} {self._total}/{self._total} 00:00:00 left ")
+        room = width - taken - (_BAR + 1 if width >= _WIDE else 0)
+        return note if len(note) <= room else note[: max(0, room - 1)] + "…"
+
+    def advance(self, done: int) -> None:
+        """Moves the live line only, from any thread; the figures in it stay."""
+        self._progress.update(self._task, completed=done)
 
     def line(self, text: str) -> None:
         """Prints a line that stays."""

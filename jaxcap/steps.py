@@ -8,40 +8,47 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxcap.accumulation import sum_over_parts
 from jaxcap.captioner import Captioner
-from jaxcap.data.batch import Batch
+from jaxcap.data.batch import Batch, Samples
 from jaxcap.losses import attention_imbalance
 from jaxcap.optimizer import apply_updates, moving_average
 from jaxcap.scheduled_sampling import ScheduledSampling
 from jaxcap.state import TrainState
-from jaxcap.vocabulary import PAD
+from jaxcap.vocabulary import EOS, PAD
 
-Objective = Callable[
-    [Float[Array, "B N T V"], Int[Array, "B N T"], Bool[Array, "B N T"]],
-    tuple[Float[Array, ""], Float[Array, ""]],
-]
+Objective = Callable[..., tuple[Float[Array, ""], Float[Array, ""]]]
+"""`losses.cross_entropy`, or `losses.policy_gradient`, which takes the advantages of `Samples` too
+and returns what is to be logged in the place of the loss."""
 
 
 class StepMetrics(NamedTuple):
     """Sums of one step, to be added over steps and divided once.
 
     Attributes:
-      loss: the objective summed over words.
+      loss: the objective summed over words; of samples their −log p.
       words: how many words that was.
       grad_norm: global norm of the gradient of the mean loss, before clipping.
+      samples: how many captions were sampled; 0, like the sums below, where none are.
+      reward: sum of their rewards.
+      baseline: sum of what these were compared with.
+      ended: how many of them came to an end.
     """
 
     loss: Float[Array, ""]
     words: Float[Array, ""]
     grad_norm: Float[Array, ""]
+    samples: Float[Array, ""] | float = 0.0
+    reward: Float[Array, ""] | float = 0.0
+    baseline: Float[Array, ""] | float = 0.0
+    ended: Float[Array, ""] | float = 0.0
 
 
 def train_step(
     state: TrainState,
-    batch: Batch,
+    batch: Batch | Samples,
     rng: PRNGKeyArray,
     *,
     model: Captioner,
@@ -54,6 +61,10 @@ def train_step(
     ema_decay: float = 0.0,
 ) -> tuple[TrainState, StepMetrics]:
     """One optimizer step on the mean loss per word of the whole batch.
+
+    The words of samples are counted likewise. All captions of a batch are divided by the same
+    number, so a caption's gradient does not depend on its length, and it has the direction that
+    dividing by the captions would give, and the size of a cross-entropy's.
 
     Args:
       rng: the run's key, the same at every step; the step number is folded into it, so a
@@ -79,11 +90,13 @@ def train_step(
     words = (jnp.asarray(batch.tokens)[:, :, 1:] != PAD).sum()
     words_everywhere = everywhere(words.astype(jnp.float32))
 
-    def gradient(part: Batch, rng: PRNGKeyArray) -> tuple[Any, Any, Any]:
+    def gradient(part: Any, rng: PRNGKeyArray) -> tuple[Any, Any, Any]:
         """Of what the part adds to the mean loss; with its summed loss and batch statistics."""
         tokens = jnp.asarray(part.tokens)
         inputs, targets = tokens[:, :, :-1], tokens[:, :, 1:]
         mask = targets != PAD
+        sampled = isinstance(part, Samples)
+        advantages = (part.rewards - part.baselines,) if sampled else ()
         own_words = sampling and sampling.own_words(
             state.step, jax.random.fold_in(rng, 0), inputs, axis_name=axis_name
         )
@@ -98,16 +111,17 @@ def train_step(
                 rngs={"dropout": rng},
                 mutable=["batch_stats"],
             )
-            loss, _ = objective(output.logits, targets, mask)
+            loss, surprise = objective(output.logits, targets, mask, *advantages)
             if attention_penalty:
                 loss += attention_penalty * attention_imbalance(output.weights, mask)[0]
             batch_stats = updates.get("batch_stats", state.batch_stats)
-            return loss / jnp.maximum(words_everywhere, 1), (loss, batch_stats)
+            logged = surprise if sampled else loss
+            return loss / jnp.maximum(words_everywhere, 1), (logged, batch_stats)
 
         (_, (loss, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         return grads, loss, batch_stats
 
-    def with_moves(part: Batch, rng: PRNGKeyArray) -> tuple[Any, Any, Any]:
+    def with_moves(part: Any, rng: PRNGKeyArray) -> tuple[Any, Any, Any]:
         grads, loss, batch_stats = gradient(part, rng)
         return grads, loss, jax.tree.map(jnp.subtract, batch_stats, state.batch_stats)
 
@@ -125,6 +139,8 @@ def train_step(
     if average is not None:
         average = moving_average(average, params, decay=ema_decay, step=state.step)
     metrics = StepMetrics(everywhere(loss), words_everywhere, optax.global_norm(grads))
+    if isinstance(batch, Samples):
+        metrics = metrics._replace(**everywhere(_sums(batch)))
     return (
         TrainState(
             step=state.step + 1,
@@ -135,3 +151,13 @@ def train_step(
         ),
         metrics,
     )
+
+
+def _sums(batch: Samples) -> dict[str, Float[Array, ""]]:
+    tokens, rewards = jnp.asarray(batch.tokens), jnp.asarray(batch.rewards)
+    return {
+        "samples": jnp.float32(rewards.size),
+        "reward": rewards.sum(),
+        "baseline": jnp.asarray(batch.baselines).sum(),
+        "ended": (tokens == EOS).any(axis=2).sum().astype(jnp.float32),
+    }

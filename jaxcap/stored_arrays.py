@@ -44,7 +44,8 @@ def load_arrays(directory: Path, like: dict[str, Any]) -> dict[str, Any]:
     """The trees that `like` names.
 
     Args:
-      like: trees of the same shapes, types and shardings (the first device, where there are none).
+      like: trees of the same shapes, types and shardings (this process's first device,
+        where there are none).
 
     Raises:
       MismatchError: they have other names or shapes.
@@ -52,7 +53,7 @@ def load_arrays(directory: Path, like: dict[str, Any]) -> dict[str, Any]:
     """
     for part, tree in like.items():
         _compare(directory, part, tree)
-    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(
             x.shape, x.dtype, sharding=getattr(x, "sharding", None) or one

@@ -5,7 +5,9 @@ No other file imports jaxcap before this one has: pytest loads it first.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,8 +34,12 @@ if _BESIDE.is_dir():
 
 # The same examples in every run, so that a change is to blame for what it breaks. To look for new
 # ones: pytest --hypothesis-profile default.
-hypothesis.settings.register_profile("same", derandomize=True)
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("same")
+
+# Most programs run for milliseconds, so compiling them well would take longer than it spares. The
+# processes that tests start inherit it, and find the same programs in the cache.
+os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
 
 # Two devices, so that data parallelism is tested where there is but one processor.
 jax.config.update("jax_num_cpu_devices", 2)
@@ -48,6 +54,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "filterwarnings", "ignore:Error (reading|writing) persistent compilation cache"
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _room() -> Iterator[None]:
+    """Lets go of compiled programs where they have come to take gigabytes."""
+    yield
+    with contextlib.suppress(OSError):  # only Linux tells
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        if pages * os.sysconf("SC_PAGE_SIZE") > 2.5e9:
+            jax.clear_caches()
 
 
 # A data set and a run small enough to be made in seconds, for all tests that need one.

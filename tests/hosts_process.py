@@ -13,7 +13,7 @@ from rich.console import Console
 
 from jaxcap.config import load_config
 from jaxcap.errors import InputError
-from jaxcap.training import train
+from jaxcap.training import Interrupted, train
 
 if __name__ == "__main__":
     path, workdir, address, processes, process = sys.argv[1:]
@@ -23,7 +23,7 @@ if __name__ == "__main__":
         coordinator=address,
         processes=int(processes),
         process_id=int(process),
-        coordinator_timeout=float(60 if processes == "2" else 3),
+        coordinator_timeout=float(240 if processes == "2" else 3),
     )
     try:
         train(
@@ -31,6 +31,9 @@ if __name__ == "__main__":
             Path(workdir),
             console=Console(stderr=True, width=200),
         )
+    except Interrupted as interrupted:
+        print(interrupted)
+        sys.exit(interrupted.status)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,14 +1,18 @@
 """A process of `test_parallel.py`: trains a few steps in several ways, and keeps the results.
 
 Run as a program, with the number of devices in JAX_NUM_CPU_DEVICES:
-python parallel_process.py OUT.npz VARIANT… [COORDINATOR PROCESSES PROCESS]
+python parallel_process.py OUT.npz VARIANT,… [COORDINATOR PROCESSES PROCESS]
+
+`METHOD/SETUP>DIRECTORY` saves the state half-way, and `METHOD/SETUP<DIRECTORY` goes on from there.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,6 +21,7 @@ import numpy as np
 
 from jaxcap import hosts
 from jaxcap.captioner import create_captioner, init_variables
+from jaxcap.checkpoint import Checkpoints
 from jaxcap.config import Config, DecoderConfig, EncoderConfig, TrainConfig
 from jaxcap.data.batch import Batch
 from jaxcap.data.pipeline import share_of_batch
@@ -53,8 +58,8 @@ def batch(step: int) -> Batch:
 
 
 def train(variant: str) -> dict[str, np.ndarray]:
-    """The loss of every step and the last state, of `METHOD/SETUP`."""
-    method, _, setup = variant.partition("/")
+    """The loss of every step and the last state."""
+    method, setup, kept, directory = re.fullmatch(r"(\w+)/(\w+)([<>]?)(.*)", variant).groups()  # type: ignore[union-attr]
     options = _SETUPS[setup]
     accumulate = options.get("accumulate", 1)
     config = Config(
@@ -98,10 +103,18 @@ def train(variant: str) -> dict[str, np.ndarray]:
         )
     )
     rows, losses = share_of_batch(IMAGES, hosts.share()), []
-    for number in range(STEPS):
+    first = 0
+    if kept == "<":
+        with _checkpoints(directory) as checkpoints:
+            state = checkpoints.restore(STEPS // 2, state)
+            first = int(state.step)
+    for number in range(first, STEPS):
         mine = jax.tree.map(lambda x: x[rows], batch(number))
         state, metrics = step(state, mine, jax.random.key(7))
         losses.append(metrics.loss / metrics.words)
+        if kept == ">" and state.step == STEPS // 2:
+            with _checkpoints(directory) as checkpoints:
+                checkpoints.save(state, None)
     for leaf in jax.tree.leaves(state.variables):
         for shard in leaf.addressable_shards:
             np.testing.assert_array_equal(shard.data, leaf.addressable_data(0))
@@ -110,6 +123,10 @@ def train(variant: str) -> dict[str, np.ndarray]:
         for path, leaf in jax.tree_util.tree_leaves_with_path(on_one_device(state.variables))
     }
     return {"losses": np.array([float(jnp.asarray(x)) for x in losses]), **found}
+
+
+def _checkpoints(directory: str) -> Checkpoints:
+    return Checkpoints(Path(directory), metric="none", report=print)
 
 
 def _without_dropout(config: Config) -> Config:

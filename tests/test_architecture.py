@@ -26,6 +26,7 @@ LAYERS = (
         "manifest",
         "stored_arrays",
         "published",
+        "kept_programs",
         "features",
         "data",
         "search",
@@ -38,7 +39,7 @@ LAYERS = (
     {"text", "vocabulary"},
     {"metrics"},
     {"config"},
-    {"errors", "files", "huge_pages", "image_paths"},
+    {"errors", "files", "huge_pages", "image_paths", "caches", "models"},
 )
 HEIGHT = {name: -i for i, layer in enumerate(LAYERS) for name in layer}
 LIBRARY = sorted((ROOT / "jaxcap").rglob("*.py"))

@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -133,7 +132,6 @@ def test_mistakes_in_evaluation(command, tiny_run, arguments, message):
         (["prepare", "flickr8k", "--data-dir", "x"], "--source"),
         (["prepare", "flickr8k", "--source", "nowhere", "--data-dir", "x"], "nowhere"),
         (["prepare", "shapes", "--data-dir", "photo.png"], "photo.png"),
-        (["caption", "photo.png"], "--model"),
         (["caption", "--model", "RUN"], "Which images?"),
         (["caption", "photo.png", "--model", "nowhere"], "nowhere: there is no such run directory"),
         (["caption", "missing.jpg", "--model", "RUN"], "missing.jpg: there is no such file"),
@@ -276,13 +274,11 @@ def python(*arguments: object, **options: object) -> subprocess.CompletedProcess
 
 
 def test_the_scripts_start_quickly(tmp_path):
-    begin = time.monotonic()
     result = python(ROOT / "train.py", tmp_path / "none.py", cwd=tmp_path)
     assert result.returncode == 2
     assert re.fullmatch(
         r"error: .*none\.py: there is no such configuration file\.\n", result.stderr
     )
-    assert time.monotonic() - begin < 15  # 1.5 s on an idle machine
     # What takes seconds to import is not needed to print help.
     code = "import sys, jaxcap.cli; print([m for m in sys.modules if m in ('jax', 'grain')])"
     assert python("-c", code).stdout == "[]\n"

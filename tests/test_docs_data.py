@@ -9,8 +9,8 @@ The rules by which the page is read:
   folder is `~`.
 - ```` ```python ```` is written to the file that its first line names.
 - A block without a language is a layout: its files are there, and hold the lines shown beside them.
-- Two things differ from a reader's terminal: `train.py` gets `TINY` appended, and its compiled
-  programs are kept with pytest's cache.
+- Two things differ from a reader's terminal: `train.py` gets `TINY` appended, and programs are
+  compiled as in all tests and kept with pytest's cache.
 """
 
 from __future__ import annotations
@@ -290,6 +290,7 @@ class Terminal:
             "TFDS_DATA_DIR": str(self.home / "tensorflow_datasets"),
             "XDG_CACHE_HOME": str(self.home / ".cache"),
             "JAX_COMPILATION_CACHE_DIR": str(self.programs),
+            "XLA_FLAGS": os.environ["XLA_FLAGS"],
             "TERM": "dumb",
             "COLUMNS": "120",
             "LINES": "40",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import jax
 import pytest
 from configurations import changed
 
@@ -28,7 +30,10 @@ def free_port() -> int:
 
 
 def start(config: Path, workdir: Path, port: int, processes: int, process: int) -> subprocess.Popen:
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(config.parent / "cache")}
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    }
     return subprocess.Popen(
         [
             sys.executable,
@@ -50,6 +55,14 @@ def start_two(config: Path, workdir: Path) -> list[subprocess.Popen]:
     return [start(config, workdir, port, 2, process) for process in range(2)]
 
 
+def wait_for_step(step: int, workdir: Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 300
+    while not any(line["step"] >= step for line in read_metrics(workdir / "metrics.jsonl")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+
+
 def test_a_dead_peer_stops_the_other_and_a_restart_goes_on(
     tiny_config: Config, tiny_run: Path, tmp_path: Path
 ) -> None:
@@ -57,15 +70,10 @@ def test_a_dead_peer_stops_the_other_and_a_restart_goes_on(
     save_config(tiny_config, tmp_path / "config.json")
     first, second = start_two(tmp_path / "config.json", workdir)
     try:
-        # Until the first epoch, of six steps, is evaluated and saved.
-        deadline = time.monotonic() + 240
-        while not any(line["step"] >= 8 for line in read_metrics(workdir / "metrics.jsonl")):
-            assert time.monotonic() < deadline
-            assert first.poll() is None, first.communicate()[0]
-            time.sleep(0.05)
+        wait_for_step(8, workdir, first)  # when the first epoch, of six, is evaluated and saved
         second.kill()
         died = time.monotonic()
-        output, _ = first.communicate(timeout=60)
+        output, _ = first.communicate(timeout=300)
         assert time.monotonic() - died < 60
     finally:
         first.kill()
@@ -80,9 +88,16 @@ def test_a_dead_peer_stops_the_other_and_a_restart_goes_on(
     assert "Training in" not in second.communicate()[0]
 
     again = start_two(tmp_path / "config.json", workdir)
-    outputs = [process.communicate(timeout=300)[0] for process in again]
-    assert [process.returncode for process in again] == [0, 0], "\n".join(outputs)
+    try:
+        wait_for_step(12, workdir, again[0])
+        again[1].send_signal(signal.SIGTERM)  # one of them is told, and both stop
+        outputs = [process.communicate(timeout=300)[0] for process in again]
+    finally:
+        for process in again:
+            process.kill()
+    assert [process.returncode for process in again] == [128 + signal.SIGTERM] * 2, outputs
     assert "Going on from step 6" in outputs[0]
+    assert all("Stopped by SIGTERM after step" in output for output in outputs)
 
     # The log is that of one process with two devices, every step once.
     found, expected = (read_metrics(run / "metrics.jsonl") for run in (workdir, tiny_run))
@@ -90,13 +105,14 @@ def test_a_dead_peer_stops_the_other_and_a_restart_goes_on(
         {line["step"]: line["loss"] for line in lines if "loss" in line}
         for lines in (found, expected)
     ]
-    assert sorted(losses[0]) == sorted(losses[1])
+    last = max(int(p.name) for p in (workdir / "checkpoints").iterdir())
+    assert last >= 18  # at an end of an epoch, or a tenth step
+    assert list(losses[0]) == [step for step in losses[1] if step <= last]
     for step in (1, 4, 6, 8, 12):
         assert losses[0][step] == pytest.approx(losses[1][step], rel=1e-4)
-    assert losses[0][30] == pytest.approx(losses[1][30], rel=0.1)
-    scores = [line for line in found if "dev/CIDEr-D" in line]
-    assert [line["step"] for line in scores] == [6, 12, 18, 24, 30]
-    assert {p.name for p in (workdir / "checkpoints").iterdir()} >= {"30"}
+    assert losses[0][18] == pytest.approx(losses[1][18], rel=0.1)
+    scores = [line["step"] for line in found if "dev/CIDEr-D" in line]
+    assert scores == [step for step in (6, 12, 18, 24, 30) if step <= last]
     assert load_config(workdir / "config.json").data == tiny_config.data
 
 
@@ -109,7 +125,7 @@ def test_one_bad_process_stops_all_with_its_reason(tiny_config: Config, tmp_path
         start(tmp_path / name, workdir, port, 2, process)
         for process, name in enumerate(("good.json", "bad.json"))
     ]
-    good, bad = (process.communicate(timeout=120)[0] for process in processes)
+    good, bad = (process.communicate(timeout=300)[0] for process in processes)
     assert [process.returncode for process in processes] == [2, 2], good + bad
     assert "error: process 1: " in good
     assert "not prepared in /nowhere" in good
@@ -124,7 +140,7 @@ def test_processes_that_do_not_come_are_not_waited_for_for_ever(
     save_config(tiny_config, tmp_path / "config.json")
     port = free_port()
     alone = start(tmp_path / "config.json", tmp_path / "run", port, 3, process)
-    output, _ = alone.communicate(timeout=60)
+    output, _ = alone.communicate(timeout=300)
     if process:
         assert alone.returncode == 2
         assert f"The coordinator 127.0.0.1:{port} does not answer within 3 seconds" in output

@@ -56,7 +56,7 @@ def test_restarts_once_with_the_same_arguments(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         env=environment,
-        timeout=60,
+        timeout=300,
         check=True,
     )
     first, second, last = done.stdout.splitlines()

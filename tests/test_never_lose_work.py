@@ -18,6 +18,7 @@ import jax
 import numpy as np
 import pytest
 from configurations import changed
+from event_reader import assert_shows_its_log
 from rich.console import Console
 
 from jaxcap.config import Config, to_dict
@@ -84,11 +85,12 @@ def assert_same_end(found: Path, expected: Path) -> None:
         np.testing.assert_array_equal(a, b)
     assert load(found).step == load(expected).step
     assert timeless(found) == timeless(expected)
+    assert_shows_its_log(found)
 
 
 def timeless(workdir: Path) -> list[dict[str, float]]:
     return [
-        {k: v for k, v in line.items() if not k.endswith("_s")}
+        {k: v for k, v in line.items() if not k.endswith(("_s", "_share", "_gib"))}
         for line in read_metrics(workdir / "metrics.jsonl")
     ]
 

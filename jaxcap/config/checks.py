@@ -231,6 +231,12 @@ def _check_methods(config: Config) -> None:
         )
     if train.objective == "self_critical":
         _check_self_critical(train)
+    decoder = config.decoder
+    if decoder.name == "aoa" and decoder.attention_size % decoder.heads:
+        raise InputError(
+            f"decoder.heads is {decoder.heads}, which does not divide the decoder.attention_size "
+            f"of {decoder.attention_size}; give a number that does."
+        )
     k = train.sampling_k
     possible, needed = {
         "none": (True, ""),

@@ -79,12 +79,13 @@ def _typed(hint: Any, value: Any, *, where: str) -> Any:
 
 
 # Where data, features and the model of the pieces lie, whether features are computed anew, when
-# checkpoints are saved and when training gives up may change in between.
+# checkpoints are saved, what is shown and when training gives up may change in between.
 _SAME_EXPERIMENT = (
     "data.data_dir",
     "data.pieces_model",
     "encoder.cache_dir",
     "encoder.cache_features",
+    "train.tensorboard",
     "train.save_every",
     "train.save_minutes",
     "train.patience",

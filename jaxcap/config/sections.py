@@ -114,6 +114,10 @@ class TrainConfig:
     """B, images per step; each brings all its captions."""
     epochs: int = 10
     """Times that each image is seen; a run with stages has theirs instead."""
+    start_from: str | None = None
+    """A run, or a file of jaxcap export, that training goes out from: its parameters, statistics
+    and vocabulary, in the place of random numbers, of encoder.weights and of the words of the
+    training split. None: from the beginning."""
     optimizer: Literal[
         "adamw",
         "adam",
@@ -188,6 +192,9 @@ class TrainConfig:
     seed: int = 0
     log_every: int = 20
     """Steps between lines of metrics.jsonl."""
+    tensorboard: bool = True
+    """Files for TensorBoard too, in tensorboard/ of the run: all figures, and some images of the
+    evaluated split with their captions after each epoch."""
     save_every: int = 0
     """Steps between checkpoints, beside those at the ends of epochs; 0: the clock alone decides."""
     save_minutes: float = 10.0

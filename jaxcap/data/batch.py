@@ -24,3 +24,19 @@ class Batch(NamedTuple):
     tokens: Int[Array | np.ndarray, "B N T"]
     valid: Bool[Array | np.ndarray, " B"]
     numbers: Int[Array | np.ndarray, " B"]
+
+
+class Samples(NamedTuple):
+    """Some images with captions that the model has drawn itself, and what these are worth.
+
+    Attributes:
+      images: as in a `Batch`.
+      tokens: the drawn captions, with `<bos>`, `<pad>` after their `<eos>`, `[B, N, T]`.
+      rewards: of each caption, `[B, N]`.
+      baselines: what its reward is compared with, `[B, N]`.
+    """
+
+    images: UInt8[Array | np.ndarray, "B S S 3"] | Float[Array | np.ndarray, "B P D"]
+    tokens: Int[Array | np.ndarray, "B N T"]
+    rewards: Float[Array | np.ndarray, "B N"]
+    baselines: Float[Array | np.ndarray, "B N"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from jaxcap.config import DataConfig
 from jaxcap.data.captions import Captions
+from jaxcap.data.inspection import caption_warnings
 from jaxcap.data.pipeline import Source, all_captions, tokenised_captions
 from jaxcap.errors import InputError
 from jaxcap.text import Pieces, TextUnits, create_units
@@ -13,19 +15,28 @@ from jaxcap.vocabulary import Vocabulary
 
 
 def training_text(
-    source: Source, config: DataConfig, *, saved: Path
+    source: Source,
+    config: DataConfig,
+    *,
+    saved: Path,
+    given: Vocabulary | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> tuple[Vocabulary, Captions]:
     """Finds the words (or other units) of the training split, and encodes its captions.
 
     Args:
       saved: the vocabulary of the run, if it has begun already: the data must still give it.
+      given: a vocabulary to use in the place of the split's own.
+      warn: told what of the captions will hurt a training that begins with them.
 
     Raises:
       InputError: no word is frequent enough, the model of the pieces is missing or faulty, or
         the data set or that model is not the one that the run began with.
     """
     begun = Vocabulary.load(saved) if saved.exists() else None
-    if begun is None:
+    if begun is None and given is not None:
+        units = given.units
+    elif begun is None:
         units = create_units(
             config, lambda: (text for captions in all_captions(source) for text in captions)
         )
@@ -33,12 +44,18 @@ def training_text(
         # Pieces are not learnt again, and the file of their model need not be there.
         units = _checked(begun.units, saved, config)
     texts = tokenised_captions(source, units)
-    vocabulary = Vocabulary.from_counts(texts.counts(), min_count=config.min_count, units=units)
+    vocabulary = given or Vocabulary.from_counts(
+        texts.counts(), min_count=config.min_count, units=units
+    )
     if begun is not None and begun != vocabulary:
         raise InputError(
-            f"{saved} is not the vocabulary of the training split of '{config.name}': the "
-            "data set has changed since this run began. Give a new --workdir."
+            f"{saved} is not the vocabulary of the training split of '{config.name}' or of "
+            "train.start_from: it has changed since this run began. Give a new --workdir."
         )
+    if warn is not None and begun is None and given is None:
+        for warning in caption_warnings(texts, config):
+            if warning.level == "warning":
+                warn(f"warning: {warning.text}")
     return vocabulary, Captions.encode(texts, vocabulary, config=config)
 
 

@@ -20,10 +20,11 @@ from jaxcap.data.batch import Batch
 from jaxcap.data.captions import Captions
 from jaxcap.data.pipeline import Source, training_batches
 from jaxcap.decoding import Decode, create_decode
-from jaxcap.losses import cross_entropy
+from jaxcap.losses import cross_entropy, policy_gradient
 from jaxcap.parallel import Parallel, Step, over_local_devices
 from jaxcap.scheduled_sampling import scheduled_sampling
 from jaxcap.steps import train_step
+from jaxcap.training.self_critical import NEVER_DRAWN, SelfCritical, create_reward
 from jaxcap.vocabulary import Vocabulary
 
 
@@ -35,6 +36,7 @@ class Experiment:
       first_step: steps of the stages before.
       source: the training split, whose captions are `captions`.
       validation: the split that is captioned after every epoch.
+      start: `{"params": …, "batch_stats": …}` to begin with, if they are given.
       features: what a frozen encoder makes of the images of `source`, if they are cached;
         `validation_features` are those of `validation`.
     """
@@ -51,6 +53,7 @@ class Experiment:
     steps_per_epoch: int
     parallel: Parallel
     first_step: int = 0
+    start: dict[str, Any] | None = None
     features: Float[np.ndarray, "images P D"] | None = None
     validation_features: Float[np.ndarray, "dev_images P D"] | None = None
 
@@ -60,14 +63,20 @@ class Experiment:
         return self.first_step + self.config.train.epochs * self.steps_per_epoch
 
     def step(self) -> Step:
-        """`train_step`, compiled; the state given to it is used up."""
+        """`train_step`, compiled; the state given to it is used up.
+
+        A self-critical one draws captions and rewards them first.
+        """
         train = self.config.train
-        return self.parallel.compile(
+        self_critical = train.objective == "self_critical"
+        step = self.parallel.compile(
             functools.partial(
                 train_step,
                 model=self.model,
                 tx=self.tx,
-                objective=functools.partial(cross_entropy, label_smoothing=train.label_smoothing),
+                objective=functools.partial(policy_gradient, never=NEVER_DRAWN)
+                if self_critical
+                else functools.partial(cross_entropy, label_smoothing=train.label_smoothing),
                 axis_name=self.parallel.axis_name,
                 attention_penalty=train.attention_penalty,
                 sampling=scheduled_sampling(train, first_step=self.first_step),
@@ -75,6 +84,9 @@ class Experiment:
                 ema_decay=train.ema_decay,
             )
         )
+        if not self_critical:
+            return step
+        return SelfCritical(self.model, self.config, create_reward(self.captions, train)).of(step)
 
     def batches(self, first: int, stop: int, *, whole: bool = False) -> Iterator[Batch]:
         """The batches that lead from the state after `first` steps to that after `stop`.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,15 @@ class Meter:
         rows: list[list[Any]] = [list(map(np.float32, row)) for row in note.get("steps", [])]
         self._read = [StepMetrics(*row) for row in rows]
         self._loss, self._words = note.get("loss", 0.0), note.get("words", 0.0)
-        self._captions = self._images = 0
+        self._captions = self._images = self._steps = 0
         self._since = time.monotonic()
+        # Of the epoch, as far as this session has seen it.
+        self._epoch_images, self._epoch_seconds, self._epoch_waited = 0, 0.0, 0.0
 
     def add(self, metrics: StepMetrics, tokens: Any) -> None:
         """Notes a step, whose metrics may still be in the making."""
         self._done += 1
+        self._steps += 1
         self._pending.append(metrics)
         # The shares of the other processes have as many images, and about as many captions.
         _, processes = hosts.share()
@@ -52,8 +56,19 @@ class Meter:
         self._pending = []
         return list(enumerate(read, start=self._done - len(read) + 1))
 
-    def line(self) -> LogLine:
-        """The figures of all steps since the last line."""
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done within, such as saving, does not count as time of training."""
+        began = time.monotonic()
+        yield
+        self._since += time.monotonic() - began
+
+    def line(self, waited: float = 0.0) -> LogLine:
+        """The figures of all steps since the last line.
+
+        Args:
+          waited: seconds in which devices had no data.
+        """
         self.wait()
         loss = float(sum(m.loss for m in self._read))
         words = float(sum(m.words for m in self._read))
@@ -65,21 +80,75 @@ class Meter:
             "grad_norm": float(self._read[-1].grad_norm),
             "images_per_s": self._images / seconds,
             "captions_per_s": self._captions / seconds,
+            "waiting_share": waited / seconds,
         }
+        if any(m.samples for m in self._read):
+            line |= self._of_samples(words, self._steps / seconds)
         self._loss += loss
         self._words += words
-        self._read, self._captions, self._images, self._since = [], 0, 0, now
+        self._epoch_images += self._images
+        self._epoch_seconds += seconds
+        self._epoch_waited += waited
+        self._read, self._captions, self._images, self._steps, self._since = [], 0, 0, 0, now
         return line
 
-    def epoch_loss(self) -> float:
-        """Mean loss per word of all lines since the epoch began."""
-        return self._loss / max(1.0, self._words)
+    def _of_samples(self, words: float, steps_per_s: float) -> LogLine:
+        """Means over sampled captions; their lengths are in words, `<eos>` not counted."""
+        samples, reward, baseline, ended = (
+            float(sum(column))
+            for column in zip(
+                *((m.samples, m.reward, m.baseline, m.ended) for m in self._read), strict=True
+            )
+        )
+        return {
+            "captions_per_s": samples / len(self._read) * steps_per_s,
+            "reward": reward / samples,
+            "baseline": baseline / samples,
+            "ended": ended / samples,
+            "caption_words": (words - ended) / samples,
+        }
+
+    def epoch(self) -> LogLine:
+        """The mean loss per word of all lines since the epoch began; and the speed and the waiting
+        of those that this session saw, if it saw any."""
+        line: LogLine = {"loss": self._loss / max(1.0, self._words)}
+        if self._epoch_images:
+            line["images_per_s"] = self._epoch_images / self._epoch_seconds
+            line["waiting_share"] = self._epoch_waited / self._epoch_seconds
+        return line
 
     def note(self) -> dict[str, Any]:
         """All that a later session needs to go on as if there had been no other, in JSON."""
         self.wait()
         rows = [[float(value) for value in metrics] for metrics in self._read]
         return {"steps": rows, "loss": self._loss, "words": self._words}
+
+
+def figures(line: LogLine) -> str:
+    """A line for people, the weightiest first: a narrow terminal cuts off the rest."""
+    parts = [
+        f"loss {line['loss']:.3f}{reward_note(line)}",
+        f"lr {line['learning_rate']:.2g}",
+        f"{line['images_per_s']:.1f} images/s",
+        f"{line['captions_per_s']:.0f} captions/s",
+        f"waiting {line['waiting_share']:.0%}",
+    ]
+    if "device_peak_gib" in line:
+        of = f" of {line['device_limit_gib']:.1f}" if "device_limit_gib" in line else ""
+        parts.append(f"device {line['device_peak_gib']:.1f}{of} GiB")
+    elif "process_peak_gib" in line:
+        parts.append(f"process {line['process_peak_gib']:.1f} GiB")
+    return "  ".join(parts)
+
+
+def reward_note(line: LogLine) -> str:
+    """What a line says of sampled captions, for people; nothing where there are none."""
+    if "reward" not in line:
+        return ""
+    return (
+        f"  reward {line['reward']:.3f} (baseline {line['baseline']:.3f})  "
+        f"{line['ended']:.0%} ended  {line['caption_words']:.1f} words"
+    )
 
 
 class Log:
@@ -115,6 +184,11 @@ class Log:
         if hosts.is_first():
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
+
+    @property
+    def lines(self) -> tuple[LogLine, ...]:
+        """All that the file holds."""
+        return tuple(self._lines)
 
     def evaluations(self) -> list[LogLine]:
         """The lines that carry scores of the split, their names without it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 import time
 from dataclasses import dataclass
@@ -11,13 +12,17 @@ import jax
 from jaxcap import hosts
 from jaxcap.checkpoint import Checkpoints
 from jaxcap.errors import InputError
-from jaxcap.evaluation import Evaluation, evaluate_source
+from jaxcap.evaluation import Evaluation, LogLine, evaluate_source
 from jaxcap.progress import Display, say
 from jaxcap.state import TrainState
+from jaxcap.training import compilations
 from jaxcap.training.divergence import Divergence, Offender, divergence, save_offender
 from jaxcap.training.experiment import Experiment
 from jaxcap.training.interruption import Interrupted, Interruption
-from jaxcap.training.log import Log, Meter, stalled
+from jaxcap.training.log import Log, Meter, figures, stalled
+from jaxcap.training.memory import peak_memory
+from jaxcap.training.tensorboard import TensorBoard
+from jaxcap.training.waiting import Waiting
 
 _AGREE = 10
 """Steps after which several processes ask each other whether to save or to stop."""
@@ -59,52 +64,74 @@ class Loop:
         unscored = done > 0 and self._epoch_ends(done) and not self._checkpoints.scored(done)
         self._log = Log(of.workdir / "metrics.jsonl", done, split=split, scored=not unscored)
         under_way = unscored or not self._epoch_ends(done)
+        self._board = self._tensorboard()
         self._meter = Meter(done, self._checkpoints.note(done) if under_way else None)
-        self._decode = of.decode()
-        step, schedule, rng = of.step(), of.learning_rate(), jax.random.key(train.seed)
+        self._decode, self._rate = of.decode(), of.learning_rate()
+        step, rng = of.step(), jax.random.key(train.seed)
         if (done < of.total and not self._stalled()) or unscored:
-            say(of.console, "Compiling…")
+            say(of.console, f"Compiling{compilations.place()}…")
         with (
             Interruption() as interruption,
             Display(of.console, "step", total=of.total, done=done) as display,
+            compilations.telling(display.line),
+            Waiting() as waiting,
         ):
             if unscored:
                 self._end_epoch(state, display, interruption)
-            for batch in of.batches(done, of.total) if not self._stalled() else ():
+            last = done if self._stalled() else of.total
+            for batch in waiting.batches(of.batches(done, last)):
                 state, metrics = step(state, batch, rng)
                 done += 1
+                waiting.handed_over(metrics.loss, functools.partial(display.advance, done))
                 self._meter.add(metrics, batch.tokens)
                 epoch_ends = self._epoch_ends(done)
                 if done % train.log_every == 0 or epoch_ends or done == 1:
                     self._stop_if_diverged()
-                    line = self._meter.line()
+                    line = self._meter.line(waiting.seconds()) | peak_memory()
                     line["epoch"] = done / of.steps_per_epoch
-                    line["learning_rate"] = float(schedule(done - 1))
-                    self._log.write(line)
-                    display.update(
-                        done,
-                        f"loss {line['loss']:.3f}  {line['images_per_s']:.1f} images/s  "
-                        f"{line['captions_per_s']:.0f} captions/s",
-                    )
+                    line["learning_rate"] = float(self._rate(done - 1))
+                    self._write(line)
+                    display.update(done, figures(line))
                 stop, save = self._wishes(done, interruption)
                 if epoch_ends or stop or save:
                     self._save(state)
                 if epoch_ends:
                     self._end_epoch(state, display, interruption)
                 if stop:
-                    self._checkpoints.wait()
+                    with hosts.all_succeed():
+                        self._checkpoints.wait()
                     raise Interrupted(stop, done)
                 if epoch_ends and self._stalled():
                     display.line(
                         f"No better {of.config.evaluation.metric} in {train.patience} epochs: "
-                        f"training ends after {done // of.steps_per_epoch} of {train.epochs}."
+                        f"training ends after {done // of.steps_per_epoch} of {self._epochs()}."
                     )
                     break
         self.state = state
         return self._summary()
 
+    def _tensorboard(self) -> TensorBoard | None:
+        of = self._of
+        if not of.config.train.tensorboard or not hosts.is_first():
+            return None
+        return TensorBoard(
+            of.workdir / "tensorboard",
+            self._log.lines,
+            split=of.config.evaluation.split,
+            say=functools.partial(say, of.console),
+        )
+
+    def _write(self, line: LogLine) -> None:
+        self._log.write(line)
+        if self._board is not None:
+            self._board.write(line)
+
     def _epoch_ends(self, done: int) -> bool:
         return done % self._of.steps_per_epoch == 0
+
+    def _epochs(self) -> int:
+        """How many there are to the end of the training or stage, those before it included."""
+        return self._of.total // self._of.steps_per_epoch
 
     def _stalled(self) -> bool:
         metric, patience = self._of.config.evaluation.metric, self._of.config.train.patience
@@ -126,7 +153,8 @@ class Loop:
 
     def _save(self, state: TrainState) -> None:
         self._stop_if_diverged()
-        self._checkpoints.save(state, None, note=self._meter.note())
+        with self._meter.paused():
+            self._checkpoints.save(state, None, note=self._meter.note())
         self._saved, self._saved_at = int(state.step), time.monotonic()
 
     def _stop_if_diverged(self) -> None:
@@ -164,7 +192,7 @@ class Loop:
                 interruption.check(step)
 
         check()
-        loss, self._meter = self._meter.epoch_loss(), Meter(step)
+        trained, rate = self._meter.epoch(), float(self._rate(step - 1))
         with Display(of.console, f"captioning {split}", total=len(of.validation)) as progress:
 
             def report(done: int, note: str) -> None:
@@ -180,20 +208,24 @@ class Loop:
                 report=report,
                 features=of.validation_features,
             )
-        # Log first: a kill between the two costs a repeated line, which resuming removes.
-        self._log.write(
+        # Log first: a kill before the last costs a repeated line, which resuming removes.
+        self._write(
             {"step": step, "epoch": epoch}
             | {f"{split}/{name}": score for name, score in evaluation.corpus.items()}
         )
+        if self._board is not None:
+            self._board.samples(evaluation, of.validation, step)
         self._checkpoints.score(step, evaluation.corpus)
         display.line(
-            f"epoch {epoch}/{of.config.train.epochs}  loss {loss:.3f}  "
+            f"epoch {epoch}/{self._epochs()}  loss {trained['loss']:.3f}  lr {rate:.2g}  "
             + "  ".join(f"{k} {v:.1f}" for k, v in _headline(evaluation).items())
+            + _speed(trained)
             + f"  ({self._log.elapsed / 60:.1f} min)"
             + ("  best so far" if self._checkpoints.best_step == step else "")
         )
         name, captions = next(iter(evaluation.captions.items()))
         display.line(f"    {name}: {captions[0].text}")
+        self._meter = Meter(step)
 
     def _summary(self) -> Summary:
         best = self._checkpoints.best_step
@@ -208,6 +240,12 @@ class Loop:
             scores={k: v for k, v in scores.items() if k not in ("step", "epoch", "elapsed_s")},
             seconds=self._log.elapsed,
         )
+
+
+def _speed(trained: LogLine) -> str:
+    if "images_per_s" not in trained:
+        return ""
+    return f"  {trained['images_per_s']:.1f} images/s  waiting {trained['waiting_share']:.0%}"
 
 
 def _headline(evaluation: Evaluation) -> dict[str, float]:

@@ -21,12 +21,13 @@ from jaxcap.errors import InputError, did_you_mean
 from jaxcap.evaluation import score_names
 from jaxcap.features import cached_features
 from jaxcap.parallel import check_device, create_parallel, on_one_device, use_device
-from jaxcap.progress import say
+from jaxcap.progress import doing, say
 from jaxcap.state import TrainState
 from jaxcap.training.experiment import Experiment
 from jaxcap.training.loop import Loop, Summary
 from jaxcap.training.self_critical import check_references
 from jaxcap.training.stages import begun, stage_at, stages_of
+from jaxcap.training.start import start_of
 from jaxcap.training.workdir import check, claimed
 
 
@@ -46,10 +47,10 @@ def train(config: Config, workdir: Path, *, console: Console) -> Summary:
     config = validate(config)
     use_device(config.train.device)
     hosts.connect(config.train)
+    check_device(config.train.device)  # first: without a device no process can ask another
     if not hosts.is_first():
         console = Console(quiet=True)
     with hosts.all_succeed():
-        check_device(config.train.device)
         say(console, f"Training in {workdir} on {_devices()}")
         check(workdir, config)
         experiment = set_up(config, workdir, console=console)
@@ -89,6 +90,8 @@ def train(config: Config, workdir: Path, *, console: Console) -> Summary:
             state = loop.state
             if state.step < stage.total:
                 break  # it did not get better any more
+        with hosts.all_succeed():  # who ended before the first has saved would end that one too
+            checkpoints.wait()
         return summary
 
 
@@ -112,7 +115,15 @@ def set_up(config: Config, workdir: Path, *, console: Console) -> Experiment:
             f"data.flip is true, but captions of '{config.data.name}' say what is left and what "
             "is right, which is false of a mirrored image; give --data.no-flip."
         )
-    vocabulary, captions = training_text(source, config.data, saved=workdir / "vocabulary.json")
+    start = start_of(config)
+    with doing(console, f"Reading the captions of {len(source)} images"):
+        vocabulary, captions = training_text(
+            source,
+            dataclasses.replace(config.data, flip=flips),
+            saved=workdir / "vocabulary.json",
+            given=None if start is None else start.vocabulary,
+            warn=functools.partial(say, console),
+        )
     if any(stage.train.objective == "self_critical" for stage in stage_configs(config)):
         check_references(captions)
     steps_per_epoch = len(source) // config.train.batch_size
@@ -141,21 +152,29 @@ def set_up(config: Config, workdir: Path, *, console: Console) -> Experiment:
         validation=validation,
         steps_per_epoch=steps_per_epoch,
         parallel=parallel,
+        start=None if start is None else start.variables,
     )
 
 
 def first_state(experiment: Experiment) -> TrainState:
-    """The state before the first step: random numbers, or published weights in the encoder."""
+    """The state before the first step.
+
+    It is another captioner's, or random numbers, with published weights in the encoder.
+    """
     config, model, tx = experiment.config, experiment.model, experiment.tx
-    size, encoder = config.data.image_size, None
-    if config.encoder.weights is not None:
-        shapes = encoder_shapes(model, image_size=size)
-        encoder = load_weights(config.encoder.weights, config.encoder.name, shapes)
-    rng = jax.random.key(config.train.seed)
-    variables = init_variables(model, rng, image_size=size, encoder=encoder)
-    average = config.train.ema_decay > 0
-    create = jax.jit(lambda variables: TrainState.create(variables, tx, average=average))
-    return experiment.parallel.place(create(variables))
+    size, encoder, weights = config.data.image_size, None, config.encoder.weights
+    variables = experiment.start
+    if variables is None and weights is not None:
+        with doing(experiment.console, f"Loading the weights '{weights}'"):
+            shapes = encoder_shapes(model, image_size=size)
+            encoder = load_weights(weights, config.encoder.name, shapes)
+    with doing(experiment.console, f"Making the model, {config.encoder.name} and its decoder"):
+        if variables is None:
+            rng = jax.random.key(config.train.seed)
+            variables = init_variables(model, rng, image_size=size, encoder=encoder)
+        average = config.train.ema_decay > 0
+        create = jax.jit(lambda variables: TrainState.create(variables, tx, average=average))
+        return jax.block_until_ready(experiment.parallel.place(create(variables)))
 
 
 def with_features(experiment: Experiment, state: TrainState) -> Experiment:

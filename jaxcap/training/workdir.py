@@ -55,7 +55,10 @@ def claimed(workdir: Path, config: Config, vocabulary: Vocabulary) -> Iterator[N
             save_config(config, workdir / "config.json")
             vocabulary.save(workdir / "vocabulary.json")
         except OSError as error:
-            raise InputError(f"{workdir}: cannot write there ({error.strerror}).") from error
+            raise InputError(
+                f"{workdir}: cannot write there ({error.strerror}). Give another --workdir, in a "
+                "folder that you may write to."
+            ) from error
         yield
 
 

@@ -229,7 +229,7 @@ def test_workers_end_with_a_parent_that_was_killed(folder: Path, tmp_path: Path)
     assert process.returncode is None, process.communicate()
     process.kill()
     # Workers have inherited the other ends of the pipes: this returns when the last has ended.
-    process.communicate(timeout=20)
+    process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL
 
 

@@ -323,6 +323,18 @@ def test_a_training_is_warned_by_its_captions():
     assert caption_warnings(SplitCaptions.collect([]), DataConfig())[0].kind == "near-empty"
 
 
+def test_sides_are_told_where_images_are_mirrored():
+    captions = [["a", "dog", "on", "the", "left"]] * 3 + [["a", "dog"]] * 196 + [["right"]]
+    data = DataStatistics("d", {"train": count_captions([c] for c in captions)})
+    found = kinds(data, flip=True)["mirrored"]
+    assert "there is 'left' 3 times and 'right' 1 time in 200 captions" in found.text
+    assert found.level == "warning"
+    assert "mirrored" not in kinds(data)
+    few = DataStatistics("d", {"train": count_captions([c] for c in captions[3:])})
+    assert kinds(few, flip=True)["mirrored"].level == "note"
+    assert "mirrored" not in kinds(DataStatistics("d", {"train": captions_of(5)}), flip=True)
+
+
 def test_shares_read_as_what_they_are():
     assert share(12, 300) == "12 of 300 (4.0 %)"
     assert share(1, 6000) == "1 of 6,000 (0.017 %)"

@@ -23,8 +23,10 @@ _FRAME = 2
 _FEW = 100
 """Images below which a split's scores say little."""
 
-_CUT, _UNKNOWN, _ENLARGED = 0.001, 0.05, 0.01
-"""Shares from which on it hurts: captions cut, words lost, images enlarged."""
+_CUT, _UNKNOWN, _ENLARGED, _SIDED = 0.001, 0.05, 0.01, 0.01
+"""Shares from which on it hurts: captions cut, words lost, images enlarged, words for a side."""
+
+_SIDES = ("left", "right")
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ def warnings(statistics: DataStatistics, config: DataConfig) -> list[DataWarning
         *_of_lengths(statistics, config),
         *_of_words(statistics, config),
         *_of_numbers(statistics, config),
+        *_of_sides(statistics, config),
     ]
     return sorted(found, key=lambda warning: warning.level != "warning")
 
@@ -250,6 +253,22 @@ def _of_numbers(statistics: DataStatistics, config: DataConfig) -> Iterator[Data
             f"{TRAIN}: {share(captions.repeated, captions.captions)} captions say what another "
             "of the same image does, word for word",
             "note",
+        )
+
+
+def _of_sides(statistics: DataStatistics, config: DataConfig) -> Iterator[DataWarning]:
+    captions = statistics.captions.get(TRAIN)
+    if captions is None or not config.flip or statistics.units != "words":
+        return
+    seen = {word: captions.words[word] for word in _SIDES if word in captions.words}
+    if seen:
+        times = " and ".join(f"'{word}' {_several(n, 'time')}" for word, n in seen.items())
+        yield DataWarning(
+            "mirrored",
+            f"{TRAIN}: there is {times} in {_several(captions.captions, 'caption')}; where a side "
+            "is meant, that is false of the half of the images that data.flip mirrors, and "
+            "--data.no-flip keeps it true",
+            "warning" if sum(seen.values()) > _SIDED * captions.captions else "note",
         )
 
 

@@ -1,0 +1,186 @@
+"""TensorBoard's event files, written and read without TensorFlow or a library of its kind.
+
+A file is a row of records, each an `Event` in the wire format of protocol buffers. Formats:
+https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details,
+https://protobuf.dev/programming-guides/encoding/, and for the numbers of the fields
+https://github.com/tensorflow/tensorboard/tree/master/tensorboard/compat/proto (event, summary,
+tensor). These numbers can never change, for old files must stay readable.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+_DOUBLE, _BYTES, _FLOAT = 1, 2, 5
+"""Wire types; 0 is an integer of variable length."""
+_DT_STRING = 7
+_RGB = 3
+_START = 1
+"""`SessionLog.START`."""
+_TAIL = 4
+"""Bytes of the checksum that ends a record."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A record of an event file.
+
+    Attributes:
+      step: of its event.
+      tags: of the values in it.
+      content: its bytes, length and checksums included.
+    """
+
+    step: int
+    tags: tuple[str, ...]
+    content: bytes
+
+
+def scalar(tag: str, value: float) -> bytes:
+    """A number as a `Summary.Value`."""
+    return _text(1, tag) + _field(2, _FLOAT, struct.pack("<f", value))
+
+
+def image(tag: str, encoded: bytes, *, width: int, height: int) -> bytes:
+    """A JPEG or PNG of so many pixels as a `Summary.Value`."""
+    picture = _integer(1, height) + _integer(2, width) + _integer(3, _RGB)
+    return _text(1, tag) + _message(4, picture + _message(4, encoded))
+
+
+def text(tag: str, markdown: str) -> bytes:
+    """What the page Text shows, as a `Summary.Value`."""
+    tensor = _integer(1, _DT_STRING) + _message(2, b"") + _text(8, markdown)
+    return _text(1, tag) + _message(8, tensor) + _message(9, _message(1, _text(1, "text")))
+
+
+def event(values: Sequence[bytes], *, step: int, wall_time: float) -> Record:
+    """A record of values that belong to one step.
+
+    Args:
+      values: what `scalar`, `image` and `text` give.
+      wall_time: in seconds since 1970.
+    """
+    summary = b"".join(_message(1, value) for value in values)
+    content = _double(1, wall_time) + _integer(2, step) + _message(5, summary)
+    return Record(step, tuple(map(_tag, values)), _framed(content))
+
+
+def header(wall_time: float) -> bytes:
+    """The two records that a file begins with: its version, and that a session starts with step 0,
+    so that a TensorBoard that is open forgets what it knows of the files before."""
+    version = _framed(_double(1, wall_time) + _text(3, "brain.Event:2"))
+    start = _message(7, _integer(1, _START))
+    return version + _framed(_double(1, wall_time) + _integer(2, 0) + start)
+
+
+def records(content: bytes) -> Iterator[Record]:
+    """The events of a file that hold values, up to where it was cut off or damaged."""
+    begin = 0
+    while begin + 12 <= len(content):
+        head = content[begin : begin + 8]
+        (size,) = struct.unpack("<Q", head)
+        end = begin + 12 + size + _TAIL
+        if content[begin + 8 : begin + 12] != _checksum(head) or end > len(content):
+            return
+        body = content[begin + 12 : end - _TAIL]
+        if content[end - _TAIL : end] != _checksum(body):
+            return
+        fields = dict(_fields(body))
+        summary = fields.get(5)
+        if isinstance(summary, bytes):
+            tags = tuple(_tag(value) for n, value in _fields(summary) if isinstance(value, bytes))
+            yield Record(int(fields.get(2, 0)), tags, content[begin:end])
+        begin = end
+
+
+def _tag(value: bytes) -> str:
+    tag = dict(_fields(value)).get(1, b"")
+    return tag.decode("utf-8", "replace") if isinstance(tag, bytes) else ""
+
+
+def _framed(content: bytes) -> bytes:
+    head = struct.pack("<Q", len(content))
+    return head + _checksum(head) + content + _checksum(content)
+
+
+def _checksum(content: bytes) -> bytes:
+    """CRC-32C, masked as in records, where it might be taken again over what holds it."""
+    crc = crc32c(content)
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def _remainders() -> Iterator[int]:
+    for remainder in range(256):
+        for _ in range(8):
+            remainder = remainder >> 1 ^ (0x82F63B78 if remainder & 1 else 0)
+        yield remainder
+
+
+_REMAINDERS = tuple(_remainders())
+
+
+def crc32c(content: bytes) -> int:
+    """The checksum of RFC 3720, section 12.1 (Castagnoli), which zlib's is not."""
+    crc, remainders = 0xFFFFFFFF, _REMAINDERS
+    for byte in content:
+        crc = crc >> 8 ^ remainders[(crc ^ byte) & 255]
+    return crc ^ 0xFFFFFFFF
+
+
+# ---- the wire format -------------------------------------------------------------------------
+
+
+def _varint(number: int) -> bytes:
+    """Seven bits a byte, the lowest first; the eighth says that more follow."""
+    found = bytearray()
+    while number > 127:
+        found.append(number & 127 | 128)
+        number >>= 7
+    return bytes((*found, number))
+
+
+def _field(number: int, wire_type: int, content: bytes) -> bytes:
+    return _varint(number << 3 | wire_type) + content
+
+
+def _integer(number: int, value: int) -> bytes:
+    return _field(number, 0, _varint(value))
+
+
+def _double(number: int, value: float) -> bytes:
+    return _field(number, _DOUBLE, struct.pack("<d", value))
+
+
+def _message(number: int, content: bytes) -> bytes:
+    return _field(number, _BYTES, _varint(len(content)) + content)
+
+
+def _text(number: int, value: str) -> bytes:
+    return _message(number, value.encode("utf-8", "replace"))
+
+
+def _fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """The numbers and values of a message's fields."""
+    at = 0
+
+    def varint() -> int:
+        nonlocal at
+        number = shift = 0
+        while True:
+            byte = content[at]
+            number |= (byte & 127) << shift
+            at, shift = at + 1, shift + 7
+            if byte < 128:
+                return number
+
+    while at < len(content):
+        key = varint()
+        wire_type = key & 7
+        if wire_type == 0:
+            yield key >> 3, varint()
+            continue
+        size = {_DOUBLE: 8, _FLOAT: 4}.get(wire_type) or varint()
+        yield key >> 3, content[at : at + size]
+        at += size

@@ -1,0 +1,59 @@
+"""Another captioner as the beginning of a training."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import jax
+
+from jaxcap.captioner import create_captioner, variable_shapes
+from jaxcap.config import Config
+from jaxcap.errors import InputError
+from jaxcap.inference import Run, load
+
+
+def start_of(config: Config) -> Run | None:
+    """The captioner that `train.start_from` names; None where there is none.
+
+    Raises:
+      InputError: no captioner is there, or it has other parameters than `config` describes, or
+        text of another kind.
+    """
+    name = config.train.start_from
+    if name is None:
+        return None
+    run = load(Path(name).expanduser())
+    found, expected = run.config, config
+    if found.data.units != expected.data.units:
+        raise InputError(
+            f"train.start_from: captions of {name} are made of {found.data.units}, but "
+            f"data.units is {expected.data.units}; give --data.units {found.data.units}."
+        )
+    size = expected.data.image_size
+    shapes = variable_shapes(create_captioner(config, len(run.vocabulary)), image_size=size)
+    if _shapes(shapes) != _shapes(run.variables):
+        options = _model_options(found), _model_options(expected)
+        lines = [f"{k} is {options[1][k]!r}, there {v!r}" for k, v in options[0].items()]
+        differing = [
+            line
+            for line, k in zip(lines, options[0], strict=True)
+            if options[0][k] != options[1][k]
+        ]
+        raise InputError(
+            f"train.start_from: {name} has other parameters than this configuration describes: "
+            f"{'; '.join(differing)}. Give the options that it has."
+        )
+    return run
+
+
+def _shapes(tree: object) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _model_options(config: Config) -> dict[str, object]:
+    """The options that parameters may depend on."""
+    decoder = dataclasses.asdict(config.decoder)
+    named = {f"decoder.{k}": v for k, v in decoder.items() if not k.endswith("dropout")}
+    return {"encoder.name": config.encoder.name, **named}
