@@ -74,7 +74,9 @@ def write_safetensors_file(
         with replacing(path) as beside:
             # Made before the library opens it, which tells the reason of a failure less well.
             beside.touch()
+            mode = beside.stat().st_mode
             safetensors.numpy.save_file(contiguous, beside, metadata)
+            beside.chmod(mode)  # the library lets nobody but the writer read it
     except safetensors.SafetensorError as error:
         raise OSError(str(error)) from error
 

@@ -61,6 +61,12 @@ def test_what_is_written_is_read_and_the_same_each_time(tmp_path):
     assert json.loads(header["__metadata__"]["jaxcap"]) == about
 
 
+def test_others_may_read_what_they_may_read_elsewhere(tmp_path):
+    (tmp_path / "plain").touch()
+    write_safetensors_file(tmp_path / "a.safetensors", {"t": np.zeros(1)}, {})
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_a_failure_leaves_nothing_behind(tmp_path):
     with pytest.raises(OSError, match="none"):
         write_safetensors_file(tmp_path / "none" / "a.safetensors", {"t": np.zeros(1)}, {})
