@@ -51,7 +51,9 @@ def run(arguments: TrainArguments, console: Console) -> int:
     try:
         summary = train(arguments.config, arguments.workdir, console=console)
     except Interrupted as interrupted:
-        console.print(f"{interrupted} To go on, give the same command again:")
+        console.print(
+            f"{interrupted} To go on, give the same command again:", soft_wrap=True, highlight=False
+        )
         console.print(f"  python {shlex.join(sys.argv)}", soft_wrap=True)
         return interrupted.status
     print_scores(console, summary.scores, f"best checkpoint, step {summary.best_step}")
