@@ -48,9 +48,12 @@ def training_text(
         texts.counts(), min_count=config.min_count, units=units
     )
     if begun is not None and begun != vocabulary:
+        whose, what = f"the training split of '{config.name}'", "the data set"
+        if given is not None:
+            whose = what = "train.start_from"
         raise InputError(
-            f"{saved} is not the vocabulary of the training split of '{config.name}' or of "
-            "train.start_from: it has changed since this run began. Give a new --workdir."
+            f"{saved} is not the vocabulary of {whose}: {what} has changed since this run began. "
+            "Give a new --workdir."
         )
     if warn is not None and begun is None and given is None:
         for warning in caption_warnings(texts, config):
