@@ -13,6 +13,8 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from jaxcap.data.crc32c import masked_crc32c
+
 _DOUBLE, _BYTES, _FLOAT = 1, 2, 5
 """Wire types; 0 is an integer of variable length."""
 _DT_STRING = 7
@@ -106,27 +108,7 @@ def _framed(content: bytes) -> bytes:
 
 
 def _checksum(content: bytes) -> bytes:
-    """CRC-32C, masked as in records, where it might be taken again over what holds it."""
-    crc = crc32c(content)
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
-
-
-def _remainders() -> Iterator[int]:
-    for remainder in range(256):
-        for _ in range(8):
-            remainder = remainder >> 1 ^ (0x82F63B78 if remainder & 1 else 0)
-        yield remainder
-
-
-_REMAINDERS = tuple(_remainders())
-
-
-def crc32c(content: bytes) -> int:
-    """The checksum of RFC 3720, section 12.1 (Castagnoli), which zlib's is not."""
-    crc, remainders = 0xFFFFFFFF, _REMAINDERS
-    for byte in content:
-        crc = crc >> 8 ^ remainders[(crc ^ byte) & 255]
-    return crc ^ 0xFFFFFFFF
+    return struct.pack("<I", masked_crc32c(content))
 
 
 # ---- the wire format -------------------------------------------------------------------------

@@ -5,9 +5,9 @@ An array_record file has an index of its own. A TFRecord file is a row of record
     uint64 length, uint32 CRC of the length, length bytes, uint32 CRC of the bytes
 
 (little-endian; tensorflow/core/lib/io/record_writer.h), so that a record's place is found by
-walking over those before it. The CRC is CRC-32C (RFC 3720, appendix B.4), rotated right by 15 bits,
-plus 0xA282EAD8. Those of the lengths are checked. Those of the bytes are not, for in Python that
-takes longer than all else; damaged images are found by decoding them.
+walking over those before it. The CRC is that of `data.crc32c`. Those of the lengths are checked.
+Those of the bytes are not, for in Python that takes longer than all else; damaged images are found
+by decoding them.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from typing import Any
 
 from array_record.python import array_record_module
 
+from jaxcap.data.crc32c import masked_crc32c
 from jaxcap.errors import InputError
 
 ARRAY_RECORD, TFRECORD = "array_record", "tfrecord"
-
-_POLYNOMIAL = 0x82F63B78  # Castagnoli's, bits reversed
 
 
 def records(path: Path, file_format: str) -> Iterator[tuple[int, bytes]]:
@@ -96,29 +95,9 @@ def _next(file: Any, path: Path) -> bytes | None:
     if len(head) < 12:
         raise InputError(f"{where}: the TFRecord file ends within a record; copy it again")
     length, check = struct.unpack("<QI", head)
-    if _masked_crc(head[:8]) != check:
+    if masked_crc32c(head[:8]) != check:
         raise InputError(f"{where}: damaged, or no TFRecord file: a length has the wrong checksum")
     data = file.read(length + 4)
     if len(data) < length + 4:
         raise InputError(f"{where}: the TFRecord file ends within a record; copy it again")
     return bytes(data[:-4])
-
-
-def _masked_crc(data: bytes) -> int:
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = _TABLE[(crc ^ byte) & 0xFF] ^ (crc >> 8)
-    crc ^= 0xFFFFFFFF
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def _table() -> tuple[int, ...]:
-    table = []
-    for crc in range(256):
-        for _ in range(8):
-            crc = crc >> 1 ^ (_POLYNOMIAL if crc & 1 else 0)
-        table.append(crc)
-    return tuple(table)
-
-
-_TABLE = _table()

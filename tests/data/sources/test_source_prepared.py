@@ -17,8 +17,9 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from PIL import Image
 
+from jaxcap.data.crc32c import masked_crc32c
 from jaxcap.data.sources import SourceOptions
-from jaxcap.data.sources.record_files import _masked_crc, read_record, records
+from jaxcap.data.sources.record_files import read_record, records
 from jaxcap.data.sources.registry import read
 
 
@@ -91,8 +92,8 @@ def as_tfrecord(source: Path, target: Path) -> Path:
         framed = b""
         for record in reader.read_all():
             head = struct.pack("<Q", len(record))
-            framed += head + struct.pack("<I", _masked_crc(head)) + record
-            framed += struct.pack("<I", _masked_crc(record))
+            framed += head + struct.pack("<I", masked_crc32c(head)) + record
+            framed += struct.pack("<I", masked_crc32c(record))
         (target / path.name.replace("array_record", "tfrecord")).write_bytes(framed)
         reader.close()
     return target
@@ -221,7 +222,7 @@ def test_a_data_set_of_our_own(tiny_data):
 
 def test_checksums_of_the_standard():
     def crc(data: bytes) -> int:
-        masked = _masked_crc(data) - 0xA282EAD8 & 0xFFFFFFFF
+        masked = masked_crc32c(data) - 0xA282EAD8 & 0xFFFFFFFF
         return (masked << 15 | masked >> 17) & 0xFFFFFFFF
 
     # RFC 3720, appendix B.4, and the check value of CRC-32C.
@@ -248,7 +249,7 @@ def test_a_tfrecord_file_of_tensorflows_against_grains_reader():
     framed = path.read_bytes()
     for place, record in found.items():  # TensorFlow wrote the checksums of the data, too
         (check,) = struct.unpack_from("<I", framed, place + 12 + len(record))
-        assert _masked_crc(record) == check
+        assert masked_crc32c(record) == check
 
 
 def test_damaged_array_record_files(tmp_path, copies, problems):
