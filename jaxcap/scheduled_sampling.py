@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from jaxcap.config import TrainConfig
 from jaxcap.decoders import OwnWords
 from jaxcap.decoders.dropout import draw_rows
-from jaxcap.vocabulary import BOS, PAD, UNK
+from jaxcap.vocabulary import NEVER_SAID
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,7 @@ def say(
 ) -> Int[Array, "B N"]:
     """The next word by the model; never one that a search would not choose either."""
     ids = jnp.arange(logits.shape[-1])
-    allowed = (ids != PAD) & (ids != BOS) & (ids != UNK)
-    logits = jnp.where(allowed, logits, -jnp.inf)
+    logits = jnp.where(jnp.isin(ids, jnp.array(NEVER_SAID)), -jnp.inf, logits)
     if greedy:
         return logits.argmax(axis=-1).astype(jnp.int32)
     # The Gumbel trick, as jax.random.categorical has it, with noise drawn for the whole batch.

@@ -16,6 +16,8 @@ from jaxcap.text import WORDS, TextUnits, units_from_json, units_to_json
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
+NEVER_SAID = (PAD, BOS, UNK)
+"""What no caption of the model's own is made of."""
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,8 @@ from jaxcap.parallel import Parallel
 from jaxcap.state import TrainState
 from jaxcap.steps import train_step
 from jaxcap.training import experiment, self_critical, train
-from jaxcap.training.self_critical import NEVER_DRAWN, SelfCritical, create_reward, mean_of_others
-from jaxcap.vocabulary import BOS, EOS, PAD, Vocabulary
+from jaxcap.training.self_critical import SelfCritical, create_reward, mean_of_others
+from jaxcap.vocabulary import BOS, EOS, NEVER_SAID, PAD, Vocabulary
 
 IMAGES, LONGEST, SIZE = 4, 5, 12
 Tree = Any
@@ -97,7 +97,7 @@ def _critic(**options: Any) -> SelfCritical:
 
 @functools.cache
 def _update(tx: optax.GradientTransformation = SGD) -> Any:
-    objective = functools.partial(policy_gradient, never=NEVER_DRAWN)
+    objective = functools.partial(policy_gradient, never=NEVER_SAID)
     return jax.jit(functools.partial(train_step, model=_model(), tx=tx, objective=objective))
 
 
@@ -259,7 +259,7 @@ def test_two_devices_learn_as_one(method: Any) -> None:
             train_step,
             model=_model(parallel.axis_name),
             tx=SGD,
-            objective=functools.partial(policy_gradient, never=NEVER_DRAWN),
+            objective=functools.partial(policy_gradient, never=NEVER_SAID),
             axis_name=parallel.axis_name,
         )
     )

@@ -19,7 +19,6 @@ import fcntl
 import hashlib
 import json
 import math
-import os
 import re
 import shutil
 import zlib
@@ -31,6 +30,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from jaxcap.caches import cache_dir
 from jaxcap.errors import InputError
 from jaxcap.files import write_text
 
@@ -41,8 +41,15 @@ _WAY_OUT = (
 
 
 def default_cache_dir() -> Path:
-    """`$XDG_CACHE_HOME/jaxcap/features`, by default `~/.cache/jaxcap/features`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxcap/features"
+    """`$XDG_CACHE_HOME/jaxcap/features`, by default `~/.cache/jaxcap/features`.
+
+    Raises:
+      InputError: this user has no home.
+    """
+    directory = cache_dir("features")
+    if directory is None:
+        raise InputError(f"There is no home directory to keep features in. {_WAY_OUT}")
+    return directory
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from jaxcap.losses import cross_entropy, policy_gradient
 from jaxcap.parallel import Parallel, Step, over_local_devices
 from jaxcap.scheduled_sampling import scheduled_sampling
 from jaxcap.steps import train_step
-from jaxcap.training.self_critical import NEVER_DRAWN, SelfCritical, create_reward
-from jaxcap.vocabulary import Vocabulary
+from jaxcap.training.self_critical import SelfCritical, create_reward
+from jaxcap.vocabulary import NEVER_SAID, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Experiment:
                 train_step,
                 model=self.model,
                 tx=self.tx,
-                objective=functools.partial(policy_gradient, never=NEVER_DRAWN)
+                objective=functools.partial(policy_gradient, never=NEVER_SAID)
                 if self_critical
                 else functools.partial(cross_entropy, label_smoothing=train.label_smoothing),
                 axis_name=self.parallel.axis_name,

@@ -35,10 +35,7 @@ from jaxcap.parallel import Step, over_local_devices
 from jaxcap.search import greedy_search, sample
 from jaxcap.state import TrainState
 from jaxcap.steps import StepMetrics
-from jaxcap.vocabulary import BOS, EOS, PAD, UNK
-
-NEVER_DRAWN = (PAD, BOS, UNK)
-"""What no search chooses, and p of the other words therefore does not count."""
+from jaxcap.vocabulary import BOS, EOS, PAD
 
 _PARTS = 2
 # Told apart by it from the keys of dropout, which are folded with the number of a step.

@@ -33,12 +33,11 @@ def start_of(config: Config) -> Run | None:
     size = expected.data.image_size
     shapes = variable_shapes(create_captioner(config, len(run.vocabulary)), image_size=size)
     if _shapes(shapes) != _shapes(run.variables):
-        options = _model_options(found), _model_options(expected)
-        lines = [f"{k} is {options[1][k]!r}, there {v!r}" for k, v in options[0].items()]
+        there = _model_options(found)
         differing = [
-            line
-            for line, k in zip(lines, options[0], strict=True)
-            if options[0][k] != options[1][k]
+            f"{name} is {here!r}, there {there[name]!r}"
+            for name, here in _model_options(expected).items()
+            if here != there[name]
         ]
         raise InputError(
             f"train.start_from: {name} has other parameters than this configuration describes: "
