@@ -372,6 +372,7 @@ def test_a_finished_training_needs_no_cache(run, config, tmp_path):
             r"true and data\.crop_min_scale is 0\.5; give --encoder\.no-trainable --data\.crop-min",
         ),
         ({"data__crop_min_scale": 0.5}, r"crop_min_scale is 0\.5; give --data\.crop-min-scale 1"),
+        ({"data__color_jitter": 0.2}, r"color_jitter is 0\.2; give --data\.color-jitter 0"),
     ],
 )
 def test_features_that_change_are_not_cached(config, tmp_path, options, message):

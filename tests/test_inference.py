@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from jaxcap import published
-from jaxcap.captioner import init_variables
+from jaxcap.captioner import create_captioner, init_variables
 from jaxcap.data.images import decode, resize
 from jaxcap.data.prepare import Records, load_source
 from jaxcap.errors import InputError
@@ -312,6 +312,43 @@ def test_an_ensemble_shows_each_member_images_of_its_own_size(run, scenes):
         first = each.captions[0].word_log_probs[0]
         assert first == pytest.approx(np.log(mean[row].max()), abs=1e-4)
         assert each.captions[0].words[0].text == run.vocabulary.words[mean[row].argmax()]
+
+
+def test_the_mean_of_trainings_of_one_captioner_is_a_captioner(run, scenes):
+    rng = np.random.default_rng(0)
+    noise = jax.tree.map(
+        lambda x: 0.01 * np.std(x) * rng.standard_normal(np.shape(x)), run.variables
+    )
+    above, below = (
+        replace(
+            run,
+            directory=Path(name),
+            variables=jax.tree.map(lambda x, e, s=sign: x + s * e, run.variables, noise),
+        )
+        for name, sign in (("runs/above", 1), ("runs/below", -1))
+    )
+    mean = replace(above, others=(below,)).averaged()
+    assert not mean.others
+    assert mean.directory == Path("runs/above+below")
+    for found, expected in zip(
+        jax.tree.leaves(mean.variables), jax.tree.leaves(run.variables), strict=True
+    ):
+        assert found.dtype == expected.dtype
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+    images = [record["image"] for record in scenes][:4]
+    assert texts(list(mean.caption(images))) == texts(list(run.caption(images)))
+    assert run.averaged().directory == run.directory
+
+
+def test_the_mean_of_captioners_that_began_apart_is_refused(run):
+    apart = replace(run, others=(sibling(run, 32),))
+    with pytest.raises(InputError, match=r"sibling and .* are no two trainings of one captioner"):
+        apart.averaged()
+    config = replace(run.config, decoder=replace(run.config.decoder, hidden_size=16))
+    model = create_captioner(config, len(run.vocabulary))
+    smaller = replace(run, variables=init_variables(model, jax.random.key(0), image_size=32))
+    with pytest.raises(InputError, match="parameters of other shapes"):
+        replace(run, others=(smaller,)).averaged()
 
 
 def test_an_ensemble_has_one_vocabulary(tiny_run, tmp_path):

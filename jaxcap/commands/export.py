@@ -30,6 +30,9 @@ class ExportArguments:
     """Directory of a run, as train.py left it, or a captioner in a .safetensors file."""
     file: tyro.conf.Positional[Path]
     """What to write; its suffix says in which form."""
+    average_with: tuple[Path, ...] = ()
+    """Further runs with the same train.start_from: the file holds the mean of all their parameters,
+    which often captions better than each of them."""
     format: Literal["safetensors", "stablehlo"] | None = None
     """The form, for names with another suffix."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -80,7 +83,7 @@ def run(arguments: ExportArguments, console: Console) -> int:
         max_length=arguments.max_length,
         length_penalty=arguments.length_penalty,
     )
-    captioner = load(arguments.run).with_search(**search)
+    captioner = load(arguments.run, *arguments.average_with).averaged().with_search(**search)
     if format == "safetensors":
         published.write(captioner, arguments.file, dtype=arguments.dtype, note=arguments.note)
     else:

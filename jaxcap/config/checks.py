@@ -76,6 +76,7 @@ _BOUNDS: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
             "decoder.embedding_dropout",
             "decoder.feature_dropout",
             "decoder.output_dropout",
+            "data.color_jitter",
             "train.label_smoothing",
             "train.momentum",
             "train.ema_decay",
@@ -148,7 +149,7 @@ def stage_configs(config: Config) -> tuple[Config, ...]:
 
 # What a stage may change: how parameters move and how images are augmented, not which they are.
 _OF_A_STAGE = {
-    "data": ("crop_min_scale", "flip"),
+    "data": ("crop_min_scale", "flip", "color_jitter"),
     "train": (
         "optimizer",
         "learning_rate",
@@ -179,6 +180,7 @@ _OF_A_STAGE = {
         "train_from",
         "batch_stats",
         "learning_rate_factor",
+        "mirrored",
         "dtype",
         "cache_features",
     ),
@@ -302,13 +304,14 @@ def _check_search(search: SearchConfig) -> None:
 
 def _check_features_stay(config: Config) -> None:
     """Refuses a cache of features that change from one epoch to the next."""
-    crop = config.data.crop_min_scale
+    crop, jitter = config.data.crop_min_scale, config.data.color_jitter
     moving = [
         (found, way_out)
         for moves, found, way_out in (
             (config.encoder.trainable, "encoder.trainable is true", "--encoder.no-trainable"),
             (config.data.flip, "data.flip is true", "--data.no-flip"),
             (crop < 1, f"data.crop_min_scale is {crop}", "--data.crop-min-scale 1"),
+            (jitter > 0, f"data.color_jitter is {jitter}", "--data.color-jitter 0"),
         )
         if moves
     ]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, ImageEnhance
 
 from jaxcap.errors import InputError
 
@@ -208,3 +208,26 @@ def random_crop(
 def flip(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
     """Returns the image mirrored left to right."""
     return np.ascontiguousarray(image[:, ::-1])
+
+
+def color_jitter(
+    image: UInt8[np.ndarray, "H W 3"], rng: np.random.Generator, *, strength: float
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Returns the image brighter or darker, flatter or harsher, paler or more vivid.
+
+    Howard 2013, "Some Improvements on Deep Convolutional Neural Network Based Image
+    Classification", https://arxiv.org/abs/1312.5402, section 2: brightness, contrast and
+    saturation are each changed by a factor of their own, in a random order. The hue stays,
+    because captions name colours.
+
+    Args:
+      rng: all randomness comes from here.
+      strength: the factors are uniform in [1 - strength, 1 + strength]; in [0, 1).
+    """
+    if not 0.0 <= strength < 1.0:
+        raise ValueError(f"strength must be in [0, 1), not {strength}")
+    picture = Image.fromarray(image)
+    changes = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+    for i in rng.permutation(len(changes)):
+        picture = changes[i](picture).enhance(rng.uniform(1 - strength, 1 + strength))
+    return np.array(picture)

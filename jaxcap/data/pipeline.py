@@ -136,7 +136,11 @@ def load_image(
         image = images.random_crop(image, config.image_size, rng, min_scale=config.crop_min_scale)
     else:
         image = images.resize(image, config.image_size)
-    return images.flip(image) if config.flip and rng.random() < 0.5 else image
+    if config.flip and rng.random() < 0.5:
+        image = images.flip(image)
+    if config.color_jitter > 0:
+        image = images.color_jitter(image, rng, strength=config.color_jitter)
+    return image
 
 
 class _Steps:

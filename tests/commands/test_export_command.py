@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -33,6 +35,18 @@ def test_a_published_file_and_a_program_made_of_it(tiny_run, tmp_path, capsys) -
     assert about["origin"]["run"] == "model.safetensors"
     lines = [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()]
     assert lines == [str(model), str(program), str(tmp_path / "model.json")]
+
+
+def test_the_mean_of_two_runs(tiny_run, tmp_path) -> None:
+    one, mean = tmp_path / "one.safetensors", tmp_path / "mean.safetensors"
+    assert _run(tiny_run, one) == 0
+    assert _run(tiny_run, mean, average_with=(one, tiny_run)) == 0
+    for found, expected in zip(
+        *(jax.tree.leaves(published.read(path).variables) for path in (mean, one)), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    with pytest.raises(InputError, match="there is no such run directory"):
+        _run(tiny_run, tmp_path / "other.safetensors", average_with=(tmp_path / "absent",))
 
 
 def test_what_exists_is_left_alone(tiny_run, tmp_path) -> None:

@@ -230,6 +230,25 @@ def test_random_crop_depends_on_its_generator_alone():
         images.random_crop(image, 16, np.random.default_rng(7), min_scale=0.0)
 
 
+def test_color_jitter_changes_brightness_contrast_and_saturation_but_no_hue():
+    image = np.full((4, 4, 3), (120, 60, 60), np.uint8)
+    image[:2] = (90, 45, 45)
+    seen = []
+    for seed in range(50):
+        found = images.color_jitter(image, np.random.default_rng(seed), strength=0.3)
+        again = images.color_jitter(image, np.random.default_rng(seed), strength=0.3)
+        np.testing.assert_array_equal(found, again)
+        bright, dark = found[3, 3].astype(float), found[0, 0].astype(float)
+        assert bright[0] > bright[1] == bright[2]  # still red
+        seen.append((bright.mean(), (bright[0] - bright[1]) / bright[0], bright[0] / dark[0]))
+    for values in np.transpose(seen):
+        assert max(values) > 1.1 * min(values)
+    untouched = images.color_jitter(image, np.random.default_rng(0), strength=0.0)
+    np.testing.assert_array_equal(untouched, image)
+    with pytest.raises(ValueError, match="strength"):
+        images.color_jitter(image, np.random.default_rng(0), strength=1.0)
+
+
 def test_flip():
     image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
     np.testing.assert_array_equal(

@@ -145,6 +145,23 @@ def test_augmentation_differs_between_epochs_and_stays_in_the_image(source, capt
     assert 0.2 < np.mean(rising) < 0.8
 
 
+def test_colours_are_changed_after_all_else(source, captions):
+    jittered = dataclasses.replace(CONFIG, color_jitter=0.3)
+    pairs = list(
+        zip(
+            batches(source, captions),
+            batches(source, captions, config=jittered),
+            strict=True,
+        )
+    )
+    for plain, changed in pairs:
+        np.testing.assert_array_equal(plain.numbers, changed.numbers)
+        for before, after in zip(plain.images, changed.images, strict=True):
+            # The same crop, mirrored or not: what was bright in it still is.
+            assert np.corrcoef(before[..., 1].ravel(), after[..., 1].ravel())[0, 1] > 0.9
+    assert any(not np.array_equal(a.images, b.images) for a, b in pairs)
+
+
 def test_without_augmentation_an_image_is_always_the_same(source, captions):
     seen: dict[int, np.ndarray] = {}
     for batch in batches(source, captions, config=PLAIN):
