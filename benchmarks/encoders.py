@@ -85,24 +85,19 @@ def main(arguments: Arguments) -> None:
             stack.enter_context(_Worker(name, huge_pages=arguments.huge_pages))
             for name in ("jaxcap", "pytorch")
         ]
-        peaks = {w.name: w.ask("peak", arguments.dtype) for w in workers}
-        for name, peak in peaks.items():
-            print(f"{name}: matrix product at {peak / 1e9:,.0f} GFLOP/s")
         print(
-            f"\nbatch {arguments.batch_size}, {arguments.image_size} pixels, {arguments.dtype}, "
+            f"batch {arguments.batch_size}, {arguments.image_size} pixels, {arguments.dtype}, "
             f"medians of {arguments.rounds} turns of {arguments.steps} steps\n\n"
-            "| architecture | mode | jaxcap images/s | of peak | MB "
+            "| architecture | mode | matrix products, GFLOP/s | jaxcap images/s | of these | MB "
             "| PyTorch images/s | form | MB | ratio |\n"
-            "|---|---|---|---|---|---|---|---|---|"
+            "|---|---|---|---|---|---|---|---|---|---|"
         )
         for arch in arguments.arch:
             for mode in arguments.modes:
-                _compare(workers, arch, mode, arguments, peaks["jaxcap"])
+                _compare(workers, arch, mode, arguments)
 
 
-def _compare(
-    workers: list[_Worker], arch: str, mode: str, arguments: Arguments, peak: float
-) -> None:
+def _compare(workers: list[_Worker], arch: str, mode: str, arguments: Arguments) -> None:
     forms: list[tuple[_Worker, str, float | None]] = []
     for worker in workers:
         ready = worker.ask(
@@ -117,7 +112,10 @@ def _compare(
         forms += [(worker, form, flops) for form, flops in ready.items()]
     seconds: dict[str, list[float]] = {form: [] for _, form, _ in forms}
     memory: dict[str, float] = {}
+    peak = 0.0
     for _ in range(arguments.rounds):
+        # In turn with what is compared with it: a busy moment must not stand for the whole run.
+        peak = max(peak, *(worker.ask("peak", arguments.dtype) for worker in workers))
         for worker, form, _ in forms:
             turn, memory[form] = worker.ask("turn", form, arguments.steps)
             seconds[form].append(turn / arguments.steps)
@@ -126,7 +124,8 @@ def _compare(
     flops = next(f for _, form, f in forms if form == "jaxcap")
     share = "" if flops is None else f"{flops * rate['jaxcap'] / arguments.batch_size / peak:.0%}"
     print(
-        f"| {arch} | {mode} | {rate['jaxcap']:.1f} | {share} | {memory['jaxcap']:.0f} "
+        f"| {arch} | {mode} | {peak / 1e9:,.0f} "
+        f"| {rate['jaxcap']:.1f} | {share} | {memory['jaxcap']:.0f} "
         f"| {rate[theirs]:.1f} | {theirs} | {memory[theirs]:.0f} "
         f"| {rate['jaxcap'] / rate[theirs]:.2f} |",
         flush=True,

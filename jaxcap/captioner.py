@@ -9,7 +9,6 @@ the same computation cut up for search.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,7 +34,6 @@ class Captioner(nn.Module):
       train_encoder: False stops gradients and batch statistics at the features.
       train_batch_stats: False normalises by the stored statistics in training too, and leaves
         them as they are; gradients flow all the same.
-      mirrored: the decoder sees each image and, beside it, its mirror image: twice the positions.
 
     The encoder itself knows which of its stages are frozen, and what type it computes in.
     """
@@ -45,15 +43,13 @@ class Captioner(nn.Module):
     preprocessing: Preprocessing
     train_encoder: bool = True
     train_batch_stats: bool = True
-    mirrored: bool = False
 
     def encode(
         self, images: UInt8[Array, "B S S 3"] | Float[Array, "B P D"], *, train: bool = False
     ) -> Float[Array, "B P D"]:
         """Features of images as they come from disk; pixels are normalised here, on the device.
 
-        What is features already, computed earlier by the frozen encoder, passes as it is. With
-        `mirrored` P counts the positions of the image and then those of its mirror image.
+        What is features already, computed earlier by the frozen encoder, passes as it is.
 
         Features are float32 whatever the encoder computes in, and so are attention weights, logits
         and loss whatever the decoder does: sums over positions and words would lose digits in
@@ -62,15 +58,9 @@ class Captioner(nn.Module):
         if jnp.issubdtype(images.dtype, jnp.floating):
             return images
         pixels = self.preprocessing.normalise(images)
-        if self.mirrored:
-            pixels = jnp.concatenate([pixels, pixels[:, :, ::-1]])
         if train and self.train_encoder:
-            features = self.encoder(pixels, train=self.train_batch_stats)
-        else:
-            features = encode_in_parts(self.encoder, pixels)
-        features = features.astype(jnp.float32)
-        if self.mirrored:
-            features = jnp.concatenate(jnp.split(features, 2), axis=1)
+            return self.encoder(pixels, train=self.train_batch_stats).astype(jnp.float32)
+        features = encode_in_parts(self.encoder, pixels).astype(jnp.float32)
         return features if self.train_encoder else jax.lax.stop_gradient(features)
 
     def start(self, features: Float[Array, "B P D"]) -> tuple[Any, Any]:
@@ -79,8 +69,7 @@ class Captioner(nn.Module):
 
     def step(self, carry: Any, tokens: Int[Array, "B N"], context: Any) -> tuple[Any, StepOutput]:
         """One word further: `(carry, StepOutput)`, for any number N of captions per image."""
-        carry, output = self.decoder.step(carry, tokens, context)
-        return carry, self._on_the_image(output)
+        return self.decoder.step(carry, tokens, context)
 
     def __call__(
         self,
@@ -98,17 +87,7 @@ class Captioner(nn.Module):
           own_words: words of `tokens` in the place of which the model reads what it said itself.
         """
         features = self.encode(images, train=train)
-        output = self.decoder(features, tokens, train=train, own_words=own_words)
-        return self._on_the_image(output)
-
-    def _on_the_image(self, output: StepOutput) -> StepOutput:
-        """With the attention to a mirror image where the image itself has what is seen there."""
-        if not self.mirrored or not output.weights.shape[-1]:
-            return output
-        image, mirror = jnp.split(output.weights, 2, axis=-1)
-        side = math.isqrt(mirror.shape[-1])  # every encoder's features are square
-        back = mirror.reshape(*mirror.shape[:-1], side, side)[..., ::-1].reshape(mirror.shape)
-        return output._replace(weights=image + back)
+        return self.decoder(features, tokens, train=train, own_words=own_words)
 
 
 def create_captioner(
@@ -140,7 +119,6 @@ def create_captioner(
         preprocessing=spec.preprocessing,
         train_encoder=config.encoder.trainable,
         train_batch_stats=config.encoder.batch_stats == "trained",
-        mirrored=config.encoder.mirrored,
     )
 
 

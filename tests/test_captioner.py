@@ -175,34 +175,6 @@ def test_encode_start_and_step_are_the_call_cut_up() -> None:
         np.testing.assert_allclose(output.weights, whole.weights[:, :, t], atol=1e-5)
 
 
-def test_beside_an_image_its_mirror_image() -> None:
-    plain, variables = _small()
-    model = plain.clone(mirrored=True)
-    images, tokens = _images(4, 32), np.stack([CAPTIONS, CAPTIONS[::-1]], axis=1)
-    encode = jax.jit(functools.partial(model.apply, method="encode"))
-    both = encode(variables, images)
-    of = jax.jit(functools.partial(plain.apply, method="encode"))
-    np.testing.assert_allclose(both[:, :64], of(variables, images), atol=1e-5)
-    np.testing.assert_allclose(both[:, 64:], of(variables, images[:, :, ::-1]), atol=1e-5)
-    # What is seen in the mirror image lies, in the image, on the other side.
-    unfolded = jax.jit(plain.apply)(variables, both, tokens).weights
-    grids = np.asarray(unfolded).reshape(*unfolded.shape[:-1], 2, 8, 8)
-    expected = grids[..., 0, :, :] + grids[..., 1, :, ::-1]
-    for given in (images, both):
-        output = jax.jit(model.apply)(variables, given, tokens)
-        assert output.weights.shape == (4, 2, tokens.shape[2], 64)
-        np.testing.assert_allclose(
-            output.weights, expected.reshape(output.weights.shape), atol=1e-5
-        )
-    # No caption knows which of the two was the mirror image.
-    mirror = jax.jit(model.apply)(variables, images[:, :, ::-1], tokens)
-    np.testing.assert_allclose(mirror.logits, output.logits, atol=1e-4)
-    carry, context = model.apply(variables, both, method="start")
-    words = jnp.asarray(tokens[:, :, 0])
-    _, first = model.apply(variables, repeat(carry, 2), words, context, method="step")
-    np.testing.assert_allclose(first.weights, output.weights[:, :, 0], atol=1e-5)
-
-
 def test_pixels_are_normalised_as_imagenet_networks_want_them() -> None:
     model, _ = _small()
     white = model.preprocessing.normalise(jnp.full((1, 1, 1, 3), 255, jnp.uint8))

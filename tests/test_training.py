@@ -165,7 +165,6 @@ def test_other_folders_and_files_are_not_touched(tiny_config, tmp_path):
         ({"train__batch_size": 51}, "batch_size is 51.*only 50 images"),
         ({"data__min_count": 10**6}, "lower data.min_count"),
         ({"data__flip": True}, "data.flip is true.*say what is left.*give --data.no-flip"),
-        ({"encoder__mirrored": True}, "encoder.mirrored is true.*give --encoder.no-mirrored"),
         ({"encoder__name": "resnet_smal"}, "Did you mean 'resnet_small'"),
         ({"encoder__weights": "/nowhere.pth"}, "/nowhere.pth"),
         ({"encoder__train_from": "stage5"}, "stages: stem, stage1, stage2, stage3, stage4"),

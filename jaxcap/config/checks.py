@@ -180,7 +180,6 @@ _OF_A_STAGE = {
         "train_from",
         "batch_stats",
         "learning_rate_factor",
-        "mirrored",
         "dtype",
         "cache_features",
     ),

@@ -68,9 +68,6 @@ class EncoderConfig:
     learning_rate_factor: float = 1.0
     """The encoder's learning rate relative to the decoder's. 0 is not frozen: batch statistics
     still follow the data, and all is computed as if it learned."""
-    mirrored: bool = False
-    """Show the decoder each image and its mirror image, features side by side. The encoder computes
-    twice as much. A stage may train without it, and the captioner see both afterwards."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What the encoder computes in. Parameters, statistics, checkpoints, the decoder and the
     features given to it are float32 in any case. bfloat16 keeps two to three digits, and is for

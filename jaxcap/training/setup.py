@@ -110,16 +110,11 @@ def set_up(config: Config, workdir: Path, *, console: Console) -> Experiment:
             f"one of {', '.join(metrics)}.{did_you_mean(metric, metrics)}"
         )
     flips = any(stage.data.flip for stage in stage_configs(config))
-    if not find_dataset(config.data.name, config.data.directory).flippable:
-        for mirrors, option, way_out in (
-            (flips, "data.flip", "--data.no-flip"),
-            (config.encoder.mirrored, "encoder.mirrored", "--encoder.no-mirrored"),
-        ):
-            if mirrors:
-                raise InputError(
-                    f"{option} is true, but captions of '{config.data.name}' say what is left and "
-                    f"what is right, which is false of a mirrored image; give {way_out}."
-                )
+    if flips and not find_dataset(config.data.name, config.data.directory).flippable:
+        raise InputError(
+            f"data.flip is true, but captions of '{config.data.name}' say what is left and what "
+            "is right, which is false of a mirrored image; give --data.no-flip."
+        )
     start = start_of(config)
     with doing(console, f"Reading the captions of {len(source)} images"):
         vocabulary, captions = training_text(
