@@ -168,6 +168,8 @@ class Run:
         Raises:
           InputError: the members have other parameters, or too different ones.
         """
+        if not self.others:
+            return self
         first, *others = self.members
         like = jax.tree.map(np.shape, first.variables)
         for other in others:
@@ -190,8 +192,8 @@ class Run:
             return exact.astype(values[0].dtype)
 
         variables = jax.tree.map(mean, *(member.variables for member in self.members))
-        names = "+".join(member.directory.name for member in self.members)
-        directory = first.directory.with_name(names)
+        names = "+".join(member.directory.resolve().name for member in self.members)
+        directory = first.directory.parent / names
         return replace(first, directory=directory, variables=variables, others=())
 
     @cached_property

@@ -337,7 +337,9 @@ def test_the_mean_of_trainings_of_one_captioner_is_a_captioner(run, scenes):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
     images = [record["image"] for record in scenes][:4]
     assert texts(list(mean.caption(images))) == texts(list(run.caption(images)))
-    assert run.averaged().directory == run.directory
+    assert run.averaged() is run
+    here = replace(above, directory=Path("."), others=(below,)).averaged()  # the folder one is in
+    assert here.directory == Path(f"{Path.cwd().name}+below")
 
 
 def test_the_mean_of_captioners_that_began_apart_is_refused(run):

@@ -1,4 +1,4 @@
-"""Photographs as arrays: decode, resize, crop and mirror, with Pillow and NumPy alone.
+"""Photographs as arrays: decode, resize, crop, mirror and colour, with Pillow and NumPy alone.
 
 Whatever a file holds (CMYK, palette, 16 bits, transparency, a camera held sideways), the
 rest of the program sees one thing: uint8 [H, W, 3], RGB, upright.

@@ -1,7 +1,7 @@
 """From records to batches, by the step number alone.
 
-Which images make up a step, how they are cropped and flipped, and how long their captions
-are padded is a pure function of (seed, step). So the position in the data *is* the step:
+Which images make up a step, how they are cropped, flipped and coloured, and how long their
+captions are padded is a pure function of (seed, step). So the position in the data *is* the step:
 a resumed run reads on exactly where it stopped, however many threads read ahead. And so are the
 shares of several hosts: each reads its own rows of every batch, and needs to ask no other.
 """
