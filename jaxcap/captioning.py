@@ -345,11 +345,17 @@ def _read_ahead(
                 number, image = next(numbered, (None, None))
                 if number is None:
                     break
-                results.put(pool.submit(read, cast(T, image), number))
+                results.put(pool.submit(read_on, cast(T, image), number))
         except BaseException as error:  # of the caller's iterator: raised where the caller sees it
             failure.append(error)
         finally:
             results.put(None)
+
+    # Instead of `cancel_futures`, which fails where a generator is dropped as Python ends.
+    def read_on(image: T, number: int) -> R:
+        if stop.is_set():
+            raise futures.CancelledError
+        return read(image, number)
 
     def give() -> Iterator[R | None]:
         while True:
@@ -372,7 +378,7 @@ def _read_ahead(
     finally:
         stop.set()
         room.release()
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(wait=False)
     if failure:
         raise failure[0]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -168,6 +170,19 @@ def test_captioning_is_lazy_and_of_nothing_gives_nothing(run, scenes):
         run.caption([], batch_size=0)
     with pytest.raises(InputError, match=r"not a single str: give \[image\]"):
         run.caption("photo.jpg")
+
+
+def test_captions_that_nobody_fetches_are_dropped_quietly_when_python_ends(tiny_run):
+    script = f"""
+import jaxcap, numpy as np
+images = [np.zeros((32, 32, 3), "uint8")] * 9
+captions = jaxcap.load({str(tiny_run)!r}).caption(images, batch_size=2)
+print(next(captions).error)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=300
+    )
+    assert (ended.stdout, ended.stderr, ended.returncode) == ("None\n", "", 0)
 
 
 @pytest.mark.parametrize("bad", [False, True])
