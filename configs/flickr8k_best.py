@@ -7,8 +7,8 @@
 
 The decoder first learns on a frozen EfficientNet-Lite2, then both learn, the encoder from the
 stages of stride 16 on and at a fifth of the rate, while up to a quarter of the words that the
-decoder reads become its own. `flickr8k_scst.py` goes on from there. Results, and what else was
-tried: `docs/results.md`.
+decoder reads become its own. `flickr8k_scst.py` goes on from another, `flickr8k_finetune.py`.
+Results, and what else was tried: `docs/results.md`.
 """
 
 from jaxcap.config import (
