@@ -6,8 +6,8 @@
     python evaluate.py runs/flickr8k_finetune --split dev
 
 As `flickr8k_best.py`, with milder augmentation and without the decoder's own words: by
-cross-entropy it captions a little worse, but trained on self-critically better. Results:
-`docs/results.md`.
+cross-entropy it captions a little worse, but trained on self-critically better, if that is not
+chance. Results: `docs/results.md`.
 """
 
 from jaxcap.config import (
