@@ -72,6 +72,10 @@ class CaptionArguments:
     """beam, diverse: captions of each image in jsonl; 0: as many as there are beams."""
     length_penalty: float | None = None
     """beam, diverse: above 1 favours longer captions; 0 sums log probabilities."""
+    groups: int | None = None
+    """diverse: groups that the beams are divided into, equally."""
+    diversity: float | None = None
+    """diverse: how much the groups avoid each other's words; 0.2 to 0.8 are usual."""
     samples: int | None = None
     """sample: captions drawn for each image."""
     temperature: float | None = None

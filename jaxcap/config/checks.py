@@ -292,7 +292,7 @@ def _check_search(search: SearchConfig) -> None:
     if search.required_words and search.method != "beam":
         raise InputError(
             f"search.required_words needs search.method 'beam', not '{search.method}'; give "
-            "--search.method beam, or require no words."
+            "that method, or require no words."
         )
     if len(search.required_words) > 4:
         raise InputError(

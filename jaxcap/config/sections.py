@@ -69,8 +69,8 @@ class EncoderConfig:
     """The encoder's learning rate relative to the decoder's. 0 is not frozen: batch statistics
     still follow the data, and all is computed as if it learned."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What the encoder computes in. Parameters, statistics, checkpoints, the decoder and the
-    features given to it are float32 in any case. bfloat16 keeps two to three digits, and is for
+    """What the encoder computes in. Parameters, statistics, checkpoints and the features given to
+    the decoder are float32 in any case. bfloat16 keeps two to three digits, and is for
     GPU and TPU: on a CPU it is no faster."""
     cache_features: bool = False
     """Of a frozen encoder, without augmentation: compute the features of each image once, keep
@@ -170,8 +170,9 @@ class TrainConfig:
     """The model's own words: drawn by their probabilities, or the likeliest."""
     objective: Literal["cross_entropy", "self_critical"] = "cross_entropy"
     """What is learnt from: the words of the data's captions; or the rewards of captions that the
-    model draws itself, once it can speak (self-critical sequence training, Rennie et al. 2017). To
-    these neither label_smoothing nor attention_penalty nor scheduled sampling applies."""
+    model draws itself, once it can speak (self-critical sequence training, Rennie et al. 2017).
+    With these label_smoothing, attention_penalty and scheduled sampling are refused; a stage that
+    is self_critical does not inherit them."""
     samples: int = 5
     """self_critical: captions drawn for each image, at temperature 1, of up to search.max_length
     words."""
@@ -211,7 +212,7 @@ class TrainConfig:
     """The kind of device to train on. auto: the best that JAX finds, which may be the CPU."""
     coordinator: str | None = None
     """Several processes: HOST:PORT of process 0; default $JAX_COORDINATOR_ADDRESS. Slurm, Open MPI
-    and TPU pods need none of these three. All processes must see the same --workdir."""
+    before 5 and TPU pods need none of these three. All processes must see the same --workdir."""
     processes: int | None = None
     """How many processes there are; default $JAX_NUM_PROCESSES."""
     process_id: int | None = None

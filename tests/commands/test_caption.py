@@ -233,6 +233,8 @@ def test_the_search_is_as_asked(command, tmp_path, run):
     word = best.split()[1]
     assert len(captions("--beam-size", 4, "--n-best", 3)) == 3
     assert len(captions("--method", "greedy")) == 1
+    in_groups = captions("--method", "diverse", "--beam-size", 2, "--groups", 2, "--diversity", 9)
+    assert in_groups[0].split()[0] != in_groups[1].split()[0]
     drawn = captions("--method", "sample", "--samples", 4, "--seed", 5)
     assert len(drawn) == 4
     assert drawn == captions("--method", "sample", "--samples", 4, "--seed", 5)
