@@ -120,6 +120,24 @@ def test_a_training_killed_after_a_border_ends_as_if_it_had_not_been(
     assert _equal(found.variables, expected.variables)
 
 
+def test_an_encoder_that_is_frozen_after_it_was_averaged_is_one_and_the_same(tiny_config, tmp_path):
+    """What the decoder learns on, what is evaluated, and what is kept."""
+    stages = (
+        Stage(1, encoder={"trainable": True}),
+        Stage(1, encoder={"trainable": False, "cache_features": True}),
+    )
+    config = dataclasses.replace(
+        changed(tiny_config, train__ema_decay=0.9, data__flip=False, data__crop_min_scale=1.0),
+        stages=stages,
+    )
+    _train(dataclasses.replace(config, stages=stages[:1]), tmp_path / "first")
+    _train(config, tmp_path / "both")
+    first, both = (load(tmp_path / name, best=False).variables for name in ("first", "both"))
+    assert _equal(first["params"]["encoder"], both["params"]["encoder"])
+    assert _equal(first["batch_stats"], both["batch_stats"])
+    assert not _equal(first["params"]["decoder"], both["params"]["decoder"])
+
+
 def test_a_state_with_an_average_shows_that_and_keeps_both():
     variables = {"params": {"x": np.float32([1.0])}, "batch_stats": {}}
     state = TrainState.create(variables, optax.sgd(0.1), average=True)

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 
 from jaxcap.captioner import create_captioner
 from jaxcap.config import stage_configs
@@ -48,8 +49,17 @@ def begun(stage: Experiment, state: TrainState) -> TrainState:
 
     Parameters, their average and batch statistics stay, and the count of steps, which dropout and
     the data follow, goes on. The optimizer's moments and the learning rate's schedule start anew.
+
+    An encoder that stands still from here on is the averaged one, where there is an average: else
+    that would still move, and what is evaluated and kept would not be what the decoder learns on.
     """
     if stage.first_step == 0:
         return state
-    opt_state = jax.jit(stage.tx.init)(on_one_device(state.params))
+    params = on_one_device(state.params)
+    if state.average is not None and not stage.config.encoder.trainable:
+        # A copy, for a buffer that is in two places cannot be donated.
+        still = jax.tree.map(jnp.copy, on_one_device(state.average["encoder"]))
+        params = {**params, "encoder": still}
+        state = dataclasses.replace(state, params=stage.parallel.place(params))
+    opt_state = jax.jit(stage.tx.init)(params)
     return dataclasses.replace(state, opt_state=stage.parallel.place(opt_state))
