@@ -17,6 +17,7 @@ from pathlib import Path
 from jaxcap.caption_formats import Format, JsonLines, Key, encoded
 from jaxcap.captioning import Captioned
 from jaxcap.errors import InputError
+from jaxcap.files import locked
 
 
 @dataclass(frozen=True)
@@ -119,19 +120,11 @@ class CaptionFile:
             raise
 
     def _lock(self) -> None:
-        try:
-            import fcntl
-        except ImportError:  # not on this system
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not locked(self._file):
             raise InputError(
                 f"{self.path}: another process is writing this file. Give each its --part and an "
                 "--output of its own."
-            ) from None
-        except OSError:  # a file system without locks
-            return
+            )
 
     def __enter__(self) -> CaptionFile:
         return self

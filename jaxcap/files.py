@@ -1,13 +1,48 @@
-"""Files that are whole or not there, and those that are images."""
+"""Files that are whole or not there, those that are images, and locks."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO, Any
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
+
+
+def locked(file: int | IO[Any], waiting: Callable[[], None] | None = None) -> bool:
+    """Keeps other processes out of an open file, until it is closed or this process ends, however.
+
+    Where there are no locks, on Windows and on some file systems of networks, nobody is kept out.
+
+    Args:
+      waiting: called before waiting for another process that has it, if that is wished.
+
+    Returns:
+      False if another process has it, and nobody waits.
+
+    Raises:
+      OSError: as flock(2) does, but for there being no locks.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if waiting is None:
+            return False
+        waiting()
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True
 
 
 def images_below(folder: Path) -> list[Path]:

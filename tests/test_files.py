@@ -1,12 +1,13 @@
-"""Writing a file whole or not at all."""
+"""Writing a file whole or not at all; and locks."""
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
-from jaxcap.files import write_text
+from jaxcap.files import locked, write_text
 
 
 def test_a_file_is_replaced_and_nothing_lies_beside_it(tmp_path: Path) -> None:
@@ -32,3 +33,31 @@ def test_a_write_that_fails_leaves_what_was_there(
         write_text(path, "new text")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_lock_keeps_another_out_until_the_file_is_closed(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    path = tmp_path / "lock"
+    with path.open("w") as mine:
+        assert locked(mine)
+        with path.open() as other:
+            assert not locked(other)
+            # Asked to wait it does, and the other one lets go.
+            assert locked(other, waiting=mine.close)
+
+
+def test_where_there_are_no_locks_nobody_is_kept_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(file: object, operation: int) -> None:
+        raise OSError(number, "not so")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with (tmp_path / "lock").open("w") as file:
+        number = errno.ENOSYS
+        assert locked(file)
+        number = errno.EIO
+        with pytest.raises(OSError, match="not so"):
+            locked(file)

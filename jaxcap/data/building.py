@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import fcntl
 import hashlib
 import json
 import multiprocessing
@@ -30,6 +29,7 @@ from jaxcap.data import Progress, no_progress
 from jaxcap.data.shards import Finished, Make, Shard, Workplace, plan
 from jaxcap.data.sources.findings import some
 from jaxcap.errors import InputError
+from jaxcap.files import locked
 
 VERSION = "1.0.0"
 
@@ -149,6 +149,10 @@ def _key(recipe: Recipe) -> str:
 @contextlib.contextmanager
 def _alone(lock: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Keeps other processes out that build the same; the lock of one that was killed is free."""
+
+    def waiting() -> None:
+        say(f"{lock.parent.name}: another process is preparing it; waiting for that")
+
     while True:
         lock.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -156,11 +160,7 @@ def _alone(lock: Path, say: Callable[[str], None]) -> Iterator[None]:
         except FileNotFoundError:  # the folder was removed in between
             continue
         try:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                say(f"{lock.parent.name}: another process is preparing it; waiting for that")
-                fcntl.flock(file, fcntl.LOCK_EX)
+            locked(file, waiting)
             if _is_open_as(lock, file):  # else it was removed meanwhile, and others find a new one
                 try:
                     yield

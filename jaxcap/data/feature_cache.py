@@ -15,7 +15,6 @@ order in which a disk really writes.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import math
@@ -30,9 +29,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from jaxcap import files
 from jaxcap.caches import cache_dir
 from jaxcap.errors import InputError
-from jaxcap.files import write_text
 
 _WAY_OUT = (
     "Make room or give permission there and start again, give another place by "
@@ -117,11 +116,7 @@ class FeatureCache:
             with self._failures():
                 self.directory.mkdir(parents=True, exist_ok=True)
                 lock = stack.enter_context((self.directory / "lock").open("w"))
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    waiting()
-                    fcntl.flock(lock, fcntl.LOCK_EX)
+                files.locked(lock, waiting)
             yield
 
     def missing(self) -> list[int]:
@@ -134,14 +129,14 @@ class FeatureCache:
             if _text(manifest) != self.manifest:
                 self._notes.unlink(missing_ok=True)
                 self._features.unlink(missing_ok=True)
-                write_text(manifest, self.manifest)
+                files.write_text(manifest, self.manifest)
             done = {
                 chunk: checksum
                 for chunk, checksum in sorted(self._noted().items())
                 if zlib.crc32(self._bytes(chunk)) == checksum
             }
             # Written anew, for half a line at its end would spoil the next one.
-            write_text(self._notes, "".join(_line(*item) for item in done.items()))
+            files.write_text(self._notes, "".join(_line(*item) for item in done.items()))
         chunks = -(-self.shape[0] // self.chunk)
         return [chunk for chunk in range(chunks) if chunk not in done]
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from jaxcap import files
 from jaxcap.config import Config, differences, load_config, save_config
 from jaxcap.errors import InputError
 from jaxcap.vocabulary import Vocabulary
 
 LOCK = ".lock"
-_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 
 
 def check(workdir: Path, config: Config) -> None:
@@ -66,21 +65,12 @@ def claimed(workdir: Path, config: Config, vocabulary: Vocabulary) -> Iterator[N
 def _locked(workdir: Path) -> Iterator[None]:
     """Holds the directory's lock, which the system gives back when the process ends, however."""
     with (workdir / LOCK).open("a+", encoding="utf-8") as file:
-        try:
-            import fcntl  # not on Windows
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not files.locked(file):
             file.seek(0)
             raise InputError(
                 f"{workdir}: another training is at work there ({file.read().strip()}). "
                 "Wait until it ends, stop it, or give another --workdir."
-            ) from error
-        except ImportError:
-            pass
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
+            )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
