@@ -1,4 +1,8 @@
-"""Which images are meant: files, folders, patterns, and lists, found as they are asked for."""
+"""Which images are meant: files, folders, patterns, and lists, found as they are asked for.
+
+`os.path` is asked what is there, for it takes what no file can be called, and links that lead in a
+circle, as not there; a `Path` raises an error.
+"""
 
 from __future__ import annotations
 
@@ -55,12 +59,12 @@ def image_paths(
 def _check(argument: Path) -> None:
     if str(argument) == LIST:
         return
-    if argument.is_dir():
+    if os.path.isdir(argument):
         if next(_walk(argument, argument, lambda reason: None), None) is None:
             raise InputError(
                 f"{argument}: no image in this folder (looked for {', '.join(IMAGE_SUFFIXES)})."
             )
-    elif not argument.exists() and next(_matches(argument), None) is None:
+    elif not os.path.exists(argument) and next(_matches(argument), None) is None:
         what = (
             "no file fits this pattern"
             if glob.has_magic(str(argument))
@@ -77,7 +81,7 @@ def _images(
             for line in listed:
                 if name := line.rstrip(b"\r\n"):
                     yield from _images_of(Path(os.fsdecode(name)), unreadable)
-        elif argument.exists() or not glob.has_magic(str(argument)):
+        elif os.path.exists(argument) or not glob.has_magic(str(argument)):
             yield from _images_of(argument, unreadable)
         else:
             for path in sorted(_matches(argument)):
@@ -85,7 +89,7 @@ def _images(
 
 
 def _images_of(path: Path, unreadable: Callable[[str], None]) -> Iterator[ImagePath]:
-    if path.is_dir():
+    if os.path.isdir(path):
         yield from _walk(path, path, unreadable)
     else:
         yield ImagePath(path, path.as_posix())
@@ -111,7 +115,7 @@ def _walk(top: Path, folder: Path, unreadable: Callable[[str], None]) -> Iterato
         path = folder / entry.name
         if entry.is_dir(follow_symlinks=False):
             yield from _walk(top, path, unreadable)
-        elif path.suffix.lower() in IMAGE_SUFFIXES and not entry.is_dir():
+        elif path.suffix.lower() in IMAGE_SUFFIXES and not os.path.isdir(path):
             yield ImagePath(path, path.relative_to(top).as_posix())
 
 

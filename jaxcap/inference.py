@@ -22,7 +22,7 @@ from jaxcap.captioning import (
     caption_batches,
     caption_images,
 )
-from jaxcap.config import Config, load_config
+from jaxcap.config import Config, check_heeded, load_config
 from jaxcap.data import images as image_files
 from jaxcap.decoding import Decode, check_search, create_decode, same_vocabulary
 from jaxcap.errors import InputError
@@ -152,9 +152,10 @@ class Run:
         """The same run, decoded otherwise: any field of `SearchConfig`.
 
         Raises:
-          InputError: a search that cannot be.
+          InputError: a search that cannot be, or an option that its method does not look at.
         """
         search = replace(self.config.search, **options)
+        check_heeded(options, search.method)
         check_search(search, self.vocabulary)
         return replace(self, config=replace(self.config, search=search))
 

@@ -67,6 +67,18 @@ def test_nothing_to_caption_is_said_at_once(tree):
         image_paths([], listed=[], unreadable=print)
 
 
+def test_what_no_file_can_be_called_is_an_image_that_is_not_there(tree):
+    """It is for whoever opens it to say so, and to go on with the others."""
+    long = "x" * 300 + ".jpg"
+    (tree / "circle.jpg").symlink_to(tree / "circle.jpg")
+    assert found("t", "-", listed=f"{long}\na\0b.jpg\n".encode())[3:] == [
+        *("t/c/a b.gif", "t/c/d/e.webp", "t/circle.jpg", "t/ü/ö.jpeg"),
+        *(long, "a\0b.jpg"),
+    ]
+    with pytest.raises(InputError, match="there is no such file or folder"):
+        found(long)
+
+
 def test_a_folder_that_cannot_be_read_does_not_hide_the_others(tree, monkeypatch):
     scandir = os.scandir
 

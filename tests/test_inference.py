@@ -130,9 +130,10 @@ def test_bad_images_are_named_and_neither_stop_nor_shift_the_others(run, scenes,
     }
     for name, data in bad.items():
         (tmp_path / name).write_bytes(data)
-    paths = [tmp_path / name for name in bad] + [tmp_path / "missing.jpg", tmp_path]
+    nowhere = [tmp_path / name for name in ("missing.jpg", "x" * 300 + ".jpg", "a\0b.jpg")]
+    paths = [tmp_path / name for name in bad] + [*nowhere, tmp_path]
     mixed = [paths[0], good[0], *paths[1:4], good[1], good[2], *paths[4:], good[3]]
-    expected = [None, 0, None, None, None, 1, 2, None, None, 3]
+    expected = [None, 0, None, None, None, 1, 2, *[None] * 4, 3]
     alone = texts(list(run.caption(good)))
     for batch_size in (1, 4, 8):
         results = list(run.caption(mixed, batch_size=batch_size))
@@ -257,6 +258,19 @@ def test_another_search(run, scenes):
     for beam_size in (0, -1, len(run.vocabulary) + 1):
         with pytest.raises(InputError, match=f"beam size {beam_size}: give 1"):
             run.with_search(beam_size=beam_size)
+    for method, option in [
+        ("beam", "temperature"),
+        ("beam", "seed"),
+        ("greedy", "beam_size"),
+        ("sample", "length_penalty"),
+        ("beam", "groups"),
+    ]:
+        with pytest.raises(
+            InputError, match=rf"search\.{option} does nothing .* '{method}'; leave"
+        ):
+            run.with_search(method=method, **{option: 1})
+    sampled = run.with_search(method="sample", temperature=0.5, max_length=3)
+    assert sampled.with_search(top_k=2, banned_words=()).config.search.temperature == 0.5
 
 
 def test_words_multiply_to_the_caption_and_say_where_the_model_looked(run, scenes):

@@ -4,7 +4,7 @@ A file in `configs/` builds a `Config`; the command line overrides single fields
 run keeps the resolved whole as `config.json`, from which alone the model is built again.
 """
 
-from jaxcap.config.checks import stage_configs, validate
+from jaxcap.config.checks import check_heeded, stage_configs, validate
 from jaxcap.config.conversion import differences, from_dict, to_dict
 from jaxcap.config.files import load_config, load_config_file, save_config
 from jaxcap.config.sections import (
@@ -27,6 +27,7 @@ __all__ = [
     "SearchConfig",
     "Stage",
     "TrainConfig",
+    "check_heeded",
     "differences",
     "from_dict",
     "load_config",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from operator import attrgetter
 from typing import Any
 
@@ -60,6 +60,7 @@ _BOUNDS: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
             "train.save_every",
             "train.save_minutes",
             "train.patience",
+            "train.seed",
             "search.n_best",
             "search.min_length",
             "search.length_penalty",
@@ -277,12 +278,41 @@ def _check_self_critical(train: TrainConfig) -> None:
         )
 
 
+_BEAMS = ("beam", "diverse")
+_METHODS_OF: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("beam_size", "n_best", "length_normalisation", "length_penalty"), _BEAMS),
+    **dict.fromkeys(("groups", "diversity"), ("diverse",)),
+    **dict.fromkeys(("samples", "temperature", "top_k", "top_p", "seed"), ("sample",)),
+}
+"""The methods that heed an option of search; the others are heeded by all."""
+
+
+def check_heeded(options: Iterable[str], method: str) -> None:
+    """Refuses options of search that were asked for and that the method does not look at.
+
+    Raises:
+      InputError: with the methods that do.
+    """
+    for option in options:
+        methods = _METHODS_OF.get(option, (method,))
+        if method not in methods:
+            raise InputError(
+                f"search.{option} does nothing where search.method is '{method}'; leave it out, or "
+                f"give the method {' or '.join(methods)} with it."
+            )
+
+
 def _check_search(search: SearchConfig) -> None:
     """Refuses options that contradict each other."""
     if search.min_length > search.max_length:
         raise InputError(
             f"search.min_length is {search.min_length}; it must be at most search.max_length, "
             f"which is {search.max_length}."
+        )
+    if search.method in _BEAMS and search.n_best > search.beam_size and not search.required_words:
+        raise InputError(
+            f"search.n_best is {search.n_best}, but search.beam_size is {search.beam_size}, and "
+            f"each beam gives one caption; give {search.n_best} beams, or n_best 0, for all."
         )
     if search.method == "diverse" and search.beam_size % search.groups:
         raise InputError(

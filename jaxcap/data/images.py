@@ -72,8 +72,9 @@ def _open(data: bytes | Path, name: str) -> Image.Image:
     if isinstance(data, Path):
         try:
             data = data.read_bytes()
-        except OSError as error:
-            raise InputError(f"{name}: cannot read the file: {error.strerror}") from error
+        except (OSError, ValueError) as error:  # a name may hold a NUL
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise InputError(f"{name}: cannot read the file: {reason}") from error
     if not data:
         raise InputError(f"{name}: the file is empty")
     _silence_pillow()
