@@ -124,12 +124,28 @@ class JsonLines(Format):
 
     def read(self, line: bytes) -> tuple[Key, int]:
         values = json.loads(line)
-        if not line.endswith(b"\n") or not isinstance(values, dict) or "captions" not in values:
-            raise ValueError('expected {"image": …, "captions": …}')
+        if not self._is_entry(values) or not line.endswith(b"\n"):
+            raise ValueError(
+                'expected {"image": …, "captions": [{"caption": …, "log_prob": …}, …]}'
+            )
         return str(values["image"]), len(line)
 
     def may_begin(self, data: bytes, *, first: bool) -> bool:
-        return _one_begins_the_other(data, b'{"image": "')
+        try:
+            values = json.loads(data)
+        except ValueError:
+            return _one_begins_the_other(data, b'{"image": "')
+        # Whole but for the end of the line: a list of people's captions may look much the same.
+        return self._is_entry(values)
+
+    def _is_entry(self, values: Any) -> bool:
+        if not isinstance(values, dict) or not isinstance(values.get("image"), str):
+            return False
+        captions = values.get("captions")
+        return isinstance(captions, list) and all(
+            isinstance(caption, dict) and {"caption", "log_prob"} <= caption.keys()
+            for caption in captions
+        )
 
 
 class Csv(Format):

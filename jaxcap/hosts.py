@@ -325,6 +325,8 @@ def _watch() -> None:
             found = dict(client.key_value_dir_get("jaxcap/alive/"))
         except Exception:  # the store is in process 0
             found, lost = {}, lost + _BEAT
+        else:
+            lost = 0.0
         now = time.monotonic()
         for process in others:
             value = next((v for k, v in found.items() if k.endswith(f"/{process}")), None)

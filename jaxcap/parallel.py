@@ -12,7 +12,7 @@ as one `jax.Array` that checkpoints and evaluation take as they take any other.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -109,15 +109,19 @@ class Parallel:
         return placed
 
 
-def create_parallel(train: TrainConfig) -> Parallel:
+def create_parallel(train: TrainConfig, stages: Sequence[TrainConfig] = ()) -> Parallel:
     """What `train.parallel` asks for, on the devices that there are.
+
+    Args:
+      stages: what `train` is in each stage, if it has some.
 
     Raises:
       InputError: the devices do not divide the batch equally, or no such devices are there.
     """
     check_device(train.device)
     devices = jax.device_count()
-    check_batch_size(train.batch_size, devices, train.accumulate)
+    for each in stages or (train,):
+        check_batch_size(each.batch_size, devices, each.accumulate)
     method = "jit" if train.parallel == "auto" else train.parallel
     return Parallel("single" if devices == 1 and train.parallel != "pmap" else method, devices)
 

@@ -127,6 +127,10 @@ def test_what_is_no_file_of_captions_is_left_alone(tmp_path, name):
         b"my notes\nof today\n",
         b"\xff\xd8\xff\xe0\0\x10JFIF",
         b"[1, 2]",
+        b'{"image": "1.png", "captions": ["A wren sings."]}\n',
+        b'{"image": "1.png", "captions": ["A wren sings."]}',
+        b'{"image": "1.png", "caption": "A wren sings."}',
+        b'{"file_name": "1.png", "captions": []}\n',
         *others,
     ]
     for content in foreign:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -183,3 +184,34 @@ def test_a_process_alone_connects_to_nothing() -> None:
     assert hosts.gather({"a": [1]}) == [{"a": [1]}]
     with pytest.raises(InputError, match="mine"), hosts.all_succeed():
         raise InputError("mine")
+
+
+@pytest.mark.parametrize(("failures", "leaves"), [((3, 7, 11, 15, 19), False), ((3, 4, 5), True)])
+def test_only_a_store_that_fails_again_and_again_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, failures: tuple[int, ...], leaves: bool
+) -> None:
+    class LeftError(Exception):
+        pass
+
+    class Store:
+        beats = 0
+
+        def key_value_set(self, key: str, value: str, *, allow_overwrite: bool) -> None:
+            self.beats += 1
+            if self.beats in failures:
+                raise RuntimeError("no answer")
+
+        def key_value_dir_get(self, prefix: str) -> list[tuple[str, str]]:
+            return [(f"{prefix}0", str(self.beats)), (f"{prefix}1", str(self.beats))]
+
+    def leave(message: str) -> None:
+        raise LeftError(message)
+
+    store = Store()
+    monkeypatch.setattr(hosts, "_client", lambda: store)
+    monkeypatch.setattr(hosts, "share", lambda: (1, 2))
+    monkeypatch.setattr(hosts, "_BEAT", 0.001)
+    monkeypatch.setattr(hosts, "_leave", leave)
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: store.beats < 25)
+    with pytest.raises(LeftError) if leaves else contextlib.nullcontext():
+        hosts._watch()

@@ -214,6 +214,14 @@ def test_a_batch_that_devices_cannot_share_is_refused(
     check_batch_size(devices * accumulate, devices, accumulate)
 
 
+def test_the_batch_of_every_stage_can_be_shared() -> None:
+    size = 3 * jax.device_count()
+    whole = TrainConfig(batch_size=size)
+    create_parallel(whole, [whole, TrainConfig(batch_size=size, accumulate=3)])
+    with pytest.raises(InputError, match=r"in train\.accumulate = 2 parts each cannot share"):
+        create_parallel(whole, [whole, TrainConfig(batch_size=size, accumulate=2)])
+
+
 def test_a_device_that_is_not_there_is_named() -> None:
     check_device("auto")
     check_device("cpu")

@@ -294,10 +294,11 @@ def _wanted(
     """The images of this part that have no captions yet, each once."""
     seen: dict[Key, Path] = {}
     for image in found:
+        key = file.format.key(str(image.path))
+        # Before parts are looked at: what is found twice, below two folders, has two names there.
+        other = seen.setdefault(key, image.path)
         if part is not None and image not in part:
             continue
-        key = file.format.key(str(image.path))
-        other = seen.setdefault(key, image.path)
         if other is not image.path:
             if other != image.path:
                 tally.fail(f"{image.path}: COCO's way of naming gives it the id {key} of {other}")

@@ -125,6 +125,8 @@ def _check(arguments: DataArguments) -> None:
             raise InputError(f"--page {page}: a folder is there, or none to write into.")
     if arguments.samples < 0:
         raise InputError(f"--samples is {arguments.samples}; it must be at least 0.")
+    if arguments.seed < 0:
+        raise InputError(f"--seed is {arguments.seed}; it must be at least 0.")
 
 
 def _list(data_dir: Path | None, console: Console, *, as_json: bool) -> int:

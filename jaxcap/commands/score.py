@@ -158,6 +158,8 @@ def _check(arguments: ScoreArguments) -> None:
             f"--java: METEOR and SPICE are of English words; leave it out of --units "
             f"{arguments.units}."
         )
+    if arguments.seed < 0:
+        raise InputError(f"--seed is {arguments.seed}; it must be at least 0.")
     if arguments.per_image is not None:
         check_writable(arguments.per_image, "--per-image")
     if arguments.images is not None:

@@ -46,6 +46,7 @@ def parse(argv: list[str]) -> TrainArguments:
 
 def run(arguments: TrainArguments, console: Console) -> int:
     """Trains to the end and says what came of it, or how to go on after a signal."""
+    from jaxcap import hosts
     from jaxcap.training import Interrupted, train
 
     try:
@@ -56,6 +57,8 @@ def run(arguments: TrainArguments, console: Console) -> int:
         )
         console.print(f"  python {shlex.join(sys.argv)}", soft_wrap=True)
         return interrupted.status
+    if not hosts.is_first():
+        return 0
     print_scores(console, summary.scores, f"best checkpoint, step {summary.best_step}")
     console.print(f"Trained for {summary.seconds / 60:.1f} minutes. Next:")
     directory = shlex.quote(str(arguments.workdir))

@@ -108,12 +108,6 @@ def relation(a: Object, b: Object) -> str | None:
     return "above" if dy < 0 else "below"
 
 
-def is_held_out(scene: Scene) -> bool:
-    """Whether the scene shows a combination kept from training (see the module's docstring)."""
-    kinds = [o.kind for o in scene.objects]
-    return len(kinds) == 2 and _is_held_out_pair(*kinds)
-
-
 def _is_held_out_pair(a: Kind, b: Kind) -> bool:
     return (KINDS.index(a) + KINDS.index(b)) % 6 == 0
 

@@ -37,7 +37,7 @@ def run_stage(
     assert module.name is not None
     call: Any = module  # modules have no common signature
     if stage_of(module.name) not in frozen_stages:
-        if remat and train:
-            return nn.remat(lambda module, x: module(x, train=True))(module, x)
+        if remat:
+            return nn.remat(lambda module, x: module(x, train=train))(module, x)
         return call(x, train=train)
     return lax.stop_gradient(call(x, train=False))

@@ -55,7 +55,7 @@ class VGG(nn.Module):
                 x = max_pool(x, size=2, stride=2, padding=0)
             frozen = stage in self.frozen_stages
             block = partial(_block, stage=stage, features=features, convolutions=convolutions)
-            x = (nn.remat(block) if self.remat and train and not frozen else block)(self, x)
+            x = (nn.remat(block) if self.remat and not frozen else block)(self, x)
             if frozen:
                 x = lax.stop_gradient(x)
         return x.reshape(x.shape[0], -1, x.shape[-1])  # [B, P, D]

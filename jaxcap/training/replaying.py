@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from jaxcap.checkpoint import Checkpoints
 from jaxcap.config import load_config
 from jaxcap.errors import InputError
+from jaxcap.parallel import use_device
 from jaxcap.progress import Display, say
 from jaxcap.training.divergence import Divergence, divergence, load_offender
 from jaxcap.training.setup import first_state, set_up, with_features
@@ -46,6 +48,10 @@ def replay(path: Path, *, console: Console) -> Replay:
     """
     offender, workdir = load_offender(path), path.parent
     config = load_config(workdir / "config.json")
+    if config.train.device == "cpu":
+        use_device("cpu")
+    # The other kinds are what JAX finds by itself, where they are.
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, device="auto"))
     experiment = set_up(config, workdir, console=console)
     stages = stages_of(experiment)
     experiment, state = stage_at(stages, offender.step), first_state(stages[0])

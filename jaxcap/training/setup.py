@@ -132,7 +132,7 @@ def set_up(config: Config, workdir: Path, *, console: Console) -> Experiment:
             f"train.batch_size is {config.train.batch_size}, but the training split of "
             f"'{config.data.name}' has only {len(source)} images; give at most that many."
         )
-    parallel = create_parallel(config.train)
+    parallel = create_parallel(config.train, [stage.train for stage in stage_configs(config)])
     say(
         console,
         f"{len(source)} training and {len(validation)} {config.evaluation.split} images, "

@@ -143,6 +143,15 @@ def test_a_file_that_vanishes(command, tmp_path, monkeypatch, capsys):
     assert "skipped: in/gone.png: cannot read the file: No such file or directory" in outcome.err
 
 
+def test_an_image_that_is_found_twice_has_one_part(command, tmp_path):
+    pictures(tmp_path / "in" / "below", 9)
+    counts = []
+    for number in (1, 2, 3):
+        command("in", "in/below", "--part", f"{number}/3", "--output", f"part-{number}.jsonl")
+        counts.append(len(Path(f"part-{number}.jsonl").read_text().splitlines()))
+    assert sum(counts) == 9
+
+
 @every_format
 def test_parts_are_joined(command, tmp_path, name):
     pictures(tmp_path / "in", 9)

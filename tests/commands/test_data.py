@@ -80,6 +80,8 @@ def test_bad_input_is_refused_before_the_work(tiny_data, tmp_path):
         _run("shapes", data_dir=tiny_data, page=tmp_path / "none" / "page.html")
     with pytest.raises(InputError, match="--samples is -1"):
         _run("shapes", samples=-1)
+    with pytest.raises(InputError, match="--seed is -1"):
+        _run("shapes", seed=-1)
 
 
 class _Html(HTMLParser):

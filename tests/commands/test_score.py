@@ -230,6 +230,7 @@ def test_a_report_shows_the_images(scoring: Scoring) -> None:
         ({"per_image": Path("none/x.csv")}, "there is no folder none"),
         ({"train_split": "train"}, "give --train"),
         ({"bootstrap": True, "resamples": 3}, "--resamples 3: expected 100 or more"),
+        ({"bootstrap": True, "seed": -1}, "--seed is -1"),
         ({"images": Path("none")}, "--images none: expected the folder of the images"),
         ({"predictions": Path("none.json")}, "none.json: cannot read it"),
         ({"against": Path("refs.json")}, "refs.json holds references"),

@@ -77,7 +77,7 @@ def _caption_files(source: Path, options: SourceOptions) -> tuple[list[Path], tu
     below = [source, source / "annotations"]
     if options.captions is not None:
         official = _OFFICIAL.fullmatch(options.captions.name)
-        if official is None:
+        if official is None or not options.captions.is_file():
             return [options.captions], ()
         below, years = [options.captions.parent], {official["year"]}
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import logging
 import os
@@ -167,20 +166,6 @@ def weights_file(name_or_path: str, encoder_name: str) -> Path:
             f" found {len(found)}."
         )
     return found[0]
-
-
-def weights_digest(name_or_path: str, encoder_name: str) -> str:
-    """The SHA-256 of the file that `load_weights` would read, in hexadecimal.
-
-    Raises:
-        InputError: as `weights_file`, or the file cannot be read.
-    """
-    path = weights_file(name_or_path, encoder_name)
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
 def misfit(found: Fit) -> str:

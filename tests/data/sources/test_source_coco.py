@@ -108,6 +108,13 @@ def test_both_years_and_images_in_a_folder_of_their_own(coco, pictures, problems
     }
 
 
+def test_an_official_file_that_is_named_must_be_there(coco, problems):
+    (coco / "annotations" / "captions_train2014.json").unlink()
+    path = coco / "annotations" / "captions_train2014.json"
+    message = problems("coco", source=coco, captions=path)
+    assert message.endswith("captions_train2014.json: no such file")
+
+
 def test_the_official_images_can_be_split_anew(coco, held, tmp_path):
     (tmp_path / "test.txt").write_text("COCO_val2014_000000000008\nCOCO_train2014_000000000009\n")
     options = SourceOptions(source=coco, split_files={"test": tmp_path / "test.txt"})

@@ -1,6 +1,5 @@
 """Published weights: every tensor used, every parameter filled, every misfit named."""
 
-import hashlib
 import logging
 import re
 
@@ -11,7 +10,7 @@ import pytest
 import references
 
 from jaxcap.encoders import ENCODERS, weights
-from jaxcap.encoders.weights import export_weights, load_weights, weights_digest, weights_file
+from jaxcap.encoders.weights import export_weights, load_weights, weights_file
 from jaxcap.encoders.weights.fitting import encoder_shapes
 from jaxcap.encoders.weights.safetensors_files import read_safetensors_file, write_safetensors_file
 from jaxcap.encoders.weights.torch_files import read_torch_file
@@ -286,14 +285,6 @@ def test_an_export_that_fails_is_an_input_error(tmp_path):
     variables = references.random_variables(ENCODERS["vgg16"])
     with pytest.raises(InputError, match="cannot be written"):
         export_weights(tmp_path / "none" / "a.safetensors", "vgg16", variables, {})
-
-
-def test_the_digest_is_that_of_the_file(tmp_path):
-    (tmp_path / "a.pth").write_bytes(b"abc")
-    digest = weights_digest(str(tmp_path / "a.pth"), "resnet18")
-    assert digest == hashlib.sha256(b"abc").hexdigest()
-    with pytest.raises(InputError, match="cannot be read"):
-        weights_digest(str(tmp_path / "b.pth"), "resnet18")
 
 
 def test_a_package_is_not_mistaken_for_a_path():
