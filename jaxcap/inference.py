@@ -152,10 +152,10 @@ class Run:
         """The same run, decoded otherwise: any field of `SearchConfig`.
 
         Raises:
-          InputError: a search that cannot be, or an option that its method does not look at.
+          InputError: a search that cannot be, or an option that it does not look at.
         """
         search = replace(self.config.search, **options)
-        check_heeded(options, search.method)
+        check_heeded(options, search)
         check_search(search, self.vocabulary)
         return replace(self, config=replace(self.config, search=search))
 

@@ -228,7 +228,6 @@ def test_an_ensemble_averages_probabilities_whatever_its_models(
         ({"method": "sample", "required_words": ("dog",)}, "needs search.method 'beam'"),
         ({"method": "diverse", "beam_size": 4, "groups": 3}, "does not divide"),
         ({"min_length": 7, "max_length": 6}, "min_length is 7"),
-        ({"beam_size": 3, "n_best": 4}, "n_best is 4, but search.beam_size is 3"),
         ({"top_p": 1.5}, "top_p is 1.5"),
         ({"temperature": 0.0}, "temperature is 0.0"),
         ({"seed": -1}, "seed is -1"),

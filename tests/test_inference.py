@@ -269,6 +269,12 @@ def test_another_search(run, scenes):
             InputError, match=rf"search\.{option} does nothing .* '{method}'; leave"
         ):
             run.with_search(method=method, **{option: 1})
+    with pytest.raises(InputError, match=r"n_best is 4, but search\.beam_size is 3"):
+        run.with_search(beam_size=3, n_best=4)
+    mean = run.with_search(length_normalisation="average", n_best=2)
+    with pytest.raises(InputError, match=r"length_penalty does nothing .* 'average'; leave it out"):
+        mean.with_search(length_penalty=0.5)
+    assert [len(each.captions) for each in mean.with_search(beam_size=1).caption(images[:1])] == [1]
     sampled = run.with_search(method="sample", temperature=0.5, max_length=3)
     assert sampled.with_search(top_k=2, banned_words=()).config.search.temperature == 0.5
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container
 from operator import attrgetter
 from typing import Any
 
@@ -287,19 +287,29 @@ _METHODS_OF: dict[str, tuple[str, ...]] = {
 """The methods that heed an option of search; the others are heeded by all."""
 
 
-def check_heeded(options: Iterable[str], method: str) -> None:
-    """Refuses options of search that were asked for and that the method does not look at.
+def check_heeded(options: Container[str], search: SearchConfig) -> None:
+    """Refuses options of `search` that were asked for and that it does not look at.
 
     Raises:
-      InputError: with the methods that do.
+      InputError: with what would make them count.
     """
-    for option in options:
-        methods = _METHODS_OF.get(option, (method,))
-        if method not in methods:
+    for option, methods in _METHODS_OF.items():
+        if option in options and search.method not in methods:
             raise InputError(
-                f"search.{option} does nothing where search.method is '{method}'; leave it out, or "
-                f"give the method {' or '.join(methods)} with it."
+                f"search.{option} does nothing where search.method is '{search.method}'; leave it "
+                f"out, or give the method {' or '.join(methods)} with it."
             )
+    normalisation = search.length_normalisation
+    if "length_penalty" in options and normalisation not in ("exponent", "gnmt"):
+        raise InputError(
+            "search.length_penalty does nothing where search.length_normalisation is "
+            f"'{normalisation}'; leave it out."
+        )
+    if "n_best" in options and search.n_best > search.beam_size and not search.required_words:
+        raise InputError(
+            f"search.n_best is {search.n_best}, but search.beam_size is {search.beam_size}, and "
+            f"each beam gives one caption; give {search.n_best} beams, or n_best 0, for all."
+        )
 
 
 def _check_search(search: SearchConfig) -> None:
@@ -308,11 +318,6 @@ def _check_search(search: SearchConfig) -> None:
         raise InputError(
             f"search.min_length is {search.min_length}; it must be at most search.max_length, "
             f"which is {search.max_length}."
-        )
-    if search.method in _BEAMS and search.n_best > search.beam_size and not search.required_words:
-        raise InputError(
-            f"search.n_best is {search.n_best}, but search.beam_size is {search.beam_size}, and "
-            f"each beam gives one caption; give {search.n_best} beams, or n_best 0, for all."
         )
     if search.method == "diverse" and search.beam_size % search.groups:
         raise InputError(

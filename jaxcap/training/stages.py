@@ -10,6 +10,8 @@ import jax.numpy as jnp
 
 from jaxcap.captioner import create_captioner
 from jaxcap.config import stage_configs
+from jaxcap.encoders.freezing import frozen_stages
+from jaxcap.encoders.stages import stage_of
 from jaxcap.optimizer import create_optimizer
 from jaxcap.parallel import on_one_device
 from jaxcap.state import TrainState
@@ -50,16 +52,22 @@ def begun(stage: Experiment, state: TrainState) -> TrainState:
     Parameters, their average and batch statistics stay, and the count of steps, which dropout and
     the data follow, goes on. The optimizer's moments and the learning rate's schedule start anew.
 
-    An encoder that stands still from here on is the averaged one, where there is an average: else
-    that would still move, and what is evaluated and kept would not be what the decoder learns on.
+    What stands still of the encoder from here on is its average, where there is one: else that
+    would still move, and what is evaluated and kept would not be what the decoder learns on.
     """
     if stage.first_step == 0:
         return state
     params = on_one_device(state.params)
-    if state.average is not None and not stage.config.encoder.trainable:
-        # A copy, for a buffer that is in two places cannot be donated.
-        still = jax.tree.map(jnp.copy, on_one_device(state.average["encoder"]))
-        params = {**params, "encoder": still}
+    if state.average is not None:
+        encoder, average = stage.config.encoder, on_one_device(state.average["encoder"])
+        frozen = frozen_stages(encoder)
+        still = {
+            # A copy, for a buffer that is in two places cannot be donated.
+            module: jax.tree.map(jnp.copy, leaves)
+            for module, leaves in average.items()
+            if not encoder.trainable or stage_of(module) in frozen
+        }
+        params = {**params, "encoder": {**params["encoder"], **still}}
         state = dataclasses.replace(state, params=stage.parallel.place(params))
     opt_state = jax.jit(stage.tx.init)(params)
     return dataclasses.replace(state, opt_state=stage.parallel.place(opt_state))
