@@ -120,7 +120,11 @@ class CaptionFile:
             raise
 
     def _lock(self) -> None:
-        if not locked(self._file):
+        try:
+            alone = locked(self._file)
+        except OSError as error:
+            raise self._failed(error) from error
+        if not alone:
             raise InputError(
                 f"{self.path}: another process is writing this file. Give each its --part and an "
                 "--output of its own."

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ FORMAT = 1
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 """Where a program can run, as JAX calls them."""
 
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
 _OUTPUTS = ("tokens", "log_probs", "word_log_probs", "attention")
 
 
@@ -114,13 +116,21 @@ def write_program(
 ) -> None:
     """Writes `export_program` to a file, and its description beside it, see `description_path`.
 
-    Both files are replaced whole, or neither.
+    Each file is replaced whole, and if one cannot be written, neither is.
 
     Raises:
-      InputError: a file cannot be written, or the decoder has no attention to return.
+      InputError: a file cannot be written, the decoder has no attention to return, or a word of
+        the vocabulary is a byte, which is no text by itself.
     """
     if attention and run.config.decoder.name == "lstm":
         raise InputError("--attention: decoder 'lstm' has none; leave it out.")
+    of_pieces = run.vocabulary.units.name == "pieces"
+    if of_pieces and (byte := next(filter(_BYTE.fullmatch, run.vocabulary.words), None)):
+        raise InputError(
+            f"{path}: the vocabulary has pieces that are single bytes, such as '{byte}', and the "
+            "program is described by the text that each piece adds. Export as .safetensors, which "
+            "jaxcap.load reads, or train with pieces without byte fallback."
+        )
     exported = export_program(run, dtype=dtype, platforms=platforms, attention=attention)
     content, size = exported.mlir_module_serialized, run.config.data.image_size
     about = {

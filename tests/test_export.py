@@ -23,7 +23,7 @@ from jaxcap.data.prepare import load_source
 from jaxcap.encoders.conv import written_for
 from jaxcap.errors import InputError
 from jaxcap.inference import load
-from jaxcap.text import Characters
+from jaxcap.text import Characters, Pieces
 from jaxcap.vocabulary import Vocabulary
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "export.md"
@@ -230,3 +230,11 @@ def test_a_decoder_without_attention_has_none_to_return(run, tmp_path) -> None:
         export.write_program(
             dataclasses.replace(run, config=config), tmp_path / "x.stablehlo", attention=True
         )
+
+
+def test_pieces_that_are_bytes_are_refused(run, tmp_path):
+    words = (*run.vocabulary.words[:4], "▁a", "<0xE5>")
+    bytewise = dataclasses.replace(run, vocabulary=Vocabulary(words, Pieces(b"")))
+    with pytest.raises(InputError, match=r"single bytes, such as '<0xE5>'.*\.safetensors"):
+        export.write_program(bytewise, tmp_path / "captioner.stablehlo")
+    assert not list(tmp_path.iterdir())

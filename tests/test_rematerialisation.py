@@ -90,6 +90,28 @@ def test_the_same_gradient_and_less_is_kept(case: str) -> None:
         assert more >= convolutions + 10
 
 
+def test_an_encoder_that_does_not_learn_gives_the_same_features() -> None:
+    """It takes a batch in parts, by a scan, with and without batch statistics to be written."""
+    images = np.random.default_rng(0).integers(0, 256, (37, 32, 32, 3), np.uint8)
+
+    def features(remat: bool, *, train: bool, mutable: Any) -> Any:
+        model = _model("resnet_small", "encoder" if remat else "none")
+        model = model.clone(train_encoder=False)
+        variables = init_variables(model, jax.random.key(0), image_size=32)
+        return jax.jit(
+            lambda images: model.apply(
+                variables, images, train=train, method="encode", mutable=mutable
+            )
+        )(images)
+
+    for options in (
+        {"train": False, "mutable": False},
+        {"train": True, "mutable": ["batch_stats"]},
+    ):
+        expected, found = (features(remat, **options) for remat in (False, True))
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
 def test_a_vgg_has_the_same_gradient_with_it() -> None:
     """Its stages are no modules."""
 

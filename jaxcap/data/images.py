@@ -72,9 +72,12 @@ def _open(data: bytes | Path, name: str) -> Image.Image:
     if isinstance(data, Path):
         try:
             data = data.read_bytes()
-        except (OSError, ValueError) as error:  # a name may hold a NUL
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise InputError(f"{name}: cannot read the file: {reason}") from error
+        except OSError as error:
+            raise InputError(f"{name}: cannot read the file: {error.strerror}") from error
+        except ValueError as error:  # the name holds a NUL
+            raise InputError(f"{name}: cannot read the file: {error}") from error
+        except MemoryError as error:
+            raise InputError(f"{name}: cannot read the file: it is too large") from error
     if not data:
         raise InputError(f"{name}: the file is empty")
     _silence_pillow()

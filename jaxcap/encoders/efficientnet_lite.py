@@ -154,8 +154,3 @@ def _round_features(features: float, divisor: int = 8) -> int:
     """The nearest multiple of `divisor`, but never less than 90 % of `features`."""
     nearest = max(divisor, int(features + divisor / 2) // divisor * divisor)
     return nearest if nearest >= 0.9 * features else nearest + divisor
-
-
-EfficientNetLite0 = partial(EfficientNetLite, width=1.0, depth=1.0)
-EfficientNetLite1 = partial(EfficientNetLite, width=1.0, depth=1.1)
-EfficientNetLite2 = partial(EfficientNetLite, width=1.1, depth=1.2)

@@ -63,7 +63,7 @@ def _points(lines: Sequence[Mapping[str, Any]], name: str) -> Points:
 
 def round_ticks(low: float, high: float, count: int = 4) -> list[float]:
     """Round numbers (1, 2 or 5 times a power of ten) that cover low … high."""
-    if high <= low:
+    if high - low <= 1e-9 * max(abs(low), abs(high)):  # the same but for rounding
         low, high = low - abs(low or 1) / 2, low + abs(low or 1) / 2
     rough = (high - low) / count
     magnitude = 10.0 ** math.floor(math.log10(rough))

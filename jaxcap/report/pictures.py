@@ -82,4 +82,4 @@ def link(image: Path, *, page: Path) -> Linked | Unreadable:
     except ValueError:  # another drive
         return Linked(target.as_uri())
     # A name may begin with what looks like a scheme, as in "a:b.jpg"; "./" keeps it a file.
-    return Linked("./" + quote(Path(relative).as_posix()))
+    return Linked("./" + quote(os.fsencode(Path(relative).as_posix())))

@@ -112,8 +112,15 @@ def read_json(path: Path, text: str) -> Any:
             f"{path}, line {error.lineno}, column {error.colno}: malformed JSON: {error.msg}; "
             f"found {shown(around) if text[error.pos :].strip() else 'the end of the file'}."
         ) from None
-    except RecursionError:
-        raise InputError(f"{path}: malformed JSON: nested too deeply.") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: malformed JSON: {_why(error)}.") from None
+
+
+def _why(error: ValueError | RecursionError) -> str:
+    """Of errors that are no `JSONDecodeError`."""
+    return (
+        "nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
+    )
 
 
 def is_json_lines(text: str) -> bool:
@@ -132,6 +139,9 @@ def read_json_lines(text: str, problems: Problems) -> Iterator[tuple[str, dict[s
             value = json.loads(line)
         except json.JSONDecodeError as error:
             problems.add(f"line {number}", f"malformed JSON: {error.msg}; found {shown(line)}")
+            continue
+        except (ValueError, RecursionError) as error:
+            problems.add(f"line {number}", f"malformed JSON: {_why(error)}; found {shown(line)}")
             continue
         if isinstance(value, dict):
             yield f"line {number}", value

@@ -98,6 +98,8 @@ def test_a_file_is_described():
     assert (picture.width, picture.height, picture.kind) == (100, 200, "JPEG RGB")
     palette = look_at(encoded(image.convert("P"), "PNG"), "a", decoded=True)
     assert (palette.width, palette.height, palette.kind) == (200, 100, "PNG P")
+    nearly = look_at(encoded(photograph(0, (500, 499))), "a", decoded=True)
+    assert (nearly.width, nearly.height) == (500, 499)  # a square, decoded at an eighth
     assert look_at(b"", "a", decoded=True).problem == "the file is empty"
     assert look_at(b"", "a", decoded=False).problem is None
 

@@ -65,6 +65,12 @@ def test_one_point_is_a_chart(html: Callable, value: float) -> None:
     assert len(page.named("circle")) == 1
 
 
+def test_a_score_that_never_moves_is_a_line(html: Callable) -> None:
+    """Its averages differ in the last bit."""
+    page = html(curves=[{"step": step, "loss": 12.3} for step in range(700)])
+    assert len(page.named("polyline")) == 2  # one is the key
+
+
 def test_nothing_to_draw() -> None:
     for curves in ([], [{"step": 1}], [{"loss": 1.0}], [{"step": 1, "loss": "none"}]):
         assert training_charts(curves) == ""

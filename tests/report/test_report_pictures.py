@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -109,3 +110,9 @@ def test_a_name_like_an_address_is_a_file(tmp_path: Path, jpeg: Callable) -> Non
     (tmp_path / "http:x.jpg").write_bytes(jpeg())
     assert link(tmp_path / "http:x.jpg", page=tmp_path / "r.html") == Linked("./http%3Ax.jpg")
     assert isinstance(link(tmp_path, page=tmp_path / "r.html"), Unreadable)
+
+
+def test_a_name_that_is_no_text_is_a_file(tmp_path: Path, jpeg: Callable) -> None:
+    image = tmp_path / os.fsdecode(b"caf\xe9.jpg")
+    image.write_bytes(jpeg())
+    assert link(image, page=tmp_path / "r.html") == Linked("./caf%E9.jpg")

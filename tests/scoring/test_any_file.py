@@ -60,6 +60,14 @@ def test_any_json_lines(path: Path, values: list[Any]) -> None:
     read(path, "\n".join(map(json.dumps, values)).encode())
 
 
+@pytest.mark.parametrize("value", ["[" * 100_000, "9" * 5_000])
+def test_json_that_python_cannot_read(path: Path, value: str) -> None:
+    for text in (f'{{"a": {value}', f'{{"image": "a", "captions": {value}}}\n' * 2):
+        path.write_text(text)
+        with pytest.raises(InputError, match=r"malformed JSON: (nested too|a number has too)"):
+            read_captions(path)
+
+
 @given(TEXTS.map(str.encode) | st.binary(max_size=40))
 @settings(max_examples=300, deadline=None)
 def test_any_text(path: Path, data: bytes) -> None:

@@ -70,7 +70,7 @@ def look_at(data: bytes, name: str, *, decoded: bool) -> Picture:
     except InputError as error:
         return Picture(content, problem=str(error).removeprefix(f"{name}: "))
     # A camera held sideways: `decode` has turned the picture, the header tells of the file.
-    if (width > height) != (array.shape[1] > array.shape[0]):
+    if (width - height) * (array.shape[1] - array.shape[0]) < 0:
         width, height = height, width
     return Picture(content, width, height, kind, fingerprint(array))
 
