@@ -128,7 +128,7 @@ class JsonLines(Format):
             raise ValueError(
                 'expected {"image": …, "captions": [{"caption": …, "log_prob": …}, …]}'
             )
-        return str(values["image"]), len(line)
+        return values["image"], len(line)
 
     def may_begin(self, data: bytes, *, first: bool) -> bool:
         try:

@@ -115,7 +115,9 @@ def _walk(top: Path, folder: Path, unreadable: Callable[[str], None]) -> Iterato
         path = folder / entry.name
         if entry.is_dir(follow_symlinks=False):
             yield from _walk(top, path, unreadable)
-        elif path.suffix.lower() in IMAGE_SUFFIXES and not os.path.isdir(path):
+        elif path.suffix.lower() in IMAGE_SUFFIXES and not (
+            entry.is_symlink() and os.path.isdir(path)  # asks the disk, so of links alone
+        ):
             yield ImagePath(path, path.relative_to(top).as_posix())
 
 

@@ -117,10 +117,12 @@ def read_json(path: Path, text: str) -> Any:
 
 
 def _why(error: ValueError | RecursionError) -> str:
-    """Of errors that are no `JSONDecodeError`."""
-    return (
-        "nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
-    )
+    """In words that stand after "malformed JSON: "."""
+    if isinstance(error, json.JSONDecodeError):
+        return error.msg
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    return "a number has too many digits"
 
 
 def is_json_lines(text: str) -> bool:
@@ -137,9 +139,6 @@ def read_json_lines(text: str, problems: Problems) -> Iterator[tuple[str, dict[s
             continue
         try:
             value = json.loads(line)
-        except json.JSONDecodeError as error:
-            problems.add(f"line {number}", f"malformed JSON: {error.msg}; found {shown(line)}")
-            continue
         except (ValueError, RecursionError) as error:
             problems.add(f"line {number}", f"malformed JSON: {_why(error)}; found {shown(line)}")
             continue

@@ -109,7 +109,8 @@ def set_up(config: Config, workdir: Path, *, console: Console) -> Experiment:
             f"evaluation.metric is '{metric}', which '{config.data.name}' does not have; give "
             f"one of {', '.join(metrics)}.{did_you_mean(metric, metrics)}"
         )
-    flips = any(stage.data.flip for stage in stage_configs(config))
+    stages = stage_configs(config)
+    flips = any(stage.data.flip for stage in stages)
     if flips and not find_dataset(config.data.name, config.data.directory).flippable:
         raise InputError(
             f"data.flip is true, but captions of '{config.data.name}' say what is left and what "
@@ -124,7 +125,7 @@ def set_up(config: Config, workdir: Path, *, console: Console) -> Experiment:
             given=None if start is None else start.vocabulary,
             warn=functools.partial(say, console),
         )
-    if any(stage.train.objective == "self_critical" for stage in stage_configs(config)):
+    if any(stage.train.objective == "self_critical" for stage in stages):
         check_references(captions)
     steps_per_epoch = len(source) // config.train.batch_size
     if steps_per_epoch == 0:
@@ -132,7 +133,7 @@ def set_up(config: Config, workdir: Path, *, console: Console) -> Experiment:
             f"train.batch_size is {config.train.batch_size}, but the training split of "
             f"'{config.data.name}' has only {len(source)} images; give at most that many."
         )
-    parallel = create_parallel(config.train, [stage.train for stage in stage_configs(config)])
+    parallel = create_parallel(config.train, [stage.train for stage in stages])
     say(
         console,
         f"{len(source)} training and {len(validation)} {config.evaluation.split} images, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,14 +53,7 @@ def file_in(folder: Path, name: str, subfolder: str = "") -> Path | None:
     for form in forms:  # macOS writes names decomposed
         for path in (folder / subfolder / form, folder / form):
             inside = path.is_relative_to(folder) and ".." not in path.parts[len(folder.parts) :]
-            if name and inside and is_file(path):
+            # Not Path.is_file, which raises an error at what no file can be called.
+            if name and inside and os.path.isfile(path):
                 return path
     return None
-
-
-def is_file(path: Path) -> bool:
-    """Whether there is such a file; a name that no file can have is not there."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # such as one of 300 characters
-        return False
