@@ -8,7 +8,7 @@ DEMO := runs/demo
 RUN ?= runs/flickr8k
 SEARCH ?=
 DATA ?=
-MODEL := jaxcap/models/flickr8k.safetensors
+MODEL := jaxcap/pretrained/flickr8k.safetensors
 
 .PHONY: help setup demo model test parity lint format clean
 

@@ -1,6 +1,6 @@
 """Scores a trained captioner: `python evaluate.py RUN [--split dev]`."""
 
-from jaxcap.huge_pages import restart_with_huge_pages
+from jaxcap.devices.huge_pages import restart_with_huge_pages
 
 if __name__ == "__main__":
     restart_with_huge_pages()

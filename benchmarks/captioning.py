@@ -30,15 +30,15 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from jaxcap import published
-from jaxcap.caption_files import CaptionFile
-from jaxcap.caption_formats import JsonLines
-from jaxcap.captioner import create_captioner, init_variables
+from jaxcap.caption_files.formats import JsonLines
+from jaxcap.caption_files.writing import CaptionFile
+from jaxcap.captioning.loaded_model import Run, load
 from jaxcap.config import Config, DataConfig, DecoderConfig, EncoderConfig
 from jaxcap.data import images as image_files
 from jaxcap.files import images_below
-from jaxcap.inference import Run, load
-from jaxcap.vocabulary import SPECIALS, Vocabulary
+from jaxcap.model.captioner import create_captioner, init_variables
+from jaxcap.storage import published
+from jaxcap.text.vocabulary import SPECIALS, Vocabulary
 
 
 @dataclass(frozen=True)

@@ -26,12 +26,12 @@ import tyro
 from PIL import Image
 
 from jaxcap.config import DataConfig
-from jaxcap.data.building import Recipe, build
 from jaxcap.data.captions import Captions
 from jaxcap.data.pipeline import tokenised_captions, training_batches
-from jaxcap.data.records import Records
-from jaxcap.data.stored_images import to_stored
-from jaxcap.vocabulary import Vocabulary
+from jaxcap.datasets.building import Recipe, build
+from jaxcap.datasets.records import Records
+from jaxcap.datasets.stored_images import to_stored
+from jaxcap.text.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ three forms, of which the fastest counts: eager, eager with channels last, and `
 *forward* is inference; *train* is forward and backward with batch statistics, down to the gradient
 of every parameter. Images are float32 and already normalised; the classifier is left off. Memory is
 the highest resident size of the process while the steps ran. Both processes have large pages where
-the system has them, which jaxcap's commands take by themselves (`jaxcap.huge_pages`);
+the system has them, which jaxcap's commands take by themselves (`jaxcap.devices.huge_pages`);
 `--no-huge-pages` shows both without.
 
 On a GPU (both frameworks must see it) add `--dtype bfloat16`.
@@ -33,7 +33,7 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 
-from jaxcap.huge_pages import TUNABLE
+from jaxcap.devices.huge_pages import TUNABLE
 
 ARCHITECTURES = (
     "efficientnet_lite0",
@@ -242,9 +242,9 @@ def _jaxcap_steps(
     import jax
     import jax.numpy as jnp
 
-    from jaxcap.encoders import encoder_spec
-    from jaxcap.encoders.conv import written_for
-    from jaxcap.encoders.parts import encode_in_parts
+    from jaxcap.model.encoders import encoder_spec
+    from jaxcap.model.encoders.conv import written_for
+    from jaxcap.model.encoders.cpu.parts import encode_in_parts
 
     encoder = encoder_spec(arch).build(dtype=jnp.dtype(dtype))
     images = jax.device_put(_images(batch_size, image_size))

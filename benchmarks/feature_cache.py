@@ -28,19 +28,19 @@ import tyro
 from PIL import Image
 from rich.console import Console
 
-from jaxcap import optimizer
-from jaxcap.captioner import Captioner, create_captioner, init_variables
 from jaxcap.config import Config, DataConfig, DecoderConfig, EncoderConfig, TrainConfig, validate
 from jaxcap.data.captions import Captions, SplitCaptions
 from jaxcap.data.pipeline import Source, tokenised_captions, training_batches
-from jaxcap.data.prepare import load_source
+from jaxcap.datasets.prepare import load_source
+from jaxcap.devices.huge_pages import restart_with_huge_pages
 from jaxcap.errors import InputError
-from jaxcap.features import cached_features
-from jaxcap.huge_pages import restart_with_huge_pages
-from jaxcap.losses import cross_entropy
-from jaxcap.state import TrainState
-from jaxcap.steps import train_step
-from jaxcap.vocabulary import Vocabulary
+from jaxcap.model.captioner import Captioner, create_captioner, init_variables
+from jaxcap.text.vocabulary import Vocabulary
+from jaxcap.training.frozen_features import cached_features
+from jaxcap.training.step import optimizer
+from jaxcap.training.step.losses import cross_entropy
+from jaxcap.training.step.state import TrainState
+from jaxcap.training.step.train_step import train_step
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import time
 from jaxcap.config import DataConfig
 from jaxcap.data.captions import Captions
 from jaxcap.data.pipeline import tokenised_captions, training_batches
-from jaxcap.data.prepare import load_source
-from jaxcap.vocabulary import Vocabulary
+from jaxcap.datasets.prepare import load_source
+from jaxcap.text.vocabulary import Vocabulary
 
 
 def images_per_second(data: str, side: int, batch_size: int, rounds: int) -> float:

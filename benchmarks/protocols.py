@@ -16,9 +16,9 @@ from pathlib import Path
 
 import tyro
 
+from jaxcap.caption_files.reading import read_captions
 from jaxcap.metrics import tokenize
 from jaxcap.scoring.baselines import best_constant
-from jaxcap.scoring.captions import read_captions
 from jaxcap.scoring.pairing import in_list, pair
 from jaxcap.scoring.statistics import Statistics, collect
 

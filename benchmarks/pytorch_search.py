@@ -39,7 +39,7 @@ class Found(NamedTuple):
 
 
 class Decoder(nn.Module):
-    """Show, Attend and Tell as in jaxcap/decoders/attention.py, which names the equations."""
+    """Show, Attend and Tell as in jaxcap/model/decoders/attention.py, which names the equations."""
 
     def __init__(self, weights: dict[str, np.ndarray]) -> None:
         super().__init__()

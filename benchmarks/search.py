@@ -176,7 +176,7 @@ class _Jaxcap:
         if arguments.run is None:
             params, scoring = _untrained(size, arguments), arguments.scoring
         else:
-            from jaxcap.inference import load
+            from jaxcap.captioning.loaded_model import load
 
             run = load(arguments.run)
             params, scoring = run.variables["params"]["decoder"], run.config.decoder.scoring
@@ -188,7 +188,7 @@ class _Jaxcap:
         import jax
         from flax import traverse_util
 
-        from jaxcap.decoders import create_decoder
+        from jaxcap.model.decoders import create_decoder
         from jaxcap.search import beam_search
 
         params = traverse_util.unflatten_dict(task.weights, sep="/")
@@ -296,7 +296,7 @@ def _untrained(size: int, arguments: Arguments) -> Any:
     """
     import jax
 
-    from jaxcap.decoders import create_decoder
+    from jaxcap.model.decoders import create_decoder
 
     config = DecoderConfig(scoring=arguments.scoring)
     decoder = create_decoder(config, size)

@@ -39,8 +39,8 @@ import tyro
 from workers import Worker
 
 from jaxcap.config import Config, DecoderConfig, EncoderConfig, TrainConfig
-from jaxcap.huge_pages import restart_with_huge_pages
-from jaxcap.vocabulary import BOS, EOS, PAD
+from jaxcap.devices.huge_pages import restart_with_huge_pages
+from jaxcap.text.vocabulary import BOS, EOS, PAD
 
 CAPTIONS = 5  # of an image
 TOKENS = 20  # with <bos> and <eos>
@@ -210,14 +210,14 @@ class _Jaxcap(_Steps):
         import jax
         from flax import traverse_util
 
-        from jaxcap import optimizer
-        from jaxcap.captioner import create_captioner, encoder_shapes, init_variables
         from jaxcap.data.batch import Batch
-        from jaxcap.encoders.weights import load_weights
-        from jaxcap.losses import cross_entropy
-        from jaxcap.parallel import create_parallel
-        from jaxcap.state import TrainState
-        from jaxcap.steps import train_step
+        from jaxcap.devices.parallel import create_parallel
+        from jaxcap.model.captioner import create_captioner, encoder_shapes, init_variables
+        from jaxcap.model.encoders.weights import load_weights
+        from jaxcap.training.step import optimizer
+        from jaxcap.training.step.losses import cross_entropy
+        from jaxcap.training.step.state import TrainState
+        from jaxcap.training.step.train_step import train_step
 
         config = task.config
         parallel = create_parallel(config.train)
@@ -280,7 +280,7 @@ def _flops(model: Any, variables: Any, task: Task, shape: tuple[int, int]) -> fl
     """Of an image's share in a step: forward once, and backward twice that."""
     import jax
 
-    from jaxcap.encoders.conv import written_for
+    from jaxcap.model.encoders.conv import written_for
 
     (p, d), c = shape, DECODER
     e, a, h = c.embedding_size, c.attention_size, c.hidden_size
@@ -319,7 +319,7 @@ class _PyTorch(_Steps):
         import torch
         from pytorch_training import Captioner, Recipe, train_step
 
-        from jaxcap.encoders import encoder_spec
+        from jaxcap.model.encoders import encoder_spec
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         recipe = Recipe(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxcap.inference import Run, load
+    from jaxcap.captioning.loaded_model import Run, load
 
 __all__ = ["Run", "load"]
 __version__ = "0.1.0"
@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     # JAX takes a second to import, and `jaxcap --help` or `jaxcap.metrics` need none of it.
     if name in __all__:
-        from jaxcap import inference
+        from jaxcap.captioning import loaded_model
 
-        return getattr(inference, name)
+        return getattr(loaded_model, name)
     raise AttributeError(f"module 'jaxcap' has no attribute '{name}'")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jaxcap.huge_pages import restart_with_huge_pages
+from jaxcap.devices.huge_pages import restart_with_huge_pages
 
 
 def main() -> None:

@@ -18,11 +18,11 @@ from typing import Any
 import tyro
 from rich.console import Console
 
-from jaxcap.caches import cache_dir
 from jaxcap.commands import caption, data, export, prepare, replay, score, weights
 from jaxcap.commands import evaluate as evaluate_command
 from jaxcap.commands import train as train_command
 from jaxcap.errors import InputError
+from jaxcap.files import cache_dir
 
 _COMMANDS: dict[str, tuple[type, Callable[[Any, Console], int]]] = {
     "prepare": (prepare.PrepareArguments, prepare.run),

@@ -12,21 +12,21 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from jaxcap import hosts
+from jaxcap.captioning.decoding import describe
+from jaxcap.captioning.loaded_model import Caption, Decode, Run, caption_batches
 from jaxcap.config import Config, to_dict
-from jaxcap.data import shapes
 from jaxcap.data.pipeline import Source, evaluation_batches
-from jaxcap.decoding import describe
+from jaxcap.datasets import shapes
+from jaxcap.devices import hosts
+from jaxcap.devices.parallel import round_up
 from jaxcap.files import write_text
-from jaxcap.inference import Caption, Decode, Run, caption_batches
 from jaxcap.metrics import ScoringUnits, evaluate_captions, splitter
-from jaxcap.parallel import round_up
 from jaxcap.progress import Report
 from jaxcap.report import ReportCaption, ReportRow, scale_attention, write_report
 from jaxcap.scoring import bootstrap
 from jaxcap.scoring.signature import signature
 from jaxcap.scoring.statistics import collect
-from jaxcap.vocabulary import Vocabulary
+from jaxcap.text.vocabulary import Vocabulary
 
 TRUE = "true and complete"
 """Name of the score that only a data set of drawn scenes has: the share, in percent, of

@@ -76,3 +76,12 @@ def write_text(path: Path, text: str) -> None:
     with replacing(path) as beside:
         # File names may hold bytes that are no text in any encoding: those become "?".
         beside.write_text(text, encoding="utf-8", errors="replace")
+
+
+def cache_dir(name: str) -> Path | None:
+    """`$XDG_CACHE_HOME/jaxcap/NAME`, by default `~/.cache/jaxcap/NAME`; None without a home."""
+    try:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        return None
+    return root / "jaxcap" / name

@@ -73,8 +73,8 @@ def _room() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A `data_dir` with 50 training, 6 dev and 5 test scenes of the data set shapes."""
-    from jaxcap.data.building import build
-    from jaxcap.data.shapes import recipe
+    from jaxcap.datasets.building import build
+    from jaxcap.datasets.shapes import recipe
 
     directory = tmp_path_factory.mktemp("data")
     build(recipe({"train": 50, "dev": 6, "test": 5}), directory)

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxcap.encoders import ENCODERS, EncoderSpec
+from jaxcap.model.encoders import ENCODERS, EncoderSpec
 
 Name = Callable[[tuple[str, ...]], str]
 

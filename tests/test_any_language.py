@@ -15,15 +15,15 @@ from PIL import Image
 from rich.console import Console
 
 from jaxcap import training
+from jaxcap.captioning.loaded_model import load
 from jaxcap.config import Config
 from jaxcap.data import images
-from jaxcap.data.shapes import Object, Scene, draw
+from jaxcap.datasets.shapes import Object, Scene, draw
 from jaxcap.errors import InputError
 from jaxcap.evaluation import evaluate_source, read_metrics, write_evaluation
-from jaxcap.inference import load
-from jaxcap.text import Characters, Pieces
+from jaxcap.text.units import Characters, Pieces
+from jaxcap.text.vocabulary import Vocabulary
 from jaxcap.training import setup
-from jaxcap.vocabulary import Vocabulary
 
 COLOURS = {"red": "红色", "green": "绿色", "blue": "蓝色"}
 SHAPES = {"circle": "圆形", "cross": "十字"}

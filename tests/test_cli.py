@@ -168,7 +168,7 @@ def test_help(command, entry, arguments, expected):
 
 
 def test_prepare(command, monkeypatch, tmp_path):
-    from jaxcap.data import shapes
+    from jaxcap.datasets import shapes
 
     monkeypatch.setattr(shapes, "NUM_SCENES", {"train": 3, "dev": 2, "test": 1})
     first = command(cli.main, "prepare", "shapes", "--data-dir", tmp_path / "data")

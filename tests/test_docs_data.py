@@ -37,7 +37,7 @@ from PIL import Image
 
 from jaxcap.commands.data import DataArguments
 from jaxcap.commands.prepare import PrepareArguments
-from jaxcap.data.prepare import formats
+from jaxcap.datasets.prepare import formats
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")

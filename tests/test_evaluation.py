@@ -12,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcap.data import images, shapes
+from jaxcap.captioning.loaded_model import Caption, Run, caption_batches, load
+from jaxcap.data import images
 from jaxcap.data.batch import Batch
-from jaxcap.data.prepare import Records, load_source
+from jaxcap.datasets import shapes
+from jaxcap.datasets.prepare import Records, load_source
 from jaxcap.evaluation import (
     TRUE,
     Evaluation,
@@ -23,10 +25,9 @@ from jaxcap.evaluation import (
     score_names,
     write_evaluation,
 )
-from jaxcap.inference import Caption, Run, caption_batches, load
 from jaxcap.metrics import evaluate_captions
 from jaxcap.search import SearchResult
-from jaxcap.vocabulary import BOS, EOS
+from jaxcap.text.vocabulary import BOS, EOS
 
 
 @pytest.fixture(scope="module")

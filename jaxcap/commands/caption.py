@@ -21,11 +21,11 @@ from jaxcap.commands import given
 from jaxcap.errors import InputError
 
 if TYPE_CHECKING:
-    from jaxcap.caption_files import CaptionFile, CaptionStream
-    from jaxcap.caption_formats import Format, Key
-    from jaxcap.image_paths import ImagePath, Part
-    from jaxcap.inference import Run
-    from jaxcap.kept_programs import Store
+    from jaxcap.caption_files.formats import Format, Key
+    from jaxcap.caption_files.writing import CaptionFile, CaptionStream
+    from jaxcap.captioning.loaded_model import Run
+    from jaxcap.data.image_paths import ImagePath, Part
+    from jaxcap.storage.program_cache import Store
 
 _LISTED = 1000
 """Failures that are listed; beyond them there is a reason common to all."""
@@ -126,10 +126,10 @@ def run(arguments: CaptionArguments, console: Console) -> int:
         return _join(arguments, console)
     if arguments.batch_size < 1:
         raise InputError(f"--batch-size is {arguments.batch_size}; it must be at least 1.")
-    from jaxcap.caption_files import CaptionFile, CaptionStream
-    from jaxcap.image_paths import LIST, image_paths
-    from jaxcap.inference import load
-    from jaxcap.models import packaged
+    from jaxcap.caption_files.writing import CaptionFile, CaptionStream
+    from jaxcap.captioning.loaded_model import load
+    from jaxcap.data.image_paths import LIST, image_paths
+    from jaxcap.pretrained import packaged
 
     format = _format(arguments)
     arguments, part = _shared(arguments, console)
@@ -162,8 +162,8 @@ def _shared(arguments: CaptionArguments, console: Console) -> tuple[CaptionArgum
 
     The latter cannot all write one file, so each has its own.
     """
-    from jaxcap.hosts import launched_share
-    from jaxcap.image_paths import LIST, Part
+    from jaxcap.data.image_paths import LIST, Part
+    from jaxcap.devices.hosts import launched_share
 
     if arguments.part is not None:
         return arguments, Part.parse(arguments.part)
@@ -194,8 +194,8 @@ def _store() -> Store | None:
     """Where programs are kept on CPUs, which trace and lower one for longer than they caption."""
     import jax
 
-    from jaxcap.caches import cache_dir
-    from jaxcap.kept_programs import Store
+    from jaxcap.files import cache_dir
+    from jaxcap.storage.program_cache import Store
 
     directory = cache_dir("programs")
     if directory is None or jax.default_backend() != "cpu":
@@ -213,7 +213,7 @@ def _standard_input() -> Iterable[bytes]:
 
 
 def _format(arguments: CaptionArguments) -> Format:
-    from jaxcap.caption_formats import FORMATS, SUFFIXES
+    from jaxcap.caption_files.formats import FORMATS, SUFFIXES
 
     if arguments.json and arguments.format not in (None, "jsonl"):
         raise InputError(
@@ -273,7 +273,7 @@ class _Tally:
 
     def close(self) -> int:
         """Lists what failed; the exit status."""
-        from jaxcap.caption_formats import one_line
+        from jaxcap.caption_files.formats import one_line
 
         for reason in self.reasons:
             self.console.print(f"skipped: {one_line(reason)}", soft_wrap=True)
@@ -331,7 +331,7 @@ def _caption(
 
 
 def _join(arguments: CaptionArguments, console: Console) -> int:
-    from jaxcap.caption_files import CaptionFile, read_entries
+    from jaxcap.caption_files.writing import CaptionFile, read_entries
 
     if arguments.output is None:
         raise InputError("--join: into which file? Give --output.")

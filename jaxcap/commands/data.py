@@ -16,8 +16,8 @@ from jaxcap.config import DataConfig, load_config_file
 from jaxcap.errors import InputError
 
 if TYPE_CHECKING:
-    from jaxcap.data.inspection import DataStatistics, DataWarning
     from jaxcap.data.pipeline import Source
+    from jaxcap.datasets.inspection import DataStatistics, DataWarning
 
 _HURTS = {"warning": "yellow", "note": None}
 
@@ -58,11 +58,11 @@ def run(arguments: DataArguments, console: Console) -> int:
     data_dir = arguments.data_dir or config.directory
     if name is None:
         return _list(data_dir, console, as_json=arguments.json)
-    from jaxcap.data.inspection import inspect, warnings
     from jaxcap.data.pipeline import all_captions
-    from jaxcap.data.prepare import find_dataset, load_source
+    from jaxcap.datasets.inspection import inspect, warnings
+    from jaxcap.datasets.prepare import find_dataset, load_source
     from jaxcap.progress import Display
-    from jaxcap.text import create_units
+    from jaxcap.text.units import create_units
 
     counts = find_dataset(name, data_dir).splits
     splits: dict[str, Source] = {
@@ -130,7 +130,7 @@ def _check(arguments: DataArguments) -> None:
 
 
 def _list(data_dir: Path | None, console: Console, *, as_json: bool) -> int:
-    from jaxcap.data.prepare import default_data_dir, find_dataset, list_prepared
+    from jaxcap.datasets.prepare import default_data_dir, find_dataset, list_prepared
 
     where = data_dir or default_data_dir()
     there = [find_dataset(name, where) for name in list_prepared(where)]
@@ -149,19 +149,19 @@ def _list(data_dir: Path | None, console: Console, *, as_json: bool) -> int:
 def _print(
     statistics: DataStatistics, found: list[DataWarning], config: DataConfig, *, as_json: bool
 ) -> None:
-    from jaxcap.data.inspection import show
+    from jaxcap.datasets.inspection import data_tables
 
     least = config.min_count
     if as_json:
-        value = show.as_object(statistics, found, least)
+        value = data_tables.as_object(statistics, found, least)
         print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
         return
     if not sys.stdout.isatty():
-        print("\n".join(show.as_lines(statistics, found, least)))
+        print("\n".join(data_tables.as_lines(statistics, found, least)))
         return
     out = Console(markup=False, highlight=False)
-    for table in show.as_tables(statistics, least):
+    for table in data_tables.as_tables(statistics, least):
         out.print(table)
-    for line in show.example_lines(statistics):
+    for line in data_tables.example_lines(statistics):
         out.print(line, soft_wrap=True)
-    out.print(show.SURENESS.format(units=statistics.units))
+    out.print(data_tables.SURENESS.format(units=statistics.units))

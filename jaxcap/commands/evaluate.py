@@ -38,11 +38,11 @@ class EvaluateArguments:
 
 def run(arguments: EvaluateArguments, console: Console) -> int:
     """Leaves captions, scores and a report in the directory of the run."""
-    from jaxcap import hosts
-    from jaxcap.data.prepare import load_source
+    from jaxcap.captioning.loaded_model import load
+    from jaxcap.datasets.prepare import load_source
+    from jaxcap.devices import hosts
+    from jaxcap.devices.parallel import on_local_devices, over_local_devices
     from jaxcap.evaluation import evaluate_source, write_evaluation
-    from jaxcap.inference import load
-    from jaxcap.parallel import on_local_devices, over_local_devices
     from jaxcap.progress import Display
 
     hosts.connect()
@@ -93,7 +93,7 @@ def run(arguments: EvaluateArguments, console: Console) -> int:
 
 def _directory(arguments: EvaluateArguments) -> Path:
     """Where the results go; it exists."""
-    from jaxcap.published import is_published
+    from jaxcap.storage.published import is_published
 
     if arguments.output is None:
         if is_published(arguments.run):

@@ -75,8 +75,9 @@ def run(arguments: ExportArguments, console: Console) -> int:
         files.append(arguments.file.with_suffix(".json"))
     for file in files:
         _check_target(file, files, force=arguments.force)
-    from jaxcap import export, published
-    from jaxcap.inference import load
+    from jaxcap.captioning import export
+    from jaxcap.captioning.loaded_model import load
+    from jaxcap.storage import published
 
     search = given(
         beam_size=arguments.beam_size,

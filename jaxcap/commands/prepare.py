@@ -60,8 +60,8 @@ class PrepareArguments:
 
 def run(arguments: PrepareArguments, console: Console) -> int:
     """Builds the data set, or says that it is there."""
-    from jaxcap.data.prepare import default_data_dir, prepare
-    from jaxcap.data.sources import SourceOptions
+    from jaxcap.datasets.prepare import default_data_dir, prepare
+    from jaxcap.datasets.sources import SourceOptions
 
     options = SourceOptions(
         source=arguments.source,

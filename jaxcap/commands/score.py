@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from jaxcap.scoring.pairing import Pairing
-    from jaxcap.scoring.show import Result
+    from jaxcap.scoring.score_tables import Result
     from jaxcap.scoring.statistics import Statistics
 
 THESE = "these captions"
@@ -103,7 +103,7 @@ def run(arguments: ScoreArguments, console: Console) -> int:
     """Prints scores to standard output, and warnings to the console."""
     from jaxcap.metrics import splitter
     from jaxcap.scoring.per_image import write_per_image
-    from jaxcap.scoring.show import Result
+    from jaxcap.scoring.score_tables import Result
     from jaxcap.scoring.signature import signature
 
     _check(arguments)
@@ -172,14 +172,14 @@ def _check(arguments: ScoreArguments) -> None:
 
 def _read(arguments: ScoreArguments) -> tuple[Pairing, Pairing | None, list[str]]:
     """The captions of one model or two beside their references, and warnings."""
-    from jaxcap.scoring import gather, pitfalls
-    from jaxcap.scoring.captions import read_captions
+    from jaxcap.caption_files.reading import read_captions
+    from jaxcap.scoring import inputs, pitfalls
     from jaxcap.scoring.pairing import Allowed, check_roles, common, pair
 
     predictions, references = map(read_captions, (arguments.predictions, arguments.references))
     # Before any split is asked for: a user who mixed up the files has none to give.
     check_roles(predictions, references)
-    references, warnings = gather.references_of(
+    references, warnings = inputs.references_of(
         references, split=arguments.split, image_list=arguments.image_list
     )
     allowed = Allowed(missing=arguments.allow_missing, duplicates=arguments.allow_duplicates)
@@ -252,11 +252,11 @@ def _add_diversity(
     other: _Scored | None,
     targets: Sequence[Sequence[Sequence[str]]],
 ) -> None:
-    from jaxcap.scoring import diversity, gather
+    from jaxcap.scoring import diversity, inputs
 
     training = None
     if arguments.train is not None:
-        training = gather.training_captions(
+        training = inputs.training_captions(
             arguments.train,
             split=arguments.train_split,
             image_list=arguments.train_list,
@@ -298,7 +298,7 @@ def _add_baselines(
 
 
 def _print(result: Result, *, as_json: bool) -> None:
-    from jaxcap.scoring.show import as_lines, as_object, as_tables
+    from jaxcap.scoring.score_tables import as_lines, as_object, as_tables
 
     if as_json:
         print(json.dumps(as_object(result), indent=1, ensure_ascii=False, allow_nan=False))
@@ -321,8 +321,8 @@ def _write_report(
     arguments: ScoreArguments, result: Result, scored: _Scored, console: Console
 ) -> None:
     assert arguments.images is not None
+    from jaxcap.caption_files.matching import pictures_of
     from jaxcap.report import ReportCaption, ReportRow, write_report
-    from jaxcap.scoring.gather import pictures_of
 
     pairing = scored.pairing
     pictures = pictures_of(pairing.ids, arguments.images)

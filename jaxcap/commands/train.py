@@ -46,7 +46,7 @@ def parse(argv: list[str]) -> TrainArguments:
 
 def run(arguments: TrainArguments, console: Console) -> int:
     """Trains to the end and says what came of it, or how to go on after a signal."""
-    from jaxcap import hosts
+    from jaxcap.devices import hosts
     from jaxcap.training import Interrupted, train
 
     try:

@@ -14,7 +14,7 @@ from rich.console import Console
 from jaxcap.errors import InputError
 
 if TYPE_CHECKING:
-    from jaxcap.encoders.weights.files import WeightFile
+    from jaxcap.model.encoders.weights.weight_files import WeightFile
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class WeightsArguments:
 def run(arguments: WeightsArguments, console: Console) -> int:
     """Prints a few lines; status 1, and the reasons on `console`, if the file fits no encoder."""
     _check_target(arguments)
-    from jaxcap.encoders.weights import export_weights, fill, misfit, weights_file
-    from jaxcap.encoders.weights.files import read_weight_file
-    from jaxcap.encoders.weights.fitting import encoder_shapes, identify
+    from jaxcap.model.encoders.weights import export_weights, fill, misfit, weights_file
+    from jaxcap.model.encoders.weights.fitting import encoder_shapes, identify
+    from jaxcap.model.encoders.weights.weight_files import read_weight_file
 
     if arguments.file == "imagenet":
         raise InputError("weights 'imagenet' are those of each encoder; give a file or a package.")

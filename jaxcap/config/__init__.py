@@ -5,8 +5,8 @@ run keeps the resolved whole as `config.json`, from which alone the model is bui
 """
 
 from jaxcap.config.checks import check_heeded, stage_configs, validate
+from jaxcap.config.config_files import load_config, load_config_file, save_config
 from jaxcap.config.conversion import differences, from_dict, to_dict
-from jaxcap.config.files import load_config, load_config_file, save_config
 from jaxcap.config.sections import (
     Config,
     DataConfig,

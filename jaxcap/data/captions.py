@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Int, Integer
 
 from jaxcap.config import DataConfig
-from jaxcap.text import WORDS, TextUnits
-from jaxcap.vocabulary import BOS, EOS, Vocabulary
+from jaxcap.text.units import WORDS, TextUnits
+from jaxcap.text.vocabulary import BOS, EOS, Vocabulary
 
 _AT_ONCE = 1 << 16
 """Images that are encoded together: what is needed in passing stays small."""

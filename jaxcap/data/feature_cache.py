@@ -30,8 +30,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxcap import files
-from jaxcap.caches import cache_dir
 from jaxcap.errors import InputError
+from jaxcap.files import cache_dir
 
 _WAY_OUT = (
     "Make room or give permission there and start again, give another place by "

@@ -21,8 +21,8 @@ from jaxcap.data import images
 from jaxcap.data.batch import Batch
 from jaxcap.data.captions import Captions, SplitCaptions, split_captions
 from jaxcap.errors import InputError
-from jaxcap.text import WORDS, TextUnits
-from jaxcap.vocabulary import PAD
+from jaxcap.text.units import WORDS, TextUnits
+from jaxcap.text.vocabulary import PAD
 
 _WINDOW = 16
 """Batches that are sorted by length together; more would tell long captions apart by step."""

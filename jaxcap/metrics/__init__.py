@@ -17,8 +17,8 @@ from jaxcap.metrics.cider import CiderResult, cider_d, cider_of
 from jaxcap.metrics.java import Measured, Unavailable, java_scores
 from jaxcap.metrics.ngrams import MAX_ORDER, match_words
 from jaxcap.metrics.rouge import RougeResult, rouge_l
+from jaxcap.metrics.scoring_units import ScoringUnits, joined, splitter
 from jaxcap.metrics.tokenize import tokenize
-from jaxcap.metrics.units import ScoringUnits, joined, splitter
 
 __all__ = [
     "BleuCounts",

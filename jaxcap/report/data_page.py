@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from jaxcap.config import DataConfig
-from jaxcap.data.inspection import show
-from jaxcap.data.inspection.captions import coverage
-from jaxcap.data.inspection.hazards import DataWarning
-from jaxcap.data.inspection.statistics import DataStatistics, Group, Place
 from jaxcap.data.pipeline import Source
+from jaxcap.datasets.inspection import data_tables
+from jaxcap.datasets.inspection.caption_statistics import coverage
+from jaxcap.datasets.inspection.data_statistics import DataStatistics, Group, Place
+from jaxcap.datasets.inspection.hazards import DataWarning
 from jaxcap.files import write_text
 from jaxcap.report.charts import number
 from jaxcap.report.histograms import histogram
@@ -175,7 +175,7 @@ def _tables(statistics: DataStatistics, min_count: int) -> str:
                     split,
                     f"{c.images:,}",
                     f"{c.captions:,}",
-                    show.between(c.per_image),
+                    data_tables.between(c.per_image),
                     f"{c.mean_length:.1f}",
                     str(c.percentile(99)),
                     str(c.percentile(100)),
@@ -185,7 +185,7 @@ def _tables(statistics: DataStatistics, min_count: int) -> str:
         )
     ]
     rows: dict[int, list[str]] = {}
-    for _, c in show.coverages(statistics, min_count):
+    for _, c in data_tables.coverages(statistics, min_count):
         row = rows.setdefault(c.min_count, [str(c.min_count), f"{c.vocabulary:,}"])
         row += [f"{100 * c.unknown:.1f} %", f"{100 * c.whole:.1f} %"]
     columns = ["min_count", statistics.units]
@@ -201,8 +201,8 @@ def _tables(statistics: DataStatistics, min_count: int) -> str:
                 (
                     (
                         split,
-                        show.spread(images.sides(longer=False)),
-                        show.spread(images.sides(longer=True)),
+                        data_tables.spread(images.sides(longer=False)),
+                        data_tables.spread(images.sides(longer=True)),
                         ", ".join(f"{kind} {count:,}" for kind, count in images.kinds.items()),
                         f"{images.unreadable:,}",
                     )
@@ -252,7 +252,7 @@ def _copies(statistics: DataStatistics, pictures: _Pictures) -> str:
         f"{'the same file' if group in same else 'the same picture'}</p></li>"
         for group in repeats.examples
     )
-    note = show.SURENESS.format(units=statistics.units)
+    note = data_tables.SURENESS.format(units=statistics.units)
     return _section("Copies", f'<ul class="copies">{items}</ul>', note=note)
 
 

@@ -1,13 +1,24 @@
-"""The outer loop of training: data in, steps, evaluation, checkpoints, a log.
+"""Training: one pure step in `step/`, and around it all that keeps a run alive.
 
-All that touches disk, clock and terminal during a training is here; what it computes is in
-`steps.train_step`.
+Disk, clock and terminal are touched here; what a step computes is in `step.train_step`.
 """
 
 from __future__ import annotations
 
-from jaxcap.training.interruption import Interrupted
-from jaxcap.training.loop import Summary
-from jaxcap.training.setup import train
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxcap.training.interruption import Interrupted
+    from jaxcap.training.loop import Summary
+    from jaxcap.training.setup import train
 
 __all__ = ["Interrupted", "Summary", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    # Importing `jaxcap.training.step` must not import the loop, with its checkpoints and data sets.
+    if name in __all__:
+        from jaxcap.training import interruption, loop, setup
+
+        return getattr({"Interrupted": interruption, "Summary": loop, "train": setup}[name], name)
+    raise AttributeError(f"module 'jaxcap.training' has no attribute '{name}'")

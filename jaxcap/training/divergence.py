@@ -12,7 +12,7 @@ import numpy as np
 from jaxcap.data.batch import Batch
 from jaxcap.errors import InputError
 from jaxcap.files import replacing
-from jaxcap.steps import StepMetrics
+from jaxcap.training.step.train_step import StepMetrics
 
 _EXPLODED = 100.0
 

@@ -13,19 +13,20 @@ import optax
 from jaxtyping import Float
 from rich.console import Console
 
-from jaxcap import hosts, optimizer
-from jaxcap.captioner import Captioner
+from jaxcap.captioning.decoding import Decode, create_decode
 from jaxcap.config import Config
 from jaxcap.data.batch import Batch
 from jaxcap.data.captions import Captions
 from jaxcap.data.pipeline import Source, training_batches
-from jaxcap.decoding import Decode, create_decode
-from jaxcap.losses import cross_entropy, policy_gradient
-from jaxcap.parallel import Parallel, Step, over_local_devices
-from jaxcap.scheduled_sampling import scheduled_sampling
-from jaxcap.steps import train_step
+from jaxcap.devices import hosts
+from jaxcap.devices.parallel import Parallel, Step, over_local_devices
+from jaxcap.model.captioner import Captioner
+from jaxcap.text.vocabulary import NEVER_SAID, Vocabulary
 from jaxcap.training.self_critical import SelfCritical, create_reward
-from jaxcap.vocabulary import NEVER_SAID, Vocabulary
+from jaxcap.training.step import optimizer
+from jaxcap.training.step.losses import cross_entropy, policy_gradient
+from jaxcap.training.step.scheduled_sampling import scheduled_sampling
+from jaxcap.training.step.train_step import train_step
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcap import hosts
+from jaxcap.devices import hosts
 from jaxcap.evaluation import LogLine, read_metrics
 from jaxcap.files import write_text
-from jaxcap.steps import StepMetrics
+from jaxcap.training.step.train_step import StepMetrics
 
 
 class Meter:

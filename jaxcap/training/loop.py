@@ -9,20 +9,20 @@ from dataclasses import dataclass
 
 import jax
 
-from jaxcap import hosts
-from jaxcap.checkpoint import Checkpoints
+from jaxcap.devices import hosts
 from jaxcap.errors import InputError
 from jaxcap.evaluation import Evaluation, LogLine, evaluate_source
 from jaxcap.progress import Display, say
-from jaxcap.state import TrainState
+from jaxcap.storage.checkpoints import Checkpoints
 from jaxcap.training import compilations
 from jaxcap.training.divergence import Divergence, Offender, divergence, save_offender
 from jaxcap.training.experiment import Experiment
+from jaxcap.training.input_wait import Waiting
 from jaxcap.training.interruption import Interrupted, Interruption
 from jaxcap.training.log import Log, Meter, figures, stalled
 from jaxcap.training.memory import peak_memory
+from jaxcap.training.step.state import TrainState
 from jaxcap.training.tensorboard import TensorBoard
-from jaxcap.training.waiting import Waiting
 
 _AGREE = 10
 """Steps after which several processes ask each other whether to save or to stop."""

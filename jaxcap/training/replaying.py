@@ -9,11 +9,11 @@ from pathlib import Path
 import jax
 from rich.console import Console
 
-from jaxcap.checkpoint import Checkpoints
 from jaxcap.config import load_config
+from jaxcap.devices.parallel import use_device
 from jaxcap.errors import InputError
-from jaxcap.parallel import use_device
 from jaxcap.progress import Display, say
+from jaxcap.storage.checkpoints import Checkpoints
 from jaxcap.training.divergence import Divergence, divergence, load_offender
 from jaxcap.training.setup import first_state, set_up, with_features
 from jaxcap.training.stages import begun, stage_at, stages_of

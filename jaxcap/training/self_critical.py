@@ -23,19 +23,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxcap import hosts
-from jaxcap.captioner import Captioner
+from jaxcap.captioning.decoding import begin
 from jaxcap.config import Config, TrainConfig
 from jaxcap.data.batch import Batch, Samples
 from jaxcap.data.captions import Captions
-from jaxcap.decoding import begin
+from jaxcap.devices import hosts
+from jaxcap.devices.parallel import Step, over_local_devices
 from jaxcap.errors import InputError
 from jaxcap.metrics.reward import CiderReward
-from jaxcap.parallel import Step, over_local_devices
+from jaxcap.model.captioner import Captioner
 from jaxcap.search import greedy_search, sample
-from jaxcap.state import TrainState
-from jaxcap.steps import StepMetrics
-from jaxcap.vocabulary import BOS, EOS, PAD
+from jaxcap.text.vocabulary import BOS, EOS, PAD
+from jaxcap.training.step.state import TrainState
+from jaxcap.training.step.train_step import StepMetrics
 
 _PARTS = 2
 # Told apart by it from the keys of dropout, which are folded with the number of a step.

@@ -10,24 +10,25 @@ from pathlib import Path
 import jax
 from rich.console import Console
 
-from jaxcap import hosts, optimizer
-from jaxcap.captioner import create_captioner, encoder_shapes, init_variables
-from jaxcap.checkpoint import Checkpoints
 from jaxcap.config import Config, stage_configs, validate
-from jaxcap.data.prepare import find_dataset, load_source
-from jaxcap.data.training_text import training_text
-from jaxcap.encoders.weights import load_weights
+from jaxcap.datasets.prepare import find_dataset, load_source
+from jaxcap.devices import hosts
+from jaxcap.devices.parallel import check_device, create_parallel, on_one_device, use_device
 from jaxcap.errors import InputError, did_you_mean
 from jaxcap.evaluation import score_names
-from jaxcap.features import cached_features
-from jaxcap.parallel import check_device, create_parallel, on_one_device, use_device
+from jaxcap.model.captioner import create_captioner, encoder_shapes, init_variables
+from jaxcap.model.encoders.weights import load_weights
 from jaxcap.progress import doing, say
-from jaxcap.state import TrainState
+from jaxcap.storage.checkpoints import Checkpoints
 from jaxcap.training.experiment import Experiment
+from jaxcap.training.frozen_features import cached_features
 from jaxcap.training.loop import Loop, Summary
 from jaxcap.training.self_critical import check_references
 from jaxcap.training.stages import begun, stage_at, stages_of
-from jaxcap.training.start import start_of
+from jaxcap.training.start_from import start_of
+from jaxcap.training.step import optimizer
+from jaxcap.training.step.state import TrainState
+from jaxcap.training.training_text import training_text
 from jaxcap.training.workdir import check, claimed
 
 

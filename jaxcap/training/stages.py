@@ -8,14 +8,14 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxcap.captioner import create_captioner
 from jaxcap.config import stage_configs
-from jaxcap.encoders.freezing import frozen_stages
-from jaxcap.encoders.stages import stage_of
-from jaxcap.optimizer import create_optimizer
-from jaxcap.parallel import on_one_device
-from jaxcap.state import TrainState
+from jaxcap.devices.parallel import on_one_device
+from jaxcap.model.captioner import create_captioner
+from jaxcap.model.encoders.freezing import frozen_stages
+from jaxcap.model.encoders.stages import stage_of
 from jaxcap.training.experiment import Experiment
+from jaxcap.training.step.optimizer import create_optimizer
+from jaxcap.training.step.state import TrainState
 
 
 def stages_of(experiment: Experiment) -> tuple[Experiment, ...]:

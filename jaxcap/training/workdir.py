@@ -11,7 +11,7 @@ from pathlib import Path
 from jaxcap import files
 from jaxcap.config import Config, differences, load_config, save_config
 from jaxcap.errors import InputError
-from jaxcap.vocabulary import Vocabulary
+from jaxcap.text.vocabulary import Vocabulary
 
 LOCK = ".lock"
 

@@ -22,9 +22,10 @@ import tyro
 from PIL import Image
 from rich.console import Console
 
-from jaxcap import inference, models
-from jaxcap.caption_files import read_entries
-from jaxcap.caption_formats import FORMATS
+from jaxcap import pretrained
+from jaxcap.caption_files.formats import FORMATS
+from jaxcap.caption_files.writing import read_entries
+from jaxcap.captioning import loaded_model
 from jaxcap.commands import caption
 from jaxcap.errors import InputError
 
@@ -39,15 +40,15 @@ class Outcome(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def run(tiny_run) -> inference.Run:
-    return inference.load(tiny_run)
+def run(tiny_run) -> loaded_model.Run:
+    return loaded_model.load(tiny_run)
 
 
 @pytest.fixture
 def command(monkeypatch, capsys, tmp_path, run) -> Callable[..., Outcome]:
     """Runs the command in an empty directory, with a run that is loaded and compiled once."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(inference, "load", lambda *paths, **options: run)
+    monkeypatch.setattr(loaded_model, "load", lambda *paths, **options: run)
 
     def call(*arguments: object) -> Outcome:
         console = Console(file=io.StringIO(), width=10_000, markup=False, highlight=False)
@@ -215,14 +216,14 @@ def test_mistakes(command, tmp_path, arguments, message):
 
 def test_the_model_in_the_package_is_named_once(monkeypatch, tmp_path, run, capsys):
     pictures(tmp_path / "in", 2)
-    monkeypatch.setattr(models, "packaged", lambda: Path("box.safetensors"))
+    monkeypatch.setattr(pretrained, "packaged", lambda: Path("box.safetensors"))
     asked: list[Path] = []
 
-    def load(*paths: Path, **options: object) -> inference.Run:
+    def load(*paths: Path, **options: object) -> loaded_model.Run:
         asked.extend(paths)
         return dataclasses.replace(run, note="drawn scenes")
 
-    monkeypatch.setattr(inference, "load", load)
+    monkeypatch.setattr(loaded_model, "load", load)
     console = Console(file=io.StringIO(), width=10_000, markup=False, highlight=False)
     assert caption.run(caption.CaptionArguments((tmp_path / "in",)), console) == 0
     assert asked == [Path("box.safetensors")]

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from jaxcap.commands.data import DataArguments, run
 from jaxcap.config import DataConfig
-from jaxcap.data.inspection import inspect, warnings
+from jaxcap.datasets.inspection import inspect, warnings
 from jaxcap.errors import InputError
 from jaxcap.report.data_page import write_data_page
 from jaxcap.report.histograms import histogram

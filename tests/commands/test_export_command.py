@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from jaxcap import published
 from jaxcap.commands.export import ExportArguments, run
 from jaxcap.errors import InputError
+from jaxcap.storage import published
 
 
 def _run(*arguments: Path | str, **options: object) -> int:

@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from jaxcap.commands.prepare import PrepareArguments, run
-from jaxcap.data.prepare import find_dataset, load_source
+from jaxcap.datasets.prepare import find_dataset, load_source
 from jaxcap.errors import InputError
 
 

@@ -16,12 +16,12 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from jaxcap import inference
-from jaxcap.caption_files import read_entries
-from jaxcap.caption_formats import FORMATS
+from jaxcap.caption_files.formats import FORMATS
+from jaxcap.caption_files.writing import read_entries
+from jaxcap.captioning import loaded_model
 from jaxcap.commands import caption, evaluate
+from jaxcap.devices.hosts import launched_share
 from jaxcap.errors import InputError
-from jaxcap.hosts import launched_share
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,8 +59,8 @@ def test_a_number_of_no_process_is_refused(
 def test_processes_caption_a_part_each(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = inference.load(tiny_run)
-    monkeypatch.setattr(inference, "load", lambda *paths, store: run)
+    run = loaded_model.load(tiny_run)
+    monkeypatch.setattr(loaded_model, "load", lambda *paths, store: run)
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     names = [f"IMG_{n:04}.png" for n in range(6, 13)]

@@ -9,10 +9,13 @@ import pytest
 from rich.console import Console
 
 from jaxcap.commands.weights import WeightsArguments, run
-from jaxcap.encoders.weights import export_weights, load_weights, weights_file
-from jaxcap.encoders.weights.fitting import encoder_shapes
-from jaxcap.encoders.weights.safetensors_files import read_safetensors_file, write_safetensors_file
 from jaxcap.errors import InputError
+from jaxcap.model.encoders.weights import export_weights, load_weights, weights_file
+from jaxcap.model.encoders.weights.fitting import encoder_shapes
+from jaxcap.model.encoders.weights.safetensors_files import (
+    read_safetensors_file,
+    write_safetensors_file,
+)
 
 
 def _run(*arguments, **options):

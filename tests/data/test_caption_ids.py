@@ -9,8 +9,8 @@ import pytest
 
 from jaxcap.config import DataConfig
 from jaxcap.data.captions import Captions, SplitCaptions, split_captions
-from jaxcap.text import Characters
-from jaxcap.vocabulary import BOS, EOS, UNK, Vocabulary
+from jaxcap.text.units import Characters
+from jaxcap.text.vocabulary import BOS, EOS, UNK, Vocabulary
 
 WORDS = ["a", "dog", "runs", "犬", "<eos>"]
 TEXTS = st.lists(st.lists(st.lists(st.sampled_from(WORDS), max_size=9), max_size=5), max_size=7)

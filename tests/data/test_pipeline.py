@@ -20,7 +20,7 @@ from jaxcap.data.pipeline import (
     training_batches,
 )
 from jaxcap.errors import InputError
-from jaxcap.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
+from jaxcap.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
 
 CONFIG = DataConfig(
     image_size=8,

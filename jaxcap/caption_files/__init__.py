@@ -1,0 +1,1 @@
+"""Captions on disk, in any layout: read, match with images, write."""

@@ -1,0 +1,390 @@
+"""Files of captions, in the formats that people have: images, their ids, and their captions.
+
+One reader for what models wrote and what people wrote; which format a file is in, is told from
+its content (`read_captions` lists them).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from jaxcap.caption_files.column_names import CAPTION_NAMES, ID_NAMES, Names, id_text
+from jaxcap.caption_files.text_files import (
+    Problems,
+    Repeated,
+    fail,
+    is_json_lines,
+    numbered_lines,
+    read_json,
+    read_json_lines,
+    read_table,
+    read_text,
+    shown,
+    table_columns,
+)
+
+COCO = "COCO annotations"
+KARPATHY = "Karpathy's dataset file"
+RESULTS = "COCO results"
+TOKENS = "Flickr token file"
+MAPPING = "JSON object of images"
+LINES = "JSON lines"
+TABLE = "table"
+
+_TOKEN_LINE = re.compile(r"(?P<image>[^\t]+)#(?P<number>[^\t#]+)\t(?P<caption>.*)")
+_NUMBERED_CAPTION = re.compile(r"(caption|reference|comment|sentence)_?\d+")
+_EXPECTED = (
+    "COCO results or annotations, Karpathy's dataset file, a JSON object {image: caption}, JSON "
+    "lines, a CSV or TSV file with its columns named in the first line, or a Flickr token file "
+    "(NAME.jpg#0<TAB>caption)"
+)
+
+
+@dataclass
+class ImageCaptions:
+    """An image, by all the ids its file gives, and its captions in the order of the file.
+
+    Attributes:
+      ids: kind of id ("image_id", "file_name", …) to the id as text.
+      captions: one or more. Of a model's n best only the first, which is its answer.
+      split: of those files that name splits.
+      n_best: a model's n best captions with their log probabilities, where the file has them.
+      place: where in the file the image first occurs, such as "line 3".
+      places: where each caption stands.
+      folder: of the image's file, where Karpathy's files name it.
+    """
+
+    ids: dict[str, str]
+    captions: list[str]
+    split: str | None = None
+    n_best: list[tuple[str, float]] = field(default_factory=list)
+    place: str = ""
+    places: list[str] = field(default_factory=list)
+    folder: str = ""
+
+
+@dataclass
+class CaptionFile:
+    """What a file holds.
+
+    Attributes:
+      path: the file.
+      format: one of the names above, to be shown.
+      images: in the order in which they first occur.
+      bare_images: those that have no caption; they are not in `images`.
+      tokenised: the file holds words, not sentences; they were joined by spaces.
+    """
+
+    path: Path
+    format: str
+    images: list[ImageCaptions]
+    bare_images: list[ImageCaptions] = field(default_factory=list)
+    tokenised: bool = False
+
+    @property
+    def bare(self) -> int:
+        """How many images have no caption."""
+        return len(self.bare_images)
+
+
+@dataclass
+class _Collector:
+    """Gathers entries into images by their first id."""
+
+    problems: Problems
+    images: dict[str, ImageCaptions] = field(default_factory=dict)
+
+    def add(self, ids: dict[str, str], value: object, place: str, split: object = None) -> None:
+        """Adds the caption or captions that `value` holds; says so if it holds none."""
+        key = next(iter(ids.values()))
+        n_best = _n_best(value)
+        texts = [n_best[0][0]] if n_best else _texts(value, f"{place} (image {key})", self.problems)
+        if texts:
+            image = self.images.setdefault(key, ImageCaptions(ids, [], place=place))
+            image.captions += texts
+            image.places += [place] * len(texts)
+            image.n_best = image.n_best or n_best
+            if (text := id_text(split)) is not None:
+                if image.split not in (None, text):
+                    self.problems.add(
+                        place,
+                        f"image {key} is in the split {text} here and in {image.split} before",
+                    )
+                image.split = text
+
+
+def read_captions(
+    path: Path, names: Names | None = None, problems: Problems | None = None
+) -> CaptionFile:
+    """Reads a file of captions.
+
+    Formats: COCO results `[{"image_id": …, "caption": …}, …]`; COCO annotations (`images` and
+    `annotations`); Karpathy's `dataset_*.json`; a JSON object of images, each with a caption or a
+    list of them; JSON lines, with `caption` or `captions`, among them those of
+    `jaxcap caption --json`; CSV, TSV and the like, columns named in the first line; Flickr token
+    files.
+
+    Args:
+      names: columns or keys, where they are not found by their usual names.
+      problems: collects what is wrong with single entries, instead of an error in the end.
+
+    Raises:
+      InputError: the file cannot be read, is of none of these formats, is malformed, holds no
+        caption, or holds captions that are no text; lists what is wrong, with lines or entries.
+    """
+    text, names, collected = read_text(path), names or Names(), problems
+    problems = Problems(path) if collected is None else collected
+    if text.lstrip()[0] not in "{[":
+        found = _read_lines(path, text, problems, names)
+    elif is_json_lines(text):
+        found = _entries(path, LINES, read_json_lines(text, problems), problems, names)
+    else:
+        found = _read_document(path, read_json(path, text), problems, names)
+    if collected is not None and collected.found:
+        return found
+    problems.raise_if_any()
+    if not found.images:
+        fail(path, f"{found.format} without a caption", "one image or more")
+    return found
+
+
+def _read_document(path: Path, document: Any, problems: Problems, names: Names) -> CaptionFile:
+    if isinstance(document, list):
+        entries = _objects(document, "entry", problems)
+        return _entries(path, RESULTS, entries, problems, names)
+    if not isinstance(document, dict):
+        fail(path, f"JSON that is only {shown(document)}", _EXPECTED)
+    if isinstance(document.get("annotations"), list):
+        return _read_coco(path, document, problems, names)
+    images = document.get("images")
+    if isinstance(images, list) and any(isinstance(i, dict) and "sentences" in i for i in images):
+        return _read_karpathy(path, images, problems, names)
+    if isinstance(images, list):
+        fail(
+            path, "a list of images without captions (no 'annotations', no 'sentences')", _EXPECTED
+        )
+    if names.ids(document) and names.captions_in(document):
+        return _entries(path, LINES, iter([("line 1", document)]), problems, names)
+    return _read_mapping(path, document, problems)
+
+
+def _objects(values: Any, what: str, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:
+    if not isinstance(values, list):
+        problems.add("", f"expected a list of {what}s, found {shown(values)}")
+        return
+    for number, value in enumerate(values, start=1):
+        if isinstance(value, dict):
+            yield f"{what} {number}", value
+        else:
+            problems.add(f"{what} {number}", f"expected an object {{…}}, found {shown(value)}")
+
+
+def _texts(value: object, place: str, problems: Problems) -> list[str]:
+    """The captions in a value: text, a list of texts, or of objects with a caption each."""
+    values = value if isinstance(value, list) else [value]
+    texts = [text for each in values if (text := _text(each)) is not None]
+    if texts and len(texts) == len(values):
+        return texts
+    problems.add(place, f"the caption is {_kind(value)}; expected text")
+    return []
+
+
+def _text(value: object) -> str | None:
+    if isinstance(value, dict):
+        name = next((n for n in (*CAPTION_NAMES, "raw") if n in value), "")
+        value = value.get(name)
+    return value if isinstance(value, str) else None
+
+
+def _n_best(value: object) -> list[tuple[str, float]]:
+    """What `jaxcap caption --json` writes: captions with log probabilities, best first."""
+    if not isinstance(value, list) or not all(isinstance(v, dict) for v in value):
+        return []
+    pairs = [(_text(each), each.get("log_prob")) for each in value]
+    found = [(t, float(p)) for t, p in pairs if t is not None and isinstance(p, (int, float))]
+    return found if len(found) == len(value) else []
+
+
+def _kind(value: object) -> str:
+    kinds = {bool: "true or false", int: "a number", float: "a number", dict: "an object"}
+    if value is None:
+        return "null"
+    if value == []:
+        return "an empty list"
+    if isinstance(value, list):
+        odd = next(v for v in value if _text(v) is None)
+        return f"a list with {'a list' if isinstance(odd, list) else _kind(odd)} in it"
+    return f"{kinds.get(type(value), 'no text')}: {shown(value)}"
+
+
+def _entries(
+    path: Path,
+    format: str,
+    entries: Iterator[tuple[str, dict[str, Any]]],
+    problems: Problems,
+    names: Names,
+) -> CaptionFile:
+    """Entries of any kind that have an id and a caption, or captions, each."""
+    collector = _Collector(problems)
+    for place, entry in entries:
+        ids, under = names.ids(entry), names.captions_in(entry)
+        if not ids:
+            known = ID_NAMES[:4] if names.image is None else (names.image,)
+            expected = f"expected one of {', '.join(known)}, …"
+            problems.add(place, f"no image id; {expected}; found {_names(entry)}")
+        elif "error" in entry and not any(entry[name] for name in under):
+            # `jaxcap caption --json` writes this of a file that is no image.
+            problems.add(place, f"{next(iter(ids.values()))} has no caption: {entry['error']}")
+        elif not under:
+            expected = f"expected one of {', '.join(names.captions or CAPTION_NAMES[:3])}, …"
+            problems.add(place, f"no caption; {expected}; found {_names(entry)}")
+        else:
+            value = entry[under[0]] if len(under) == 1 else _joined(entry, under)
+            collector.add(ids, value, place, names.split_of(entry))
+    return CaptionFile(path, format, list(collector.images.values()))
+
+
+def _joined(entry: Mapping[str, Any], names: tuple[str, ...]) -> list[Any]:
+    """What stands under several names, such as caption_1, caption_2, …; some may stay empty."""
+    values = [entry[name] for name in names if entry[name] not in ("", None)]
+    return [each for value in values for each in (value if isinstance(value, list) else [value])]
+
+
+def _names(entry: Mapping[str, Any]) -> str:
+    return ", ".join(list(entry)[:6]) or "nothing"
+
+
+def _read_mapping(path: Path, document: dict[str, Any], problems: Problems) -> CaptionFile:
+    collector = _Collector(problems)
+    pairs = document.pairs if isinstance(document, Repeated) else document.items()
+    for number, (name, value) in enumerate(pairs, start=1):
+        collector.add({"image": name}, value, f"entry {number}")
+    if not collector.images and document:
+        # Nothing in it is a caption, so it is another kind of file altogether.
+        fail(path, f"a JSON object with {_names(document)}", _EXPECTED)
+    return CaptionFile(path, MAPPING, list(collector.images.values()))
+
+
+def _read_coco(
+    path: Path, document: dict[str, Any], problems: Problems, names: Names
+) -> CaptionFile:
+    images: dict[str, ImageCaptions] = {}
+    for place, record in _objects(document.get("images") or [], "image", problems):
+        key = id_text(record.get("id"))
+        if key is None:
+            problems.add(place, f"no id; found {_names(record)}")
+            continue
+        if key in images:
+            problems.add(place, f"the id {key} is that of {images[key].place}, too")
+        ids = {"id": key, "file_name": id_text(record.get("file_name"))}
+        images[key] = ImageCaptions(
+            {kind: text for kind, text in ids.items() if text is not None},
+            [],
+            split=id_text(names.split_of(record)),
+            place=place,
+        )
+    listed = bool(images)
+    for place, record in _objects(document["annotations"], "annotation", problems):
+        key = id_text(record.get("image_id"))
+        if key is None:
+            problems.add(place, f"no image_id; found {_names(record)}")
+        elif listed and key not in images:
+            problems.add(place, f"image_id {key} is not among the file's images")
+        elif not isinstance(record.get("caption"), str):
+            found = _kind(record["caption"]) if "caption" in record else "missing"
+            problems.add(f"{place} (image {key})", f"the caption is {found}; expected text")
+        else:
+            image = images.setdefault(key, ImageCaptions({"id": key}, [], place=place))
+            image.captions.append(record["caption"])
+            image.places.append(place)
+    return _split_bare(CaptionFile(path, COCO, list(images.values())))
+
+
+def _split_bare(file: CaptionFile) -> CaptionFile:
+    bare = [image for image in file.images if not image.captions]
+    captioned = [image for image in file.images if image.captions]
+    return replace(file, images=captioned, bare_images=bare)
+
+
+def _read_karpathy(path: Path, records: list[Any], problems: Problems, names: Names) -> CaptionFile:
+    file = CaptionFile(path, KARPATHY, [])
+    for place, record in _objects(records, "image", problems):
+        ids = {
+            name: text
+            for name in ("cocoid", "filename", "imgid")
+            if (text := id_text(record.get(name))) is not None
+        }
+        if not ids:
+            problems.add(place, f"no filename, imgid or cocoid; found {_names(record)}")
+            continue
+        image = ImageCaptions(ids, [], split=id_text(names.split_of(record)), place=place)
+        image.folder = id_text(record.get("filepath")) or ""
+        for number, sentence in enumerate(record.get("sentences") or [], start=1):
+            raw = sentence.get("raw") if isinstance(sentence, dict) else None
+            tokens = sentence.get("tokens") if isinstance(sentence, dict) else None
+            where = f"{place} (image {next(iter(ids.values()))}), sentence {number}"
+            image.places.append(where)
+            if isinstance(raw, str):
+                image.captions.append(raw)
+            elif isinstance(tokens, list) and all(isinstance(token, str) for token in tokens):
+                file.tokenised = True
+                image.captions.append(" ".join(tokens))
+            else:
+                image.places.pop()
+                problems.add(
+                    where, f"no text under 'raw', no words under 'tokens'; found {shown(sentence)}"
+                )
+        file.images.append(image)
+    return _split_bare(file)
+
+
+def _read_lines(path: Path, text: str, problems: Problems, names: Names) -> CaptionFile:
+    first = next(line for _, line in numbered_lines(text))
+    if _TOKEN_LINE.fullmatch(first):
+        return _read_tokens(path, text, problems)
+    _, columns = table_columns(text)
+    names, record = names.of_columns(), dict.fromkeys(columns, "")
+    if missing := [name for name in names.given if name not in columns]:
+        fail(
+            path,
+            f"no column {', '.join(map(repr, missing))} in the first line, {shown(first)}",
+            f"that column, or one of {', '.join(map(repr, columns))}",
+        )
+    if not names.captions_in(record):
+        names = replace(names, captions=tuple(filter(_NUMBERED_CAPTION.fullmatch, columns)))
+    has_id = bool(names.ids(dict.fromkeys(columns, "x")))
+    if not has_id or not names.captions_in(record):
+        what, known = ("caption", CAPTION_NAMES) if has_id else ("image", ID_NAMES)
+        fail(
+            path,
+            f"no {what} column (of {', '.join(known[:4])}, …) in the first line, {shown(first)}",
+            _EXPECTED,
+        )
+    if twice := [name for name in names.captions_in(record) if columns.count(name) > 1]:
+        fail(path, f"{columns.count(twice[0])} columns {twice[0]!r}", "different names of columns")
+    return _entries(path, TABLE, read_table(text, problems), problems, names)
+
+
+def _read_tokens(path: Path, text: str, problems: Problems) -> CaptionFile:
+    """Captions come in the order of their numbers."""
+    lines: dict[str, dict[str, tuple[str, str]]] = {}
+    for number, line in numbered_lines(text):
+        match, place = _TOKEN_LINE.fullmatch(line), f"line {number}"
+        if match is None:
+            problems.add(place, f"expected NAME.jpg#NUMBER<TAB>CAPTION, found {shown(line)}")
+            continue
+        of_image = lines.setdefault(match["image"], {})
+        if match["number"] in of_image:
+            first, _ = of_image[match["number"]]
+            problems.add(place, f"{match['image']}#{match['number']} is that of {first}, too")
+        of_image[match["number"]] = place, match["caption"].strip()
+    collector = _Collector(problems)
+    for image, captions in lines.items():
+        for key in sorted(captions, key=lambda n: int(n) if len(n) < 9 and n.isdecimal() else 0):
+            place, caption = captions[key]
+            collector.add({"image": image}, caption, place)
+    return CaptionFile(path, TOKENS, list(collector.images.values()))

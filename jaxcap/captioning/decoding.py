@@ -1,0 +1,285 @@
+"""From models and options to one jitted function: images in, captions out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Key, Num, PRNGKeyArray, UInt32
+
+from jaxcap.config import Config, SearchConfig, validate
+from jaxcap.errors import InputError, did_you_mean
+from jaxcap.model.captioner import Captioner
+from jaxcap.search import (
+    Processor,
+    SearchResult,
+    StepFunction,
+    average,
+    beam_search,
+    constrained_beam_search,
+    diverse_beam_search,
+    greedy_search,
+    length_between,
+    processors,
+    sample,
+)
+from jaxcap.text.vocabulary import SPECIALS, UNK, Vocabulary
+
+Decode = Callable[[Any, Any], SearchResult]
+"""`decode(variables, images)`: a model's variables and a batch of images uint8 `[B, S, S, 3]`, or
+features `[B, P, D]` in their place, as in a `Batch`. An ensemble takes a sequence of each, a batch
+of the same images for each model, in the size that this model sees."""
+
+
+def create_decode(
+    models: Captioner | Sequence[Captioner], config: SearchConfig, vocabulary: Vocabulary
+) -> Decode:
+    """The jitted search that the options ask for.
+
+    Several models over the same vocabulary make an ensemble: the mean of their probabilities is
+    searched, and attention weights are the first one's.
+
+    Raises:
+      InputError: by `check_search`.
+    """
+    check_search(config, vocabulary)
+    search = _create_search(config, vocabulary)
+    single = isinstance(models, Captioner)
+    ensemble = (models,) if isinstance(models, Captioner) else tuple(models)
+
+    def decode(variables: Any, images: Any) -> SearchResult:
+        if single:
+            variables, images = (variables,), (images,)
+        begun = [
+            begin(model, each, of_model)
+            for model, each, of_model in zip(ensemble, variables, images, strict=True)
+        ]
+        if single:
+            ((step, carry),) = begun
+        else:
+            step, carry = average([s for s, _ in begun]), tuple(c for _, c in begun)
+        return search(step, carry, images[0])
+
+    return jax.jit(decode)
+
+
+def begin(model: Captioner, variables: Any, images: Any) -> tuple[StepFunction, Any]:
+    """What a search over the captions of `images`, or of features, is given: step and carry."""
+    features = model.apply(variables, images, method="encode")
+    carry, context = model.apply(variables, features, method="start")
+
+    def step(carry: Any, tokens: Any) -> Any:
+        return model.apply(variables, carry, tokens, context, method="step")
+
+    return step, carry
+
+
+def _create_search(
+    config: SearchConfig, vocabulary: Vocabulary
+) -> Callable[[StepFunction, Any, Any], SearchResult]:
+    """`search(step, carry, images)`."""
+    rules = _rules(config, vocabulary)
+    common: dict[str, Any] = {
+        "max_length": config.max_length + 1,  # room for <eos>
+        "processors": rules,
+    }
+    of_beams = {
+        "beam_size": config.beam_size,
+        "n_best": config.n_best or None,
+        "normalisation": config.length_normalisation,
+        "length_penalty": config.length_penalty,
+        **common,
+    }
+    required = [_ids(words.split("|"), vocabulary) for words in config.required_words]
+
+    def search(step: StepFunction, carry: Any, images: Any) -> SearchResult:
+        match config.method:
+            case "greedy":
+                return greedy_search(step, carry, **common)
+            case "sample":
+                return sample(
+                    step,
+                    carry,
+                    image_keys(jax.random.key(config.seed), images),
+                    n=config.samples,
+                    temperature=config.temperature,
+                    top_k=config.top_k or None,
+                    top_p=config.top_p,
+                    **common,
+                )
+            case "diverse":
+                return diverse_beam_search(
+                    step, carry, groups=config.groups, diversity=config.diversity, **of_beams
+                )
+            case "beam" if required:
+                return constrained_beam_search(step, carry, required, **of_beams)
+            case "beam":
+                return beam_search(step, carry, **of_beams)
+
+    return search
+
+
+def _rules(config: SearchConfig, vocabulary: Vocabulary) -> tuple[Processor, ...]:
+    rules = [length_between(config.min_length, config.max_length)]
+    if config.banned_words:
+        rules.append(processors.never(_ids(config.banned_words, vocabulary)))
+    if config.no_repetition:
+        rules.append(processors.no_repetition())
+    if config.no_repeated_ngram:
+        rules.append(processors.no_repeated_ngram(config.no_repeated_ngram))
+    if config.no_function_word_end:
+        ids = {vocabulary.id_of(word) for word in processors.ENGLISH_FUNCTION_WORDS} - {UNK}
+        rules.append(processors.no_ending_on(sorted(ids)))
+    return tuple(rules)
+
+
+def _ids(words: Sequence[str], vocabulary: Vocabulary) -> list[int]:
+    return [_id(word, vocabulary) for word in words]
+
+
+def _id(word: str, vocabulary: Vocabulary) -> int:
+    """The id of a word as a person writes it; `<unk>`'s, if it is not one known unit."""
+    units = vocabulary.units.split(word)
+    return vocabulary.id_of(units[0]) if len(units) == 1 else UNK
+
+
+def image_keys(rng: PRNGKeyArray, images: Num[Array, "B ..."]) -> Key[Array, " B"]:
+    """A key for each image, `[B]`, made of `rng` and of all of the image's pixels or features.
+
+    So what is drawn for an image depends neither on its place in a batch nor on what else is
+    captioned, by whichever process. Equal images draw equally.
+    """
+    flat = images.reshape(images.shape[0], -1)
+    if jnp.issubdtype(flat.dtype, jnp.floating):
+        flat = jax.lax.bitcast_convert_type(flat.astype(jnp.float32), jnp.uint32)
+    numbers = flat.astype(jnp.uint32)
+    # Multiply-sum hashing: Σ xᵢ wᵢ mod 2³² with fixed random wᵢ; twice, for 64 bits.
+    place = jnp.arange(numbers.shape[1], dtype=jnp.uint32)
+    first, second = (
+        (numbers * _mixed(2 * place + half)).sum(axis=1, dtype=jnp.uint32) for half in (0, 1)
+    )
+    return jax.vmap(lambda a, b: jax.random.fold_in(jax.random.fold_in(rng, a), b))(first, second)
+
+
+def _mixed(x: UInt32[Array, " n"]) -> UInt32[Array, " n"]:
+    """Random odd numbers from rising ones: the last steps of MurmurHash3 (A. Appleby, 2011)."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return (x ^ (x >> 16)) | 1
+
+
+def check_search(config: SearchConfig, vocabulary: Vocabulary) -> None:
+    """Refuses what cannot be searched for with these words.
+
+    Raises:
+      InputError: a value out of bounds, a beam wider than the vocabulary, or a word outside it.
+    """
+    choices = len(vocabulary) - 3  # <pad>, <bos> and <unk> are never chosen
+    if not 1 <= config.beam_size <= choices:
+        raise InputError(
+            f"beam size {config.beam_size}: give 1 (greedy) to {choices} "
+            "(the vocabulary); 3 to 5 is usual."
+        )
+    validate(replace(Config(), search=config))
+    banned = set(config.banned_words)
+    required = [word for words in config.required_words for word in words.split("|")]
+    for option, words in (("banned", config.banned_words), ("required", required)):
+        for word in words:
+            if _id(word, vocabulary) == UNK:
+                raise InputError(f"search.{option}_words: {_unknown(word, vocabulary)}")
+    for alternatives in config.required_words:
+        if banned.issuperset(alternatives.split("|")):
+            raise InputError(
+                f"search: '{alternatives}' is required and banned; leave one of the two out."
+            )
+    if len(config.required_words) > config.max_length:
+        raise InputError(
+            f"search.max_length is {config.max_length}; that many words cannot hold the "
+            f"{len(config.required_words)} of search.required_words."
+        )
+    if config.no_function_word_end and vocabulary.units.name != "words":
+        raise InputError(
+            "search.no_function_word_end is for captions made of words, and those of this run are "
+            f"made of {vocabulary.units.name}; leave it out."
+        )
+
+
+def _unknown(word: str, vocabulary: Vocabulary) -> str:
+    units = vocabulary.units.split(word)
+    if len(units) != 1:
+        one = vocabulary.units.name.removesuffix("s")
+        return f"'{word}' is not one {one} but {len(units)}; give single {one}s."
+    known = vocabulary.words[len(SPECIALS) :]
+    return (
+        f"the vocabulary of {len(known)} {vocabulary.units.name} has no '{word}'."
+        f"{did_you_mean(units[0], known)} Only words that were trained on can be written."
+    )
+
+
+def same_vocabulary(vocabularies: Mapping[str, Vocabulary]) -> Vocabulary:
+    """The vocabulary that the runs of an ensemble, by name, have in common.
+
+    Raises:
+      InputError: they differ; in what is said.
+    """
+    (first, expected), *others = vocabularies.items()
+    for name, found in others:
+        if found == expected:
+            continue
+        if found.units != expected.units:
+            how = f"the former splits captions into {found.units.name} in another way"
+        elif more := set(found.words) - set(expected.words):
+            how = f"'{min(more)}' and {len(more) - 1} more are in the former only"
+        elif fewer := set(expected.words) - set(found.words):
+            how = f"'{min(fewer)}' and {len(fewer) - 1} more are in the latter only"
+        else:
+            how = "they hold the same words in another order"
+        raise InputError(
+            f"{name} and {first} have different vocabularies ({len(found)} and {len(expected)} "
+            f"entries): {how}. The runs of an ensemble must be trained on the same captions, "
+            "with the same data.min_count."
+        )
+    return expected
+
+
+def describe(config: SearchConfig, units: str = "words") -> str:
+    """How captions are decoded, for the protocol of an evaluation.
+
+    Args:
+      units: what captions are made of, as in `data.units`.
+    """
+    ranking = {
+        "none": "no length normalisation",
+        "average": "log p averaged",
+        "exponent": f"length penalty {config.length_penalty:g}",
+        "gnmt": f"GNMT length penalty {config.length_penalty:g}",
+    }[config.length_normalisation]
+    parts = {
+        "beam": [f"beam {config.beam_size}", ranking],
+        "diverse": [
+            f"beam {config.beam_size} in {config.groups} groups, diversity {config.diversity:g}",
+            ranking,
+        ],
+        "greedy": ["greedy"],
+        "sample": [
+            f"{config.samples} captions sampled with seed {config.seed} "
+            f"at temperature {config.temperature:g}"
+            + f" of the {config.top_k} likeliest {units}" * (config.top_k > 0)
+            + f" of those that come to {config.top_p:g}" * (config.top_p < 1)
+        ],
+    }[config.method]
+    at_least = f"at least {config.min_length} and " if config.min_length else ""
+    parts.append(f"{at_least}at most {config.max_length} {units}")
+    for words, verb in ((config.banned_words, "without"), (config.required_words, "with")):
+        if words:
+            parts.append(f"{verb} {', '.join(words)}")
+    if config.no_repetition:
+        parts.append(f"no {units.removesuffix('s')} twice in succession")
+    if config.no_repeated_ngram:
+        parts.append(f"no {config.no_repeated_ngram} {units} twice")
+    if config.no_function_word_end:
+        parts.append("no function word last")
+    return ", ".join(parts)

@@ -1,0 +1,188 @@
+"""A captioner as one StableHLO program that runs wherever JAX does, without this library.
+
+Encoder and search are traced once, for any number of images, with the parameters inside:
+`images uint8 [B, S, S, 3] -> tokens [B, N, T], log p`. The program is a portable artifact of
+StableHLO (https://openxla.org/stablehlo/compatibility); a JSON file beside it says what goes in,
+what comes out, and how ids become text. `docs/export.md` shows how to run it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+
+import jaxcap
+from jaxcap.captioning.decoding import create_decode
+from jaxcap.errors import InputError
+from jaxcap.files import replacing
+from jaxcap.model.captioner import Captioner, create_captioner
+from jaxcap.model.encoders.conv import written_for
+from jaxcap.storage.program_cache import without_source_lines
+from jaxcap.storage.published import Precision, Trained, require_single, stored
+from jaxcap.text.vocabulary import BOS, EOS, PAD, Vocabulary
+
+SUFFIX = ".stablehlo"
+FORMAT = 1
+"""Version of what the JSON file holds."""
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+"""Where a program can run, as JAX calls them."""
+
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
+_OUTPUTS = ("tokens", "log_probs", "word_log_probs", "attention")
+
+
+def export_program(
+    run: Trained,
+    *,
+    dtype: Precision = "float32",
+    platforms: Sequence[str] = PLATFORMS,
+    attention: bool = False,
+) -> jax.export.Exported:
+    """Traces a run's encoder and search, as `run.config` has them.
+
+    Each platform gets its own formulation of the convolutions, as in this library. On a CPU
+    images are encoded one after the other, since the size of the batch is not known.
+
+    Args:
+      dtype: what the parameters are stored in, see `published.stored`; computed as configured.
+      platforms: some of `PLATFORMS`.
+      attention: return where the model looked, too.
+
+    Returns:
+      A program `images uint8 [B, S, S, 3] -> [tokens int32 [B, N, T], log_probs [B, N],
+      word_log_probs [B, N, T]]`, with attention `[B, N, T, P]` as a fourth if it is asked for;
+      as in `SearchResult`, except that log p is -inf of a caption that does not exist.
+
+    Raises:
+      InputError: the run is an ensemble.
+    """
+    require_single(run)
+    model = create_captioner(run.config, len(run.vocabulary))
+    kept = stored(run.variables, dtype)
+
+    def program(images: Any) -> Any:
+        # By JAX, as a step of the program, so that the file holds what was stored.
+        variables = jax.tree.map(
+            lambda x, like: jax.lax.convert_element_type(x, like.dtype), kept, run.variables
+        )
+        return jax.lax.platform_dependent(
+            variables,
+            images,
+            cpu=_searched(model, run, "cpu", attention=attention),
+            default=_searched(model, run, "others", attention=attention),
+        )
+
+    size = run.config.data.image_size
+    shape = jax.export.symbolic_shape(f"b, {size}, {size}, 3")
+    export = jax.export.export(jax.jit(program), platforms=tuple(platforms))
+    with without_source_lines():
+        return export(jax.ShapeDtypeStruct(shape, np.uint8))
+
+
+def _searched(
+    model: Captioner, run: Trained, platform: str, *, attention: bool
+) -> Callable[[Any, Any], list[Any]]:
+    # One for each platform: what JAX has traced for one would be taken for the other.
+    decode = create_decode(model, run.config.search, run.vocabulary)
+
+    def search(variables: Any, images: Any) -> list[Any]:
+        with written_for(platform):
+            found = decode(variables, images)
+        log_probs = jnp.where(found.exists, found.log_probs, -jnp.inf)
+        outputs = [found.tokens, log_probs, found.word_log_probs]
+        return [*outputs, found.weights] if attention else outputs
+
+    return search
+
+
+def write_program(
+    run: Trained,
+    path: Path,
+    *,
+    dtype: Precision = "float32",
+    platforms: Sequence[str] = PLATFORMS,
+    attention: bool = False,
+) -> None:
+    """Writes `export_program` to a file, and its description beside it, see `description_path`.
+
+    Each file is replaced whole, and if one cannot be written, neither is.
+
+    Raises:
+      InputError: a file cannot be written, the decoder has no attention to return, or a word of
+        the vocabulary is a byte, which is no text by itself.
+    """
+    if attention and run.config.decoder.name == "lstm":
+        raise InputError("--attention: decoder 'lstm' has none; leave it out.")
+    of_pieces = run.vocabulary.units.name == "pieces"
+    if of_pieces and (byte := next(filter(_BYTE.fullmatch, run.vocabulary.words), None)):
+        raise InputError(
+            f"{path}: the vocabulary has pieces that are single bytes, such as '{byte}', and the "
+            "program is described by the text that each piece adds. Export as .safetensors, which "
+            "jaxcap.load reads, or train with pieces without byte fallback."
+        )
+    exported = export_program(run, dtype=dtype, platforms=platforms, attention=attention)
+    content, size = exported.mlir_module_serialized, run.config.data.image_size
+    about = {
+        "format": FORMAT,
+        "program": path.name,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "image_size": size,
+        "input": {
+            "shape": f"b, {size}, {size}, 3",
+            "dtype": "uint8",
+            "is": "b images, RGB, 0 to 255, upright, each stretched to the square as a whole, "
+            "bicubic with antialiasing (Pillow's resize)",
+        },
+        "outputs": [
+            {"name": name, "shape": [int(n) for n in aval.shape[1:]], "dtype": str(aval.dtype)}
+            for name, aval in zip(_OUTPUTS, exported.out_avals, strict=False)
+        ],
+        "platforms": list(exported.platforms),
+        # What jax.export.Exported must be told of the code, see docs/export.md.
+        "fields": {"calling_convention_version": exported.calling_convention_version},
+        "search": dataclasses.asdict(run.config.search),
+        "origin": {
+            "run": run.directory.name,
+            "step": run.step,
+            "jaxcap": jaxcap.__version__,
+            "jax": jax.__version__,
+        },
+        "vocabulary": _texts(run.vocabulary),
+    }
+    description = json.dumps(about, ensure_ascii=False, indent=1) + "\n"
+    beside = description_path(path)
+    try:
+        with replacing(path) as program, replacing(beside) as text:
+            program.write_bytes(content)
+            text.write_text(description, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def description_path(path: Path) -> Path:
+    """The JSON file beside a program: `captioner.json` for `captioner.stablehlo`."""
+    return path.with_suffix(".json")
+
+
+def _texts(vocabulary: Vocabulary) -> list[str]:
+    """What each id adds to the text of a caption, whose first space is then dropped."""
+    shown = {
+        "words": lambda word: f" {word}",
+        "characters": lambda character: character,
+        "pieces": lambda piece: piece.replace("\u2581", " "),  # SentencePiece's sign for a space
+    }[vocabulary.units.name]
+    texts = [shown(word) for word in vocabulary.words]
+    for silent in (PAD, BOS, EOS):
+        texts[silent] = ""
+    return texts

@@ -1,0 +1,379 @@
+"""From items to a TFDS data set on disk, in several processes, without TensorFlow.
+
+What it comes to is a function of the recipe alone: the same bytes from one process or many, in one
+go or after any number of interruptions. It becomes `DATA_DIR/NAME/VERSION` by one rename, when all
+of it is there.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import PIL
+import tensorflow_datasets as tfds
+
+from jaxcap.datasets import Progress, no_progress
+from jaxcap.datasets.shards import Finished, Make, Shard, Workplace, plan
+from jaxcap.datasets.sources.findings import some
+from jaxcap.errors import InputError
+from jaxcap.files import locked
+
+VERSION = "1.0.0"
+
+_WORTH_PROCESSES = 300  # images that are checked while a process starts
+_ROOM = 64 * 2**20  # to be left free on the disk, bytes
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that a data set is made of.
+
+    Attributes:
+      name: of the data set.
+      splits: the items of each split; a slice of one is pickled on its way to another process.
+      make: makes the record of an item (features `image`, `captions`, `image_id` and `texts`).
+        It is pickled, and what it returns depends on nothing but its arguments.
+      fingerprint: differs when any record would.
+      description: a sentence that says what this is.
+      homepage: where it comes from.
+      citation: the paper to cite.
+      metadata: stored with it; JSON.
+      texts: names of features that records have besides.
+      size: about how many bytes the records take together, if that is known.
+    """
+
+    name: str
+    splits: Mapping[str, Sequence[Any]]
+    make: Make
+    fingerprint: str
+    description: str
+    homepage: str = ""
+    citation: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    texts: tuple[str, ...] = ()
+    size: int | None = None
+
+    def items(self, shard: Shard) -> Sequence[Any]:
+        """The items of a shard."""
+        return self.splits[shard.split][shard.begin : shard.end]
+
+
+def build(
+    recipe: Recipe,
+    data_dir: Path,
+    *,
+    workers: int | None = None,
+    skip_bad: bool = False,
+    progress: Progress = no_progress,
+    say: Callable[[str], None] = lambda text: None,
+) -> Path:
+    """Builds the data set, unless there is one of that name, and returns its folder.
+
+    Killed, it leaves finished shards in a folder beside, which the next call with the same recipe
+    takes over; after any error it leaves nothing. A second call meanwhile, by whichever process,
+    waits for the first.
+
+    Args:
+      recipe: what to build.
+      data_dir: where data sets are kept.
+      workers: processes that make records; by default as many as there are processors,
+        where there is enough to do for several.
+      skip_bad: leave out items without a record, instead of failing.
+      progress: called with (what, done, total) as the work goes on.
+      say: gets what the user should know.
+
+    Raises:
+      InputError: items without a record (the first ten, and how many there are), no space, or no
+        permission.
+    """
+    final = data_dir / recipe.name / VERSION
+    place = Workplace(final.with_name(f"{VERSION}.unfinished-{_key(recipe)}"), recipe.name)
+    try:
+        with _alone(final.with_name(f"{VERSION}.lock"), say):
+            if final.exists():
+                return final
+            for other in final.parent.glob(f"{VERSION}.unfinished-*"):
+                if other != place.root:  # of another recipe: nobody will take it over
+                    shutil.rmtree(other, ignore_errors=True)
+            try:
+                place.make()
+                finished = _write_shards(recipe, place, workers, progress, say)
+                _report_unreadable(recipe, finished, skip_bad, say)
+                _write_metadata(recipe, place.data, finished)
+                os.rename(place.data, final)
+            except (KeyboardInterrupt, BrokenProcessPool):
+                say(f"{recipe.name}: stopped; what is finished is kept, the same command goes on")
+                raise
+            except BaseException:
+                shutil.rmtree(place.root, ignore_errors=True)
+                raise
+            shutil.rmtree(place.root, ignore_errors=True)
+    except BrokenProcessPool as error:
+        raise InputError(
+            f"{recipe.name}: a process that made records was killed, perhaps for want of memory; "
+            "run the command again to go on, with fewer --workers"
+        ) from error
+    except OSError as error:
+        raise InputError(f"{recipe.name}: cannot write to {data_dir}: {error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            final.parent.rmdir()  # if nothing came of it
+    return final
+
+
+def list_problems(heading: str, problems: Sequence[str]) -> str:
+    """Returns the heading with the first ten problems below it, and how many more there are."""
+    return "\n".join([f"{heading}:", *some(problems)])
+
+
+def _key(recipe: Recipe) -> str:
+    """Tells apart what may not be mixed: records of other items, or from other libraries."""
+    counts = {split: len(items) for split, items in recipe.splits.items()}
+    parts = [VERSION, recipe.fingerprint, counts, PIL.__version__]
+    return hashlib.blake2b(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def _alone(lock: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Keeps other processes out that build the same; the lock of one that was killed is free."""
+
+    def waiting() -> None:
+        say(f"{lock.parent.name}: another process is preparing it; waiting for that")
+
+    while True:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # the folder was removed in between
+            continue
+        try:
+            locked(file, waiting)
+            if _is_open_as(lock, file):  # else it was removed meanwhile, and others find a new one
+                try:
+                    yield
+                finally:
+                    lock.unlink(missing_ok=True)
+                return
+        finally:
+            os.close(file)
+
+
+def _is_open_as(path: Path, file: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+# ---- shards ----------------------------------------------------------------------------------
+
+
+def _write_shards(
+    recipe: Recipe,
+    place: Workplace,
+    workers: int | None,
+    progress: Progress,
+    say: Callable[[str], None],
+) -> list[tuple[Shard, Finished]]:
+    """Returns every shard in its order, with what became of it."""
+    shards = plan({split: len(items) for split, items in recipe.splits.items()})
+    finished = {shard: found for shard in shards if (found := place.find(shard))}
+    if finished:
+        say(f"{recipe.name}: going on; {len(finished)} of {len(shards)} shards are there already")
+    _check_space(recipe, place, sum(f.file_bytes for f in finished.values()))
+    left = [shard for shard in shards if shard not in finished]
+    total = sum(shard.end - shard.begin for shard in shards)
+    to_do = sum(shard.end - shard.begin for shard in left)
+    if workers is None:
+        workers = (os.cpu_count() or 1) if to_do > _WORTH_PROCESSES else 1
+    workers, done = min(workers, len(left)), total - to_do
+
+    def tell(more: int) -> None:
+        progress(f"{recipe.name}: storing", done + more, total)
+
+    if workers <= 1:
+        finished.update(_write_here(recipe, place, left, tell))
+    else:
+        finished.update(_write_in_processes(recipe, place, left, workers, tell))
+    return [(shard, finished[shard]) for shard in shards]
+
+
+def _write_here(
+    recipe: Recipe, place: Workplace, shards: Sequence[Shard], tell: Callable[[int], None]
+) -> dict[Shard, Finished]:
+    count = 0
+
+    def tick() -> None:
+        nonlocal count
+        count += 1
+        tell(count)
+
+    return {
+        shard: place.write(
+            shard,
+            recipe.items(shard),
+            recipe.make,
+            tick=tick,
+            stopped=lambda: False,
+        )
+        for shard in shards
+    }
+
+
+def _write_in_processes(
+    recipe: Recipe,
+    place: Workplace,
+    shards: Sequence[Shard],
+    workers: int,
+    tell: Callable[[int], None],
+) -> dict[Shard, Finished]:
+    # Not forked: the libraries of this process have threads, whose locks a copy would find held.
+    context = multiprocessing.get_context("spawn")
+    count, stop = context.Value("q", 0), context.Event()
+    with concurrent.futures.ProcessPoolExecutor(
+        workers, context, initializer=_start_worker, initargs=(place, recipe.make, count, stop)
+    ) as pool:
+        try:
+            waiting = {pool.submit(_work, shard, recipe.items(shard)): shard for shard in shards}
+            results: dict[Shard, Finished] = {}
+            pending = set(waiting)
+            while pending:
+                ready, pending = concurrent.futures.wait(
+                    pending, timeout=0.2, return_when=concurrent.futures.FIRST_COMPLETED
+                )
+                results.update({waiting[future]: future.result() for future in ready})
+                tell(count.value)
+            return results
+        except BaseException:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+_worker: tuple[Workplace, Make, Any, Any]
+"""What this process works at, if it is one of several."""
+
+
+def _start_worker(place: Workplace, make: Make, count: Any, stop: Any) -> None:
+    global _worker
+    _worker = place, make, count, stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process tells when to stop
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _work(shard: Shard, items: Sequence[Any]) -> Finished:
+    place, make, count, stop = _worker
+
+    def tick() -> None:
+        with count.get_lock():
+            count.value += 1
+
+    return place.write(shard, items, make, tick=tick, stopped=stop.is_set)
+
+
+def _check_space(recipe: Recipe, place: Workplace, there: int) -> None:
+    free = shutil.disk_usage(place.root).free
+    if recipe.size is not None and recipe.size - there + _ROOM > free:
+        raise InputError(
+            f"{recipe.name}: needs about {_gigabytes(recipe.size - there)} GB in "
+            f"{place.root.parent.parent}, where {_gigabytes(free)} GB are free; choose another "
+            "place with --data-dir, or store smaller images with --max-side"
+        )
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:,.2f}"
+
+
+def _report_unreadable(
+    recipe: Recipe,
+    finished: Sequence[tuple[Shard, Finished]],
+    skip_bad: bool,
+    say: Callable[[str], None],
+) -> None:
+    problems = [message for _, result in finished for message in result.unreadable]
+    for split in recipe.splits:
+        if not any(result.records for shard, result in finished if shard.split == split):
+            _raise_unreadable(recipe, problems, f"no image of the split '{split}' is left")
+    if problems and not skip_bad:
+        _raise_unreadable(recipe, problems, "mend them, or go on without them with --skip-bad")
+    if problems:
+        say(list_problems(f"{recipe.name}: left out {_count(problems)}", problems))
+
+
+def _raise_unreadable(recipe: Recipe, problems: Sequence[str], way_out: str) -> NoReturn:
+    raise InputError(
+        list_problems(f"{recipe.name}: {_count(problems)} cannot be read ({way_out})", problems)
+    )
+
+
+def _count(problems: Sequence[str]) -> str:
+    return "1 image" if len(problems) == 1 else f"{len(problems):,} images"
+
+
+# ---- metadata --------------------------------------------------------------------------------
+
+
+def _write_metadata(
+    recipe: Recipe, folder: Path, finished: Sequence[tuple[Shard, Finished]]
+) -> None:
+    """Writes what makes a folder of shards a TFDS data set."""
+    text = tfds.features.Text()
+    splits = []
+    for split in recipe.splits:
+        results = [result for shard, result in finished if shard.split == split]
+        splits.append(
+            tfds.core.SplitInfo(
+                name=split,
+                shard_lengths=[result.records for result in results],
+                num_bytes=sum(result.num_bytes for result in results),
+            )
+        )
+    info = tfds.core.DatasetInfo(
+        builder=tfds.core.dataset_info.DatasetIdentity(
+            name=recipe.name,
+            version=tfds.core.Version(VERSION),
+            data_dir=str(folder),
+            module_name="",
+        ),
+        description=recipe.description,
+        features=tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Image(shape=(None, None, 3)),
+                "captions": tfds.features.Sequence(text),
+                "image_id": text,
+                **dict.fromkeys(recipe.texts, text),
+            }
+        ),
+        homepage=recipe.homepage,
+        citation=recipe.citation,
+        disable_shuffling=True,  # the order of the source
+        metadata=tfds.core.MetadataDict(
+            **recipe.metadata,
+            left_out=sum(len(result.unreadable) for _, result in finished),
+        ),
+    )
+    info.set_file_format("array_record")
+    info.set_splits(tfds.core.splits.SplitDict(splits))
+    info.write_to_directory(folder)

@@ -1,0 +1,9 @@
+"""What a data set holds, and what of it will hurt a training: looked at before, not after."""
+
+from __future__ import annotations
+
+from jaxcap.datasets.inspection.data_statistics import DataStatistics
+from jaxcap.datasets.inspection.hazards import DataWarning, caption_warnings, warnings
+from jaxcap.datasets.inspection.inspector import inspect
+
+__all__ = ["DataStatistics", "DataWarning", "caption_warnings", "inspect", "warnings"]

@@ -1,0 +1,276 @@
+"""What of a data set will hurt training or its scores, in words, before an hour is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxcap.config import DataConfig
+from jaxcap.data.captions import SplitCaptions
+from jaxcap.datasets.inspection.caption_statistics import (
+    FREQUENT,
+    CaptionStatistics,
+    coverage,
+    of_split_captions,
+    percentile,
+)
+from jaxcap.datasets.inspection.data_statistics import TRAIN, DataStatistics, Repeats
+
+_FRAME = 2
+"""`<bos>` and `<eos>`, which a bucket holds besides the words."""
+
+_FEW = 100
+"""Images below which a split's scores say little."""
+
+_CUT, _UNKNOWN, _ENLARGED, _SIDED = 0.001, 0.05, 0.01, 0.01
+"""Shares from which on it hurts: captions cut, words lost, images enlarged, words for a side."""
+
+_SIDES = ("left", "right")
+
+
+@dataclass(frozen=True)
+class DataWarning:
+    """One thing to know before training.
+
+    Attributes:
+      kind: a short name, for programs.
+      text: what was found, where, and the way out.
+      level: "warning" for what hurts, "note" for what may be as it should.
+    """
+
+    kind: str
+    text: str
+    level: Literal["warning", "note"] = "warning"
+
+
+def warnings(statistics: DataStatistics, config: DataConfig) -> list[DataWarning]:
+    """What the data and the configuration will do to a training, those that hurt first.
+
+    What was not looked at (images, duplicates) is passed over in silence.
+    """
+    found = [
+        *_of_splits(statistics),
+        *_of_images(statistics, config),
+        *_of_repeats(statistics),
+        *_of_lengths(statistics, config),
+        *_of_words(statistics, config),
+        *_of_numbers(statistics, config),
+        *_of_sides(statistics, config),
+    ]
+    return sorted(found, key=lambda warning: warning.level != "warning")
+
+
+def caption_warnings(texts: SplitCaptions, config: DataConfig) -> list[DataWarning]:
+    """`warnings` of what a training has at hand, the captions of its split, within moments."""
+    captions = of_split_captions(texts, frequent=max(FREQUENT, config.min_count))
+    return warnings(DataStatistics(config.name, {TRAIN: captions}, units=config.units), config)
+
+
+def share(part: int, whole: int) -> str:
+    """ "12 of 300 (4.0 %)", with as many digits as it needs not to read 0 or 100."""
+    percent = 100 * part / max(1, whole)
+    digits = 1 if part == 0 or part == whole or 0.1 <= percent <= 99.9 else 3
+    return f"{part:,} of {whole:,} ({percent:.{digits}f} %)"
+
+
+def _of_splits(statistics: DataStatistics) -> Iterator[DataWarning]:
+    splits = statistics.captions
+    if TRAIN not in splits:
+        there = ", ".join(splits) or "none"
+        yield DataWarning(
+            "no-train", f"there is no split '{TRAIN}' to train on; there are: {there}"
+        )
+    for split, captions in splits.items():
+        if captions.images < _FEW:
+            what = "to learn from" if split == TRAIN else "for a score: it is mostly chance"
+            number = _several(captions.images, "image")
+            be = "is" if captions.images == 1 else "are"
+            yield DataWarning(
+                "near-empty",
+                f"{split}: {number} {be} few {what}",
+            )
+        if bare := captions.per_image.get(0, 0):
+            what = "are not learned from" if split == TRAIN else "cannot be scored"
+            yield DataWarning(
+                "no-captions",
+                f"{split}: {share(bare, captions.images)} images have no caption and {what}",
+            )
+        if captions.wordless:
+            number = _several(captions.wordless, "caption")
+            yield DataWarning(
+                "no-words", f"{split}: {number} without a word, which count as none", "note"
+            )
+
+
+def _of_images(statistics: DataStatistics, config: DataConfig) -> Iterator[DataWarning]:
+    for split, images in statistics.images.items():
+        if images.unreadable:
+            name, problem = images.problems[0]
+            count = images.readable + images.unreadable
+            yield DataWarning(
+                "unreadable",
+                f"{split}: {share(images.unreadable, count)} images cannot be decoded, and stop "
+                f"a training; first {name}: {problem}",
+            )
+        shorter = images.sides(longer=False)
+        small = sum(n for side, n in shorter.items() if side < config.image_size)
+        if small > _ENLARGED * images.readable:
+            middle = percentile(shorter, 50)
+            times = f"; half of all by {config.image_size / middle:.1f} times or more"
+            yield DataWarning(
+                "enlarged",
+                f"{split}: {share(small, images.readable)} images have a side below "
+                f"data.image_size {config.image_size} and are enlarged"
+                + (times if middle < config.image_size else "")
+                + ". Enlarging adds no detail and costs time: --data.image-size "
+                f"{max(1, min(config.image_size, middle))}",
+                "warning" if 2 * middle <= config.image_size else "note",
+            )
+
+
+def _of_repeats(statistics: DataStatistics) -> Iterator[DataWarning]:
+    same, alike = statistics.same_images, statistics.alike_images
+    for repeats, kind, what in (
+        (same, "leak", "images are in {} as well, byte for byte"),
+        (alike, "leak", "images look like one of {}, the same bytes or not"),
+        (statistics.same_names, "same-name", "images have the image_id of one in {}"),
+    ):
+        if repeats is None or (repeats is alike and not _says_more(alike, same)):
+            continue
+        for found in repeats.shared:
+            first, second = found.splits
+            if first == second:
+                continue
+            images = share(found.items, statistics.captions[second].images)
+            effect = (
+                "scores there are too good" if first == TRAIN else "the two are not independent"
+            )
+            yield DataWarning(
+                kind, f"{second}: {images} {what.format(first)}: {effect} unless they are removed"
+            )
+    best = alike or same
+    for found in best.shared if best is not None else ():
+        if found.splits[0] == found.splits[1]:
+            images = share(found.items, statistics.captions[found.splits[0]].images)
+            yield DataWarning(
+                "repeated-images",
+                f"{found.splits[0]}: {images} images are copies of others there",
+                "note",
+            )
+
+
+def _says_more(alike: Repeats | None, same: Repeats | None) -> bool:
+    return alike is not None and (same is None or alike.shared != same.shared)
+
+
+def _of_lengths(statistics: DataStatistics, config: DataConfig) -> Iterator[DataWarning]:
+    longest = config.length_buckets[-1]
+    captions = statistics.captions.get(TRAIN)
+    if captions is None or not (cut := captions.longer_than(longest - _FRAME)):
+        return
+    nearly, most = captions.percentile(99.9) + _FRAME, max(captions.lengths) + _FRAME
+    ways = [f"{most} holds all"]
+    if longest < nearly < most:
+        ways.insert(0, f"{nearly} holds 99.9 %")
+    buckets = [bucket for bucket in config.length_buckets if bucket < nearly]
+    buckets.append(nearly if longest < nearly else most)
+    yield DataWarning(
+        "too-long",
+        f"{TRAIN}: {share(cut, captions.captions)} captions have more tokens ({statistics.units} "
+        f"and {_FRAME}) than the longest of data.length_buckets, {longest}, and lose their end; "
+        f"{', '.join(ways)}: --data.length-buckets {' '.join(map(str, buckets))}",
+        "warning" if cut > _CUT * captions.captions else "note",
+    )
+
+
+def _of_words(statistics: DataStatistics, config: DataConfig) -> Iterator[DataWarning]:
+    split, known = statistics.vocabulary_split, statistics.known
+    if split is None or not statistics.captions[split].captions:
+        return
+    here = coverage(statistics.captions[split], known, min_count=config.min_count)
+    if here.vocabulary == 0:
+        yield DataWarning(
+            "no-vocabulary",
+            f"{split}: no word occurs {config.min_count} times; lower data.min_count",
+        )
+        return
+    for name, captions in statistics.captions.items():
+        found = coverage(captions, known, min_count=config.min_count)
+        if found.unknown <= _UNKNOWN:
+            continue
+        better = _enough(captions, known, config.min_count)
+        way_out = (
+            f"data.min_count {better} would leave {_UNKNOWN:.0%} or less"
+            if better
+            else f"no data.min_count leaves {_UNKNOWN:.0%} or less: are these captions of another "
+            "kind?"
+        )
+        yield DataWarning(
+            "unknown-words",
+            f"{name}: {100 * found.unknown:.1f} % of the running {statistics.units} become <unk> "
+            f"at data.min_count {config.min_count}, and {100 * (1 - found.whole):.1f} % of the "
+            f"captions have one; {way_out}",
+        )
+
+
+def _enough(captions: CaptionStatistics, known: Mapping[str, int], min_count: int) -> int | None:
+    """The greatest lower minimum count that leaves few words unknown."""
+    lower = range(min(min_count, FREQUENT) - 1, 0, -1)
+    return next(
+        (m for m in lower if coverage(captions, known, min_count=m).unknown <= _UNKNOWN), None
+    )
+
+
+def _of_numbers(statistics: DataStatistics, config: DataConfig) -> Iterator[DataWarning]:
+    captions = statistics.captions.get(TRAIN)
+    if captions is None or not captions.captions:
+        return
+    kept = config.captions_per_image
+    unused = sum(max(0, n - kept) * images for n, images in captions.per_image.items())
+    if unused:
+        yield DataWarning(
+            "unused-captions",
+            f"{TRAIN}: {share(unused, captions.captions)} captions are never learned from: "
+            f"data.captions_per_image is {kept}, and images have up to {max(captions.per_image)}",
+            "warning" if unused > _ENLARGED * captions.captions else "note",
+        )
+    places = kept * captions.images
+    empty = places - (captions.captions - unused)
+    if empty:
+        most = max(captions.per_image)
+        way_out = f"; --data.captions-per-image {most} is enough" if most < kept else ""
+        yield DataWarning(
+            "unfilled-captions",
+            f"{TRAIN}: {100 * empty / places:.1f} % of the decoder's work is on padding: images "
+            f"have {captions.captions / captions.images:.1f} captions on average, and "
+            f"data.captions_per_image is {kept}{way_out}",
+            "warning" if 2 * empty >= places else "note",
+        )
+    if captions.repeated:
+        yield DataWarning(
+            "repeated-captions",
+            f"{TRAIN}: {share(captions.repeated, captions.captions)} captions say what another "
+            "of the same image does, word for word",
+            "note",
+        )
+
+
+def _of_sides(statistics: DataStatistics, config: DataConfig) -> Iterator[DataWarning]:
+    captions = statistics.captions.get(TRAIN)
+    if captions is None or not config.flip or statistics.units != "words":
+        return
+    seen = {word: captions.words[word] for word in _SIDES if word in captions.words}
+    if seen:
+        times = " and ".join(f"'{word}' {_several(n, 'time')}" for word, n in seen.items())
+        yield DataWarning(
+            "mirrored",
+            f"{TRAIN}: there is {times} in {_several(captions.captions, 'caption')}; where a side "
+            "is meant, that is false of the half of the images that data.flip mirrors, and "
+            "--data.no-flip keeps it true",
+            "warning" if sum(seen.values()) > _SIDED * captions.captions else "note",
+        )
+
+
+def _several(count: int, what: str) -> str:
+    return f"{count:,} {what}" + ("" if count == 1 else "s")

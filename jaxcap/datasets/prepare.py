@@ -1,0 +1,336 @@
+"""Data sets by name: prepare one from a source, find those that are, read their records."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBars
+
+from jaxcap.datasets import Progress, shapes
+from jaxcap.datasets.building import VERSION, Recipe, build
+from jaxcap.datasets.recipes import of_listing
+from jaxcap.datasets.records import Records
+from jaxcap.datasets.sources import SourceOptions
+from jaxcap.datasets.sources.registry import FORMATS, read
+from jaxcap.errors import InputError, did_you_mean
+from jaxcap.progress import say
+
+_NAMED_BY_FORMAT = ("flickr8k", "flickr30k", "coco", "shapes")
+"""Formats of one data set only, so that its name goes without saying."""
+
+_PLAIN_SECONDS = 15.0
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,99}")
+
+
+def default_data_dir() -> Path:
+    """Where data sets are kept unless told otherwise: `$TFDS_DATA_DIR`, or TFDS's own default."""
+    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def formats() -> dict[str, str]:
+    """What can be prepared, with a sentence each."""
+    return {name: format.summary for name, format in FORMATS.items()} | {
+        "shapes": "drawn scenes of one or two objects; needs no source"
+    }
+
+
+# ---- preparing -------------------------------------------------------------------------------
+
+
+def prepare(
+    format: str,
+    options: SourceOptions | None = None,
+    *,
+    name: str | None = None,
+    data_dir: Path | None = None,
+    max_side: int | None = None,
+    skip_bad: bool = False,
+    workers: int | None = None,
+    console: Console | None = None,
+    progress: Progress | None = None,
+) -> Prepared:
+    """Builds a data set (see `building.build`), unless it is there already.
+
+    Args:
+      format: a key of `formats()`.
+      options: where the source is, and how it is to be read.
+      name: what the data set will be called; by default as its format, where that says it all.
+      data_dir: where data sets are kept; `default_data_dir()` if None.
+      max_side: images with a longer side, in pixels, are stored smaller (`stored_images`).
+      skip_bad: go on without images that are absent, have no caption or cannot be decoded.
+      workers: processes that decode; by default as many as there are processors.
+      console: gets messages, and bars if it is a terminal; by default standard error.
+      progress: gets the progress, instead of bars.
+
+    Raises:
+      InputError: unknown format, a name that won't do or that another data set has, a faulty
+        source, unreadable images, or no place to write.
+    """
+    console = Console(stderr=True) if console is None else console
+    options = dataclasses.replace(options or SourceOptions(), skip_bad=skip_bad)
+    data_dir = default_data_dir() if data_dir is None else Path(data_dir)
+    name = _check_name(format, name)
+    if max_side is not None and max_side < 1:
+        raise InputError(f"--max-side is {max_side}; expected a number of pixels, 1 or more")
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers is {workers}; expected 1 or more")
+    with contextlib.ExitStack() as stack:
+        if progress is None:
+            progress = stack.enter_context(_bars(console))
+        if format == "shapes":
+            recipe = _drawn(options, name, max_side)
+        else:
+            listing = read(format, options, progress)
+            for note in listing.notes:
+                say(console, f"{name}: {note}")
+            recipe = of_listing(listing, name=name, format=format, max_side=max_side)
+        there = _look(name, data_dir)
+        if there is None:
+            build(
+                recipe,
+                data_dir,
+                workers=workers,
+                skip_bad=skip_bad,
+                progress=progress,
+                say=lambda text: say(console, text),
+            )
+    prepared = find_dataset(name, data_dir)
+    _check_same(prepared, recipe)
+    if there is None:
+        say(console, f"{name}: prepared {prepared.counts} in {prepared.path}")
+    else:
+        say(console, f"{name} is prepared already: {prepared.path}")
+    return prepared
+
+
+def _drawn(options: SourceOptions, name: str, max_side: int | None) -> Recipe:
+    default = SourceOptions(skip_bad=options.skip_bad)
+    given = [
+        f.name
+        for f in dataclasses.fields(options)
+        if getattr(options, f.name) != getattr(default, f.name)
+    ]
+    if max_side is not None:
+        given.append("max_side")
+    if given:
+        option = given[0].replace("_", "-")
+        raise InputError(f"shapes takes no --{option}; the program draws the images itself")
+    return dataclasses.replace(shapes.recipe(), name=name)
+
+
+def _check_name(format: str, name: str | None) -> str:
+    known = formats()
+    if format not in known:
+        listed = "\n".join(f"  {name}: {summary}" for name, summary in known.items())
+        raise InputError(
+            f"there is no format {format!r} to prepare.{did_you_mean(format, known)} There are:\n"
+            f"{listed}"
+        )
+    if name is None:
+        if format not in _NAMED_BY_FORMAT:
+            raise InputError(
+                f"{format}: what is the data set to be called? Give --name NAME, which is then the "
+                "data.name of a configuration"
+            )
+        return format
+    if not _NAME.fullmatch(name):
+        raise InputError(
+            f"--name is {name[:60]!r}; expected a name as TFDS has them: lower-case letters, "
+            "digits and '_', a letter first, at most 100"
+        )
+    return name
+
+
+def _check_same(prepared: Prepared, recipe: Recipe) -> None:
+    """What is prepared must be what was asked for, not another data set of that name."""
+    there = prepared.made_from
+    asked = recipe.metadata["made_from"]
+    different = [key for key in asked if key in there and there[key] != asked[key]]
+    if not different:
+        return
+    says = {
+        "format": f"was prepared from the format {there.get('format')}, not {asked.get('format')}",
+        "max_side": f"was prepared {_with(there.get('max_side'))}, not "
+        f"{_with(asked.get('max_side'))}",
+        "captions": "holds other images, captions or splits than the source has now",
+    }
+    raise InputError(
+        f"{prepared.path}: a data set of this name is there already, which "
+        f"{says.get(different[0], 'was prepared otherwise')}; choose another --name, or remove "
+        "that folder to prepare it anew"
+    )
+
+
+def _with(max_side: int | None) -> str:
+    return "without --max-side" if max_side is None else f"with --max-side {max_side}"
+
+
+# ---- finding and reading ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A data set that lies ready.
+
+    Attributes:
+      name: what it is called.
+      path: its folder, with its version.
+      splits: how many images each split has.
+      flippable: whether a mirrored image keeps its captions.
+      made_from: how it was prepared; empty where an earlier version of the program did not say.
+    """
+
+    name: str
+    path: Path
+    splits: Mapping[str, int]
+    flippable: bool
+    made_from: Mapping[str, Any]
+
+    @property
+    def counts(self) -> str:
+        """The splits in words: `"train 6,000, dev 1,000"`."""
+        return ", ".join(f"{split} {count:,}" for split, count in self.splits.items())
+
+
+def find_dataset(name: str, data_dir: Path | None = None) -> Prepared:
+    """Returns the data set of that name.
+
+    Raises:
+      InputError: it isn't prepared in `data_dir`, or not by this program.
+    """
+    data_dir = default_data_dir() if data_dir is None else Path(data_dir)
+    prepared = _look(name, data_dir)
+    if prepared is not None:
+        return prepared
+    there = list_prepared(data_dir)
+    known = formats()
+    if name in known:
+        option = "" if name == "shapes" else " --source DIR"
+        name_option = "" if name in _NAMED_BY_FORMAT else " --name NAME"
+        raise InputError(
+            f"the data set {name} is not prepared in {data_dir}; run: jaxcap prepare "
+            f"{name}{option}{name_option}"
+        )
+    raise InputError(
+        f"there is no data set {name!r} in {data_dir}; prepared there: "
+        f"{', '.join(there) or 'none'}.{did_you_mean(name, [*there, *known])} "
+        f"`jaxcap prepare FORMAT --name NAME` makes one of: {', '.join(known)}"
+    )
+
+
+def list_prepared(data_dir: Path) -> list[str]:
+    """The names of the data sets in a folder that this program can train on."""
+    names = []
+    for folder in sorted(Path(data_dir).glob(f"*/{VERSION}/dataset_info.json")):
+        with contextlib.suppress(InputError):
+            if _look(folder.parent.parent.name, data_dir):
+                names.append(folder.parent.parent.name)
+    return names
+
+
+def _look(name: str, data_dir: Path) -> Prepared | None:
+    """Returns the data set if it is there; an `InputError` says what is there instead."""
+    if not _NAME.fullmatch(name):
+        return None
+    path = data_dir / name / VERSION
+    if not path.exists():
+        others = sorted(p.name for p in path.parent.glob("*") if tfds.core.Version.is_valid(p.name))
+        if others:
+            raise InputError(
+                f"{path.parent}: holds version {', '.join(others)} of {name}, which this program "
+                f"cannot read; it reads and prepares {VERSION}. Choose another --name or "
+                "--data-dir, or move that folder"
+            )
+        return None
+    try:
+        builder = tfds.builder_from_directory(path)
+        missing = {"image", "captions", "image_id"} - set(builder.info.features)
+        metadata = dict(builder.info.metadata or {})
+    except Exception as error:  # TFDS and protobuf raise errors of several types
+        raise InputError(
+            f"{path}: not a prepared data set, or a damaged one; remove it to prepare it anew "
+            f"({error})"
+        ) from error
+    if missing:
+        raise InputError(
+            f"{path}: a TFDS data set without {', '.join(sorted(missing))}, which this program did "
+            f"not prepare; `jaxcap prepare tfds --source {path}` makes one of it that it can read"
+        )
+    return Prepared(
+        name=name,
+        path=path,
+        splits={split: info.num_examples for split, info in builder.info.splits.items()},
+        flippable=bool(metadata.get("flippable", name != "shapes")),
+        made_from=metadata.get("made_from", {}),
+    )
+
+
+def load_source(name: str, split: str, data_dir: Path | None = None) -> Records:
+    """Returns the records of a split, with random access.
+
+    Args:
+      name: of a prepared data set.
+      split: `"train"`, `"dev"`, `"test"` or what else it has, or a part of one in TFDS's notation
+        (`"train[:10%]"`).
+      data_dir: where data sets are kept; `default_data_dir()` if None.
+
+    Raises:
+      InputError: not prepared, or a split that is missing or empty.
+    """
+    prepared = find_dataset(name, data_dir)
+    splits = tfds.builder_from_directory(prepared.path).info.splits
+    there_are = ", ".join(f"{s} ({count:,})" for s, count in prepared.splits.items()) or "none"
+    try:
+        count = splits[split].num_examples
+    except (KeyError, ValueError) as error:
+        base = split.partition("[")[0]
+        raise InputError(
+            f"the data set {name} has no split {split!r}; there are: {there_are}."
+            f"{did_you_mean(base, splits)} Splits are drawn when a data set is prepared: "
+            "jaxcap prepare … --split-fractions train 0.8 dev 0.1 test 0.1"
+        ) from error
+    if count == 0:
+        raise InputError(f"the split {split!r} of {name} is empty; there are: {there_are}")
+    return Records(prepared.path, split)
+
+
+@contextlib.contextmanager
+def _bars(console: Console) -> Iterator[Progress]:
+    """A bar for each thing that is done, on a terminal; elsewhere a line now and then."""
+    if not console.is_terminal:
+        said = time.monotonic()
+
+        def tell(what: str, done: int, total: int) -> None:
+            nonlocal said
+            if time.monotonic() - said >= _PLAIN_SECONDS:
+                said = time.monotonic()
+                say(console, f"{what} {done:,} of {total:,}")
+
+        yield tell
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with ProgressBars(*columns, console=console) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done)
+
+        yield show

@@ -1,0 +1,83 @@
+"""How the data set of a listing is built: which records its examples make."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxcap.datasets.building import Recipe
+from jaxcap.datasets.shards import Record
+from jaxcap.datasets.sources import Example, Listing
+from jaxcap.datasets.stored_images import to_stored
+from jaxcap.errors import InputError
+
+_SPLIT = re.compile(r"[\w-]{1,50}")
+
+
+def of_listing(listing: Listing, *, name: str, format: str, max_side: int | None = None) -> Recipe:
+    """Returns how to build the data set of a listing.
+
+    Raises:
+      InputError: a split that is empty, or whose name won't do.
+    """
+    for split, examples in listing.splits.items():
+        if not _SPLIT.fullmatch(split) or split == "all":
+            raise InputError(
+                f"{name}: a split cannot be called {split!r}; expected letters, digits, '_' and "
+                "'-', at most 50, and not 'all', which is all splits together"
+            )
+        if not examples:
+            raise InputError(f"{name}: the split '{split}' is empty; leave it out")
+    contents, files, size = hashlib.blake2b(), hashlib.blake2b(), 0
+    for split, examples in listing.splits.items():
+        for example in examples:
+            content = json.dumps([split, example.image_id, example.captions]).encode()
+            contents.update(content)
+            files.update(content)
+            size += len(content)
+            if isinstance(example.image, Path):
+                stat = example.image.stat()
+                size += stat.st_size
+                files.update(json.dumps([stat.st_size, stat.st_mtime_ns]).encode())
+            files.update(json.dumps(_file_name(example)).encode())
+    made_from = {"format": format, "max_side": max_side, "captions": contents.hexdigest()[:32]}
+    return Recipe(
+        name=name,
+        splits=listing.splits,
+        make=_Store(max_side),
+        fingerprint=json.dumps([made_from, files.hexdigest()]),
+        description=listing.description,
+        homepage=listing.homepage,
+        citation=listing.citation,
+        metadata={"flippable": listing.flippable, "made_from": made_from},
+        size=size if max_side is None else None,
+    )
+
+
+@dataclass(frozen=True)
+class _Store:
+    """Makes the record of an example."""
+
+    max_side: int | None
+
+    def __call__(self, split: str, example: Example) -> Record:
+        file_name = _file_name(example)
+        try:
+            if isinstance(example.image, Path):
+                data = example.image.read_bytes()
+            else:
+                data = example.image.read()
+        except OSError as error:
+            raise InputError(f"{file_name}: cannot read the file: {error.strerror}") from error
+        return {
+            "image": to_stored(data, name=file_name, max_side=self.max_side),
+            "captions": example.captions,
+            "image_id": example.image_id,
+        }
+
+
+def _file_name(example: Example) -> str:
+    return str(example.image) if isinstance(example.image, Path) else example.image.name

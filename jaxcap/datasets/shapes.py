@@ -1,0 +1,429 @@
+"""Shapes: a data set that the program draws itself, scenes of one or two objects and captions.
+
+It needs no download, trains in minutes, and its captions can be *checked*: a scene is known
+down to the pixel, so whether a generated caption is true and complete is decided by geometry
+(`is_true_and_complete`), not by likeness to reference captions.
+
+A scene holds one object (30 %) or two (70 %) of 5 shapes, 7 colours and 2 sizes on a muted
+background. Two objects stand left, right, above or below of one another, beyond doubt: their
+centres are at least twice as far apart along that axis as along the other, and a line
+can be drawn between them.
+
+What the test split holds, and training never shows: a *kind* is a colour with a shape; there
+are 35. Of the unordered pairs of kinds, those whose positions in `KINDS` add up to a multiple
+of 6 are held out, one in six. (Not of 5, the number of shapes: that would hold out whole pairs
+of shapes, whatever their colours.) No scene of `train` or `dev` shows such a pair; every scene of
+`test` does: two objects, each of a kind that training has shown, but never together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw
+
+from jaxcap.datasets.building import Recipe
+
+IMAGE_SIZE = 80  # pixels, both ways
+_OVERSAMPLING = 4  # outlines are drawn so many times larger and averaged down
+
+SHAPES = ("circle", "square", "triangle", "star", "cross")
+COLOURS = {
+    "red": (215, 25, 30),
+    "orange": (255, 140, 0),
+    "yellow": (255, 235, 40),
+    "green": (25, 150, 45),
+    "cyan": (60, 220, 235),
+    "blue": (30, 60, 215),
+    "purple": (145, 35, 175),
+}
+# Radius in pixels of the circle about the centre that an object keeps within.
+SIZES = {"small": (10.0, 11.5), "large": (15.5, 17.0)}
+_LARGE_FROM = 13.5
+BACKGROUNDS = ("plain", "gradient", "stripes", "noise")
+
+Kind = tuple[str, str]  # colour, shape
+KINDS: tuple[Kind, ...] = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
+
+_GAP = 3.0  # least free space between two objects along the axis of their relation, pixels
+_DOMINANCE = 2.0  # how many times that axis must outweigh the other one
+
+
+# ---- scenes ----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Object:
+    """A drawn object; `x` to the right, `y` downward, `radius`: all in pixels."""
+
+    shape: str
+    colour: str
+    x: float
+    y: float
+    radius: float
+
+    @property
+    def size(self) -> str:
+        """`"small"` or `"large"`."""
+        return "large" if self.radius >= _LARGE_FROM else "small"
+
+    @property
+    def kind(self) -> Kind:
+        """Its colour and shape."""
+        return self.colour, self.shape
+
+    @property
+    def words(self) -> tuple[str, str, str]:
+        """Size, colour, shape, as captions name them."""
+        return self.size, self.colour, self.shape
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """One or two objects on a background."""
+
+    objects: tuple[Object, ...]
+    background: str
+
+
+def relation(a: Object, b: Object) -> str | None:
+    """Returns where `a` is, seen from `b`: `"left"`, `"right"`, `"above"`, `"below"`.
+
+    None if that is open to doubt: the offset along the axis must outweigh the other one
+    twice, and must keep the two objects clear of each other.
+    """
+    dx, dy = a.x - b.x, a.y - b.y
+    along, across = max(abs(dx), abs(dy)), min(abs(dx), abs(dy))
+    if along < _DOMINANCE * across or along < a.radius + b.radius + _GAP - 1e-6:
+        return None
+    if abs(dx) > abs(dy):
+        return "left" if dx < 0 else "right"
+    return "above" if dy < 0 else "below"
+
+
+def _is_held_out_pair(a: Kind, b: Kind) -> bool:
+    return (KINDS.index(a) + KINDS.index(b)) % 6 == 0
+
+
+def sample_scene(rng: np.random.Generator, held_out: bool) -> Scene:
+    """Returns a random scene with (`held_out`) or without a combination kept from training."""
+    background = str(rng.choice(BACKGROUNDS))
+    kinds = _sample_kinds(rng, held_out)
+    sizes = [str(rng.choice(list(SIZES))) for _ in kinds]
+    radii = [float(rng.uniform(*SIZES[size])) for size in sizes]
+    if len(kinds) == 1:
+        x, y = rng.uniform(radii[0] + 1, IMAGE_SIZE - radii[0] - 1, size=2)
+        places = [(float(x), float(y))]
+    else:
+        places = _sample_places(rng, radii[0], radii[1])
+    return Scene(
+        tuple(
+            Object(shape, colour, round(x, 2), round(y, 2), round(radius, 2))
+            for (colour, shape), (x, y), radius in zip(kinds, places, radii, strict=True)
+        ),
+        background,
+    )
+
+
+def _sample_kinds(rng: np.random.Generator, held_out: bool) -> list[Kind]:
+    if not held_out and rng.random() < 0.3:
+        return [KINDS[rng.integers(len(KINDS))]]
+    while True:  # one pair in six is held out
+        a, b = KINDS[rng.integers(len(KINDS))], KINDS[rng.integers(len(KINDS))]
+        if a != b and _is_held_out_pair(a, b) == held_out:
+            return [a, b]
+
+
+def _sample_places(rng: np.random.Generator, a: float, b: float) -> list[tuple[float, float]]:
+    """Centres of two objects of radius `a` and `b`, the first left of or above the second."""
+    nearest = a + b + _GAP + 0.1  # the tenth outlives rounding
+    farthest = IMAGE_SIZE - 2.0 - a - b
+    along = rng.uniform(nearest, max(farthest, nearest))
+    first = rng.uniform(a + 1, max(IMAGE_SIZE - b - 1 - along, a + 1))
+    across = rng.uniform(-1, 1) * (along / _DOMINANCE - 0.1)
+    # Both stay in the picture across, too: the offset is cut where there is no room for it.
+    room = IMAGE_SIZE - 2.0 - a - b
+    across = float(np.clip(across, -room, room))
+    low = max(a + 1, b + 1 - across)
+    high = min(IMAGE_SIZE - a - 1, IMAGE_SIZE - b - 1 - across)
+    other = rng.uniform(low, high)
+    places = [(first, other), (first + along, other + across)]
+    if rng.random() < 0.5:
+        places = [(y, x) for x, y in places]
+    return places
+
+
+def scene_to_json(scene: Scene) -> str:
+    """Returns the scene as the text that a record carries."""
+    return json.dumps(dataclasses.asdict(scene))
+
+
+def scene_from_json(text: str) -> Scene:
+    """The inverse of `scene_to_json`."""
+    data = json.loads(text)
+    return Scene(tuple(Object(**o) for o in data["objects"]), data["background"])
+
+
+# ---- drawing ---------------------------------------------------------------------------------
+
+
+def draw(scene: Scene, rng: np.random.Generator) -> UInt8[np.ndarray, "80 80 3"]:
+    """Returns the picture of the scene.
+
+    `rng` decides what captions don't mention: the background's colours, small changes of the
+    objects' colours, and a slight turn of up to 8 degrees.
+    """
+    image = Image.fromarray(_draw_background(scene.background, rng))
+    side = IMAGE_SIZE * _OVERSAMPLING
+    for o in scene.objects:
+        outline = _outline(o.shape) * o.radius  # [K, 2]
+        turn = np.deg2rad(rng.uniform(-8, 8))
+        outline = outline @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+        outline = (outline + np.array([o.x, o.y])) * _OVERSAMPLING
+        mask = Image.new("L", (side, side))
+        ImageDraw.Draw(mask).polygon([(float(x), float(y)) for x, y in outline], fill=255)
+        shade = np.clip(np.array(COLOURS[o.colour]) + rng.integers(-12, 13, size=3), 0, 255)
+        image.paste(tuple(int(c) for c in shade), mask=mask.reduce(_OVERSAMPLING))
+    return np.array(image)
+
+
+def _outline(shape: str) -> np.ndarray:
+    """Returns the corners [K, 2] of a shape within the unit circle, `y` downward."""
+    if shape == "circle":
+        return _on_circle(np.arange(48) * 7.5)
+    if shape == "square":
+        return _on_circle(np.array([45.0, 135.0, 225.0, 315.0]))
+    if shape == "triangle":
+        return _on_circle(np.array([-90.0, 30.0, 150.0]))
+    if shape == "star":
+        radii = np.where(np.arange(10) % 2 == 0, 1.0, 0.42)
+        return _on_circle(-90.0 + 36.0 * np.arange(10)) * radii[:, None]
+    if shape == "cross":
+        arm, end = 0.3, 0.95
+        quarter = np.array([(arm, -end), (arm, -arm), (end, -arm)])
+        turns = [np.linalg.matrix_power(np.array([[0, 1], [-1, 0]]), k) for k in range(4)]
+        return np.concatenate([quarter @ turn for turn in turns])
+    raise ValueError(f"unknown shape {shape!r}")
+
+
+def _on_circle(degrees: np.ndarray) -> np.ndarray:
+    angles = np.deg2rad(degrees)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+
+
+def _draw_background(kind: str, rng: np.random.Generator) -> np.ndarray:
+    """Returns a muted background uint8 [80, 80, 3]; no colour of an object comes near it."""
+    y, x = np.mgrid[0:IMAGE_SIZE, 0:IMAGE_SIZE] / IMAGE_SIZE
+    first = _muted(rng)
+    if kind == "plain":
+        picture = np.broadcast_to(first, (IMAGE_SIZE, IMAGE_SIZE, 3))
+    elif kind == "noise":
+        picture = first + rng.normal(0.0, 12.0, (IMAGE_SIZE, IMAGE_SIZE, 3))
+    else:
+        angle = rng.uniform(0, 2 * np.pi)
+        ramp = x * np.cos(angle) + y * np.sin(angle)
+        if kind == "gradient":
+            second = _muted(rng)
+            ramp = (ramp - ramp.min()) / (ramp.max() - ramp.min())
+        elif kind == "stripes":
+            second = first + rng.choice((-1, 1)) * rng.uniform(14, 26)
+            ramp = 0.5 + 0.5 * np.sin(2 * np.pi * ramp * rng.uniform(4, 9))
+        else:
+            raise ValueError(f"unknown background {kind!r}")
+        picture = first + ramp[:, :, None] * (second - first)
+    return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+
+
+def _muted(rng: np.random.Generator) -> np.ndarray:
+    """A nearly grey colour [3] of any brightness."""
+    return rng.uniform(55, 205) + rng.uniform(-14, 14, size=3)
+
+
+# ---- captions --------------------------------------------------------------------------------
+
+_PHRASES = {
+    "left": ("to the left of", "left of"),
+    "right": ("to the right of", "right of"),
+    "above": ("above", "over"),
+    "below": ("below", "under"),
+}
+_OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
+# Where the second object is, when a caption begins with the first.
+_AFTERTHOUGHTS = {
+    "left": "to its left",
+    "right": "to its right",
+    "above": "above it",
+    "below": "below it",
+}
+_ONE = (
+    "{a}",
+    "there is {a}",
+    "a picture of {a}",
+    "this is {a}",
+    "{a} on its own",
+    "the picture shows {a}",
+)
+_TWO = (
+    "{a} {relation} {b}",
+    "{a} is {relation} {b}",
+    "there is {a} {relation} {b}",
+    "a picture of {a} {relation} {b}",
+)
+_TWO_AFTERTHOUGHT = "{a} with {b} {afterthought}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What a caption says.
+
+    Attributes:
+      objects: size, colour and shape of each object, in the caption's order.
+      relation: where the first is, seen from the second; None for one object.
+    """
+
+    objects: tuple[tuple[str, str, str], ...]
+    relation: str | None
+
+
+def captions(scene: Scene, rng: np.random.Generator) -> list[str]:
+    """Returns five different captions, each true of the scene and complete."""
+    if len(scene.objects) == 1:
+        a = _noun(scene.objects[0])
+        chosen = rng.permutation(len(_ONE))[:5]
+        return [_ONE[i].format(a=a) for i in chosen]
+    texts = _pair_captions(*sorted(scene.objects, key=_salience))
+    return [texts[i] for i in rng.permutation(len(texts))[:5]]
+
+
+def _salience(o: Object) -> tuple[bool, float]:
+    """People name first what stands out: the large object, or the one further up and left."""
+    return o.size == "small", o.x + o.y
+
+
+def _pair_captions(a: Object, b: Object) -> list[str]:
+    where = relation(a, b)
+    assert where is not None, (a, b)
+    nouns = {"a": _noun(a), "b": _noun(b)}
+    texts = [
+        template.format(relation=phrase, **nouns) for template in _TWO for phrase in _PHRASES[where]
+    ]
+    afterthought = _AFTERTHOUGHTS[_OPPOSITE[where]]
+    return [*texts, _TWO_AFTERTHOUGHT.format(afterthought=afterthought, **nouns)]
+
+
+def _noun(o: Object) -> str:
+    return f"a {o.size} {o.colour} {o.shape}"
+
+
+def _grammar() -> list[re.Pattern[str]]:
+    """The templates, as patterns with groups for what they say."""
+
+    def one_of(words: Iterable[str]) -> str:
+        return "|".join(words)
+
+    def noun(name: str) -> str:
+        size, colour, shape = one_of(SIZES), one_of(COLOURS), one_of(SHAPES)
+        return f"a (?P<size_{name}>{size}) (?P<colour_{name}>{colour}) (?P<shape_{name}>{shape})"
+
+    phrases = one_of(phrase for choices in _PHRASES.values() for phrase in choices)
+    slots = {
+        "a": noun("a"),
+        "b": noun("b"),
+        "relation": f"(?P<relation>{phrases})",
+        "afterthought": f"(?P<afterthought>{one_of(tuple(_AFTERTHOUGHTS.values()))})",
+    }
+    templates = (*_ONE, *_TWO, _TWO_AFTERTHOUGHT)
+    return [re.compile(template.format(**slots)) for template in templates]
+
+
+_PATTERNS = _grammar()
+_RELATION_OF = {phrase: where for where, choices in _PHRASES.items() for phrase in choices}
+_RELATION_OF |= {phrase: _OPPOSITE[where] for where, phrase in _AFTERTHOUGHTS.items()}
+
+
+def parse(caption: str) -> Description | None:
+    """Returns what the caption says, or None if it is no sentence of the grammar.
+
+    Case, spacing and a full stop at the end are of no account.
+    """
+    text = " ".join(caption.lower().removesuffix(".").split())
+    for pattern in _PATTERNS:
+        if match := pattern.fullmatch(text):
+            said = match.groupdict()
+            objects = tuple(
+                (said[f"size_{o}"], said[f"colour_{o}"], said[f"shape_{o}"])
+                for o in "ab"
+                if f"size_{o}" in said
+            )
+            phrase = said.get("relation") or said.get("afterthought")
+            return Description(objects, _RELATION_OF[phrase] if phrase else None)
+    return None
+
+
+def is_true_and_complete(caption: str, scene: Scene) -> bool:
+    """Whether the caption names every object of the scene rightly, and no other.
+
+    Size and relation are judged from the scene's geometry, by `Object.size` and `relation`.
+    """
+    said = parse(caption)
+    if said is None or len(said.objects) != len(scene.objects):
+        return False
+    if len(scene.objects) == 1:
+        return said.objects[0] == scene.objects[0].words
+    return any(
+        said.objects == (a.words, b.words) and said.relation == relation(a, b)
+        for a, b in (scene.objects, scene.objects[::-1])
+    )
+
+
+# ---- the data set ----------------------------------------------------------------------------
+
+
+NUM_SCENES = {"train": 10_000, "dev": 300, "test": 500}
+
+_STREAMS = ("train", "dev", "test")
+"""The position of a split here is part of the seed of its scenes."""
+
+
+def recipe(num_scenes: Mapping[str, int] | None = None) -> Recipe:
+    """Returns how to build the data set: `train` and `dev` of seen combinations, `test` of unseen.
+
+    Records hold `image` (PNG, 80×80), `captions` (five), `image_id` ("test-00012") and `scene`,
+    the scene as JSON, by which captions can be checked.
+
+    Args:
+      num_scenes: scenes of each split; by default `NUM_SCENES`.
+    """
+    num_scenes = dict(NUM_SCENES if num_scenes is None else num_scenes)
+    made_from = {"format": "shapes", "scenes": num_scenes}
+    return Recipe(
+        name="shapes",
+        splits={split: range(count) for split, count in num_scenes.items()},
+        make=make_example,
+        fingerprint=json.dumps(made_from),
+        description="Drawn scenes of one or two objects, with captions that can be checked.",
+        # A mirrored picture would belie "left of".
+        metadata={"flippable": False, "made_from": made_from},
+        texts=("scene",),
+    )
+
+
+def make_example(split: str, index: int) -> dict[str, Any]:
+    """Returns the record of scene `index` of a split, which depends on nothing but these two."""
+    rng = np.random.default_rng([_STREAMS.index(split), index])
+    scene = sample_scene(rng, held_out=split == "test")
+    file = io.BytesIO()
+    Image.fromarray(draw(scene, rng)).save(file, format="PNG", compress_level=4)
+    return {
+        "image": file.getvalue(),
+        "captions": captions(scene, rng),
+        "image_id": f"{split}-{index:05d}",
+        "scene": scene_to_json(scene),
+    }

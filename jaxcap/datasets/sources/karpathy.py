@@ -1,0 +1,59 @@
+"""Karpathy's data set files (Karpathy and Fei-Fei 2015), and their images.
+
+"Deep Visual-Semantic Alignments for Generating Image Descriptions", CVPR: dataset_flickr8k.json,
+dataset_flickr30k.json and dataset_coco.json hold all captions with the splits that most papers
+use, and so do the files that people have made after them. An image is `filepath/filename` below
+the image folder, or `filename` in it. His split "restval", the rest of COCO's validation images,
+counts as "train", as in most papers.
+"""
+
+from __future__ import annotations
+
+from jaxcap.caption_files.reading import KARPATHY
+from jaxcap.caption_files.text_files import fail
+from jaxcap.datasets import Progress, no_progress
+from jaxcap.datasets.sources import Listing, SourceOptions
+from jaxcap.datasets.sources.assembly import assemble, entries_of, read_file
+from jaxcap.datasets.sources.findings import Findings
+from jaxcap.datasets.sources.locations import need_file, need_folder, need_source
+from jaxcap.errors import InputError
+
+
+def read(options: SourceOptions, progress: Progress = no_progress) -> Listing:
+    """Returns the images in the splits that the file names.
+
+    Raises:
+      InputError: lists all problems of the source.
+    """
+    source = need_source(options, "the folder of the images, with a dataset_*.json in it")
+    findings = Findings(source, skip_gaps=options.skip_bad)
+    folder = need_folder(options.images or source, findings)
+    captions = options.captions
+    if captions is None:
+        there = sorted(source.glob("dataset_*.json"))
+        if len(there) != 1:
+            names = ", ".join(path.name for path in there) or "none"
+            raise InputError(
+                f"{source}: expected one file dataset_*.json, found {names}; "
+                "name it: --captions FILE"
+            )
+        captions = there[0]
+    file = read_file(captions, findings) if need_file(captions, findings) else None
+    if file is None or folder is None:
+        findings.fail()
+    if file.format != KARPATHY:
+        fail(captions, file.format, "Karpathy's dataset file: images with 'sentences'")
+    found = assemble(entries_of(file, folder, short_names=True), folder, options, findings)
+    notes = found.notes
+    if file.tokenised:
+        notes = (*notes, f"{captions}: some captions are words ('tokens'), joined by spaces")
+    return Listing(
+        found.splits,
+        description=f"Images and captions of {captions.name}, in its splits.",
+        homepage="https://cs.stanford.edu/people/karpathy/deepimagesent/",
+        citation=(
+            "Karpathy, Fei-Fei: Deep Visual-Semantic Alignments for Generating Image "
+            "Descriptions. CVPR (2015)"
+        ),
+        notes=notes,
+    )

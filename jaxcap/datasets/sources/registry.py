@@ -1,0 +1,94 @@
+"""The formats that data sets come in, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+
+from jaxcap.datasets import Progress, no_progress
+from jaxcap.datasets.sources import (
+    Listing,
+    SourceOptions,
+    coco,
+    flickr8k,
+    flickr30k,
+    folder,
+    karpathy,
+    prepared,
+)
+from jaxcap.errors import InputError, did_you_mean
+
+_FILES = ("source", "captions", "images", "split_files", "split_fractions", "skip_bad")
+_COLUMNS = ("split_column", "image_column", "caption_columns")
+_TFDS = (
+    "source", "dataset", "data_dir", "image_key", "caption_key", "id_key", "split_fractions",
+    "skip_bad",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Format:
+    """A layout of files.
+
+    Attributes:
+      summary: a line for a list of formats.
+      read: its reader.
+      takes: the fields of `SourceOptions` that it looks at.
+    """
+
+    summary: str
+    read: Callable[[SourceOptions, Progress], Listing]
+    takes: tuple[str, ...]
+
+
+FORMATS: Mapping[str, Format] = {
+    "flickr8k": Format("the original release of Flickr8k", flickr8k.read, _FILES),
+    "flickr30k": Format("the original release of Flickr30k", flickr30k.read, _FILES),
+    "coco": Format("COCO's images and annotations, of 2014 or 2017", coco.read, _FILES),
+    "karpathy": Format("a dataset_*.json of Karpathy's with its images", karpathy.read, _FILES),
+    "folder": Format(
+        "a folder of images with captions in CSV, TSV, JSON lines, COCO JSON or text files",
+        folder.read,
+        (*_FILES, *_COLUMNS),
+    ),
+    "tfds": Format("a prepared TFDS data set of any name", prepared.read, _TFDS),
+}
+
+
+def read(format: str, options: SourceOptions, progress: Progress = no_progress) -> Listing:
+    """Returns what a source holds.
+
+    Args:
+      format: a key of `FORMATS`.
+      options: where it is.
+      progress: called where reading takes long.
+
+    Raises:
+      InputError: there is no such format, it does not take an option, or something is wrong with
+        the source: then the message lists all that is.
+    """
+    if format not in FORMATS:
+        known = ", ".join(FORMATS)
+        raise InputError(
+            f"there is no format {format!r}; known are: {known}.{did_you_mean(format, FORMATS)}"
+        )
+    found, default = FORMATS[format], SourceOptions()
+    given = [
+        f.name for f in fields(options) if getattr(options, f.name) != getattr(default, f.name)
+    ]
+    if odd := [name for name in given if name not in found.takes]:
+        takes = ", ".join(map(_option, found.takes))
+        raise InputError(f"{format}: takes no {_option(odd[0])}; it takes {takes}")
+    splits = [name for name in given if name.startswith("split_")]
+    if len(splits) > 1:
+        raise InputError(
+            f"{format}: {' and '.join(map(_option, splits))} both say how to split; expected one"
+        )
+    try:
+        return found.read(options, progress)
+    except OSError as error:
+        raise InputError(f"{format}: cannot read the source: {error}") from error
+
+
+def _option(field: str) -> str:
+    return "--" + field.replace("_", "-")

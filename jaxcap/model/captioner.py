@@ -1,0 +1,172 @@
+"""The model: an image encoder and a word decoder, trained together.
+
+Read this file first. `__call__` is what training runs; `encode`, `start` and `step` are
+the same computation cut up for search.
+
+    B images   N captions of each   T tokens   S image side   P positions   D feature width
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+
+from jaxcap.config import Config
+from jaxcap.model.decoders import Decoder, OwnWords, StepOutput, create_decoder
+from jaxcap.model.encoders import Preprocessing, encoder_spec
+from jaxcap.model.encoders.cpu.parts import encode_in_parts
+from jaxcap.model.encoders.freezing import frozen_stages
+
+
+class Captioner(nn.Module):
+    """A convolutional encoder and an LSTM decoder.
+
+    Attributes:
+      encoder: images, normalised `[B, S, S, 3]`, to features `[B, P, D]`.
+      decoder: features and the words so far to the next word.
+      preprocessing: how the encoder wants its pixels.
+      train_encoder: False stops gradients and batch statistics at the features.
+      train_batch_stats: False normalises by the stored statistics in training too, and leaves
+        them as they are; gradients flow all the same.
+
+    The encoder itself knows which of its stages are frozen, and what type it computes in.
+    """
+
+    encoder: nn.Module
+    decoder: Decoder
+    preprocessing: Preprocessing
+    train_encoder: bool = True
+    train_batch_stats: bool = True
+
+    def encode(
+        self, images: UInt8[Array, "B S S 3"] | Float[Array, "B P D"], *, train: bool = False
+    ) -> Float[Array, "B P D"]:
+        """Features of images as they come from disk; pixels are normalised here, on the device.
+
+        What is features already, computed earlier by the frozen encoder, passes as it is.
+
+        Features are float32 whatever the encoder computes in, and so are attention weights, logits
+        and loss whatever the decoder does: sums over positions and words would lose digits in
+        bfloat16 and save little there.
+        """
+        if jnp.issubdtype(images.dtype, jnp.floating):
+            return images
+        pixels = self.preprocessing.normalise(images)
+        if train and self.train_encoder:
+            return self.encoder(pixels, train=self.train_batch_stats).astype(jnp.float32)
+        features = encode_in_parts(self.encoder, pixels).astype(jnp.float32)
+        return features if self.train_encoder else jax.lax.stop_gradient(features)
+
+    def start(self, features: Float[Array, "B P D"]) -> tuple[Any, Any]:
+        """The decoder's first carry `[B, 1, …]` and its view of the image."""
+        return self.decoder.start(features, train=False)
+
+    def step(self, carry: Any, tokens: Int[Array, "B N"], context: Any) -> tuple[Any, StepOutput]:
+        """One word further: `(carry, StepOutput)`, for any number N of captions per image."""
+        return self.decoder.step(carry, tokens, context)
+
+    def __call__(
+        self,
+        images: UInt8[Array, "B S S 3"] | Float[Array, "B P D"],
+        tokens: Int[Array, "B N T"],
+        *,
+        train: bool = False,
+        own_words: OwnWords | None = None,
+    ) -> StepOutput:
+        """Teacher forcing: logits `[B, N, T, V]` of the word that follows each of `tokens`.
+
+        An image is encoded once, whatever the number of its captions.
+
+        Args:
+          own_words: words of `tokens` in the place of which the model reads what it said itself.
+        """
+        features = self.encode(images, train=train)
+        return self.decoder(features, tokens, train=train, own_words=own_words)
+
+
+def create_captioner(
+    config: Config, vocabulary_size: int, *, axis_name: str | None = None
+) -> Captioner:
+    """The model that the configuration describes, without parameters yet.
+
+    Args:
+      axis_name: the mapped axis over which batch statistics are averaged, and random numbers
+        drawn together, under `jax.pmap`.
+
+    Raises:
+      InputError: an unknown encoder, or one that has no stage `encoder.train_from`.
+    """
+    spec = encoder_spec(config.encoder.name)
+    return Captioner(
+        encoder=spec.build(
+            dtype=jnp.dtype(config.encoder.dtype),
+            axis_name=axis_name,
+            frozen_stages=frozen_stages(config.encoder),
+            remat=config.train.remat in ("encoder", "both"),
+        ),
+        decoder=create_decoder(
+            config.decoder,
+            vocabulary_size,
+            remat=config.train.remat in ("decoder", "both"),
+            axis_name=axis_name,
+        ),
+        preprocessing=spec.preprocessing,
+        train_encoder=config.encoder.trainable,
+        train_batch_stats=config.encoder.batch_stats == "trained",
+    )
+
+
+def init_variables(
+    model: Captioner,
+    rng: PRNGKeyArray,
+    *,
+    image_size: int,
+    encoder: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Random `{"params": …, "batch_stats": …}` for square images of `image_size` pixels.
+
+    Args:
+      encoder: the encoder's own `{"params": …, "batch_stats": …}` where weights are given: only
+        the decoder is then random, with the same numbers as without.
+    """
+    images = jnp.zeros((1, image_size, image_size, 3), jnp.uint8)
+    tokens = jnp.zeros((1, 1, 2), jnp.int32)
+    if encoder is None:
+        variables = jax.jit(model.init)(rng, images, tokens)
+        return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+    given = {name: {"encoder": jax.tree.map(jnp.asarray, tree)} for name, tree in encoder.items()}
+    shape = jax.eval_shape(functools.partial(model.apply, method="encode"), given, images)
+    # A flax module's random numbers depend on its path alone, not on what is made before it.
+    decoder = jax.jit(functools.partial(model.init, method=_decode))(
+        rng, jnp.zeros(shape.shape, shape.dtype), tokens
+    )
+    return {
+        "params": {**given["params"], **decoder["params"]},
+        "batch_stats": given.get("batch_stats", {}),
+    }
+
+
+def variable_shapes(model: Captioner, *, image_size: int) -> dict[str, Any]:
+    """What `init_variables` gives, as `jax.ShapeDtypeStruct`s: nothing is computed."""
+    shapes: dict[str, Any] = jax.eval_shape(
+        lambda: init_variables(model, jax.random.key(0), image_size=image_size)
+    )
+    return shapes
+
+
+def encoder_shapes(model: Captioner, *, image_size: int) -> dict[str, Any]:
+    """The encoder's `{"params": …, "batch_stats": …}` as `jax.ShapeDtypeStruct`s."""
+    variables = variable_shapes(model, image_size=image_size)
+    return {name: tree["encoder"] for name, tree in variables.items() if "encoder" in tree}
+
+
+def _decode(
+    model: Captioner, features: Float[Array, "B P D"], tokens: Int[Array, "B N T"]
+) -> StepOutput:
+    return model.decoder(features, tokens, train=False)

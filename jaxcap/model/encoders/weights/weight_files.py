@@ -1,0 +1,155 @@
+"""Weight files of any format, recognised by their content.
+
+The suffix of a file is what somebody called it; its first bytes are what it is.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from jaxcap.errors import InputError, did_you_mean
+from jaxcap.model.encoders.weights import hdf5
+from jaxcap.model.encoders.weights.keras_files import read_keras_file
+from jaxcap.model.encoders.weights.safetensors_files import read_safetensors_file
+from jaxcap.model.encoders.weights.torch_files import read_torch_file
+from jaxcap.model.encoders.weights.torch_names import plain_torch_names
+
+SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".h5", ".hdf5", ".keras")
+
+# How tensors are called and laid out. "torch": `layer1.0.conv1.weight`, convolutions
+# [out, in, height, width]. "keras": `conv1_conv/kernel`, [height, width, in, out]. "keras order":
+# the same with `conv2d_N` for the layers' names, counted in the order of `model.layers`.
+Naming: TypeAlias = Literal["torch", "keras", "keras order"]
+
+_CLASSIFIERS: dict[str, re.Pattern[str]] = {
+    "torch": re.compile(r"(fc|_fc|classifier|head|pre_logits|AuxLogits)\."),
+    "keras": re.compile(r"(predictions|fc1|fc2|fc1000|dense(_\d+)?)/"),
+}
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """What a file holds.
+
+    Attributes:
+        path: where it lies.
+        format: what it is, for people.
+        naming: how its tensors are called and laid out.
+        tensors: name to read-only array, without the classifier and without counters of
+            training steps.
+        classifier: the tensors that turn features into classes, likewise.
+    """
+
+    path: Path
+    format: str
+    naming: Naming
+    tensors: dict[str, np.ndarray]
+    classifier: dict[str, np.ndarray]
+
+
+def read_weight_file(path: str | Path) -> WeightFile:
+    """Reads a weight file; no code of the file is run, whatever it holds.
+
+    Raises:
+        InputError: the file is missing, is something else than weights, or is cut short or
+            damaged.
+    """
+    path = Path(path)
+    kind = _recognise(path)
+    naming: Naming
+    if kind == "HDF5":
+        keras = read_keras_file(path)
+        tensors, format = keras.tensors, keras.layout
+        naming = "keras order" if keras.in_order else "keras"
+    elif kind == "safetensors":
+        tensors, format = read_safetensors_file(path), "safetensors"
+        naming = "keras" if tensors and all("/" in name for name in tensors) else "torch"
+    else:
+        tensors, format, naming = read_torch_file(path), kind, "torch"
+    if naming == "torch":
+        tensors = plain_torch_names(tensors)
+    if not tensors:
+        raise InputError(f"{path}: holds no tensors.")
+    is_classifier = _CLASSIFIERS["torch" if naming == "torch" else "keras"].match
+    return WeightFile(
+        path,
+        format,
+        naming,
+        {name: value for name, value in tensors.items() if not is_classifier(name)},
+        {name: value for name, value in tensors.items() if is_classifier(name)},
+    )
+
+
+def _recognise(path: Path) -> str:
+    """`"HDF5"`, `"safetensors"`, or which layout of PyTorch's."""
+    try:
+        if path.is_dir():
+            raise InputError(f"{path}: a folder; give the weight file in it.{_files_in(path)}")
+        with path.open("rb") as file:
+            start = file.read(512)
+    except FileNotFoundError:
+        beside = path.parent.iterdir() if path.parent.is_dir() else ()
+        near = did_you_mean(path.name, [p.name for p in beside])
+        raise InputError(f"{path}: cannot be read: there is no such file.{near}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if start.startswith(hdf5.SIGNATURE):
+        return "HDF5"
+    if start.startswith(b"PK\x03\x04"):
+        return _kind_of_zip(path)
+    if start[:1] == b"\x80" and start[1:2] <= b"\x05":
+        return "PyTorch .pth (legacy)"
+    # A header's length in eight bytes, and the header, in JSON: below 16 MB it is, always.
+    if start[8:9] == b"{" and start[3:8] == bytes(5):
+        return "safetensors"
+    raise InputError(f"{path}: {_stranger(start)}")
+
+
+def _kind_of_zip(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except Exception as error:  # damaged bytes make zipfile raise nearly anything
+        raise InputError(
+            f"{path}: a zip file (as .pth and .keras files are), but not a whole one: {error}."
+            " Was the download cut short?"
+        ) from None
+    if "model.weights.h5" in names:
+        return "HDF5"
+    if any(name.endswith("data.pkl") for name in names):
+        return "PyTorch .pth (zip)"
+    some = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    raise InputError(
+        f"{path}: a zip file, but of neither PyTorch ('data.pkl') nor Keras"
+        f" ('model.weights.h5'): it has {some or 'nothing'}."
+    )
+
+
+def _stranger(start: bytes) -> str:
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not start:
+        return "it is empty. Was the download cut short?"
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return "a web page, not weights: the link led to a page about the file. Download it again."
+    if text.startswith(b"version https://git-lfs"):
+        return (
+            "a pointer of Git LFS, not the weights themselves. Fetch them with"
+            " 'git lfs pull', or download the file from its page."
+        )
+    if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!")):
+        return "a compressed archive. Unpack it, and give the weight file that was in it."
+    return (
+        f"no weight file: it begins with {start[:16]!r}. Expected a Keras .h5, .weights.h5 or"
+        " .keras file, a PyTorch .pth file, or a .safetensors file."
+    )
+
+
+def _files_in(folder: Path) -> str:
+    found = sorted(p.name for p in folder.iterdir() if p.suffix in SUFFIXES)
+    return f" It has: {', '.join(found[:5])}." if found else ""

@@ -1,0 +1,1 @@
+"""Models and programs on disk: checkpoints, manifests, published files, the program cache."""

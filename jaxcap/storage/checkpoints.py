@@ -1,0 +1,389 @@
+"""States on disk: the latest, to go on from, and the best, to caption with.
+
+Orbax writes the arrays, while training goes on; `manifest` adds checksums, and a rename makes the
+step count. So a step's directory is whole or not there, whenever the process is killed, and what
+the disk does to it later is found when it is read: the newest sound step is used, and damaged ones
+are named.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol, Self, TypeVar
+
+import jax
+
+from jaxcap.errors import InputError
+from jaxcap.storage import manifest
+from jaxcap.storage.stored_arrays import (
+    MismatchError,
+    UnreadableError,
+    begin_saving,
+    load_arrays,
+    quiet_orbax,
+    reason,
+)
+
+Metrics = Mapping[str, float]
+
+
+class State(Protocol):
+    """A state of training in two parts, such as `training.step.state.TrainState`."""
+
+    @property
+    def step(self) -> Any:
+        """Optimizer steps taken."""
+        ...
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The arrays that captioning needs."""
+        ...
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """The arrays that only further training needs."""
+        ...
+
+    @classmethod
+    def of(cls, variables: dict[str, Any], training: dict[str, Any]) -> Self:
+        """Join the two parts."""
+        ...
+
+
+S = TypeVar("S", bound=State)
+
+_LATEST = 2
+"""The latest is kept, and the one before in case that the latest is damaged."""
+
+_UNFINISHED = re.compile(r"\d+\.(saving|removing|orbax-checkpoint-tmp)")
+
+
+class _DamagedError(InputError):
+    """What is on disk is not what was written."""
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=2)
+
+
+class Checkpoints:
+    """The directory `checkpoints/` of a run, one subdirectory per kept step.
+
+    Each holds `variables` (parameters and batch statistics: all that captioning needs) and
+    `training` (step and optimizer state), saved apart so that each can be read alone; copies of
+    the run's configuration and vocabulary; and `manifest.json`: scores, where training stood, and
+    checksums. Steps saved before there were manifests are read without.
+
+    In a run of several processes each opens the directory, saves and restores; the first one
+    gives the finishing touches.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        metric: str,
+        reading_only: bool = False,
+        beside: Sequence[Path] = (),
+        report: Callable[[str], None] = _warn,
+    ):
+        """Opens the directory, making it if need be.
+
+        Args:
+          metric: name of the score, given to `save`, that decides which step is best.
+          reading_only: leave half-written steps alone: they may be those of a training
+            that is saving at this moment.
+          beside: files that each step gets a copy of.
+          report: is told of damaged steps, one line each.
+        """
+        self._directory, self._metric = directory.absolute(), metric
+        self._beside, self._report = tuple(beside), report
+        self._writes = not reading_only and jax.process_index() == 0
+        self._finishing = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+        if self._writes:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._remove_unfinished()
+        self._kept = self._found()
+
+    def _remove_unfinished(self) -> None:
+        for path in self._directory.iterdir():
+            if _UNFINISHED.match(path.name):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _found(self) -> dict[int, Metrics | None]:
+        if not self._directory.is_dir():
+            return {}
+        return {
+            int(path.name): _metrics(path)
+            for path in self._directory.iterdir()
+            if path.name.isdecimal() and path.is_dir()
+        }
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.wait()
+        finally:
+            self._finishing.shutdown()
+            if self._writes:
+                self._remove_unfinished()
+
+    def save(
+        self, state: State, metrics: Metrics | None, *, note: dict[str, Any] | None = None
+    ) -> None:
+        """Begins to write the state, which may be donated at once, and returns.
+
+        Args:
+          metrics: scores of this state, or None: they may be given later, to `score`.
+          note: JSON values that come back from `note`.
+
+        Raises:
+          InputError: this save cannot begin, or the one before failed. Earlier steps are intact.
+        """
+        self.wait()
+        step = int(state.step)
+        numbers = None if metrics is None else {k: float(v) for k, v in metrics.items()}
+        saving = self._directory / f"{step}.saving"
+        with self._naming(step):
+            response = begin_saving(
+                saving,
+                {
+                    "variables": state.variables,
+                    "training": state.training,
+                },
+            )
+        self._kept[step] = numbers
+        self._forget_all_but(self._worth_keeping())
+        content = {"step": step, "metrics": numbers, "note": note or {}}
+        self._pending = self._finishing.submit(
+            self._finish, step, response, content, frozenset(self._kept)
+        )
+
+    def _finish(
+        self, step: int, response: Any, content: dict[str, Any], keep: frozenset[int]
+    ) -> None:
+        """Waits for Orbax, adds the rest, lets the step count, and removes older ones."""
+        with self._naming(step), quiet_orbax():
+            response.result()
+            if not self._writes:
+                return
+            saving = self._directory / f"{step}.saving"
+            for file in self._beside:
+                shutil.copyfile(file, saving / file.name)
+            manifest.write_manifest(saving, content)
+            self._remove(step)  # a damaged one, in the place of which this one is
+            saving.rename(self._directory / str(step))
+            self._remove_all_but(keep)
+
+    def wait(self) -> None:
+        """Waits until the last save is on disk.
+
+        Raises:
+          InputError: it failed; earlier steps are intact.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def score(self, step: int, metrics: Metrics) -> None:
+        """Adds the scores of a step that was saved without."""
+        self.wait()
+        numbers = {name: float(value) for name, value in metrics.items()}
+        self._kept[step] = numbers
+        self._forget_all_but(self._worth_keeping())
+        if not self._writes:
+            return
+        path = self._directory / str(step)
+        with self._naming(step):
+            content = manifest.read_content(path) or {"step": step, "note": {}}
+            manifest.change_content(path, {**content, "metrics": numbers})
+        self._remove_all_but(frozenset(self._kept))
+
+    @contextlib.contextmanager
+    def _naming(self, step: int) -> Iterator[None]:
+        """Turns whatever a full disk or a lost one may cause into a message."""
+        try:
+            yield
+        except InputError:
+            raise
+        except Exception as error:
+            if self._writes:
+                self._remove_unfinished()  # at once: what fills the disk may be this very thing
+            kept = [s for s in sorted(self._kept) if (self._directory / str(s)).is_dir()]
+            intact = f"Intact: step {', '.join(map(str, kept))}." if kept else "None came before."
+            raise InputError(
+                f"{self._directory}: the checkpoint of step {step} could not be written "
+                f"({reason(error)}). {intact} Make room there, then start again to go on."
+            ) from error
+
+    def _worth_keeping(self) -> frozenset[int]:
+        best = self.best_step
+        latest = sorted(self._kept)[-_LATEST:]
+        return frozenset(latest if best is None else [*latest, best])
+
+    def _forget_all_but(self, keep: frozenset[int]) -> None:
+        self._kept = {step: metrics for step, metrics in self._kept.items() if step in keep}
+
+    def _remove_all_but(self, keep: frozenset[int]) -> None:
+        for step in self._found().keys() - keep:
+            self._remove(step)
+
+    def _remove(self, step: int) -> None:
+        # Renamed first: half a directory under its own name would pass for a damaged one.
+        path, removing = self._directory / str(step), self._directory / f"{step}.removing"
+        shutil.rmtree(removing, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(removing)
+            shutil.rmtree(removing, ignore_errors=True)
+
+    @property
+    def latest_step(self) -> int | None:
+        """The newest step kept, or None."""
+        return max(self._kept, default=None)
+
+    @property
+    def best_step(self) -> int | None:
+        """The step with the highest score, the later of equals; without scores the latest."""
+        return max(self._kept, key=self._rank, default=None)
+
+    def _rank(self, step: int) -> tuple[bool, float, int]:
+        metrics = self._kept[step]
+        # Later of equals, so that a score stuck at zero keeps the newest.
+        return (False, 0.0, step) if metrics is None else (True, float(metrics[self._metric]), step)
+
+    def has(self, step: int) -> bool:
+        """Whether a step is kept."""
+        return step in self._kept
+
+    def scored(self, step: int) -> bool:
+        """Whether the scores of a step are known."""
+        return self._kept.get(step) is not None
+
+    def note(self, step: int) -> dict[str, Any]:
+        """What `save` was given to note with this step."""
+        note: dict[str, Any] = (manifest.read_content(self._directory / str(step)) or {}).get(
+            "note", {}
+        )
+        return note
+
+    def restore_newest(self, like: S | Callable[[int], S]) -> S | None:
+        """The state to go on from: that of the newest sound step, or None if there is none.
+
+        All steps are read and checked; damaged ones are reported, and removed after the next save.
+
+        Raises:
+          InputError: a checkpoint holds another model.
+        """
+        self.wait()
+        for step in sorted(self._kept):
+            if damage := self._damage(step):
+                self._drop(damage, step)
+        for step in sorted(self._kept, reverse=True):
+            try:
+                return self.restore(step, like(step) if callable(like) else like)
+            except _DamagedError as error:
+                self._drop(str(error), step)
+        return None
+
+    def _drop(self, damage: str, step: int) -> None:
+        self._report(damage)
+        del self._kept[step]
+
+    def restore(self, step: int, like: S) -> S:
+        """The state at `step`.
+
+        Args:
+          like: a state of the same shapes, types and shardings; its values are of no account.
+
+        Raises:
+          InputError: this step is damaged, or holds another model.
+        """
+        loaded = self._load(
+            step,
+            {
+                "variables": like.variables,
+                "training": like.training,
+            },
+        )
+        return type(like).of(**loaded)
+
+    def restore_variables(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
+        """Parameters and batch statistics at `step`, without the optimizer's state."""
+        variables: dict[str, Any] = self._load(step, {"variables": like})["variables"]
+        return variables
+
+    def restore_sound_variables(
+        self, like: dict[str, Any], *, best: bool
+    ) -> tuple[int, dict[str, Any]] | None:
+        """The best (or latest) step that is sound, with its variables; None without any step.
+
+        Raises:
+          InputError: all steps are damaged, or one holds another model.
+        """
+        damaged = []
+        for step in sorted(self._kept, key=self._rank if best else None, reverse=True):
+            try:
+                return step, self.restore_variables(step, like)
+            except _DamagedError as error:
+                if not (self._directory / str(step)).exists():
+                    # A training that goes on meanwhile has removed it.
+                    self._kept = self._found()
+                    return self.restore_sound_variables(like, best=best)
+                self._report(str(error))
+                damaged.append(str(step))
+        if damaged:
+            raise InputError(
+                f"{self._directory}: no checkpoint is sound, all are damaged: step "
+                f"{', '.join(damaged)}. Train again, in a new --workdir."
+            )
+        return None
+
+    def _load(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
+        self.wait()
+        if damage := self._damage(step, tuple(like)):
+            raise _DamagedError(damage)
+        path = self._directory / str(step)
+        try:
+            return load_arrays(path, like)
+        except UnreadableError as error:
+            raise _DamagedError(self._damaged(step, str(error))) from error
+        except MismatchError as error:
+            raise InputError(
+                f"{path}: this checkpoint holds another {_CONTENT_OF[error.part]} than config.json "
+                f"describes:{error}"
+            ) from error
+
+    def _damage(self, step: int, parts: Sequence[str] | None = None) -> str | None:
+        path = self._directory / str(step)
+        if not (path / manifest.NAME).exists() and (path / _FORMER_METRICS).exists():
+            return None  # saved before there were manifests
+        found = manifest.damage(path, parts)
+        return None if found is None else self._damaged(step, found)
+
+    def _damaged(self, step: int, what: str) -> str:
+        path = self._directory / str(step)
+        return f"{path}: this checkpoint is damaged and not used: {what}."
+
+
+_CONTENT_OF = {"variables": "model", "training": "optimizer"}
+_FORMER_METRICS = Path("metrics", "metrics")
+"""Where Orbax kept the scores of a step before there were manifests."""
+
+
+def _metrics(path: Path) -> Metrics | None:
+    metrics: Any = None
+    with contextlib.suppress(OSError, ValueError):
+        metrics = json.loads((path / _FORMER_METRICS).read_text(encoding="utf-8"))
+    content = manifest.read_content(path)
+    return metrics if content is None else content.get("metrics")

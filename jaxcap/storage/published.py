@@ -1,0 +1,273 @@
+"""Captioners as they are published: one `.safetensors` file with all that captioning needs.
+
+Its tensors are the parameters and batch statistics, by their paths in the model
+(`params/decoder/output/kernel`); its header says in JSON which model they belong to: format
+version, configuration, vocabulary, step, origin, and the SHA-256 of it all. No optimizer state,
+nothing that could be run. One file and not a folder: it is replaced, copied and downloaded whole,
+and weights cannot come to lie beside the vocabulary of others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxcap
+from jaxcap.config import Config, from_dict, to_dict, validate
+from jaxcap.errors import InputError
+from jaxcap.model.captioner import create_captioner, variable_shapes
+from jaxcap.model.encoders.weights.safetensors_files import (
+    read_about,
+    read_safetensors_file,
+    write_safetensors_file,
+)
+from jaxcap.storage.program_cache import Store, key_of
+from jaxcap.text.vocabulary import Vocabulary
+
+SUFFIX = ".safetensors"
+FORMAT = 1
+"""Version of the file format, raised when older readers would misread a file."""
+
+Precision = Literal["float32", "bfloat16"]
+"""What numbers are stored in; it has nothing to do with what is computed in."""
+
+_KIND = "captioner"
+
+
+@runtime_checkable
+class Trained(Protocol):
+    """A trained captioner, such as `captioning.loaded_model.Run`; `others` make it an ensemble."""
+
+    @property
+    def directory(self) -> Path: ...
+    @property
+    def config(self) -> Config: ...
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+    @property
+    def variables(self) -> dict[str, Any]: ...
+    @property
+    def step(self) -> int: ...
+    @property
+    def note(self) -> str: ...
+    @property
+    def others(self) -> tuple[Any, ...]: ...
+
+
+class Published(NamedTuple):
+    """What a published file holds.
+
+    Attributes:
+      config: the run's, without the paths of the machine that it was trained on.
+      variables: `{"params": …, "batch_stats": …}`, float32.
+      step: the optimizer step that they were saved at.
+      note: what whoever published it wants users to know: data, licence.
+    """
+
+    config: Config
+    vocabulary: Vocabulary
+    variables: dict[str, Any]
+    step: int
+    note: str = ""
+
+
+def stored(variables: dict[str, Any], dtype: Precision) -> dict[str, Any]:
+    """Variables as they are stored.
+
+    bfloat16 halves matrices and convolution kernels. Biases, scales and batch statistics stay
+    float32: vectors all of them, a hundredth of the numbers, each of which shifts or scales a
+    whole channel.
+    """
+
+    def store(x: Any) -> np.ndarray:
+        array = np.asarray(x)
+        return array.astype(jnp.bfloat16) if dtype == "bfloat16" and array.ndim > 1 else array
+
+    return jax.tree.map(store, variables)
+
+
+def require_single(run: Trained) -> None:
+    """Raises an `InputError` for an ensemble, of which the first member alone would be written."""
+    if run.others:
+        raise InputError("an ensemble cannot be exported; export its members one by one.")
+
+
+def write(
+    run: Trained, path: Path, *, dtype: Precision = "float32", note: str | None = None
+) -> None:
+    """Publishes a run; the same run gives the same bytes.
+
+    Args:
+      path: a file, which is replaced whole or not at all.
+      dtype: float32 keeps every bit; bfloat16 halves the file, see `stored`.
+      note: a line for users, such as data and licence; the one that it has already, if None.
+
+    Raises:
+      InputError: the file cannot be written, or the run is an ensemble.
+    """
+    require_single(run)
+    tensors = _named(stored(run.variables, dtype))
+    about = {
+        "kind": _KIND,
+        "format": FORMAT,
+        "config": to_dict(_without_paths(run.config)),
+        "vocabulary": run.vocabulary.to_json(),
+        "step": run.step,
+        "dtype": dtype,
+        "origin": {"run": run.directory.name, "jaxcap": jaxcap.__version__},
+    }
+    if note := run.note if note is None else note:
+        about["note"] = note
+    about["sha256"] = _digest(about, tensors)
+    try:
+        write_safetensors_file(path, tensors, about)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def is_published(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is one to `read` and not a run's directory: a file, or called like one."""
+    path = Path(path)
+    return path.is_file() or (path.suffix == SUFFIX and not path.is_dir())
+
+
+def read(path: str | os.PathLike[str], *, store: Store | None = None) -> Published:
+    """Reads what `write` wrote, every bit of it checked.
+
+    Args:
+      store: remembers files whose tensors are those of their configuration; to find that out
+        takes longer than to read them.
+
+    Raises:
+      InputError: the file is missing, cut short or damaged, of a newer format, or something else;
+        the message says which.
+    """
+    path = Path(path)
+    about = _about(path)
+    tensors = read_safetensors_file(path)
+    digest = about.pop("sha256", None)
+    if digest != _digest(about, tensors):
+        raise InputError(
+            f"{path}: damaged: its content is not what was written (SHA-256). Copy or download "
+            "it again."
+        )
+    config = validate(from_dict(Config, about.get("config"), where=f"{path}, config"))
+    vocabulary = Vocabulary.from_json(about.get("vocabulary"), where=f"{path}, vocabulary")
+    key = None if store is None else key_of("tensors that fit", digest)
+    if store is None or key is None or store.get(key) is None:
+        model = create_captioner(config, len(vocabulary))
+        like = variable_shapes(model, image_size=config.data.image_size)
+        _check_tensors(path, tensors, _named(like))
+        if store is not None and key is not None:
+            store.put(key, b"")
+    variables = jax.device_put(_tree(tensors))
+    return Published(
+        config, vocabulary, variables, int(about.get("step", 0)), str(about.get("note", ""))
+    )
+
+
+def _tree(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Variables by their names, in float32, as all of a captioner's are."""
+    variables: dict[str, Any] = {"params": {}, "batch_stats": {}}
+    for name, tensor in tensors.items():
+        *parents, last = name.split("/")
+        within = variables
+        for parent in parents:
+            within = within.setdefault(parent, {})
+        within[last] = tensor.astype(np.float32)
+    return variables
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """The header of a published file whose format is known."""
+    about = read_about(path)
+    if about is None or about.get("kind") != _KIND:
+        what = (
+            f"the weights of encoder '{about['encoder']}'"
+            if about is not None and "encoder" in about
+            else "a .safetensors file of others"
+        )
+        raise InputError(
+            f"{path}: {what}, no published captioner. Expected the directory of a run, or a file "
+            "written by 'jaxcap export RUN FILE.safetensors'."
+        )
+    if about.get("format") != FORMAT:
+        raise InputError(
+            f"{path}: a captioner in format {about.get('format')}; this jaxcap "
+            f"({jaxcap.__version__}) reads format {FORMAT}. Install a newer one, or have the file "
+            "exported by this one."
+        )
+    return about
+
+
+def _check_tensors(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    problems = {
+        "missing": sorted(expected.keys() - found.keys()),
+        "left over": sorted(found.keys() - expected.keys()),
+        "of another shape": [
+            f"{name} {list(found[name].shape)}, expected {list(expected[name].shape)}"
+            for name in sorted(found.keys() & expected.keys())
+            if found[name].shape != expected[name].shape
+        ],
+        "not of floating-point numbers": [
+            f"{name} ({x.dtype})" for name, x in found.items() if not _is_floating(x)
+        ],
+    }
+    if any(problems.values()):
+        listed = "; ".join(
+            f"{what}: {', '.join(names[:3])}"
+            + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            for what, names in problems.items()
+            if names
+        )
+        raise InputError(f"{path}: its tensors are not those of its configuration. {listed}.")
+
+
+def _is_floating(x: Any) -> bool:
+    return bool(jnp.issubdtype(x.dtype, jnp.floating))
+
+
+def _named(variables: dict[str, Any]) -> dict[str, Any]:
+    return {_name(at): x for at, x in jax.tree_util.tree_leaves_with_path(variables)}
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _digest(about: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
+    """SHA-256, in hexadecimal, of the header as sorted JSON and of each tensor by name."""
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.tobytes())
+    return digest.hexdigest()
+
+
+def _without_paths(config: Config) -> Config:
+    """Where things lay on the machine of the training says nothing to others."""
+
+    def name_of(path: str | None) -> str | None:
+        return None if path is None else Path(path).name
+
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(
+            config.data, data_dir=None, pieces_model=name_of(config.data.pieces_model)
+        ),
+        encoder=dataclasses.replace(
+            config.encoder, cache_dir=None, weights=name_of(config.encoder.weights)
+        ),
+        train=dataclasses.replace(
+            config.train, coordinator=None, start_from=name_of(config.train.start_from)
+        ),
+    )

@@ -1,0 +1,1 @@
+"""What captions are made of: words, characters or pieces, and their ids."""

@@ -1,0 +1,1 @@
+"""One training step, pure: losses, optimizer, state and `train_step`. Read `train_step` first."""

@@ -1,0 +1,287 @@
+"""From options to a search: what is refused, and that the captions keep what the options say."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcap.captioning.decoding import (
+    check_search,
+    create_decode,
+    describe,
+    image_keys,
+    same_vocabulary,
+)
+from jaxcap.config import Config, DataConfig, DecoderConfig, EncoderConfig, SearchConfig, validate
+from jaxcap.errors import InputError
+from jaxcap.model.captioner import Captioner, create_captioner, init_variables
+from jaxcap.search import SearchResult
+from jaxcap.text.vocabulary import BOS, EOS, PAD, SPECIALS, Vocabulary
+
+WORDS = ("a", "dog", "dogs", "runs", "on", "grass", "the", "with")
+VOCABULARY = Vocabulary(SPECIALS + WORDS)
+SIZE = 32
+Model = tuple[Captioner, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def models() -> list[Model]:
+    """Two decoders, one of them without attention, of wide weights: their captions differ."""
+    made = []
+    for seed, name in enumerate(("attention", "lstm")):
+        config = Config(
+            data=DataConfig(image_size=SIZE),
+            encoder=EncoderConfig(name="resnet_small"),
+            decoder=DecoderConfig(
+                name=name,  # type: ignore[arg-type]
+                hidden_size=16,
+                embedding_size=16,
+                attention_size=16,
+                scoring="dot",
+            ),
+        )
+        model = create_captioner(config, len(VOCABULARY))
+        variables = init_variables(model, jax.random.key(seed), image_size=SIZE)
+        output = variables["params"]["decoder"]["output"]
+        output["kernel"] = 8.0 * output["kernel"]
+        made.append((model, variables))
+    return made
+
+
+@pytest.fixture(scope="module")
+def images() -> jax.Array:
+    return jnp.asarray(np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), np.uint8))
+
+
+Search = Callable[..., SearchResult]
+
+
+@pytest.fixture(scope="module")
+def search(models: list[Model], images: jax.Array) -> Search:
+    @functools.cache
+    def run(number: int = 0, **options: Any) -> SearchResult:
+        model, variables = models[number]
+        config = SearchConfig(**{"max_length": 6, **options})
+        return jax.device_get(create_decode(model, config, VOCABULARY)(variables, images))
+
+    return run
+
+
+def _texts(result: SearchResult) -> list[list[str]]:
+    """Of each image the captions that exist, which end with `<eos>`."""
+    exists = np.asarray(result.exists)
+    ended = (np.asarray(result.tokens) == EOS).sum(axis=-1)
+    np.testing.assert_array_equal(ended, exists)
+    return [
+        [VOCABULARY.decode(row.tolist()) for row in rows[there]]
+        for rows, there in zip(np.asarray(result.tokens), exists, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("method", ["beam", "diverse", "greedy", "sample"])
+def test_log_probabilities_are_those_of_teacher_forcing(
+    method: str, number: int, models: list[Model], images: jax.Array, search: Search
+) -> None:
+    """And the attention, where there is any: the search adds nothing of its own."""
+    result = search(number, method=method, beam_size=3, samples=4)
+    assert result.tokens.shape == (3, {"greedy": 1, "sample": 4}.get(method, 3), 7)
+    model, variables = models[number]
+    first = np.full((*result.tokens.shape[:2], 1), BOS, np.int32)
+    read = model.apply(
+        variables, images, jnp.asarray(np.concatenate([first, result.tokens[..., :-1]], -1))
+    )
+    log_probs = jax.nn.log_softmax(read.logits)
+    expected = np.take_along_axis(np.asarray(log_probs), result.tokens[..., None], -1)[..., 0]
+    written = result.tokens != PAD
+    np.testing.assert_allclose(result.word_log_probs, np.where(written, expected, 0.0), atol=1e-4)
+    np.testing.assert_allclose(
+        result.weights, np.where(written[..., None], read.weights, 0.0), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("method", ["beam", "diverse", "greedy", "sample"])
+@pytest.mark.parametrize("number", [0, 1])
+def test_captions_keep_their_options(number: int, method: str, search: Search) -> None:
+    options = {"method": method, "beam_size": 3, "samples": 8, "temperature": 2.0}
+    plain = _texts(search(number, **options))
+    free = [text.split() for texts in plain for text in texts]
+    assert len(free) == 3 * {"greedy": 1, "sample": 8}.get(method, 3)
+    assert all(len(words) <= 6 for words in free)
+    ruled = search(
+        number,
+        **options,
+        min_length=4,
+        banned_words=("dog", "the"),
+        no_repetition=True,
+        no_repeated_ngram=2,
+        no_function_word_end=True,
+    )
+    for texts in _texts(ruled):
+        assert texts
+        for text in texts:
+            words = text.split()
+            assert 4 <= len(words) <= 6
+            assert not {"dog", "the"} & set(words)
+            pairs = list(itertools.pairwise(words))
+            assert len(set(pairs)) == len(pairs)
+            assert all(one != other for one, other in pairs)
+            assert words[-1] not in ("a", "with")
+
+
+def test_required_words_are_in_the_captions(search: Search) -> None:
+    result = search(required_words=("dog|dogs", "grass"))
+    assert np.all(result.satisfied)
+    for texts in _texts(result):
+        assert len(texts) == 3
+        for text in texts:
+            assert {"dog", "dogs"} & set(text.split())
+            assert "grass" in text.split()
+
+
+def test_fewer_captions_are_the_best_of_all(search: Search) -> None:
+    three, one = search(beam_size=3), search(beam_size=3, n_best=1)
+    assert [texts[:1] for texts in _texts(three)] == _texts(one)
+    assert one.weights.shape == (3, 1, 7, *three.weights.shape[3:])
+
+
+@pytest.mark.parametrize("normalisation", ["none", "average", "exponent", "gnmt"])
+def test_scores_are_normalised_as_asked(normalisation: str, search: Search) -> None:
+    result = search(length_normalisation=normalisation, length_penalty=0.5)
+    lengths = (result.tokens != PAD).sum(axis=-1)
+    divisor = {
+        "none": 1.0,
+        "average": lengths,
+        "exponent": np.sqrt(lengths),
+        "gnmt": np.sqrt((5 + lengths) / 6),
+    }[normalisation]
+    expected = result.word_log_probs.sum(axis=-1) / divisor
+    np.testing.assert_allclose(result.scores, expected, rtol=1e-4)
+
+
+def test_samples_of_an_image_depend_on_it_and_the_seed_alone(
+    models: list[Model], images: jax.Array, search: Search
+) -> None:
+    model, variables = models[0]
+    config = SearchConfig(method="sample", samples=6, max_length=6)
+    decode = create_decode(model, config, VOCABULARY)
+    together = search(method="sample", samples=6).tokens
+    rows = [2, 0, 0, 1, 2]
+    np.testing.assert_array_equal(decode(variables, images[np.array(rows)]).tokens, together[rows])
+    for row in range(3):
+        alone = decode(variables, images[row : row + 1]).tokens
+        np.testing.assert_array_equal(alone, together[row : row + 1])
+    assert np.any(search(method="sample", samples=6, seed=1).tokens != together)
+
+
+def test_keys_of_images_that_differ_anywhere_differ() -> None:
+    image = np.random.default_rng(1).integers(0, 256, (1, 8, 8, 3), np.uint8)
+    images = np.repeat(image, 8 * 8 * 3, axis=0)
+    for place, one in enumerate(images.reshape(len(images), -1)):
+        one[place] ^= 1
+    both = np.concatenate([image, images])
+    for given in (both, both.reshape(len(both), 8, 24).astype(np.float32)):
+        keys = np.asarray(jax.random.key_data(image_keys(jax.random.key(0), jnp.asarray(given))))
+        assert len(np.unique(keys, axis=0)) == len(both)
+        again = image_keys(jax.random.key(0), jnp.asarray(given[::-1]))
+        np.testing.assert_array_equal(jax.random.key_data(again)[::-1], keys)
+
+
+def test_an_ensemble_averages_probabilities_whatever_its_models(
+    models: list[Model], images: jax.Array, search: Search
+) -> None:
+    (first, of_first), (second, of_second) = models
+    config = SearchConfig(max_length=6)
+    decode = create_decode([first, second], config, VOCABULARY)
+    result = decode((of_first, of_second), (images, images))
+    _texts(result)
+    assert result.weights.shape[-1] > 0  # the first one's
+    before = jnp.concatenate(
+        [jnp.full((*result.tokens.shape[:2], 1), BOS), result.tokens[..., :-1]], -1
+    )
+    p = np.mean([jax.nn.softmax(m.apply(v, images, before).logits) for m, v in models], axis=0)
+    expected = np.take_along_axis(np.log(p), np.asarray(result.tokens)[..., None], -1)[..., 0]
+    written = np.asarray(result.tokens) != PAD
+    np.testing.assert_allclose(result.word_log_probs, np.where(written, expected, 0.0), atol=1e-4)
+    twice = create_decode([first, first], config, VOCABULARY)
+    same = twice([of_first, of_first], [images, images])
+    np.testing.assert_array_equal(same.tokens, search().tokens)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"beam_size": 0}, "beam size 0: give 1"),
+        ({"beam_size": 10}, r"beam size 10: give 1 \(greedy\) to 9"),
+        ({"required_words": ("dgo",)}, r"required_words: .*no 'dgo'.* Did you mean 'dog'"),
+        ({"required_words": ("dog|cta",)}, "required_words: .*no 'cta'"),
+        ({"required_words": ("a dog",)}, "'a dog' is not one word but 2"),
+        ({"required_words": ("<unk>",)}, "required_words"),
+        ({"required_words": ("dog|",)}, "'' is not one word but 0"),
+        ({"banned_words": ("gras",)}, "banned_words: .*no 'gras'.* Did you mean 'grass'"),
+        ({"banned_words": ("dog",), "required_words": ("dog",)}, "required and banned"),
+        ({"banned_words": ("dog", "dogs"), "required_words": ("dog|dogs",)}, "required and ban"),
+        ({"max_length": 1, "required_words": ("a", "dog")}, "max_length is 1"),
+        ({"required_words": tuple(WORDS[:5])}, "at most 4"),
+        ({"method": "sample", "required_words": ("dog",)}, "needs search.method 'beam'"),
+        ({"method": "diverse", "beam_size": 4, "groups": 3}, "does not divide"),
+        ({"min_length": 7, "max_length": 6}, "min_length is 7"),
+        ({"top_p": 1.5}, "top_p is 1.5"),
+        ({"temperature": 0.0}, "temperature is 0.0"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_what_cannot_be_searched_for_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_search(SearchConfig(**options), VOCABULARY)
+
+
+def test_words_are_taken_as_people_write_them() -> None:
+    check_search(SearchConfig(required_words=("Dog",), banned_words=("GRASS",)), VOCABULARY)
+
+
+def test_vocabularies_of_an_ensemble_are_the_same() -> None:
+    assert same_vocabulary({"one": VOCABULARY, "two": VOCABULARY}) is VOCABULARY
+    more = Vocabulary((*VOCABULARY.words, "cat"))
+    other = Vocabulary(VOCABULARY.words[:-2] + VOCABULARY.words[:-3:-1])
+    for found, message in (
+        (more, r"two and one have different vocabularies \(13 and 12 entries\): 'cat'"),
+        (Vocabulary(VOCABULARY.words[:-1]), "'with' and 0 more are in the latter only"),
+        (other, "another order"),
+    ):
+        with pytest.raises(InputError, match=message):
+            same_vocabulary({"one": VOCABULARY, "two": found})
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({}, "beam 3, length penalty 1, at most 24 words"),
+        (
+            {"method": "diverse", "beam_size": 6, "length_normalisation": "gnmt", "min_length": 2},
+            "beam 6 in 3 groups, diversity 0.5, GNMT length penalty 1, "
+            "at least 2 and at most 24 words",
+        ),
+        (
+            {"method": "sample", "top_k": 9, "top_p": 0.5, "seed": 4, "no_repeated_ngram": 3},
+            "5 captions sampled with seed 4 at temperature 1 of the 9 likeliest words "
+            "of those that come to 0.5, at most 24 words, no 3 words twice",
+        ),
+        (
+            {"method": "greedy", "banned_words": ("dog", "a")},
+            "greedy, at most 24 words, without dog, a",
+        ),
+    ],
+)
+def test_a_protocol_names_what_was_asked_for(options: dict[str, Any], text: str) -> None:
+    config = SearchConfig(**options)
+    validate(replace(Config(), search=config))
+    assert describe(config) == text

@@ -1,0 +1,347 @@
+"""What is refused, and that the message names the option, what was found and the way out."""
+
+import dataclasses
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jaxcap.config import (
+    Config,
+    DataConfig,
+    DecoderConfig,
+    EncoderConfig,
+    EvaluationConfig,
+    SearchConfig,
+    TrainConfig,
+    differences,
+    from_dict,
+    load_config,
+    load_config_file,
+    save_config,
+    to_dict,
+    validate,
+)
+from jaxcap.errors import InputError
+
+UNUSUAL = Config(
+    data=DataConfig(
+        name="shapes", data_dir="/données", length_buckets=(8, 12), crop_min_scale=0.5, flip=True
+    ),
+    encoder=EncoderConfig(
+        name="resnet18",
+        train_from="stage4",
+        batch_stats="frozen",
+        learning_rate_factor=0.1,
+        dtype="bfloat16",
+    ),
+    decoder=DecoderConfig(name="lstm", output_dropout=0.25),
+    train=TrainConfig(learning_rate=3e-4, seed=7),
+    search=SearchConfig(beam_size=1),
+    evaluation=EvaluationConfig(metric="BLEU-4"),
+)
+
+
+def _every_field_changed(section: Any) -> Any:
+    """The same dataclass with another value in each field (not a valid one, perhaps)."""
+    change = {
+        bool: lambda x: not x,
+        int: lambda x: x + 1,
+        float: lambda x: x + 0.5,
+        str: lambda x: x + "'",
+        tuple: lambda x: (*x, 99),
+        type(None): lambda x: "something",
+    }
+    values = {f.name: getattr(section, f.name) for f in dataclasses.fields(section)}
+    return replace(section, **{name: change[type(x)](x) for name, x in values.items()})
+
+
+@pytest.mark.parametrize("config", [Config(), UNUSUAL])
+def test_round_trip(config: Config, tmp_path: Path) -> None:
+    assert from_dict(Config, to_dict(config), where="x") == config
+    save_config(config, tmp_path / "config.json")
+    assert load_config(tmp_path / "config.json") == config
+    assert validate(config) == config
+
+
+def test_absent_fields_take_their_defaults() -> None:
+    assert from_dict(Config, {}, where="x") == Config()
+    assert from_dict(Config, {"train": {"epochs": 3}}, where="x") == Config(
+        train=TrainConfig(epochs=3)
+    )
+
+
+def test_json_types_become_the_fields_types() -> None:
+    data = from_dict(DataConfig, {"crop_min_scale": 1, "length_buckets": [4, 8]}, where="x")
+    assert isinstance(data.crop_min_scale, float)
+    assert data.length_buckets == (4, 8)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"trian": {}}, r"f: there is no option 'trian'\. Did you mean 'train'\?.*Known: data, "),
+        (
+            {"train": {"lerning_rate": 1.0}},
+            r"f\.train: there is no option 'lerning_rate'\. Did you mean 'learning_rate'\?",
+        ),
+        ({"train": {"qqq": 1}}, r"f\.train: there is no option 'qqq'\. Known: batch_size, "),
+        ({"train": {"epochs": "10"}}, r"f\.train\.epochs is '10' \(str\); expected int\."),
+        ({"train": {"epochs": 10.0}}, r"f\.train\.epochs is 10\.0 \(float\); expected int\."),
+        ({"train": {"epochs": True}}, r"f\.train\.epochs is True \(bool\); expected int\."),
+        ({"train": {"epochs": None}}, r"f\.train\.epochs is None \(NoneType\); expected int\."),
+        (
+            {"train": {"learning_rate": True}},
+            r"f\.train\.learning_rate is True \(bool\); expected float\.",
+        ),
+        ({"train": {"learning_rate": "x"}}, r"learning_rate is 'x' \(str\); expected float\."),
+        ({"data": {"flip": 1}}, r"f\.data\.flip is 1 \(int\); expected bool\."),
+        ({"data": {"name": 3}}, r"f\.data\.name is 3 \(int\); expected str\."),
+        ({"data": {"data_dir": 3}}, r"f\.data\.data_dir is 3 \(int\); expected str\."),
+        ({"data": {"length_buckets": 16}}, r"length_buckets is 16; expected a list of int\."),
+        (
+            {"data": {"length_buckets": [16, "x"]}},
+            r"f\.data\.length_buckets\[1\] is 'x' \(str\); expected int\.",
+        ),
+        ({"data": {"length_buckets": [True]}}, r"length_buckets\[0\] is True \(bool\)"),
+        (
+            {"decoder": {"name": "lst"}},
+            r"f\.decoder\.name is 'lst'; it must be one of 'attention', 'lstm', .*, 'sca'\."
+            r" Did you mean 'lstm'\?",
+        ),
+        (
+            {"encoder": {"batch_stats": "frozn"}},
+            r"f\.encoder\.batch_stats is 'frozn'; it must be one of 'trained', 'frozen'\."
+            r" Did you mean 'frozen'\?",
+        ),
+        (
+            {"encoder": {"dtype": "float16"}},
+            r"f\.encoder\.dtype is 'float16'; it must be one of 'float32', 'bfloat16'\.",
+        ),
+        ({"encoder": {"train_from": 4}}, r"f\.encoder\.train_from is 4 \(int\); expected str\."),
+        ({"decoder": {"scoring": 3}}, r"scoring is 3; it must be one of 'additive', 'dot'\."),
+        ({"decoder": {"scoring": ["dot"]}}, r"scoring is \['dot'\]; it must be one of"),
+        ({"train": 3}, r"f\.train: expected a table of options, found 3\."),
+        ([], r"f: expected a table of options, found \[\]\."),
+    ],
+)
+def test_what_is_wrong_is_named(values: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        from_dict(Config, values, where="f")
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        *(
+            (section, {name: value})
+            for section, names in {
+                "data": ("image_size", "captions_per_image", "min_count"),
+                "decoder": ("hidden_size", "embedding_size", "attention_size"),
+                "train": ("batch_size", "epochs", "log_every"),
+                "search": ("beam_size", "max_length"),
+                "evaluation": ("batch_size",),
+            }.items()
+            for name in names
+            for value in (0, -1)
+        ),
+        *(
+            ("train", {name: value})
+            for name in ("learning_rate", "clip_norm")
+            for value in (0.0, -1.0, float("nan"), float("inf"))
+        ),
+        *(
+            (section, {name: value})
+            for section, name in (
+                ("decoder", "embedding_dropout"),
+                ("decoder", "feature_dropout"),
+                ("decoder", "output_dropout"),
+                ("train", "label_smoothing"),
+            )
+            for value in (-0.1, 1.0, float("nan"))
+        ),
+        *(
+            (section, {name: value})
+            for section, name in (
+                ("train", "warmup_epochs"),
+                ("train", "weight_decay"),
+                ("encoder", "learning_rate_factor"),
+                ("search", "length_penalty"),
+            )
+            for value in (-0.1, float("nan"), float("inf"))
+        ),
+        *(("data", {"crop_min_scale": value}) for value in (0.0, -1.0, 1.1, float("nan"))),
+        *(("data", {"length_buckets": value}) for value in ((), (8, 8), (8, 4), (1, 4), (-2,))),
+    ],
+)
+def test_impossible_values_are_refused(section: str, values: dict[str, Any]) -> None:
+    (name,) = values
+    config = replace(Config(), **{section: replace(getattr(Config(), section), **values)})
+    with pytest.raises(InputError, match=rf"{section}\.{name} is .*must be"):
+        validate(config)
+
+
+def test_no_number_may_be_negative() -> None:
+    """A new option that is a number must not be forgotten where bounds are kept."""
+    numbers = {
+        (section.name, option.name): -1 if option.type == "int" else -1.0
+        for section in dataclasses.fields(Config())
+        if section.name != "stages"
+        for option in dataclasses.fields(getattr(Config(), section.name))
+        if option.type in ("int", "float")
+    }
+    assert len(numbers) > 20
+    for (section, name), value in numbers.items():
+        changed = replace(getattr(Config(), section), **{name: value})
+        with pytest.raises(InputError, match=rf"^{section}\.{name} is -1.*; it must be "):
+            validate(replace(Config(), **{section: changed}))
+
+
+def test_an_encoder_that_does_not_learn_has_no_stage_to_learn_from() -> None:
+    encoder = EncoderConfig(trainable=False, train_from="stage4")
+    with pytest.raises(
+        InputError,
+        match=r"encoder\.train_from is 'stage4', but encoder\.trainable is false.*Leave one",
+    ):
+        validate(Config(encoder=encoder))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Config(data=DataConfig(crop_min_scale=1e-6, length_buckets=(2,), image_size=1)),
+        Config(decoder=DecoderConfig(output_dropout=0.0), train=TrainConfig(label_smoothing=0.99)),
+        Config(train=TrainConfig(warmup_epochs=0.0, weight_decay=0.0, batch_size=1, epochs=1)),
+        Config(search=SearchConfig(length_penalty=0.0, beam_size=1, max_length=1)),
+    ],
+)
+def test_values_at_the_bounds_are_accepted(config: Config) -> None:
+    assert validate(config) == config
+
+
+def test_validate_mends_whole_numbers_given_for_fractions() -> None:
+    validated = validate(Config(train=TrainConfig(learning_rate=1)))
+    assert isinstance(validated.train.learning_rate, float)
+
+
+def test_differences_name_every_option_but_where_things_lie() -> None:
+    assert differences(Config(), Config()) == []
+    sections = {f.name: getattr(Config(), f.name) for f in dataclasses.fields(Config)}
+    del sections["stages"]
+    changed = Config(**{name: _every_field_changed(x) for name, x in sections.items()})
+    lines = differences(changed, Config())
+    fields = [f"{s}.{f.name}" for s, x in sections.items() for f in dataclasses.fields(x)]
+    aside = {"data.data_dir", "data.pieces_model", "encoder.cache_dir", "encoder.cache_features"}
+    aside |= {f"train.{name}" for name in ("save_every", "save_minutes", "patience", "tensorboard")}
+    aside |= {f"train.{name}" for name in ("device", "coordinator", "processes", "process_id")}
+    aside |= {"train.coordinator_timeout", "train.parallel"}
+    assert [line.split(":")[0] for line in lines] == [f for f in fields if f not in aside]
+    assert "train.epochs: 11, expected 10" in lines
+
+
+def test_data_directory_expands_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert DataConfig().directory is None
+    assert DataConfig(data_dir="~/d").directory == Path("/home/someone/d")
+
+
+def _file(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "experiment.py"
+    path.write_text("from jaxcap.config import *\n" + text, encoding="utf-8")
+    return path
+
+
+def test_a_configuration_file_is_run(tmp_path: Path) -> None:
+    path = _file(tmp_path, "CONFIG = Config(train=TrainConfig(epochs=2 + 1))")
+    assert load_config_file(path) == Config(train=TrainConfig(epochs=3))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"experiment\.py: it must define CONFIG = jaxcap\.config\.Config\("),
+        ("CONFIG = {'train': {}}", r"experiment\.py: it must define CONFIG"),
+        ("CONFIG = (", r"experiment\.py, line 2: '\(' was never closed"),
+        (
+            "CONFIG = Config(train=TrainConfig(lerning_rate=1e-3))",
+            r"experiment\.py, line 2: TrainConfig has no option 'lerning_rate'\."
+            r" Did you mean 'learning_rate'\? Known: batch_size, ",
+        ),
+        ("CONFIG = Config(trian=3)", r"Config has no option 'trian'\. Did you mean 'train'\?"),
+        (
+            "CONFIG = Config(train=TrainConfig(epochs=0))",
+            r"experiment\.py: train\.epochs is 0; it must be greater than 0",
+        ),
+        (
+            "CONFIG = Config(train=TrainConfig(epochs='3'))",
+            r"experiment\.py: .*train\.epochs is '3' \(str\); expected int",
+        ),
+        (
+            "from pathlib import Path\nCONFIG = Config(data=DataConfig(data_dir=Path('/data')))",
+            r"experiment\.py: .*data_dir is PosixPath\('/data'\) \(PosixPath\); expected str",
+        ),
+        (
+            "CONFIG = Config(data=DataConfig(length_buckets={4, 8}))",
+            r"experiment\.py: .*length_buckets is \{.*\}; expected a list of int",
+        ),
+        (
+            "CONFIG = Config(train=DataConfig())",
+            r"experiment\.py: .*train: there is no option 'name'",
+        ),
+        ("CONFIG = Config(train=None)", r"train: expected a table of options, found None"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_config_file(_file(tmp_path, text))
+
+
+def test_a_missing_file_suggests_its_neighbour(tmp_path: Path) -> None:
+    _file(tmp_path, "")
+    with pytest.raises(
+        InputError,
+        match=r"experimnt\.py: there is no such configuration file\."
+        r" Did you mean 'experiment\.py'\?",
+    ):
+        load_config_file(tmp_path / "experimnt.py")
+    with pytest.raises(InputError, match=r"a\.py: there is no such configuration file\.$"):
+        load_config_file(tmp_path / "nowhere" / "a.py")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("raise TypeError('mine')", "line 2: TypeError: mine"),
+        ("import numpyy", "line 2: ModuleNotFoundError: No module named 'numpyy'"),
+        ("def f(): pass\nf(x=1)", r"line 3: TypeError: f\(\) got an unexpected keyword"),
+        ("class Own: pass\nOwn.__init__(Own(), x=1)", "line 3: TypeError"),
+    ],
+)
+def test_a_bug_in_a_file_is_told_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=rf"experiment\.py, {message}"):
+        load_config_file(_file(tmp_path, text))
+
+
+@pytest.mark.parametrize("name", ["flickr8k", "shapes", "show_and_tell"])
+def test_the_configurations_that_come_with_it_are_valid(name: str) -> None:
+    path = Path(__file__).parents[2] / "configs" / f"{name}.py"
+    assert isinstance(load_config_file(path), Config)
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"\xff", b"3", b'{"train": {"epochs": 0}}'])
+def test_a_damaged_saved_configuration_is_refused(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(damage)
+    with pytest.raises(InputError):
+        load_config(path)
+
+
+def test_a_saved_configuration_from_elsewhere_names_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"train": {"optimiser": "sgd"}}), encoding="utf-8")
+    with pytest.raises(InputError, match=r"config\.json\.train: there is no option 'optimiser'"):
+        load_config(path)
+    with pytest.raises(InputError, match=r"nowhere\.json: no readable configuration"):
+        load_config(tmp_path / "nowhere.json")

@@ -1,0 +1,126 @@
+"""Which images are meant by files, folders, patterns and lists, and how they are shared."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import pytest
+
+from jaxcap.data.image_paths import ImagePath, Part, image_paths
+from jaxcap.errors import InputError
+
+
+def found(*arguments: object, listed: bytes = b"", problems: list[str] | None = None) -> list[str]:
+    images = image_paths(
+        [Path(str(each)) for each in arguments],
+        listed=io.BytesIO(listed),
+        unreadable=(lambda reason: None) if problems is None else problems.append,
+    )
+    return [image.path.as_posix() for image in images]
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ["b.JPG", "a.png", "c/d/e.webp", "c/a b.gif", "c/notes.txt", "[1].png", "ü/ö.jpeg"]:
+        path = tmp_path / "t" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    return tmp_path / "t"
+
+
+def test_folders_are_walked_in_order_of_name(tree):
+    expected = ["t/[1].png", "t/a.png", "t/b.JPG", "t/c/a b.gif", "t/c/d/e.webp", "t/ü/ö.jpeg"]
+    assert found("t") == expected
+    assert found("t/b.JPG", "t/c", "t/a.png") == [expected[2], *expected[3:5], expected[1]]
+    # Links to files are, links to folders (here one that leads back) are not followed.
+    (tree / "c" / "back").symlink_to(tree)
+    (tree / "c" / "z.png").symlink_to(tree / "a.png")
+    assert found("t/c") == ["t/c/a b.gif", "t/c/d/e.webp", "t/c/z.png"]
+
+
+def test_patterns_and_lists(tree):
+    assert found("t/*.png") == ["t/[1].png", "t/a.png"]
+    assert found("t/[1].png") == ["t/[1].png"]  # a file of that name comes first
+    assert found("t/**/*.gif") == ["t/c/a b.gif"]
+    assert found("t/?") == ["t/c/a b.gif", "t/c/d/e.webp", "t/ü/ö.jpeg"]  # folders
+    listed = b"t/b.JPG\nt/c\r\n\nmissing.jpg\n" + b"caf\xe9 *.png"
+    assert found("-", "t/a.png", listed=listed) == [
+        *["t/b.JPG", "t/c/a b.gif", "t/c/d/e.webp", "missing.jpg"],
+        os.fsdecode(b"caf\xe9 *.png"),  # no pattern: whoever makes lists has the names
+        "t/a.png",
+    ]
+
+
+def test_nothing_to_caption_is_said_at_once(tree):
+    (tree / "empty").mkdir()
+    for argument, message in [
+        ("missing.jpg", "missing.jpg: there is no such file or folder"),
+        ("*.tif", r"\*.tif: no file fits this pattern"),
+        ("t/empty", "t/empty: no image in this folder"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            image_paths([tree / "a.png", Path(argument)], listed=[], unreadable=print)
+    with pytest.raises(InputError, match="Which images"):
+        image_paths([], listed=[], unreadable=print)
+
+
+def test_what_no_file_can_be_called_is_an_image_that_is_not_there(tree):
+    """It is for whoever opens it to say so, and to go on with the others."""
+    long = "x" * 300 + ".jpg"
+    (tree / "circle.jpg").symlink_to(tree / "circle.jpg")
+    assert found("t", "-", listed=f"{long}\na\0b.jpg\n".encode())[3:] == [
+        *("t/c/a b.gif", "t/c/d/e.webp", "t/circle.jpg", "t/ü/ö.jpeg"),
+        *(long, "a\0b.jpg"),
+    ]
+    with pytest.raises(InputError, match="there is no such file or folder"):
+        found(long)
+
+
+def test_a_folder_that_cannot_be_read_does_not_hide_the_others(tree, monkeypatch):
+    scandir = os.scandir
+
+    def refusing(path: Path) -> object:
+        if Path(path).name == "d":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    problems: list[str] = []
+    assert found("t/c", "t/a.png", problems=problems) == ["t/c/a b.gif", "t/a.png"]
+    assert problems == [f"{Path('t/c/d')}: cannot read this folder: Permission denied"]
+
+
+def test_a_folder_is_walked_as_images_are_asked_for(tree, monkeypatch):
+    looked: list[str] = []
+    scandir = os.scandir
+
+    def watched(path: Path) -> object:
+        looked.append(Path(path).as_posix())
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", watched)
+    images = image_paths([Path("t")], listed=[], unreadable=print)
+    assert next(images).path == Path("t/[1].png")
+    assert set(looked) == {"t"}
+
+
+def test_parts_cover_all_once_wherever_the_folder_lies():
+    names = [f"{n:05}.jpg" for n in range(2000)]
+    for of in (1, 3, 4):
+        parts = [Part(number, of) for number in range(1, of + 1)]
+        shares = [{n for n in names if ImagePath(Path("/a") / n, n) in p} for p in parts]
+        assert sum(map(len, shares)) == len(names)
+        assert set.union(*shares) == set(names)
+        assert min(map(len, shares)) > 0.9 * len(names) / of
+        elsewhere = {n for n in names if ImagePath(Path("/mnt/b") / n, n) in parts[0]}
+        assert elsewhere == shares[0]
+    # The check value of CRC-32, in any text on it, is 0xCBF43926: 2 modulo 4, so the third part.
+    image = ImagePath(Path("123456789"), "123456789")
+    assert [image in Part(number, 4) for number in (1, 2, 3, 4)] == [False, False, True, False]
+    assert Part.parse("2/4") == Part(2, 4)
+    for text in ("", "2", "0/4", "5/4", "1/0", "a/b", "-1/4", "1/4/2"):
+        with pytest.raises(InputError, match="--part is"):
+            Part.parse(text)

@@ -1,0 +1,436 @@
+"""One's own folder of images: captions in every form that people keep them in."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import tempfile
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from jaxcap.datasets.sources import SourceOptions
+from jaxcap.datasets.sources.registry import read
+from jaxcap.errors import InputError
+
+EXPECTED = {
+    "train": {"a.jpg": ("a dog, asleep", "a brown dog")},
+    "dev": {"b.jpg": ("a cat",)},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (
+            "captions.csv",
+            'image,caption,split\r\na.jpg,"a dog, asleep",train\r\nb.jpg,a cat,val\r\n'
+            "a.jpg,a brown dog,train\r\n",
+        ),
+        (
+            "metadata.csv",
+            'file_name,caption_1,caption_2,split\na.jpg,"a dog, asleep",a brown dog,train\n'
+            "b.jpg,a cat,,validation\n",
+        ),
+        (
+            "x.tsv",
+            "Image Name\tText\tSplit\na.jpg\ta dog, asleep\ttrain\n"
+            "a.jpg\ta brown dog\ttrain\nb.jpg\ta cat\tval\n",
+        ),
+        (
+            "metadata.jsonl",
+            '{"file_name": "a.jpg", "captions": ["a dog, asleep", "a brown dog"], '
+            '"split": "train"}\n{"file_name": "b.jpg", "text": "a cat", "split": "dev"}\n',
+        ),
+        (
+            "coco.json",
+            json.dumps({
+                "images": [
+                    {"id": 7, "file_name": "a.jpg", "split": "train"},
+                    {"id": 5, "file_name": "b.jpg", "split": "val"},
+                ],
+                "annotations": [
+                    {"image_id": 7, "caption": "a dog, asleep"},
+                    {"image_id": 5, "caption": "a cat"},
+                    {"image_id": 7, "caption": "a brown dog"},
+                ],
+            }),
+        ),
+        (
+            "captions.json",
+            json.dumps([
+                {"image": "a", "captions": ["a dog, asleep", "a brown dog"], "split": "train"},
+                {"image": "b", "caption": "a cat", "split": "val"},
+            ]),
+        ),
+    ],
+)  # fmt: skip
+def test_every_format_says_the_same(name, content, pictures, held):
+    root = pictures("a.jpg", "b.jpg")
+    (root / name).write_text(content)
+    (root / "README.txt").write_text("Not a file of captions.")
+    assert held(read("folder", SourceOptions(source=root))) == EXPECTED
+
+
+def test_columns_that_are_given(pictures, held):
+    root = pictures("a.jpg", "b.jpg")
+    (root / "x.csv").write_text(
+        "nr,Photo File,caption,English Text,german,fold\n"
+        "1,a.jpg,no,a dog,ein Hund,one\n2,b.jpg,no,a cat,,two\n"
+    )
+    options = SourceOptions(
+        source=root,
+        image_column="Photo File",
+        caption_columns=("German", "english-text"),
+        split_column="fold",
+    )
+    assert held(read("folder", options)) == {
+        "one": {"a.jpg": ("ein Hund", "a dog")},
+        "two": {"b.jpg": ("a cat",)},
+    }
+    (root / "x.csv").unlink()
+    (root / "x.json").write_text(
+        json.dumps([{"p": "a.jpg", "x": ["1", "2"], "y": "3"}, {"p": "b.jpg", "x": "4", "y": None}])
+    )
+    options = SourceOptions(
+        source=root, image_column="p", caption_columns=("x", "y"), split_fractions={"train": 1.0}
+    )
+    assert held(read("folder", options)) == {"train": {"a.jpg": ("1", "2", "3"), "b.jpg": ("4",)}}
+
+
+def test_text_files_beside_the_images(pictures, held):
+    root = pictures("one/a.jpg", "one/b.png", "c.jpeg")
+    (root / "one" / "a.txt").write_text("\ufeffa dog\r\n\r\n  a brown dog  \r\n", "utf-8")
+    (root / "one" / "b.txt").write_text("a cat")
+    (root / "c.txt").write_text("chat\u2028noir\n")
+    options = SourceOptions(source=root, split_fractions={"train": 1.0})
+    listing = read("folder", options)
+    assert held(listing) == {
+        "train": {
+            "c.jpeg": ("chat\u2028noir",),
+            "one/a.jpg": ("a dog", "a brown dog"),
+            "one/b.png": ("a cat",),
+        }
+    }
+
+
+def test_without_a_word_about_splits_they_are_drawn_and_stay(pictures):
+    names = [f"{n}.jpg" for n in range(300)]
+    root = pictures(*names)
+    table = root / "c.csv"
+
+    def splits(some):
+        table.write_text("image,caption\n" + "".join(f"{name},x\n" for name in some))
+        for path in root.glob("*.jpg"):
+            if path.name not in some:
+                path.unlink()
+        listing = read("folder", SourceOptions(source=root))
+        assert any("drawn by a hash" in note and "80% train" in note for note in listing.notes)
+        return {e.image_id: s for s, examples in listing.splits.items() for e in examples}
+
+    every = splits(names)
+    assert sorted(set(every.values())) == ["dev", "test", "train"]
+    assert 210 <= sum(split == "train" for split in every.values()) <= 270
+    fewer = splits(names[::-1][:200])
+    assert fewer == {name: every[name] for name in names[100:]}
+
+
+def test_folders_named_after_splits(pictures, held):
+    root = pictures("Train/a.jpg", "val/b.jpg", "test/c.jpg")
+    for path in list(root.rglob("*.jpg")):
+        path.with_suffix(".txt").write_text(f"a picture of {path.stem}")
+    listing = read("folder", SourceOptions(source=root))
+    assert {split: list(images) for split, images in held(listing).items()} == {
+        "train": ["Train/a.jpg"], "dev": ["val/b.jpg"], "test": ["test/c.jpg"],
+    }  # fmt: skip
+    assert listing.notes == ("split by folders: Train, test, val",)
+
+
+def test_a_file_for_each_split(pictures, held, problems):
+    root = pictures("a.jpg", "b.jpg", "c.jpg")
+    (root / "train.csv").write_text("image,caption\na.jpg,x\nb.jpg,y\n")
+    (root / "val.csv").write_text("image,caption\nc.jpg,z\n")
+    listing = read("folder", SourceOptions(source=root))
+    assert held(listing) == {"train": {"a.jpg": ("x",), "b.jpg": ("y",)}, "dev": {"c.jpg": ("z",)}}
+    assert listing.notes == ()
+    (root / "val.csv").write_text("image,caption\nb.jpg,z\n")
+    message = problems("folder", source=root)
+    assert "2 problems" in message
+    assert f"{root / 'val.csv'}, line 2: b.jpg is that of {root / 'train.csv'}, line 3" in message
+    assert "that is in the split train, this in dev" in message
+    assert f"{root}: no caption of 1 image in {root}: c.jpg" in message
+    (root / "dev.csv").write_text("image,caption\nc.jpg,z\n")
+    assert "3 files could hold the captions (dev.csv, train.csv" in problems("folder", source=root)
+
+
+def test_columns_of_a_file_that_has_none(pictures, problems):
+    root = pictures("a.jpg")
+    (root / "a.txt").write_text("a dog")
+    message = problems("folder", source=root, split_column="part")
+    assert message == "the column 'part' was named, but a folder of text files has no columns"
+    (root / "x.token").write_text("a.jpg#0\tA dog .\n")
+    message = problems("folder", source=root, caption_columns=("text",))
+    assert message.endswith("x.token (Flickr token file) has no columns")
+
+
+def test_lists_of_images(pictures, held, problems):
+    root = pictures("x/a.jpg", "x/b.jpg", "x/c.jpg", "x/d.jpg")
+    (root / "c.csv").write_text("image,caption\n" + "".join(f"x/{n}.jpg,see {n}\n" for n in "abc"))
+    (root / "train.txt").write_text("b.jpg\na.jpg\n")
+    (root / "heldout.txt").write_text("c.jpg\n")
+    lists = {"train": root / "train.txt", "held_out": root / "heldout.txt"}
+    listing = read("folder", SourceOptions(source=root, split_files=lists))
+    assert held(listing) == {
+        "train": {"x/b.jpg": ("see b",), "x/a.jpg": ("see a",)},
+        "held_out": {"x/c.jpg": ("see c",)},
+    }
+    (root / "heldout.txt").write_text("x/c.jpg\nx/d.jpg\nx/e.jpg\nx/c.jpg\n")
+    (root / "train.txt").write_text("x/a.jpg\n")
+    message = problems("folder", source=root, split_files=lists)
+    assert "3 problems" in message
+    assert "heldout.txt, line 4: x/c.jpg is listed already in" in message
+    assert "heldout.txt, line 2: x/d.jpg has no caption in c.csv" in message
+    assert "heldout.txt, line 3: there is no image x/e.jpg" in message
+
+
+def test_names_without_folders_or_extensions_and_decomposed_ones(pictures, held):
+    decomposed = unicodedata.normalize("NFD", "café.jpg")
+    root = pictures(f"images/{decomposed}", "images/b.jpg")
+    (root / "c.csv").write_text("image,caption,split\ncafé.jpg,un café,train\nb.jpg,x,train\n")
+    listing = read("folder", SourceOptions(source=root, images=root / "images"))
+    assert set(held(listing)["train"]) == {decomposed, "b.jpg"}
+    (root / "c.csv").write_text("id,caption,split\nb,x,train\n")
+    (root / "images" / decomposed).unlink()
+    assert held(read("folder", SourceOptions(source=root))) == {"train": {"images/b.jpg": ("x",)}}
+
+
+def test_a_jpeg_of_any_suffix_is_found_by_its_full_name(pictures, held):
+    root = pictures("a.jfif", "b")
+    (root / "c.csv").write_text("image,caption,split\na.jfif,x,train\nb,y,train\n")
+    assert held(read("folder", SourceOptions(source=root)))["train"] == {
+        "a.jfif": ("x",),
+        "b": ("y",),
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("image,caption\na.jpg,x\ngone.jpg,y\nb.jpg,z\n",
+         ["{file}, line 3: there is no image 'gone.jpg'"]),
+        ("image,caption\na.jpg,x\n", ["{file}: no caption of 1 image in", "b.jpg"]),
+        ("image,caption\na.jpg,x\nb.jpg,\n", ["{file}, line 3: an empty caption of b.jpg"]),
+        ("image,caption\na.jpg,x\nb.jpg,y,z\n",
+         ["{file}, line 3: found 3 cells where the first line has 2"]),
+        ("photo,caption\na.jpg,x\n",
+         ["{file}: found no image column (of image_id", "'photo,caption'"]),
+        ("image,words\na.jpg,x\n", ["{file}: found no caption column"]),
+        ("image,caption,caption\na.jpg,x,y\n", ["2 columns 'caption'", "different names"]),
+        ("image,caption,split\na.jpg,x,train\nb.jpg,y,\n",
+         ["{file}, line 3: b.jpg is in no split"]),
+        ("image,caption,split\na.jpg,x,train\na.jpg,y,val\nb.jpg,z,val\n",
+         ["{file}, line 3: image a.jpg is in the split val here and in train before"]),
+        ("image,caption,split\na.jpg,x,all\nb.jpg,y,ü\n",
+         ["line 2: a.jpg: the split 'all'; expected train", "line 3: b.jpg: the split 'ü'"]),
+        ('[{"image": "a.jpg", "caption": "x"},\n{"image": "b.jpg" "caption": "y"}]',
+         ["{file}, line 2, column 19: malformed JSON"]),
+        ('[{"image": "a.jpg", "caption": "\\ud83d x"}, {"image": "b.jpg", "caption": "y"}]',
+         ["{file}, entry 1: half a character in the caption"]),
+        ('{"image": "a.jpg", "caption": "x"}\n{"image": "b.jpg", "caption": 5}\n',
+         ["{file}, line 2 (image b.jpg): the caption is a number: 5; expected text"]),
+        ("un café\n".encode("latin-1"), ["{file}, line 1: the byte 0xE9", "Windows-1252"]),
+        ("image,caption\nb.jpg,собака бежит\n".encode("cp1251"),
+         ["{file}, line 2", "Windows-1251 (Cyrillic)"]),
+        ("image,caption\na.jpg,x\n".encode("utf-16"), ["{file}: this is UTF-16 text"]),
+        ("image,caption\na.jpg,x\n".encode("utf-16-le"), ["iconv -f UTF-16LE"]),
+        (b"", ["{file}: the file is empty"]),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named_with_file_and_line(content, expected, pictures, problems):
+    root = pictures("a.jpg", "b.jpg")
+    file = root / "captions.csv"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    message = problems("folder", source=root)
+    for part in expected:
+        assert part.format(file=file) in message
+
+
+def test_images_without_captions_can_be_left_out(pictures, held):
+    root = pictures(*(f"{n}.jpg" for n in range(9)))
+    (root / "c.csv").write_text(
+        "image,caption,split\n1.jpg,x,train\n1.jpg, ,train\n10.jpg,y,train\n"
+    )
+    with pytest.raises(InputError, match=r"(?s)3 problems.*To go on without these.* --skip-bad"):
+        read("folder", SourceOptions(source=root))
+    listing = read("folder", SourceOptions(source=root, skip_bad=True))
+    assert held(listing) == {"train": {"1.jpg": ("x",)}}
+    assert "no caption of 8 images" in listing.notes[0]
+    assert "0.jpg, 2.jpg, 3.jpg and 5 more" in listing.notes[0]
+
+
+def test_what_is_wrong_beside_the_images(pictures, problems):
+    root = pictures("a.jpg", "b.jpg", "c.jpg", "c.png", "d.jpg")
+    assert "neither a file of captions" in problems("folder", source=root)
+    (root / "a.txt").write_text("a dog")
+    (root / "b.txt").write_bytes("café".encode("latin-1"))
+    (root / "c.txt").write_text(" \n")
+    message = problems("folder", source=root)
+    assert "4 problems" in message
+    assert f"{root / 'b.txt'}, line 1: the byte 0xE9" in message
+    assert f"{root / 'c.txt'}: both c.jpg and c.png are of this name" in message
+    assert f"{root / 'c.txt'}: c.jpg has no caption" in message
+    assert f"{root / 'd.jpg'}: there is no d.txt beside it" in message
+
+
+def test_which_file_holds_the_captions(pictures, problems, held):
+    root = pictures("a.jpg")
+    (root / "a.txt").write_text("beside")
+    (root / "one.csv").write_text("image,caption\na.jpg,one\n")
+    (root / "two.csv").write_text("image,caption\na.jpg,two\n")
+    message = problems("folder", source=root)
+    assert (
+        "2 files could hold the captions (one.csv, two.csv); say which: --captions FILE" in message
+    )
+    options = {"captions": root / "two.csv", "split_fractions": {"train": 1.0}}
+    assert held(read("folder", SourceOptions(**options))) == {"train": {"a.jpg": ("two",)}}
+    message = problems("folder", captions=root / "three.csv")
+    assert message.endswith("three.csv: no such file")
+    assert "no such folder" in problems("folder", captions=root / "one.csv", images=root / "none")
+
+
+def test_options_that_do_not_go_together(pictures, problems):
+    root = pictures("a.jpg")
+    (root / "c.csv").write_text("image,caption\na.jpg,x\n")
+    assert "Did you mean 'folder'?" in problems("folders", source=root)
+    assert "coco: takes no --image-key; it takes --source" in problems("coco", image_key="x")
+    message = problems("folder", source=root, split_column="x", split_fractions={"train": 1.0})
+    assert "--split-column and --split-fractions both say how to split" in message
+    message = problems("folder", source=root, split_fractions={"train": 0.5, "dev": 0.4})
+    assert "(train 0.5, dev 0.4) add up to 0.9; expected 1" in message
+    message = problems("folder", source=root, image_column="photo")
+    assert "found no column 'photo' in the first line" in message
+
+
+# ---- odd captions and names ------------------------------------------------------------------
+
+ODD = [
+    "a\ttab", 'a "quoted" word', '"all"', "two\nlines", "two\r\nlines", "comma, semicolon; bar|",
+    "👩‍👩‍👧 at the beach 🏖️", "שלום עולם", "مرحبا\u200f بالعالم", "\u2028",
+    "x" * 5000, "=1+1", "'", "\\n", "#0", "{", "[1]", "null", "\u0085next", "\ufeffmark",
+]  # fmt: skip
+# Surrogates are no text, and NUL is in no text file.
+TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1)
+CAPTIONS = st.lists(st.one_of(st.sampled_from(ODD), TEXT), min_size=1, max_size=5)
+_quick = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def captions_read(name, content, images=("a.jpg",)):
+    """The captions of the first image, from a file of that content."""
+    with tempfile.TemporaryDirectory() as folder:
+        for image in images:
+            (Path(folder) / image).touch()
+        (Path(folder) / name).write_bytes(content.encode())
+        options = SourceOptions(source=Path(folder), split_fractions={"train": 1.0})
+        (example,) = read("folder", options).splits["train"]
+        return example.captions
+
+
+@_quick
+@given(CAPTIONS)
+@example(ODD)
+def test_odd_captions_in_json_come_back_byte_for_byte(captions):
+    kept = tuple(c for c in captions if c.strip())
+    if not kept or len(kept) < len(captions):
+        return
+    lines = [{"file_name": "a.jpg", "captions": captions[:1]}]
+    lines += [{"file_name": "a.jpg", "caption": caption} for caption in captions[1:]]
+    for ascii in True, False:
+        text = "".join(json.dumps(line, ensure_ascii=ascii) + "\n" for line in lines)
+        assert captions_read("c.jsonl", text) == kept
+        coco = {
+            "images": [{"id": 1, "file_name": "a.jpg"}],
+            "annotations": [{"image_id": 1, "caption": caption} for caption in captions],
+        }
+        assert captions_read("c.json", json.dumps(coco, ensure_ascii=ascii)) == kept
+
+
+@_quick
+@given(CAPTIONS, st.sampled_from([",", ";"]))
+@example(ODD, ",")
+def test_odd_captions_in_csv_come_back_but_for_space_around_them(captions, delimiter):
+    kept = tuple(c.strip() for c in captions)
+    if not all(kept):
+        return
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, delimiter=delimiter)
+    writer.writerow(["image", "caption"])
+    writer.writerows(["a.jpg", caption] for caption in captions)
+    assert captions_read("c.csv", file.getvalue()) == kept
+
+
+@_quick
+@given(CAPTIONS)
+@example([c for c in ODD if "\n" not in c])
+def test_odd_captions_in_a_text_file_a_line_each(captions):
+    kept = tuple(c.strip() for c in captions)
+    if not all(kept) or any("\n" in c for c in kept) or captions[0].startswith("\ufeff"):
+        return
+    assert captions_read("a.txt", "\n".join(captions)) == kept
+
+
+NAMES = [
+    "with space.jpg", "with,comma.jpg", 'with"quote.jpg', "with\ttab.jpg",
+    "two\nlines.jpg", "👩‍👩‍👧.jpg",
+    "שלום.jpg", "#1.jpg", "'.jpg", "-.jpg", "ü.jpg", "a.b.c.jpg", "..jpg", "x" * 251 + ".jpg",
+    "é" * 125 + ".jpg", "COCO.JPG", "%20.jpg", "*.jpg", "[a].jpg", "~.jpg", "\\.jpg",
+    "a\u2028b.jpg",
+]  # fmt: skip
+
+
+def test_odd_names_in_every_format(pictures, held):
+    root = pictures(*NAMES)
+    expected = {"train": {name: (f"caption {n}",) for n, name in enumerate(NAMES)}}
+    options = SourceOptions(source=root, split_fractions={"train": 1.0})
+    with (root / "c.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "caption"])
+        writer.writerows([name, f"caption {n}"] for n, name in enumerate(NAMES))
+    assert held(read("folder", options)) == expected
+    (root / "c.csv").unlink()
+    entries = [{"image": name, "caption": f"caption {n}"} for n, name in enumerate(NAMES)]
+    (root / "c.json").write_text(json.dumps(entries))
+    assert held(read("folder", options)) == expected
+    (root / "c.json").unlink()
+    for n, name in enumerate(NAMES):
+        (root / name).with_suffix(".txt").write_text(f"caption {n}")
+    assert held(read("folder", options)) == expected
+
+
+def test_names_that_no_file_can_have_are_absent(pictures, problems):
+    root = pictures("a.jpg")
+    names = ["a.jpg", "x" * 300 + ".jpg", "nul\0.jpg", "/etc/passwd", "../c.json", "."]
+    (root / "c.json").write_text(json.dumps([{"image": n, "caption": "x"} for n in names]))
+    message = problems("folder", source=root)
+    assert "5 problems" in message
+    for number in range(2, 7):
+        assert f"entry {number}: there is no image" in message
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems have no such names")
+def test_a_name_that_is_no_text(pictures, problems):
+    root = pictures()
+    path = os.fsencode(root) + b"/\xff.jpg"
+    try:
+        root.mkdir(exist_ok=True)
+        Path(os.fsdecode(path)).write_bytes(b"an image")
+    except OSError:
+        pytest.skip("this file system refuses it")
+    Path(os.fsdecode(path)).with_suffix(".txt").write_text("a dog")
+    assert "is not UTF-8; rename the image" in problems("folder", source=root)

@@ -1,0 +1,217 @@
+"""Processes that train together: as one, until one dies; and those that do not find each other."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import pytest
+from configurations import changed
+
+from jaxcap.config import Config, TrainConfig, load_config, save_config
+from jaxcap.devices import hosts
+from jaxcap.errors import InputError
+from jaxcap.evaluation import read_metrics
+
+PROGRAM = Path(__file__).with_name("hosts_process.py")
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port: int = listening.getsockname()[1]
+        return port
+
+
+def start(config: Path, workdir: Path, port: int, processes: int, process: int) -> subprocess.Popen:
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    }
+    return subprocess.Popen(
+        [
+            sys.executable,
+            PROGRAM,
+            config,
+            workdir,
+            f"127.0.0.1:{port}",
+            *map(str, (processes, process)),
+        ],
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "1", **cache},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def start_two(config: Path, workdir: Path) -> list[subprocess.Popen]:
+    port = free_port()
+    return [start(config, workdir, port, 2, process) for process in range(2)]
+
+
+def wait_for_step(step: int, workdir: Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 300
+    while not any(line["step"] >= step for line in read_metrics(workdir / "metrics.jsonl")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+
+
+def test_a_dead_peer_stops_the_other_and_a_restart_goes_on(
+    tiny_config: Config, tiny_run: Path, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    save_config(tiny_config, tmp_path / "config.json")
+    first, second = start_two(tmp_path / "config.json", workdir)
+    try:
+        wait_for_step(8, workdir, first)  # when the first epoch, of six, is evaluated and saved
+        second.kill()
+        died = time.monotonic()
+        output, _ = first.communicate(timeout=300)
+        assert time.monotonic() - died < 60
+    finally:
+        first.kill()
+        second.kill()
+    assert first.returncode == 1
+    # By the connection that broke, or else by the silence.
+    named = "shared by 2 processes failed", "Process 1 of 2 has given no sign of life"
+    assert any(cause in output for cause in named)
+    assert "start all of them again" in output
+    assert "Training in" in output
+    assert "2 CPU devices of 2 processes" in output
+    assert "Training in" not in second.communicate()[0]
+
+    again = start_two(tmp_path / "config.json", workdir)
+    try:
+        wait_for_step(12, workdir, again[0])
+        again[1].send_signal(signal.SIGTERM)  # one of them is told, and both stop
+        outputs = [process.communicate(timeout=300)[0] for process in again]
+    finally:
+        for process in again:
+            process.kill()
+    assert [process.returncode for process in again] == [128 + signal.SIGTERM] * 2, outputs
+    assert "Going on from step 6" in outputs[0]
+    assert all("Stopped by SIGTERM after step" in output for output in outputs)
+
+    # The log is that of one process with two devices, every step once.
+    found, expected = (read_metrics(run / "metrics.jsonl") for run in (workdir, tiny_run))
+    losses = [
+        {line["step"]: line["loss"] for line in lines if "loss" in line}
+        for lines in (found, expected)
+    ]
+    last = max(int(p.name) for p in (workdir / "checkpoints").iterdir())
+    assert last >= 18  # at an end of an epoch, or a tenth step
+    assert list(losses[0]) == [step for step in losses[1] if step <= last]
+    for step in (1, 4, 6, 8, 12):
+        assert losses[0][step] == pytest.approx(losses[1][step], rel=1e-4)
+    assert losses[0][18] == pytest.approx(losses[1][18], rel=0.1)
+    scores = [line["step"] for line in found if "dev/CIDEr-D" in line]
+    assert scores == [step for step in (6, 12, 18, 24, 30) if step <= last]
+    assert load_config(workdir / "config.json").data == tiny_config.data
+
+
+def test_one_bad_process_stops_all_with_its_reason(tiny_config: Config, tmp_path: Path) -> None:
+    """Its data are not there: the other, which lacks nothing, does not wait for it."""
+    save_config(tiny_config, tmp_path / "good.json")
+    save_config(changed(tiny_config, data__data_dir="/nowhere"), tmp_path / "bad.json")
+    port, workdir = free_port(), tmp_path / "run"
+    processes = [
+        start(tmp_path / name, workdir, port, 2, process)
+        for process, name in enumerate(("good.json", "bad.json"))
+    ]
+    good, bad = (process.communicate(timeout=300)[0] for process in processes)
+    assert [process.returncode for process in processes] == [2, 2], good + bad
+    assert "error: process 1: " in good
+    assert "not prepared in /nowhere" in good
+    assert "error: There" in bad or "not prepared in /nowhere" in bad
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_processes_that_do_not_come_are_not_waited_for_for_ever(
+    tiny_config: Config, tmp_path: Path, process: int
+) -> None:
+    save_config(tiny_config, tmp_path / "config.json")
+    port = free_port()
+    alone = start(tmp_path / "config.json", tmp_path / "run", port, 3, process)
+    output, _ = alone.communicate(timeout=300)
+    if process:
+        assert alone.returncode == 2
+        assert f"The coordinator 127.0.0.1:{port} does not answer within 3 seconds" in output
+    else:
+        assert alone.returncode == 1
+        assert f"Only some of the 3 processes came together at 127.0.0.1:{port}" in output
+    assert "Traceback" not in output
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"processes": 2}, "needs train.coordinator and train.process_id too"),
+        ({"coordinator": "a:1"}, "needs train.processes and train.process_id too"),
+        ({"coordinator": "a", "processes": 2, "process_id": 0}, "is 'a'; expected HOST:PORT"),
+        ({"coordinator": "a:1", "processes": 2, "process_id": 2}, "number from 0 to 1"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        hosts.connect(TrainConfig(**options))  # type: ignore[arg-type]
+
+
+def test_the_environment_can_name_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
+    with pytest.raises(InputError, match="JAX_NUM_PROCESSES is 'two'"):
+        hosts.connect(TrainConfig())
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+    monkeypatch.setenv("JAX_PROCESS_ID", "5")
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "a:1")
+    with pytest.raises(InputError, match="process_id is 5, of 2 processes"):
+        hosts.connect(TrainConfig())
+
+
+def test_a_process_alone_connects_to_nothing() -> None:
+    hosts.connect(TrainConfig())
+    assert hosts.share() == (0, 1)
+    assert hosts.is_first()
+    assert hosts.gather({"a": [1]}) == [{"a": [1]}]
+    with pytest.raises(InputError, match="mine"), hosts.all_succeed():
+        raise InputError("mine")
+
+
+@pytest.mark.parametrize(("failures", "leaves"), [((3, 7, 11, 15, 19), False), ((3, 4, 5), True)])
+def test_only_a_store_that_fails_again_and_again_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, failures: tuple[int, ...], leaves: bool
+) -> None:
+    class LeftError(Exception):
+        pass
+
+    class Store:
+        beats = 0
+
+        def key_value_set(self, key: str, value: str, *, allow_overwrite: bool) -> None:
+            self.beats += 1
+            if self.beats in failures:
+                raise RuntimeError("no answer")
+
+        def key_value_dir_get(self, prefix: str) -> list[tuple[str, str]]:
+            return [(f"{prefix}0", str(self.beats)), (f"{prefix}1", str(self.beats))]
+
+    def leave(message: str) -> None:
+        raise LeftError(message)
+
+    store = Store()
+    monkeypatch.setattr(hosts, "_client", lambda: store)
+    monkeypatch.setattr(hosts, "share", lambda: (1, 2))
+    monkeypatch.setattr(hosts, "_BEAT", 0.001)
+    monkeypatch.setattr(hosts, "_leave", leave)
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: store.beats < 25)
+    with pytest.raises(LeftError) if leaves else contextlib.nullcontext():
+        hosts._watch()

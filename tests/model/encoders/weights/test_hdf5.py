@@ -1,0 +1,264 @@
+"""The reader of HDF5: against h5py, against what it must refuse, against damage."""
+
+import struct
+import time
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from jaxcap.model.encoders.weights.hdf5 import Dataset, Group, Hdf5Error, read_hdf5
+
+h5py = pytest.importorskip("h5py")
+pytest.importorskip("pyfive")
+
+
+def _read(path):
+    return read_hdf5(path.read_bytes())
+
+
+def _walk(group, prefix=""):
+    for name, member in group.members.items():
+        yield prefix + name, member
+        if isinstance(member, Group):
+            yield from _walk(member, f"{prefix}{name}/")
+
+
+def _small(path, **options):
+    with h5py.File(path, "w", **options) as file:
+        file.attrs["layer_names"] = [b"a", b"bc"]
+        group = file.create_group("a")
+        group.attrs["weight_names"] = ["a/kernel", "a/bias"]
+        group["a/kernel"] = np.arange(6, dtype="<f4").reshape(2, 3)
+        group["a/bias"] = np.arange(3, dtype="<f4")
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("options", [{}, {"track_order": True}, {"libver": "latest"}])
+@pytest.mark.parametrize("members", [1, 8, 9, 300])
+def test_groups_of_any_size_equal_h5py(members, options, tmp_path):
+    # From 9 names on a symbol table splits; 300 make a tree of two levels. The later forms of
+    # HDF5 keep more than 8 names in another tree.
+    path = tmp_path / "a.h5"
+    rng = np.random.default_rng(members)
+    with h5py.File(path, "w", **options) as file:
+        for i in rng.permutation(members):
+            file[f"group_{i}/inner/values"] = rng.standard_normal((i % 4, 2), np.float32)
+            file[f"group_{i}"].attrs["name"] = f"größe {i}"
+    found = dict(_walk(_read(path)))
+    with h5py.File(path) as file:
+        names = []
+        file.visit(names.append)
+        assert set(found) == set(names)
+        for i in range(members):
+            values = found[f"group_{i}/inner/values"].array
+            np.testing.assert_array_equal(values, file[f"group_{i}/inner/values"][()])
+            assert found[f"group_{i}"].attributes == {"name": [f"größe {i}"]}
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i1", "u2", "i4", "u8"])
+def test_numbers_of_every_type(dtype, tmp_path):
+    values = np.array([[1, 0, 3]], dtype)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["values"] = values
+        file["scalar"] = values[0, 2]
+        file["empty"] = values[:0]
+    members = _read(tmp_path / "a.h5").members
+    assert members["values"].array.dtype == values.dtype
+    np.testing.assert_array_equal(members["values"].array, values)
+    assert members["scalar"].array == 3
+    assert members["scalar"].array.shape == ()
+    assert members["empty"].array.shape == (0, 3)
+
+
+def test_two_opaque_bytes_are_kept_for_bfloat16(tmp_path):
+    values = np.array([1.5, -2], ml_dtypes.bfloat16)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["values"] = values.view("V2")
+    found = _read(tmp_path / "a.h5").members["values"].array
+    np.testing.assert_array_equal(found.view(ml_dtypes.bfloat16), values)
+
+
+def test_a_native_bfloat16_is_not_taken_for_a_float16(tmp_path):
+    bfloat16 = h5py.h5t.IEEE_F16LE.copy()
+    bfloat16.set_fields(15, 7, 8, 0, 7)
+    bfloat16.set_ebias(127)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        space = h5py.h5s.create_simple((3,))
+        values = h5py.h5d.create(file.id, b"values", bfloat16, space)
+        values.write(h5py.h5s.ALL, h5py.h5s.ALL, np.arange(3, dtype="f4"))
+    assert _read(tmp_path / "a.h5").members["values"] == Dataset(None, {})
+
+
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+def test_attributes_that_are_strings_are_read_and_others_passed_over(libver, tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w", libver=libver) as file:
+        file.attrs["fixed"] = [b"ab", b"abcd"]
+        file.attrs["variable"] = ["ab", "", "x" * 5000]
+        file.attrs["one"] = "alone"
+        file.attrs["none"] = h5py.Empty("S3")
+        file.attrs["number"] = 3
+        file.attrs["numbers"] = np.arange(4.0)
+        file.attrs["itself"] = file.ref
+        file["words"] = ["a", "b"]
+        file["flags"] = np.zeros(2, bool)
+    root = _read(tmp_path / "a.h5")
+    assert root.attributes == {
+        "fixed": ["ab", "abcd"],
+        "variable": ["ab", "", "x" * 5000],
+        "one": ["alone"],
+    }
+    assert root.members == {"words": Dataset(None, {}), "flags": Dataset(None, {})}
+
+
+def test_find_walks_down(tmp_path):
+    _small(tmp_path / "a.h5")
+    root = _read(tmp_path / "a.h5")
+    assert root.find("a/a/bias").array[2] == 2
+    assert root.find("a/b/bias") is None
+    assert root.find("a/a/bias/c") is None
+
+
+def _soft(file):
+    file["a"] = h5py.SoftLink("/b")
+
+
+def _elsewhere(file):
+    file["a"] = h5py.ExternalLink("other.h5", "/b")
+
+
+def _raw_elsewhere(file):
+    file.create_dataset("a", (4,), "f4", external=[("/etc/passwd", 0, 16)])
+
+
+def _virtual(file):
+    layout = h5py.VirtualLayout((4,), "f4")
+    layout[:] = h5py.VirtualSource("other.h5", "b", (4,))
+    file.create_virtual_dataset("a", layout)
+
+
+def _loop(file):
+    file.create_group("a")["up"] = file["/"]
+
+
+def _bomb(file):
+    file.create_dataset("a", (10**12,), "f4", chunks=(1024,), compression="gzip")
+
+
+def _unfilled(file):
+    file.create_dataset("a", (10**12,), "f4")
+
+
+def _twice(file):
+    file["a"] = np.zeros(4, "f4")
+    file["b"] = file["a"]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (_soft, "'a' is a link to elsewhere"),
+        (_elsewhere, "in a form of HDF5 that Keras does not use"),
+        (_raw_elsewhere, "lies in another file"),
+        (_virtual, "in chunks"),
+        (_loop, "two paths lead to"),
+        (_twice, "two paths lead to"),
+        (_bomb, "compressed or in chunks"),
+        (_unfilled, "never filled"),
+    ],
+)
+def test_what_could_lead_elsewhere_or_grow_is_refused(make, message, tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        make(file)
+    with pytest.raises(Hdf5Error, match=message):
+        _read(tmp_path / "a.h5")
+
+
+def test_no_attribute_takes_more_memory_than_the_file_has(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.attrs["many"] = ["x" * 30_000] + ["y"] * 1233
+    content = (tmp_path / "a.h5").read_bytes()
+    # All 1234 are the first, of 30 kB.
+    place = content.index(struct.pack("<I", 30_000))
+    same = bytearray(content)
+    same[place : place + 1234 * 16] = 1234 * content[place : place + 16]
+    with pytest.raises(Hdf5Error, match="structures are more than the file"):
+        read_hdf5(bytes(same))
+    # 8 TB of pointers to them.
+    with pytest.raises(Hdf5Error, match="an attribute is longer than its header"):
+        read_hdf5(content.replace(struct.pack("<Q", 1234), struct.pack("<Q", 1 << 40)))
+
+
+def test_arrays_do_not_share_their_bytes(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for i in range(8):
+            file[f"{i}"] = np.full(1000, i, "f4")
+        places = [struct.pack("<Q", file[f"{i}"].id.get_offset()) for i in range(8)]
+    content = (tmp_path / "a.h5").read_bytes()
+    for place in places[1:]:
+        content = content.replace(place, places[0])
+    short = len(content) - 8000  # without the last two arrays, and the superblock says so
+    content = content[:40] + struct.pack("<Q", short) + content[48:short]
+    with pytest.raises(Hdf5Error, match="an array of 4000 bytes"):
+        read_hdf5(content)
+
+
+def test_a_header_in_very_many_blocks_takes_no_longer_than_its_bytes(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["a"] = np.zeros(1_000_000, "f4")
+    content = bytearray((tmp_path / "a.h5").read_bytes())
+    # A root of 65535 messages, each of which says that another 200 bytes of header follow.
+    root, count = len(content), 0xFFFF
+    message = struct.pack("<HHB3xQQ", 0x10, 16, 0, 2048, 200)
+    content += struct.pack("<BxHII4x", 1, count, 1, count * len(message)) + count * message
+    struct.pack_into("<Q", content, 40, len(content))
+    struct.pack_into("<Q", content, 64, root)
+    start = time.perf_counter()
+    assert read_hdf5(bytes(content)) == Group({}, {})
+    assert time.perf_counter() - start < 10  # half a second; minutes if each block is a copy
+
+
+def test_what_pyfive_leaves_out_is_an_error(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        h5py.h5a.create(file.id, b"bits", h5py.h5t.STD_B8LE, h5py.h5s.create_simple((2,)))
+    with pytest.raises(Hdf5Error, match="Attribute bits type not implemented"):
+        _read(tmp_path / "a.h5")
+
+
+def test_no_truncated_file_is_read(tmp_path):
+    content = _small(tmp_path / "a.h5")
+    for length in range(0, len(content), 7):
+        with pytest.raises(Hdf5Error):
+            read_hdf5(content[:length])
+    with pytest.raises(Hdf5Error, match=f"has {len(content) - 1} of {len(content)} bytes"):
+        read_hdf5(content[:-1])
+
+
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+def test_no_flipped_bit_escapes_as_another_error(libver, tmp_path):
+    # libhdf5 hangs or crashes on some of these.
+    content = bytearray(_small(tmp_path / "a.h5", libver=libver))
+    whole = dict(_walk(read_hdf5(bytes(content))))
+    rng = np.random.default_rng(0)
+    # Where the file is not zeros, each byte once; and four random bytes at a time.
+    places = [[i] for i in np.flatnonzero(np.frombuffer(content, np.uint8))]
+    places += list(rng.integers(len(content), size=(1000, 4)))
+    refused, slowest = 0, 0.0
+    for place in places:
+        damaged = bytearray(content)
+        for i in place:
+            damaged[i] ^= 1 << int(rng.integers(8))
+        start = time.perf_counter()
+        try:
+            found = dict(_walk(read_hdf5(bytes(damaged))))
+        except Hdf5Error:
+            refused += 1
+            continue
+        finally:
+            slowest = max(slowest, time.perf_counter() - start)
+        for name in whole.keys() & found.keys():
+            item = found[name]
+            if isinstance(item, Dataset) and item.array is not None:
+                assert item.array.nbytes <= len(content)
+    assert refused > 300
+    assert slowest < 3

@@ -1,0 +1,254 @@
+"""The whole model, as `configs/show_and_tell.py` shapes it, learns from its first pixel on."""
+
+import functools
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxcap.config import Config, DecoderConfig, EncoderConfig
+from jaxcap.data.batch import Batch
+from jaxcap.errors import InputError
+from jaxcap.model.captioner import Captioner, create_captioner, encoder_shapes, init_variables
+from jaxcap.model.decoders import repeat
+from jaxcap.training.step.losses import cross_entropy
+from jaxcap.training.step.state import TrainState
+from jaxcap.training.step.train_step import train_step
+
+SHOW_AND_TELL = Config(
+    encoder=EncoderConfig(name="resnet50"),
+    decoder=DecoderConfig(name="lstm", output_dropout=0.0),
+)
+SMALL = Config(
+    encoder=EncoderConfig(name="resnet_small"),
+    decoder=DecoderConfig(
+        name="attention", hidden_size=16, embedding_size=12, attention_size=14, output_dropout=0.0
+    ),
+)
+VOCABULARY = 20
+
+
+def _size(tree: Any) -> int:
+    return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def _images(number: int, side: int) -> np.ndarray:
+    """Pictures that differ in colour and pattern."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (number, 4, 4, 3))
+    return np.kron(coarse, np.ones((1, side // 4, side // 4, 1))).astype(np.uint8)
+
+
+# Four images, and a caption of each that says which it is with its first word.
+CAPTIONS = np.array(
+    [
+        [1, 4, 8, 9, 10, 2, 0],
+        [1, 5, 8, 11, 2, 0, 0],
+        [1, 6, 8, 9, 12, 13, 2],
+        [1, 7, 8, 14, 2, 0, 0],
+    ],
+    np.int32,
+)
+BLIND = 4 * np.log(4) / (CAPTIONS[:, 1:] != 0).sum()
+"""Mean loss of a model that knows the captions by heart but does not see."""
+
+
+class Training(NamedTuple):
+    """Adam's first moments after one and after two steps, and the loss of every step.
+
+    The moment after the first step is 0.1 g₁, after the second 0.09 g₁ + 0.1 g₂.
+    """
+
+    first: Any
+    second: Any
+    losses: list[float]
+
+
+def _train(model: Captioner, steps: int) -> Training:
+    """By the library's own step."""
+    variables = init_variables(model, jax.random.key(0), image_size=64)
+    tx = optax.adam(1e-3)
+    state = jax.jit(functools.partial(TrainState.create, tx=tx))(variables)
+    step = jax.jit(
+        functools.partial(train_step, model=model, tx=tx, objective=cross_entropy),
+        donate_argnums=0,
+    )
+    batch = Batch(_images(4, 64), CAPTIONS[:, None], np.ones(4, bool), np.arange(4))
+    moments, losses = [], []
+    for _ in range(steps):
+        state, metrics = step(state, batch, jax.random.key(1))
+        losses.append(float(metrics.loss / metrics.words))
+        if len(moments) < 2:
+            moments.append(jax.device_get(state.opt_state[0].mu))
+    return Training(*moments, losses)
+
+
+@pytest.fixture(scope="module")
+def training() -> Training:
+    """Two steps of Show and Tell."""
+    return _train(create_captioner(SHOW_AND_TELL, VOCABULARY), 2)
+
+
+def _still(moments: Any) -> set[str]:
+    """Paths of the parameters whose gradient is zero, all of it."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(moments)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, x in leaves
+        if not np.any(np.abs(x) > 1e-9)
+    }
+
+
+def test_at_first_only_the_insides_of_residual_branches_are_still(training: Training) -> None:
+    """Each branch ends in a scale of zero (Goyal et al. 2017): nothing before it can matter yet."""
+    blocks = [f"stage{i + 1}_block{j}" for i, n in enumerate((3, 4, 6, 3)) for j in range(n)]
+    inside = {
+        f"encoder/{block}/{leaf}"
+        for block in blocks
+        for leaf in (
+            *(f"conv{i}/conv/kernel" for i in (1, 2, 3)),
+            *(f"conv{i}/norm/{x}" for i in (1, 2) for x in ("scale", "bias")),
+        )
+    }
+    assert _still(training.first) == inside
+
+
+def test_from_the_second_step_on_every_parameter_learns(training: Training) -> None:
+    assert (
+        len(jax.tree.leaves(training.second["encoder"])) == 3 * 53
+    )  # convolutions, each with norm
+    assert len(jax.tree.leaves(training.second["decoder"])) == 2 + 1 + 12 + 2
+    assert _still(training.second) == set()
+
+
+def test_only_the_words_that_were_read_learn_their_embedding(training: Training) -> None:
+    moved = np.any(training.second["decoder"]["word_embed"]["embedding"] != 0, axis=-1)
+    read = np.unique(CAPTIONS[:, :-1][CAPTIONS[:, 1:] != 0])
+    assert np.flatnonzero(moved).tolist() == read.tolist()
+
+
+def test_four_captions_are_learned_by_heart_in_thirty_steps() -> None:
+    """Far below what is possible without seeing the image; by an encoder of few channels."""
+    model = create_captioner(SHOW_AND_TELL, VOCABULARY)
+    model = model.clone(encoder=model.encoder.clone(stage_sizes=(1, 1, 1, 1), width=16))
+    training = _train(model, 30)
+    np.testing.assert_allclose(training.losses[0], np.log(VOCABULARY), rtol=0.15)
+    assert training.losses[-1] < 0.03 < BLIND / 5, training.losses
+
+
+def test_parameter_count_of_show_and_tell() -> None:
+    """ResNet-50 has 25,557,032 (torchvision) with its classifier of 2048 × 1000 + 1000."""
+    model = create_captioner(SHOW_AND_TELL, 5000)
+    variables = jax.eval_shape(
+        functools.partial(init_variables, model, image_size=64), jax.random.key(0)
+    )
+    assert _size(variables["params"]["encoder"]) == 25_557_032 - 2_049_000
+    assert _size(variables["params"]["decoder"]) == (
+        (2048 * 512 + 512) + 5000 * 512 + 4 * (2 * 512 * 512 + 512) + (512 * 5000 + 5000)
+    )
+
+
+@functools.cache
+def _small(trainable: bool = True) -> tuple[Captioner, Any]:
+    config = replace(SMALL, encoder=replace(SMALL.encoder, trainable=trainable))
+    model = create_captioner(config, VOCABULARY)
+    model = model.clone(encoder=model.encoder.clone(stage_sizes=(1, 1), width=4))
+    return model, init_variables(model, jax.random.key(0), image_size=32)
+
+
+def test_encode_start_and_step_are_the_call_cut_up() -> None:
+    model, variables = _small()
+    images, tokens = _images(4, 32), np.stack([CAPTIONS, CAPTIONS[::-1]], axis=1)
+    whole = jax.jit(model.apply)(variables, images, tokens)
+    features = jax.jit(functools.partial(model.apply, method="encode"))(variables, images)
+    assert features.shape == (4, 64, 8)
+    carry, context = model.apply(variables, features, method="start")
+    carry = repeat(carry, 2)
+    step = jax.jit(functools.partial(model.apply, method="step"))
+    for t in range(tokens.shape[2]):
+        carry, output = step(variables, carry, tokens[:, :, t], context)
+        np.testing.assert_allclose(output.logits, whole.logits[:, :, t], atol=1e-5)
+        np.testing.assert_allclose(output.weights, whole.weights[:, :, t], atol=1e-5)
+
+
+def test_pixels_are_normalised_as_imagenet_networks_want_them() -> None:
+    model, _ = _small()
+    white = model.preprocessing.normalise(jnp.full((1, 1, 1, 3), 255, jnp.uint8))
+    # (1 − mean) / std of torchvision's transforms.
+    expected = [(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225]
+    np.testing.assert_allclose(white[0, 0, 0], expected, rtol=1e-5)
+
+
+def test_images_are_encoded_once_however_many_captions() -> None:
+    model, variables = _small()
+    convolutions = {
+        n: str(
+            jax.make_jaxpr(model.apply)(variables, _images(2, 32), np.zeros((2, n, 3), np.int32))
+        ).count("conv_general_dilated[")
+        for n in (1, 5)
+    }
+    assert convolutions[1] == convolutions[5] == 5  # the shortcut's is a matrix product
+    flops = [
+        jax.jit(model.apply)
+        .lower(variables, _images(2, 32), np.zeros((2, n, 3), np.int32))
+        .cost_analysis()["flops"]
+        for n in (1, 2)
+    ]
+    assert flops[1] < 1.1 * flops[0]
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_a_frozen_encoder_gives_no_gradient_and_keeps_its_statistics(trainable: bool) -> None:
+    model, variables = _small(trainable)
+
+    @jax.jit
+    def loss(params: Any) -> Any:
+        output, updates = model.apply(
+            {**variables, "params": params},
+            jnp.asarray(_images(4, 32)),
+            jnp.asarray(CAPTIONS[:, None]),
+            train=True,
+            mutable=["batch_stats"],
+        )
+        return (output.logits**2).sum(), updates["batch_stats"]
+
+    grads, batch_stats = jax.grad(loss, has_aux=True)(variables["params"])
+    assert any(np.any(x) for x in jax.tree.leaves(grads["encoder"])) is trainable
+    assert all(np.any(x) for x in jax.tree.leaves(grads["decoder"]))
+    for before, after in zip(
+        *map(jax.tree.leaves, (variables["batch_stats"], batch_stats)), strict=True
+    ):
+        assert np.any(before != after) == trainable
+
+
+def test_given_an_encoder_only_the_decoder_is_random_and_just_as_without() -> None:
+    model, variables = _small()
+    given = {
+        name: jax.tree.map(lambda x: np.asarray(x) + 1, tree["encoder"])
+        for name, tree in variables.items()
+    }
+    found = init_variables(model, jax.random.key(0), image_size=32, encoder=given)
+    expected = {name: {**tree, "encoder": given[name]} for name, tree in variables.items()}
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(found))
+
+
+def test_the_encoders_shapes_are_known_without_computing() -> None:
+    model, variables = _small()
+    shapes = encoder_shapes(model, image_size=32)
+    assert shapes.keys() == {"params", "batch_stats"}
+    for name, tree in shapes.items():
+        for x, y in zip(*map(jax.tree.leaves, (tree, variables[name]["encoder"])), strict=True):
+            assert isinstance(x, jax.ShapeDtypeStruct)
+            assert (x.shape, x.dtype) == (y.shape, y.dtype)
+
+
+def test_a_stage_that_the_encoder_does_not_have_is_refused_with_the_list_of_those() -> None:
+    encoder = EncoderConfig(name="efficientnet_lite0", train_from="stage4")
+    with pytest.raises(InputError, match=r"has no such stage.*stem, block0, .*, block15, head\."):
+        create_captioner(Config(encoder=encoder), VOCABULARY)

@@ -1,0 +1,233 @@
+"""What is on disk after a save, and what comes back."""
+
+import os
+import shutil
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from orbax.checkpoint import v1 as ocp
+
+from jaxcap.config import EncoderConfig, TrainConfig
+from jaxcap.errors import InputError
+from jaxcap.storage.checkpoints import Checkpoints
+from jaxcap.training.step.optimizer import create_optimizer
+from jaxcap.training.step.state import TrainState
+
+
+def make_state(
+    step: int, *, width: int = 3, trainable: bool = True, extra: Iterable[str] = ()
+) -> TrainState:
+    """A state whose every number depends on `step`, moments of the optimizer included."""
+    rng = np.random.default_rng(step)
+    params = {
+        "encoder": {
+            "kernel": rng.normal(size=(width, 2)),
+            **{n: rng.normal(size=4) for n in extra},
+        },
+        "decoder": {"bias": rng.normal(size=4)},
+    }
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
+    tx = create_optimizer(TrainConfig(), EncoderConfig(trainable=trainable), steps_per_epoch=3)
+    stats = {"encoder": {"mean": jnp.full(2, step, jnp.float32)}}
+    state = TrainState.create({"params": params, "batch_stats": stats}, tx)
+    _, opt_state = tx.update(jax.tree.map(jnp.sin, params), state.opt_state, params)
+    return state.replace(step=jnp.array(step, jnp.int32), opt_state=opt_state)
+
+
+def assert_equal(found: object, expected: object) -> None:
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+
+
+def steps_on_disk(directory: Path) -> list[int]:
+    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit())
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_a_state_comes_back_bit_for_bit(tmp_path, trainable):
+    state = make_state(7, trainable=trainable)
+    with Checkpoints(tmp_path, metric="m") as checkpoints:
+        checkpoints.save(state, {"m": 1.0})
+    like = make_state(0, trainable=trainable)
+    with Checkpoints(tmp_path, metric="m") as checkpoints:
+        assert_equal(checkpoints.restore(7, like), state)
+
+
+def test_a_state_without_batch_statistics(tmp_path):
+    state = make_state(1).replace(batch_stats={})
+    with Checkpoints(tmp_path, metric="m") as checkpoints:
+        checkpoints.save(state, {"m": 1.0})
+        assert_equal(checkpoints.restore(1, state), state)
+        assert_equal(checkpoints.restore_variables(1, state.variables), state.variables)
+
+
+def test_variables_alone_need_no_optimizer(tmp_path):
+    state = make_state(3)
+    with Checkpoints(tmp_path, metric="m") as checkpoints:
+        checkpoints.save(state, {"m": 1.0})
+    for path in sorted((tmp_path / "3" / "training").rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    with Checkpoints(tmp_path, metric="m", reading_only=True) as checkpoints:
+        assert_equal(checkpoints.restore_variables(3, state.variables), state.variables)
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [
+        ([1.0, 3.0, 2.0, 2.5], 2),  # the best is not the latest
+        ([1.0, 2.0, 3.0, 4.0], 4),
+        ([4.0, 3.0, 2.0, 1.0], 1),
+        ([0.0, 0.0, 0.0, 0.0], 4),  # of equals the later
+        ([5.0, 5.0, 1.0, 5.0], 4),
+        ([5.0, 5.0, 1.0, 0.0], 2),
+    ],
+)
+def test_the_best_and_the_two_latest_are_kept_and_no_others(tmp_path, scores, best):
+    with Checkpoints(tmp_path, metric="m") as checkpoints:
+        assert checkpoints.latest_step is None
+        assert checkpoints.best_step is None
+        for step, score in enumerate(scores, start=1):
+            checkpoints.save(make_state(step), {"m": score, "other": -score})
+    # The one before the latest too, lest the latest be damaged.
+    assert steps_on_disk(tmp_path) == sorted({best, 3, 4})
+    with Checkpoints(tmp_path, metric="m") as checkpoints:
+        assert (checkpoints.best_step, checkpoints.latest_step) == (best, 4)
+        assert_equal(checkpoints.restore(best, make_state(0)), make_state(best))
+
+
+def test_what_a_killed_save_left_is_ignored_and_by_readers_not_touched(tmp_path):
+    with Checkpoints(tmp_path, metric="m") as checkpoints:
+        checkpoints.save(make_state(1), {"m": 1.0})
+    unfinished = tmp_path / "2.orbax-checkpoint-tmp"
+    (unfinished / "variables").mkdir(parents=True)
+    with Checkpoints(tmp_path, metric="m", reading_only=True) as checkpoints:
+        assert (checkpoints.best_step, checkpoints.latest_step) == (1, 1)
+    assert unfinished.is_dir()  # it may be a training that is saving just now
+    with Checkpoints(tmp_path, metric="m") as checkpoints:
+        assert checkpoints.latest_step == 1
+        checkpoints.save(make_state(2), {"m": 2.0})
+        assert_equal(checkpoints.restore(2, make_state(0)), make_state(2))
+
+
+def test_another_model_is_refused_by_naming_what_differs(tmp_path):
+    with Checkpoints(tmp_path, metric="m") as checkpoints:
+        checkpoints.save(make_state(1), {"m": 1.0})
+        for like in (make_state(0, width=5), make_state(0, extra=["scale"])):
+            for restore in (
+                lambda like=like: checkpoints.restore(1, like),
+                lambda like=like: checkpoints.restore_variables(1, like.variables),
+            ):
+                with pytest.raises(InputError, match="another model") as caught:
+                    restore()
+                assert len(str(caught.value).removeprefix(str(tmp_path))) < 300
+        with pytest.raises(InputError) as caught:
+            checkpoints.restore(1, make_state(0, width=5))
+        assert "params/encoder/kernel: (3, 2), expected (5, 2)" in str(caught.value)
+        with pytest.raises(InputError, match=r"encoder/scale: absent, expected \(4,\)"):
+            checkpoints.restore(1, make_state(0, extra=["scale"]))
+        many = make_state(0, extra=[f"part{i}" for i in range(9)])
+        with pytest.raises(InputError, match="and 6 more"):
+            checkpoints.restore(1, many)
+
+
+@pytest.mark.parametrize("damage", ["empty", "flipped", "truncated", "deleted", "manifest"])
+def test_a_damaged_checkpoint_says_so_and_the_one_before_is_used(tmp_path, damage):
+    with Checkpoints(tmp_path, metric="m") as checkpoints:
+        checkpoints.save(make_state(1), {"m": 1.0})
+        checkpoints.save(make_state(2), {"m": 2.0})
+    files = sorted(p for p in (tmp_path / "2").rglob("*") if p.is_file() and p.stat().st_size)
+    assert len(files) > 10
+    for victim in files:
+        content = victim.read_bytes()
+        if damage == "empty":
+            shutil.rmtree(tmp_path / "2")
+            (tmp_path / "2").mkdir()
+        elif damage == "flipped":
+            # Not in white space, of which the manifest has some.
+            at = next(i for i in range(len(content) // 2, len(content)) if content[i] not in b" \n")
+            victim.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        elif damage == "truncated":
+            os.truncate(victim, len(content) - 2)
+        elif damage == "deleted":
+            victim.unlink()
+        else:
+            (tmp_path / "2" / "manifest.json").write_text('{"files": {}, "content": {}, "crc": 0}')
+        told: list[str] = []
+        with Checkpoints(tmp_path, metric="m", reading_only=True, report=told.append) as found:
+            with pytest.raises(InputError, match=r"2: this checkpoint is damaged and not used: "):
+                found.restore(2, make_state(0))
+            assert_equal(found.restore_newest(make_state(0)), make_state(1))
+            assert (found.latest_step, found.best_step) == (1, 1)
+        assert len(told) == 1, victim
+        assert "2: this checkpoint is damaged and not used: " in told[0]
+        if damage in ("empty", "manifest"):
+            break
+        victim.write_bytes(content)
+
+
+def test_damage_to_what_is_not_read_does_not_matter(tmp_path):
+    with Checkpoints(tmp_path, metric="m") as checkpoints:
+        checkpoints.save(make_state(1), {"m": 1.0})
+    for path in (tmp_path / "1" / "training").rglob("manifest.ocdbt"):
+        path.write_bytes(b"")
+    variables = make_state(1).variables
+    with Checkpoints(tmp_path, metric="m", reading_only=True) as checkpoints:
+        step, found = checkpoints.restore_sound_variables(variables, best=True)
+        assert_equal(found, variables)
+        assert step == 1
+        with pytest.raises(InputError, match="damaged and not used: training"):
+            checkpoints.restore(1, make_state(0))
+
+
+def test_a_state_may_be_donated_while_it_is_being_written(tmp_path):
+    spend = jax.jit(lambda s: jax.tree.map(lambda x: x * 0 - 1, s), donate_argnums=0)
+    with Checkpoints(tmp_path, metric="m") as checkpoints:
+        for step in range(1, 5):
+            state = jax.tree.map(jnp.copy, make_state(step, width=2**18))
+            checkpoints.save(state, {"m": float(step)})
+            jax.block_until_ready(spend(state))
+            assert_equal(
+                checkpoints.restore(step, make_state(0, width=2**18)), make_state(step, width=2**18)
+            )
+
+
+def test_scores_may_come_later_and_damaged_steps_go_with_the_next_save(tmp_path):
+    with Checkpoints(tmp_path, metric="m") as checkpoints:
+        for step, score in ((1, 5.0), (2, None), (3, 1.0), (4, 2.0)):
+            checkpoints.save(make_state(step), None, note={"step": step})
+            assert not checkpoints.scored(step)
+            if score is not None:
+                checkpoints.score(step, {"m": score})
+                assert checkpoints.scored(step)
+        assert checkpoints.note(4) == {"step": 4}
+    assert steps_on_disk(tmp_path) == [1, 3, 4]
+    (tmp_path / "4" / "manifest.json").unlink()
+    with Checkpoints(tmp_path, metric="m", report=lambda _: None) as checkpoints:
+        assert_equal(checkpoints.restore_newest(make_state(0)), make_state(3))
+        checkpoints.save(make_state(5), None)
+    assert steps_on_disk(tmp_path) == [1, 3, 5]
+
+
+def test_steps_saved_before_there_were_checksums_are_read(tmp_path):
+    """As Orbax's own Checkpointer leaves them."""
+    states = [make_state(step) for step in (1, 2)]
+    with ocp.training.Checkpointer(tmp_path) as former:
+        for state, score in zip(states, (2.0, 1.0), strict=True):
+            content = {
+                "variables": state.variables,
+                "training": {"step": state.step, "opt_state": state.opt_state},
+            }
+            former.save_checkpointables(int(state.step), content, metrics={"m": score})
+    with warnings.catch_warnings(), Checkpoints(tmp_path, metric="m") as checkpoints:
+        warnings.simplefilter("error")
+        assert (checkpoints.best_step, checkpoints.latest_step) == (1, 2)
+        assert_equal(checkpoints.restore_newest(make_state(0)), states[1])
+        checkpoints.save(make_state(3), {"m": 0.0})
+        assert_equal(checkpoints.restore(1, make_state(0)), states[0])

@@ -1,0 +1,218 @@
+"""What is seen of a training: time waited for data, memory, speeds, lines for every terminal."""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+
+from jaxcap.config import DataConfig
+from jaxcap.progress import Display, doing
+from jaxcap.training import compilations, log, memory
+from jaxcap.training.input_wait import Waiting
+from jaxcap.training.step.train_step import StepMetrics
+from jaxcap.training.training_text import training_text
+
+
+class Clock:
+    """Time that passes when the test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.now = 100.0
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+
+    def passes(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def at(moment: float) -> Future[float]:
+    """A step that the device ended then."""
+    step: Future[float] = Future()
+    step.set_result(moment)
+    return step
+
+
+def test_only_time_in_which_the_device_has_nothing_to_do_is_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock(monkeypatch)
+
+    def batches() -> Any:
+        clock.passes(3)  # nothing has been given to the device yet: 3 s lost
+        yield 2
+        clock.passes(5)  # it computes for the first 2 of them: 3 s lost
+        yield 10
+        clock.passes(4)  # it computes for 10: nothing lost
+        yield 1
+
+    with Waiting() as waiting:
+        for seconds in waiting.batches(batches()):
+            waiting._last = at(clock.now + seconds)
+        assert waiting.seconds() == pytest.approx(3 + 3 + 0)
+        assert waiting.seconds() == 0
+
+
+def test_the_end_of_a_step_is_noticed() -> None:
+    ended: list[int] = []
+    with Waiting() as waiting:
+        for number in waiting.batches(iter(range(3))):
+            waiting.handed_over(jnp.ones(3) * number, lambda number=number: ended.append(number))
+        began = time.monotonic()
+        assert waiting._last is not None
+        assert waiting._last.result() <= time.monotonic()
+        assert waiting.seconds() <= time.monotonic() - began + 1
+    assert ended == [0, 1, 2]
+
+
+def test_speeds_leave_out_pauses_and_an_epoch_is_the_sum_of_its_lines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock(monkeypatch)
+    meter = log.Meter(0)
+    tokens = np.ones((8, 5, 7), np.int32)
+    tokens[0, 0] = 0  # one caption less
+    metrics = StepMetrics(*(np.float32(x) for x in (30, 10, 1)))
+    for _ in range(2):
+        meter.add(metrics, tokens)
+        clock.passes(1)
+    with meter.paused():
+        clock.passes(1000)
+    first = meter.line(waited=0.5)
+    assert first["images_per_s"] == pytest.approx(16 / 2)
+    assert first["captions_per_s"] == pytest.approx(2 * 39 / 2)
+    assert first["waiting_share"] == pytest.approx(0.25)
+    meter.add(metrics, tokens)
+    clock.passes(6)
+    assert meter.line(waited=1.5)["waiting_share"] == pytest.approx(0.25)
+    assert meter.epoch() == {
+        "loss": pytest.approx(3),
+        "images_per_s": pytest.approx(24 / 8),
+        "waiting_share": pytest.approx(2 / 8),
+    }
+    # A session that only evaluates has no speed.
+    assert log.Meter(6, {"loss": 30.0, "words": 10.0}).epoch() == {"loss": 3.0}
+
+
+class Device:
+    def __init__(self, **stats: int):
+        self._stats = stats
+
+    def memory_stats(self) -> dict[str, int] | None:
+        return self._stats or None
+
+
+def test_memory_is_that_of_the_fullest_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    gib = 2**30
+    devices = [
+        Device(peak_bytes_in_use=2 * gib, bytes_limit=8 * gib, bytes_in_use=1),
+        Device(peak_bytes_in_use=3 * gib, bytes_limit=9 * gib),
+        Device(),
+    ]
+    monkeypatch.setattr(jax, "local_devices", lambda: devices)
+    assert memory.peak_memory() == {"device_peak_gib": 3.0, "device_limit_gib": 9.0}
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device(peak_bytes_in_use=gib)])
+    assert memory.peak_memory() == {"device_peak_gib": 1.0}
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+def test_on_a_cpu_memory_is_that_of_the_process() -> None:
+    found = memory.peak_memory()
+    assert set(found) == {"process_peak_gib"}
+    # What the kernel says of this process's highest mark, in kB.
+    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found["process_peak_gib"] == pytest.approx(int(peak) / 2**20, rel=0.02)
+
+
+LINE: dict[str, int | float] = {
+    "loss": 2.34567,
+    "learning_rate": 0.00042,
+    "images_per_s": 61.23,
+    "captions_per_s": 306.4,
+    "waiting_share": 0.034,
+    "process_peak_gib": 2.04,
+}
+
+
+def test_figures_are_short_and_the_weightiest_come_first() -> None:
+    shown = "loss 2.346  lr 0.00042  61.2 images/s  306 captions/s  waiting 3%  process 2.0 GiB"
+    assert log.figures(LINE) == shown
+    on_device = {**LINE, "device_peak_gib": 10.51, "device_limit_gib": 79.1}
+    assert log.figures(on_device).endswith("waiting 3%  device 10.5 of 79.1 GiB")
+
+
+@pytest.mark.parametrize(
+    ("width", "expected"),
+    [
+        (60, "step  120/3000 -:--:-- left loss 2.346  lr 0.00042  61.2 i…"),
+        (160, f"step {' ' * 8}  120/3000 -:--:-- left {log.figures(LINE)}"),
+    ],
+)
+def test_a_narrow_terminal_has_no_bar_and_cuts_the_end(width: int, expected: str) -> None:
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    display = Display(console, "step", total=3000)
+    display.update(120, log.figures(LINE))
+    console.print(display._progress.get_renderable())
+    (line,) = console.file.getvalue().splitlines()
+    assert line == expected  # without colours, the bar is blank
+
+
+def test_without_a_terminal_there_are_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    console = Console(file=io.StringIO(), width=40)
+    with Display(console, "step", total=30, done=10) as display:
+        display.advance(11)
+        clock.passes(10)
+        display.update(12, "loss 3.000")  # too soon after the beginning
+        clock.passes(10)
+        display.update(14, "loss 2.000")
+    assert console.file.getvalue() == "step 14/30  loss 2.000  left 0:01:20\n"
+
+
+def test_what_takes_long_is_told_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    console = Console(file=io.StringIO(), width=40)
+    with doing(console, "Reading captions"):
+        clock.passes(1.9)
+    with doing(console, "Loading [weights]"):
+        clock.passes(2.5)
+    assert console.file.getvalue() == "Reading captions…\nLoading [weights]…\n  2.5 s\n"
+
+
+def test_long_compilations_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(compilations, "_LONG", 0.0)
+    salt = time.time_ns() % 2**31  # never compiled before
+
+    def polish(x: jax.Array) -> jax.Array:
+        return jnp.tanh(x * salt)
+
+    with compilations.telling(said.append):
+        jax.jit(polish)(jnp.ones(3))
+    jax.jit(polish)(jnp.ones(4))
+    (line,) = [line for line in said if "polish" in line]
+    assert line.startswith("Compiled polish in ")
+    assert line.endswith(" s")
+
+
+def test_captions_that_will_hurt_are_told_before_a_training_but_not_when_it_goes_on(
+    tmp_path: Path,
+) -> None:
+    source = [{"captions": ["a dog on the left"], "image": b"", "image_id": "x"}] * 120
+    config = DataConfig(min_count=1, captions_per_image=1, length_buckets=(16,), flip=True)
+    said: list[str] = []
+    saved = tmp_path / "vocabulary.json"
+    vocabulary, _ = training_text(source, config, saved=saved, warn=said.append)
+    (warning,) = said
+    assert warning.startswith("warning: train: there is 'left' 120 times in 120 captions")
+    vocabulary.save(saved)
+    training_text(source, config, saved=saved, warn=said.append)
+    assert len(said) == 1
