@@ -53,7 +53,7 @@ class State(Protocol):
         ...
 
     @classmethod
-    def of(cls, variables: dict[str, Any], training: dict[str, Any]) -> Self:
+    def from_parts(cls, variables: dict[str, Any], training: dict[str, Any]) -> Self:
         """Join the two parts."""
         ...
 
@@ -316,7 +316,7 @@ class Checkpoints:
                 "training": like.training,
             },
         )
-        return type(like).of(**loaded)
+        return type(like).from_parts(**loaded)
 
     def restore_variables(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
         """Parameters and batch statistics at `step`, without the optimizer's state."""

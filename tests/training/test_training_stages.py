@@ -144,12 +144,12 @@ def test_a_state_with_an_average_shows_that_and_keeps_both():
     state = dataclasses.replace(state, average={"x": jax.numpy.zeros(1)})
     assert state.variables["params"]["x"] == 0
     assert state.training["params"]["x"] == 1
-    again = TrainState.of(state.variables, state.training)
+    again = TrainState.from_parts(state.variables, state.training)
     assert jax.tree.structure(again) == jax.tree.structure(state)
     assert (again.params["x"], again.average["x"]) == (1, 0)
     plain = TrainState.create(variables, optax.sgd(0.1))
     assert plain.training.keys() == {"step", "opt_state"}  # as it was before there were averages
-    assert TrainState.of(plain.variables, plain.training) == plain
+    assert TrainState.from_parts(plain.variables, plain.training) == plain
 
 
 def test_stages_are_written_down_and_read_again(staged, tiny_config):

@@ -122,10 +122,12 @@ def moving_average(average: Any, params: Any, *, decay: float, step: Any) -> Any
     parameters of the beginning. What did not move keeps every bit.
     """
     d = jnp.minimum(decay, (1 + step) / (10 + step))
-    return apply_updates(average, jax.tree.map(lambda p, a: (1 - d) * (p - a), params, average))
+    return apply_nonzero_updates(
+        average, jax.tree.map(lambda p, a: (1 - d) * (p - a), params, average)
+    )
 
 
-def apply_updates(params: Any, updates: Any) -> Any:
+def apply_nonzero_updates(params: Any, updates: Any) -> Any:
     """The parameters after the updates; those whose update is zero keep every bit.
 
     A sum would not: −0 + 0 is 0, and a CPU takes subnormal numbers for zero.

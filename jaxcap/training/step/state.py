@@ -57,7 +57,7 @@ class TrainState:
         return rest if self.average is None else {**rest, "params": self.params}
 
     @classmethod
-    def of(cls, variables: dict[str, Any], training: dict[str, Any]) -> TrainState:
+    def from_parts(cls, variables: dict[str, Any], training: dict[str, Any]) -> TrainState:
         """The state that these are `variables` and `training` of."""
         if "params" not in training:
             return cls(**variables, **training)

@@ -15,7 +15,7 @@ from jaxcap.model.captioner import Captioner
 from jaxcap.text.vocabulary import EOS, PAD
 from jaxcap.training.step.accumulation import sum_over_parts
 from jaxcap.training.step.losses import attention_imbalance
-from jaxcap.training.step.optimizer import apply_updates, moving_average
+from jaxcap.training.step.optimizer import apply_nonzero_updates, moving_average
 from jaxcap.training.step.scheduled_sampling import ScheduledSampling
 from jaxcap.training.step.state import TrainState
 
@@ -104,8 +104,9 @@ def train_step(
         def loss_fn(params: Any) -> tuple[Any, Any]:
             output, updates = model.apply(
                 {"params": params, "batch_stats": state.batch_stats},
-                part.images,
+                part.images if part.images.ndim == 4 else None,
                 inputs,
+                features=part.images if part.images.ndim == 3 else None,
                 train=True,
                 own_words=own_words,
                 rngs={"dropout": rng},
@@ -129,12 +130,12 @@ def train_step(
         grads, loss, batch_stats = gradient(batch, rng)
     else:
         grads, loss, moves = sum_over_parts(with_moves, batch, rng, parts=accumulate)
-        batch_stats = apply_updates(
+        batch_stats = apply_nonzero_updates(
             state.batch_stats, jax.tree.map(lambda x: x / accumulate, moves)
         )
     grads = everywhere(grads)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = apply_updates(state.params, updates)
+    params = apply_nonzero_updates(state.params, updates)
     average = state.average
     if average is not None:
         average = moving_average(average, params, decay=ema_decay, step=state.step)

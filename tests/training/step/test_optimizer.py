@@ -13,7 +13,7 @@ import pytest
 from jaxcap.config import EncoderConfig, TrainConfig
 from jaxcap.errors import InputError
 from jaxcap.training.step.optimizer import (
-    apply_updates,
+    apply_nonzero_updates,
     create_optimizer,
     learning_rate,
     moving_average,
@@ -201,7 +201,7 @@ def test_no_update_leaves_every_bit_and_any_other_is_added() -> None:
     params = np.array([-0.0, 0.0, 1e-40, -1e-45, 1.5, 1.5], np.float32)
     updates = np.array([0.0, -0.0, 0.0, 0.0, 0.0, -0.25], np.float32)
     expected = np.array([-0.0, 0.0, 1e-40, -1e-45, 1.5, 1.25], np.float32)
-    for apply in (apply_updates, jax.jit(apply_updates)):
+    for apply in (apply_nonzero_updates, jax.jit(apply_nonzero_updates)):
         assert np.asarray(apply(params, updates)).tobytes() == expected.tobytes()
 
 
