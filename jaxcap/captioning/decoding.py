@@ -68,7 +68,9 @@ def create_decode(
 
 def begin(model: Captioner, variables: Any, images: Any) -> tuple[StepFunction, Any]:
     """What a search over the captions of `images`, or of features, is given: step and carry."""
-    features = model.apply(variables, images, method="encode")
+    features = images
+    if images.ndim == 4:
+        features = model.apply(variables, images, method="encode")
     carry, context = model.apply(variables, features, method="start")
 
     def step(carry: Any, tokens: Any) -> Any:

@@ -45,18 +45,23 @@ class Captioner(nn.Module):
     train_batch_stats: bool = True
 
     def encode(
-        self, images: UInt8[Array, "B S S 3"] | Float[Array, "B P D"], *, train: bool = False
+        self, images: UInt8[Array, "B S S 3"], *, train: bool = False
     ) -> Float[Array, "B P D"]:
-        """Features of images as they come from disk; pixels are normalised here, on the device.
+        """Encode images into a grid of features.
 
-        What is features already, computed earlier by the frozen encoder, passes as it is.
+        Pixels are normalised here, on the device. Features are always float32, and so are
+        attention weights, logits and loss: sums over positions and words would lose digits in
+        bfloat16 and save little time.
 
-        Features are float32 whatever the encoder computes in, and so are attention weights, logits
-        and loss whatever the decoder does: sums over positions and words would lose digits in
-        bfloat16 and save little there.
+        Raises:
+          TypeError: the images are not uint8.
         """
-        if jnp.issubdtype(images.dtype, jnp.floating):
-            return images
+        if images.dtype != jnp.uint8:
+            raise TypeError(
+                f"Captioner.encode: images must be uint8 pixels from 0 to 255, [B, S, S, 3], not"
+                f" {images.dtype} {list(images.shape)}. The captioner normalises them itself;"
+                " pass precomputed features [B, P, D] as `features`."
+            )
         pixels = self.preprocessing.normalise(images)
         if train and self.train_encoder:
             return self.encoder(pixels, train=self.train_batch_stats).astype(jnp.float32)
@@ -73,20 +78,35 @@ class Captioner(nn.Module):
 
     def __call__(
         self,
-        images: UInt8[Array, "B S S 3"] | Float[Array, "B P D"],
+        images: UInt8[Array, "B S S 3"] | None,
         tokens: Int[Array, "B N T"],
         *,
+        features: Float[Array, "B P D"] | None = None,
         train: bool = False,
         own_words: OwnWords | None = None,
     ) -> StepOutput:
-        """Teacher forcing: logits `[B, N, T, V]` of the word that follows each of `tokens`.
+        """Predict the word after each of `tokens` (teacher forcing).
 
-        An image is encoded once, whatever the number of its captions.
+        Each image is encoded once, however many captions it has.
 
         Args:
-          own_words: words of `tokens` in the place of which the model reads what it said itself.
+          images: pixels, or None where `features` are given.
+          tokens: captions from `<bos>` on.
+          features: the encoder's features, computed earlier, in place of `images`.
+          own_words: scheduled sampling; the tokens to replace by the model's own predictions.
+
+        Raises:
+          TypeError: both or neither of `images` and `features` are given.
+
+        Returns:
+          Logits `[B, N, T, V]` and attention weights `[B, N, T, P]`.
         """
-        features = self.encode(images, train=train)
+        if images is not None and features is not None:
+            raise TypeError("Captioner: give images or features, not both.")
+        if features is None:
+            if images is None:
+                raise TypeError("Captioner: give images or features.")
+            features = self.encode(images, train=train)
         return self.decoder(features, tokens, train=train, own_words=own_words)
 
 

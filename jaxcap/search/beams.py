@@ -12,7 +12,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxcap.search.interface import NEVER, Processor, SearchResult, SpecialTokens, StepFunction
+from jaxcap.search.interface import (
+    NEVER,
+    Processor,
+    SearchResult,
+    SpecialTokens,
+    StepFunction,
+    repeat_captions,
+)
 from jaxcap.search.length import LengthNormalisation, normalise
 from jaxcap.search.next_word import next_log_probs
 from jaxcap.search.top import largest
@@ -60,11 +67,6 @@ Choose = Callable[[Float[Array, "B N V"], Float[Array, "B N"], Bool[Array, "B N"
 """`choose(log_probs, scores, done)`: which beams go on, and how."""
 
 
-def spread(carry: Any, n: int) -> Any:
-    """The first carry `[B, 1, …]`, the same for `n` captions of each image: `[B, n, …]`."""
-    return jax.tree.map(lambda x: jnp.broadcast_to(x, (x.shape[0], n, *x.shape[2:])), carry)
-
-
 def along(x: Any, index: Int[Array, "B K"]) -> Any:
     """`x[b, index[b, k]]` for arrays `[B, N, …]`."""
     return jnp.take_along_axis(x, index.reshape(index.shape + (1,) * (x.ndim - 2)), axis=1)
@@ -98,7 +100,7 @@ def run_beams(
     exists = jnp.zeros((batch, n), bool).at[:, jnp.array(begin)].set(True)
     first = Beams(
         time=jnp.array(0),
-        carry=spread(carry, n),
+        carry=repeat_captions(carry, n),
         scores=jnp.where(exists, 0.0, NEVER),
         done=~exists,
         last=unwritten[..., 0],
@@ -138,7 +140,9 @@ def run_beams(
         )
         return grow(beams, carry, log_probs, output.weights)
 
-    first = grow(first, first.carry, spread(log_probs, n), spread(output.weights, n))
+    first = grow(
+        first, first.carry, repeat_captions(log_probs, n), repeat_captions(output.weights, n)
+    )
     return jax.lax.while_loop(unfinished, extend, first)
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
@@ -24,6 +26,11 @@ class Output(Protocol):
 
     @property
     def weights(self) -> Float[Array, "B N P"]: ...
+
+
+def repeat_captions(tree: Any, n: int) -> Any:
+    """Broadcast arrays `[B, 1, …]` to `n` captions per image, `[B, n, …]`."""
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (x.shape[0], n, *x.shape[2:])), tree)
 
 
 StepFunction = Callable[[Any, Int[Array, "B N"]], tuple[Any, Any]]

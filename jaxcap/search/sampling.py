@@ -12,8 +12,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
-from jaxcap.search.beams import spread
-from jaxcap.search.interface import Processor, SearchResult, SpecialTokens, StepFunction
+from jaxcap.search.interface import (
+    Processor,
+    SearchResult,
+    SpecialTokens,
+    StepFunction,
+    repeat_captions,
+)
 from jaxcap.search.next_word import next_log_probs
 from jaxcap.search.top import largest
 
@@ -41,7 +46,7 @@ def _unroll(
     """Each word by `choose(log_probs, time)`, until all captions have ended."""
     if n < 1 or max_length < 1:
         raise ValueError(f"need at least one caption of one word, not {n} of {max_length}")
-    carry = spread(carry, n)
+    carry = repeat_captions(carry, n)
     batch = jax.tree.leaves(carry)[0].shape[0]
     last = jnp.full((batch, n), special.bos, jnp.int32)
     weights = jax.eval_shape(step, carry, last)[1].weights

@@ -67,7 +67,9 @@ class SelfCritical:
 
         def draw(policy: tuple[Any, Any], images: tuple[Any, Any]) -> Drawn:
             (variables, step), (pixels, numbers) = policy, images
-            features: Any = model.apply(variables, pixels, method="encode")
+            features: Any = pixels
+            if pixels.ndim == 4:
+                features = model.apply(variables, pixels, method="encode")
             rng = jax.random.fold_in(jax.random.key(train.seed), jnp.uint32(_DRAWING))
             rng = jax.random.fold_in(rng, step)
             # By the number of the image, wherever in the batch and on whichever device it is.

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -14,7 +15,7 @@ from jaxcap.config import Config, DecoderConfig, EncoderConfig
 from jaxcap.data.batch import Batch
 from jaxcap.errors import InputError
 from jaxcap.model.captioner import Captioner, create_captioner, encoder_shapes, init_variables
-from jaxcap.model.decoders import repeat
+from jaxcap.search.interface import repeat_captions
 from jaxcap.training.step.losses import cross_entropy
 from jaxcap.training.step.state import TrainState
 from jaxcap.training.step.train_step import train_step
@@ -167,12 +168,40 @@ def test_encode_start_and_step_are_the_call_cut_up() -> None:
     features = jax.jit(functools.partial(model.apply, method="encode"))(variables, images)
     assert features.shape == (4, 64, 8)
     carry, context = model.apply(variables, features, method="start")
-    carry = repeat(carry, 2)
+    carry = repeat_captions(carry, 2)
     step = jax.jit(functools.partial(model.apply, method="step"))
     for t in range(tokens.shape[2]):
         carry, output = step(variables, carry, tokens[:, :, t], context)
         np.testing.assert_allclose(output.logits, whole.logits[:, :, t], atol=1e-5)
         np.testing.assert_allclose(output.weights, whole.weights[:, :, t], atol=1e-5)
+
+
+def test_features_take_the_place_of_images() -> None:
+    model, variables = _small()
+    images, tokens = jnp.asarray(_images(4, 32)), jnp.asarray(CAPTIONS[:, None])
+    features = model.apply(variables, images, method="encode")
+    expected = model.apply(variables, images, tokens)
+    found = model.apply(variables, None, tokens, features=features)
+    np.testing.assert_allclose(found.logits, expected.logits, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("images", "features", "reason"),
+    [
+        (jnp.zeros((1, 32, 32, 3)), None, r"uint8 pixels .* not float32 \[1, 32, 32, 3\]"),
+        (jnp.zeros((1, 64, 8)), None, r"not float32 \[1, 64, 8\].* as `features`"),
+        (jnp.zeros((1, 32, 32, 3), jnp.uint8), jnp.zeros((1, 64, 8)), "not both"),
+        (None, None, "give images or features"),
+    ],
+)
+def test_what_is_neither_pixels_nor_features_is_an_error(
+    images: Any, features: Any, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the run-time checks that only the tests have."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    model, variables = _small()
+    with pytest.raises(TypeError, match=reason):
+        model.apply(variables, images, CAPTIONS[:1, None], features=features)
 
 
 def test_pixels_are_normalised_as_imagenet_networks_want_them() -> None:

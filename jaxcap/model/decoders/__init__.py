@@ -10,7 +10,7 @@ from jaxcap.config import DecoderConfig
 from jaxcap.model.decoders.adaptive import AdaptiveDecoder
 from jaxcap.model.decoders.aoa import AoADecoder
 from jaxcap.model.decoders.attention import AttentionDecoder
-from jaxcap.model.decoders.base import Decoder, OwnWords, StepOutput, repeat
+from jaxcap.model.decoders.base import Decoder, OwnWords, StepOutput
 from jaxcap.model.decoders.lstm import LSTMDecoder
 from jaxcap.model.decoders.sca import SCADecoder
 from jaxcap.model.decoders.topdown import TopDownDecoder
@@ -26,7 +26,6 @@ __all__ = [
     "StepOutput",
     "TopDownDecoder",
     "create_decoder",
-    "repeat",
 ]
 
 _SCORING: dict[str, Any] = {

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxcap.model.decoders.products import FLOAT32
+from jaxcap.search.interface import repeat_captions
 
 
 class StepOutput(NamedTuple):
@@ -44,11 +45,6 @@ class OwnWords(NamedTuple):
     where: Bool[Array, "B N T"]
     rng: PRNGKeyArray
     say: Callable[..., Int[Array, "B N"]]
-
-
-def repeat(carry: Any, n: int) -> Any:
-    """A fresh carry `[B, 1, …]` shared by the `n` captions of each image: `[B, n, …]`."""
-    return jax.tree.map(lambda x: jnp.broadcast_to(x, (x.shape[0], n, *x.shape[2:])), carry)
 
 
 class Decoder(nn.Module):
@@ -113,7 +109,7 @@ class Decoder(nn.Module):
           own_words: scheduled sampling. No gradient passes through the choice of a word.
         """
         carry, context = self.start(features, train=train)
-        first = repeat(carry, tokens.shape[1])
+        first = repeat_captions(carry, tokens.shape[1])
 
         def body(
             decoder: Decoder, carry: Any, tokens: Int[Array, "B N"], context: Any

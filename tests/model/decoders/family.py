@@ -19,8 +19,8 @@ from jaxcap.model.decoders import (
     SCADecoder,
     StepOutput,
     TopDownDecoder,
-    repeat,
 )
+from jaxcap.search.interface import repeat_captions
 
 B, N, T, P, D, H, E, A, V = 2, 3, 5, 4, 6, 8, 7, 9, 11
 
@@ -79,7 +79,7 @@ def stepwise(decoder: Decoder, params: Tree, features: Any, tokens: Any) -> Step
     variables = {"params": params}
     start = jax.jit(functools.partial(decoder.apply, train=False, method="start"))
     carry, context = start(variables, features)
-    carry = repeat(carry, tokens.shape[1])
+    carry = repeat_captions(carry, tokens.shape[1])
     step = jax.jit(functools.partial(decoder.apply, method="step"))
     outputs = []
     for t in range(tokens.shape[2]):
