@@ -31,8 +31,8 @@ import tyro
 from PIL import Image
 
 from jaxcap.caption_files.formats import JsonLines
-from jaxcap.caption_files.writing import CaptionFile
-from jaxcap.captioning.loaded_model import Run, load
+from jaxcap.caption_files.writing import CaptionWriter
+from jaxcap.captioning.loaded_model import LoadedModel, load
 from jaxcap.config import Config, DataConfig, DecoderConfig, EncoderConfig
 from jaxcap.data import images as image_files
 from jaxcap.files import images_below
@@ -79,11 +79,11 @@ def _photographs(arguments: Arguments, folder: Path) -> list[Path]:
     return images_below(folder)
 
 
-def _random_run(config: Config, words: int) -> Run:
+def _random_run(config: Config, words: int) -> LoadedModel:
     vocabulary = Vocabulary((*SPECIALS, *(f"word{n}" for n in range(words))))
     model = create_captioner(config, len(vocabulary))
     variables = init_variables(model, jax.random.key(0), image_size=config.data.image_size)
-    return Run(Path("random"), config, vocabulary, model, variables, 0)
+    return LoadedModel(Path("random"), config, vocabulary, model, variables, 0)
 
 
 def _speed(arguments: Arguments, paths: list[Path], folder: Path) -> None:
@@ -120,7 +120,7 @@ def _speed(arguments: Arguments, paths: list[Path], folder: Path) -> None:
     def command(share: Sequence[Path]) -> tuple[float, float]:
         (folder / "captions.jsonl").unlink(missing_ok=True)
         began = time.perf_counter(), time.process_time()
-        with CaptionFile(folder / "captions.jsonl", JsonLines()) as file:
+        with CaptionWriter(folder / "captions.jsonl", JsonLines()) as file:
             for result in run.caption(share, batch_size=arguments.batch_size, attention=False):
                 file.add(result)
         return time.perf_counter() - began[0], time.process_time() - began[1]

@@ -71,7 +71,7 @@ def _foreign(path: Path, line: int, format: Format, problem: str) -> InputError:
 
 
 def read_entries(path: Path, format: Format) -> Iterator[tuple[Key, bytes]]:
-    """`(key, entry)` of a file that `CaptionFile` wrote, without one that was cut off.
+    """`(key, entry)` of a file that `CaptionWriter` wrote, without one that was cut off.
 
     Raises:
       InputError: the file cannot be read, or is none of this format.
@@ -84,7 +84,7 @@ def read_entries(path: Path, format: Format) -> Iterator[tuple[Key, bytes]]:
         raise InputError(f"{path}: cannot read it: {error.strerror}.") from error
 
 
-class CaptionFile:
+class CaptionWriter:
     """A file of captions, open to append to; for use in a `with` statement.
 
     Attributes:
@@ -130,7 +130,7 @@ class CaptionFile:
                 "--output of its own."
             )
 
-    def __enter__(self) -> CaptionFile:
+    def __enter__(self) -> CaptionWriter:
         return self
 
     def __exit__(self, *_: object) -> None:

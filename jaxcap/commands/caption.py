@@ -22,8 +22,8 @@ from jaxcap.errors import InputError
 
 if TYPE_CHECKING:
     from jaxcap.caption_files.formats import Format, Key
-    from jaxcap.caption_files.writing import CaptionFile, CaptionStream
-    from jaxcap.captioning.loaded_model import Run
+    from jaxcap.caption_files.writing import CaptionStream, CaptionWriter
+    from jaxcap.captioning.loaded_model import LoadedModel
     from jaxcap.data.image_paths import ImagePath, Part
     from jaxcap.storage.program_cache import Store
 
@@ -126,7 +126,7 @@ def run(arguments: CaptionArguments, console: Console) -> int:
         return _join(arguments, console)
     if arguments.batch_size < 1:
         raise InputError(f"--batch-size is {arguments.batch_size}; it must be at least 1.")
-    from jaxcap.caption_files.writing import CaptionFile, CaptionStream
+    from jaxcap.caption_files.writing import CaptionStream, CaptionWriter
     from jaxcap.captioning.loaded_model import load
     from jaxcap.data.image_paths import LIST, image_paths
     from jaxcap.pretrained import packaged
@@ -145,7 +145,7 @@ def run(arguments: CaptionArguments, console: Console) -> int:
     with (
         CaptionStream(lambda text: print(text, end="", flush=True), format)
         if arguments.output is None
-        else CaptionFile(arguments.output, format) as file
+        else CaptionWriter(arguments.output, format) as file
     ):
         _caption(captioner, _wanted(found, part, file, tally), file, tally, arguments)
     if arguments.output is not None:
@@ -288,7 +288,7 @@ class _Tally:
 def _wanted(
     found: Iterable[ImagePath],
     part: Part | None,
-    file: CaptionFile | CaptionStream,
+    file: CaptionWriter | CaptionStream,
     tally: _Tally,
 ) -> Iterator[Path]:
     """The images of this part that have no captions yet, each once."""
@@ -309,9 +309,9 @@ def _wanted(
 
 
 def _caption(
-    captioner: Run,
+    captioner: LoadedModel,
     wanted: Iterator[Path],
-    file: CaptionFile | CaptionStream,
+    file: CaptionWriter | CaptionStream,
     tally: _Tally,
     arguments: CaptionArguments,
 ) -> None:
@@ -331,7 +331,7 @@ def _caption(
 
 
 def _join(arguments: CaptionArguments, console: Console) -> int:
-    from jaxcap.caption_files.writing import CaptionFile, read_entries
+    from jaxcap.caption_files.writing import CaptionWriter, read_entries
 
     if arguments.output is None:
         raise InputError("--join: into which file? Give --output.")
@@ -346,7 +346,7 @@ def _join(arguments: CaptionArguments, console: Console) -> int:
     for part in parts:  # all of them, before anything is written
         for _ in read_entries(part, format):
             pass
-    with CaptionFile(arguments.output, format) as file:
+    with CaptionWriter(arguments.output, format) as file:
         for part in parts:
             for key, entry in read_entries(part, format):
                 if key not in file.keys:

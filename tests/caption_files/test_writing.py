@@ -13,7 +13,7 @@ import pytest
 
 from jaxcap.caption_files.formats import FORMATS, Format
 from jaxcap.caption_files.reading import read_captions
-from jaxcap.caption_files.writing import CaptionFile, CaptionStream
+from jaxcap.caption_files.writing import CaptionStream, CaptionWriter
 from jaxcap.captioning.stream import Caption, Captioned
 from jaxcap.errors import InputError
 
@@ -30,7 +30,7 @@ RESULTS = [result(name, f"a dog, no. {n}") for n, name in enumerate(NASTY)]
 
 
 def written(path: Path, format: Format, results: list[Captioned] = RESULTS) -> bytes:
-    with CaptionFile(path, format) as file:
+    with CaptionWriter(path, format) as file:
         for each in results:
             file.add(each)
     return path.read_bytes()
@@ -92,10 +92,10 @@ def test_a_file_cut_off_anywhere_is_gone_on_with(tmp_path, name):
         kept = max(n for n, end in enumerate(ends) if end <= length)
         if name == "text" and 0 < length < ends[1]:
             with pytest.raises(InputError, match="left as it is"):  # it could be anything
-                CaptionFile(path, format)
+                CaptionWriter(path, format)
             assert path.read_bytes() == whole[:length]
             continue
-        with CaptionFile(path, format) as file:
+        with CaptionWriter(path, format) as file:
             assert file.keys == {format.key(each.name) for each in RESULTS[:kept]}
             if name == "coco":
                 assert len(json.loads(path.read_bytes())) == kept
@@ -112,7 +112,7 @@ def test_a_list_whose_end_was_being_overwritten_is_gone_on_with(tmp_path):
     assert before[:common] == after[:common]
     for done in range(common, len(after) + 1):
         path.write_bytes(after[:done] + before[done:])
-        with CaptionFile(path, format) as file:
+        with CaptionWriter(path, format) as file:
             if format.key(RESULTS[1].name) not in file.keys:
                 file.add(RESULTS[1])
         assert path.read_bytes() == after
@@ -136,7 +136,7 @@ def test_what_is_no_file_of_captions_is_left_alone(tmp_path, name):
     for content in foreign:
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"notes, line \d+: this is no .* left as it is"):
-            CaptionFile(path, format)
+            CaptionWriter(path, format)
         assert path.read_bytes() == content
 
 
@@ -148,14 +148,14 @@ def test_where_nothing_can_be_written(tmp_path):
         (Path("/dev/null"), "no regular file"),
     ]:
         with pytest.raises(InputError, match=message):
-            CaptionFile(path, format)
+            CaptionWriter(path, format)
 
 
 def test_two_processes_do_not_write_one_file(tmp_path):
     pytest.importorskip("fcntl")
-    with CaptionFile(tmp_path / "x", FORMATS["text"]()):  # noqa: SIM117
+    with CaptionWriter(tmp_path / "x", FORMATS["text"]()):  # noqa: SIM117
         with pytest.raises(InputError, match=r"another process is writing.*--part"):
-            CaptionFile(tmp_path / "x", FORMATS["text"]())
+            CaptionWriter(tmp_path / "x", FORMATS["text"]())
 
 
 @every_format
