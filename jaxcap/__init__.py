@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxcap.captioning.loaded_model import Run, load
+    from jaxcap.captioning.loaded_model import LoadedModel, load
 
-__all__ = ["Run", "load"]
+__all__ = ["LoadedModel", "load"]
 __version__ = "0.1.0"
 
 

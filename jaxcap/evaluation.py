@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxcap.captioning.decoding import describe
-from jaxcap.captioning.loaded_model import Caption, Decode, Run, caption_batches
+from jaxcap.captioning.loaded_model import Caption, Decode, LoadedModel, caption_batches
 from jaxcap.config import Config, to_dict
 from jaxcap.data.pipeline import Source, evaluation_batches
 from jaxcap.datasets import shapes
@@ -167,7 +167,7 @@ def _smaller(caption: Caption) -> Caption:
 def write_evaluation(
     evaluation: Evaluation,
     source: Source,
-    run: Run,
+    run: LoadedModel,
     *,
     split: str,
     command: str,

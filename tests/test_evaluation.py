@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcap.captioning.loaded_model import Caption, Run, caption_batches, load
+from jaxcap.captioning.loaded_model import Caption, LoadedModel, caption_batches, load
 from jaxcap.data import images
 from jaxcap.data.batch import Batch
 from jaxcap.datasets import shapes
@@ -31,7 +31,7 @@ from jaxcap.text.vocabulary import BOS, EOS
 
 
 @pytest.fixture(scope="module")
-def run(tiny_run, tmp_path_factory) -> Run:
+def run(tiny_run, tmp_path_factory) -> LoadedModel:
     return load(shutil.copytree(tiny_run, tmp_path_factory.mktemp("evaluated") / "run"))
 
 
@@ -41,7 +41,7 @@ def scenes(tiny_data) -> Records:
 
 
 def evaluate(
-    run: Run, source: Records, told: list[int] | None = None, *, attention: bool = False
+    run: LoadedModel, source: Records, told: list[int] | None = None, *, attention: bool = False
 ) -> Evaluation:
     return evaluate_source(
         source,

@@ -37,7 +37,7 @@ __all__ = [
     "Captioned",
     "Decode",
     "ImageLike",
-    "Run",
+    "LoadedModel",
     "Word",
     "caption_batches",
     "create_decode",
@@ -51,7 +51,9 @@ ImageLike = _Decodable | str
 RunPath = str | os.PathLike[str]
 
 
-def load(*runs: RunPath | Sequence[RunPath], best: bool = True, store: Store | None = None) -> Run:
+def load(
+    *runs: RunPath | Sequence[RunPath], best: bool = True, store: Store | None = None
+) -> LoadedModel:
     """Opens runs for captioning; nothing but their directories is needed.
 
     Args:
@@ -78,10 +80,10 @@ def load(*runs: RunPath | Sequence[RunPath], best: bool = True, store: Store | N
     return replace(first, others=tuple(others))
 
 
-def _load_one(directory: Path, *, best: bool, store: Store | None) -> Run:
+def _load_one(directory: Path, *, best: bool, store: Store | None) -> LoadedModel:
     if is_published(directory):
         found = read(directory, store=store)
-        return Run(
+        return LoadedModel(
             directory,
             found.config,
             found.vocabulary,
@@ -117,11 +119,11 @@ def _load_one(directory: Path, *, best: bool, store: Store | None) -> Run:
     if restored is None:
         raise InputError(f"{directory}: no checkpoint yet; training saves one every epoch.")
     step, variables = restored
-    return Run(directory, config, vocabulary, model, variables, step, store=store)
+    return LoadedModel(directory, config, vocabulary, model, variables, step, store=store)
 
 
 @dataclass(frozen=True)
-class Run:
+class LoadedModel:
     """A trained captioner with all that it needs, or an ensemble of them.
 
     Attributes:
@@ -139,16 +141,16 @@ class Run:
     model: Captioner
     variables: dict[str, Any]
     step: int
-    others: tuple[Run, ...] = ()
+    others: tuple[LoadedModel, ...] = ()
     note: str = ""
     store: Store | None = None
 
     @property
-    def members(self) -> tuple[Run, ...]:
+    def members(self) -> tuple[LoadedModel, ...]:
         """The runs that caption together: this one, if it is no ensemble."""
         return (self, *self.others)
 
-    def with_search(self, **options: Any) -> Run:
+    def with_search(self, **options: Any) -> LoadedModel:
         """The same run, decoded otherwise: any field of `SearchConfig`.
 
         Raises:
@@ -159,7 +161,7 @@ class Run:
         check_search(search, self.vocabulary)
         return replace(self, config=replace(self.config, search=search))
 
-    def averaged(self) -> Run:
+    def averaged(self) -> LoadedModel:
         """One captioner with the mean parameters of the members: as fast as one of them.
 
         "Model soups" (Wortsman et al. 2022, https://arxiv.org/abs/2203.05482), for trainings that

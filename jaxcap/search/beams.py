@@ -67,7 +67,7 @@ Choose = Callable[[Float[Array, "B N V"], Float[Array, "B N"], Bool[Array, "B N"
 """`choose(log_probs, scores, done)`: which beams go on, and how."""
 
 
-def along(x: Any, index: Int[Array, "B K"]) -> Any:
+def gather_beams(x: Any, index: Int[Array, "B K"]) -> Any:
     """`x[b, index[b, k]]` for arrays `[B, N, …]`."""
     return jnp.take_along_axis(x, index.reshape(index.shape + (1,) * (x.ndim - 2)), axis=1)
 
@@ -118,18 +118,18 @@ def run_beams(
     ) -> Beams:
         time = beams.time
         parents, tokens, gains = choose(log_probs, beams.scores, beams.done)
-        scores = along(beams.scores, parents) + gains
+        scores = gather_beams(beams.scores, parents) + gains
         exists = scores > NEVER / 2
         tokens = jnp.where(exists, tokens, special.pad)
         return Beams(
             time=time + 1,
-            carry=jax.tree.map(lambda x: along(x, parents), carry),
+            carry=jax.tree.map(lambda x: gather_beams(x, parents), carry),
             scores=jnp.where(exists, scores, NEVER),
-            done=~exists | along(beams.done, parents) | (tokens == special.eos),
+            done=~exists | gather_beams(beams.done, parents) | (tokens == special.eos),
             last=tokens,
-            tokens=along(beams.tokens, parents).at[:, :, time].set(tokens),
-            gains=along(beams.gains, parents).at[:, :, time].set(gains),
-            slots=along(beams.slots, parents).at[:, :, time].set(parents),
+            tokens=gather_beams(beams.tokens, parents).at[:, :, time].set(tokens),
+            gains=gather_beams(beams.gains, parents).at[:, :, time].set(gains),
+            slots=gather_beams(beams.slots, parents).at[:, :, time].set(parents),
             weights=beams.weights.at[time].set(weights),
         )
 
@@ -171,7 +171,7 @@ def candidates(
 def select(found: Candidates, n: int) -> Choice:
     """The `n` candidates with the largest totals."""
     _, best = jax.lax.top_k(found.totals, n)
-    return Choice(*(along(x, best) for x in found[1:]))
+    return Choice(*(gather_beams(x, best) for x in found[1:]))
 
 
 def ranked(
@@ -199,15 +199,15 @@ def ranked(
     scores = jnp.where(exists, scores, NEVER)
     first = jnp.where(exists, -satisfied, 1)
     order = jnp.lexsort((-scores, first), axis=-1)[:, :n]  # (B, n)
-    written = along(written, order)
+    written = gather_beams(written, order)
     # The weights of the beam that computed them: [time, image, slot].
     time = jnp.arange(tokens.shape[-1])
     image = jnp.arange(tokens.shape[0])[:, None, None]
-    weights = beams.weights[time, image, along(beams.slots, order)]  # (B, n, T, P)
+    weights = beams.weights[time, image, gather_beams(beams.slots, order)]  # (B, n, T, P)
     return SearchResult(
-        tokens=along(tokens, order),
-        word_log_probs=jnp.where(written, along(beams.gains, order), 0.0),
-        scores=along(scores, order),
+        tokens=gather_beams(tokens, order),
+        word_log_probs=jnp.where(written, gather_beams(beams.gains, order), 0.0),
+        scores=gather_beams(scores, order),
         weights=jnp.where(written[..., None], weights, 0.0),
-        satisfied=along(exists & (satisfied == required), order),
+        satisfied=gather_beams(exists & (satisfied == required), order),
     )

@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxcap.search.beams import Choice, along, candidates, ranked, run_beams, select
+from jaxcap.search.beams import Choice, candidates, gather_beams, ranked, run_beams, select
 from jaxcap.search.interface import Processor, SearchResult, SpecialTokens, StepFunction
 from jaxcap.search.length import LengthNormalisation
 
@@ -65,7 +65,7 @@ def diverse_beam_search(
                 first=first,
             )
             gains = log_probs[image, found.parents, found.tokens]
-            gains = jnp.where(along(done, found.parents), found.gains, gains)
+            gains = jnp.where(gather_beams(done, found.parents), found.gains, gains)
             choices.append(select(found._replace(gains=gains), size))
             tokens = choices[-1].tokens
             # An ended caption goes on with <pad>, which no beam is kept from.

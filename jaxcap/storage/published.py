@@ -45,7 +45,7 @@ _KIND = "captioner"
 
 @runtime_checkable
 class Trained(Protocol):
-    """A trained captioner, such as `captioning.loaded_model.Run`; `others` make it an ensemble."""
+    """A trained captioner, such as `LoadedModel`; `others` make it an ensemble."""
 
     @property
     def directory(self) -> Path: ...

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import jax
 
-from jaxcap.captioning.loaded_model import Run, load
+from jaxcap.captioning.loaded_model import LoadedModel, load
 from jaxcap.config import Config
 from jaxcap.errors import InputError
 from jaxcap.model.captioner import create_captioner, variable_shapes
 
 
-def start_of(config: Config) -> Run | None:
+def start_of(config: Config) -> LoadedModel | None:
     """The captioner that `train.start_from` names; None where there is none.
 
     Raises:

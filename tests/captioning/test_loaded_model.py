@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcap.captioning.loaded_model import Captioned, Run, Word, load
+from jaxcap.captioning.loaded_model import Captioned, LoadedModel, Word, load
 from jaxcap.data.images import decode, resize
 from jaxcap.datasets.prepare import Records, load_source
 from jaxcap.errors import InputError
@@ -27,7 +27,7 @@ from jaxcap.text.vocabulary import BOS
 
 
 @pytest.fixture(scope="module")
-def run(tiny_run) -> Run:
+def run(tiny_run) -> LoadedModel:
     return load(tiny_run)
 
 
@@ -309,7 +309,7 @@ def test_an_attention_map_lies_over_the_image():
     np.testing.assert_allclose(word.attention_map(4, 2), np.outer([1, 0], of_four), atol=1e-6)
 
 
-def sibling(run: Run, image_size: int) -> Run:
+def sibling(run: LoadedModel, image_size: int) -> LoadedModel:
     """Another model with the same vocabulary, untrained, for images of another size."""
     config = replace(run.config, data=replace(run.config.data, image_size=image_size))
     variables = init_variables(run.model, jax.random.key(7), image_size=image_size)

@@ -40,7 +40,7 @@ class Outcome(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def run(tiny_run) -> loaded_model.Run:
+def run(tiny_run) -> loaded_model.LoadedModel:
     return loaded_model.load(tiny_run)
 
 
@@ -219,7 +219,7 @@ def test_the_model_in_the_package_is_named_once(monkeypatch, tmp_path, run, caps
     monkeypatch.setattr(pretrained, "packaged", lambda: Path("box.safetensors"))
     asked: list[Path] = []
 
-    def load(*paths: Path, **options: object) -> loaded_model.Run:
+    def load(*paths: Path, **options: object) -> loaded_model.LoadedModel:
         asked.extend(paths)
         return dataclasses.replace(run, note="drawn scenes")
 
