@@ -23,21 +23,21 @@ _WIDE, _BAR = 80, 8
 """Columns of a terminal on which there is room for a bar beside the figures, and of the bar."""
 
 
-def say(console: Console, text: str) -> None:
+def print_line(console: Console, text: str) -> None:
     """Prints a line as it is: file names may hold what rich takes for markup, and long paths
     must stay whole to be copied."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
-def doing(console: Console, what: str) -> Iterator[None]:
+def timed(console: Console, what: str) -> Iterator[None]:
     """Says what is done within, such as "Reading captions", and how long it took if it was long."""
-    say(console, f"{what}…")
+    print_line(console, f"{what}…")
     began = time.monotonic()
     yield
     seconds = time.monotonic() - began
     if seconds >= _LONG:
-        say(console, f"  {seconds:.1f} s")
+        print_line(console, f"  {seconds:.1f} s")
 
 
 class Display:
@@ -91,7 +91,7 @@ class Display:
 
     def line(self, text: str) -> None:
         """Prints a line that stays."""
-        say(self._progress.console, text)
+        print_line(self._progress.console, text)
 
 
 def _clock(seconds: float) -> str:

@@ -24,7 +24,7 @@ from jaxcap.datasets.records import Records
 from jaxcap.datasets.sources import SourceOptions
 from jaxcap.datasets.sources.registry import FORMATS, read
 from jaxcap.errors import InputError, did_you_mean
-from jaxcap.progress import say
+from jaxcap.progress import print_line
 
 _NAMED_BY_FORMAT = ("flickr8k", "flickr30k", "coco", "shapes")
 """Formats of one data set only, so that its name goes without saying."""
@@ -93,7 +93,7 @@ def prepare(
         else:
             listing = read(format, options, progress)
             for note in listing.notes:
-                say(console, f"{name}: {note}")
+                print_line(console, f"{name}: {note}")
             recipe = of_listing(listing, name=name, format=format, max_side=max_side)
         there = _look(name, data_dir)
         if there is None:
@@ -103,14 +103,14 @@ def prepare(
                 workers=workers,
                 skip_bad=skip_bad,
                 progress=progress,
-                say=lambda text: say(console, text),
+                say=lambda text: print_line(console, text),
             )
     prepared = find_dataset(name, data_dir)
     _check_same(prepared, recipe)
     if there is None:
-        say(console, f"{name}: prepared {prepared.counts} in {prepared.path}")
+        print_line(console, f"{name}: prepared {prepared.counts} in {prepared.path}")
     else:
-        say(console, f"{name} is prepared already: {prepared.path}")
+        print_line(console, f"{name} is prepared already: {prepared.path}")
     return prepared
 
 
@@ -315,7 +315,7 @@ def _bars(console: Console) -> Iterator[Progress]:
             nonlocal said
             if time.monotonic() - said >= _PLAIN_SECONDS:
                 said = time.monotonic()
-                say(console, f"{what} {done:,} of {total:,}")
+                print_line(console, f"{what} {done:,} of {total:,}")
 
         yield tell
         return

@@ -23,7 +23,7 @@ from jaxcap.config import Config
 from jaxcap.data.feature_cache import FeatureCache, default_cache_dir, size_text
 from jaxcap.data.pipeline import Source, evaluation_batches, load_image
 from jaxcap.model.captioner import Captioner
-from jaxcap.progress import Display, say
+from jaxcap.progress import Display, print_line
 
 CHUNK = 32
 """Images that are encoded, written and checked together."""
@@ -68,11 +68,11 @@ def cached_features(
         config=config,
     )
     other = "Another process computes these features; waiting for it"
-    with cache.locked(lambda: say(console, other)):
+    with cache.locked(lambda: print_line(console, other)):
         missing = cache.missing()
         done = len(source) - sum(len(cache.numbers(chunk)) for chunk in missing)
         size = size_text(len(source) * cache.image_bytes)
-        say(
+        print_line(
             console,
             f"Features of {len(source)} {split} images, {size} in {cache.directory}"
             + (f"; {done} images are done" if missing else ""),

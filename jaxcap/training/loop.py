@@ -12,7 +12,7 @@ import jax
 from jaxcap.devices import hosts
 from jaxcap.errors import InputError
 from jaxcap.evaluation import Evaluation, LogLine, evaluate_source
-from jaxcap.progress import Display, say
+from jaxcap.progress import Display, print_line
 from jaxcap.storage.checkpoints import Checkpoints
 from jaxcap.training import compilations
 from jaxcap.training.divergence import Divergence, Offender, divergence, save_offender
@@ -69,7 +69,7 @@ class Loop:
         self._decode, self._rate = of.decode(), of.learning_rate()
         step, rng = of.step(), jax.random.key(train.seed)
         if (done < of.total and not self._stalled()) or unscored:
-            say(of.console, f"Compiling{compilations.place()}…")
+            print_line(of.console, f"Compiling{compilations.place()}…")
         with (
             Interruption() as interruption,
             Display(of.console, "step", total=of.total, done=done) as display,

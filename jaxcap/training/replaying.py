@@ -12,7 +12,7 @@ from rich.console import Console
 from jaxcap.config import load_config
 from jaxcap.devices.parallel import use_device
 from jaxcap.errors import InputError
-from jaxcap.progress import Display, say
+from jaxcap.progress import Display, print_line
 from jaxcap.storage.checkpoints import Checkpoints
 from jaxcap.training.divergence import Divergence, divergence, load_offender
 from jaxcap.training.setup import first_state, set_up, with_features
@@ -71,7 +71,7 @@ def replay(path: Path, *, console: Console) -> Replay:
     if experiment.config.encoder.cache_features:
         experiment = with_features(experiment, state)
     step, rng = experiment.step(), jax.random.key(config.train.seed)
-    say(console, f"Replaying steps {offender.after + 1} to {offender.step}")
+    print_line(console, f"Replaying steps {offender.after + 1} to {offender.step}")
     with Display(console, "step", total=offender.step, done=offender.after) as display:
         if offender.after < offender.step - 1:
             batches = experiment.batches(offender.after, offender.step - 1)

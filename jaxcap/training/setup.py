@@ -18,7 +18,7 @@ from jaxcap.errors import InputError, did_you_mean
 from jaxcap.evaluation import score_names
 from jaxcap.model.captioner import create_captioner, encoder_shapes, init_variables
 from jaxcap.model.encoders.weights import load_weights
-from jaxcap.progress import doing, say
+from jaxcap.progress import print_line, timed
 from jaxcap.storage.checkpoints import Checkpoints
 from jaxcap.training.experiment import Experiment
 from jaxcap.training.frozen_features import cached_features
@@ -52,7 +52,7 @@ def train(config: Config, workdir: Path, *, console: Console) -> Summary:
     if not hosts.is_first():
         console = Console(quiet=True)
     with hosts.all_succeed():
-        say(console, f"Training in {workdir} on {_devices()}")
+        print_line(console, f"Training in {workdir} on {_devices()}")
         check(workdir, config)
         experiment = set_up(config, workdir, console=console)
         stages = stages_of(experiment)
@@ -74,7 +74,7 @@ def train(config: Config, workdir: Path, *, console: Console) -> Summary:
         )
         if restored is not None:
             state = restored
-            say(console, f"Going on from step {int(state.step)}")
+            print_line(console, f"Going on from step {int(state.step)}")
         for number, stage in enumerate(stages, start=1):
             if state.step > stage.total:
                 continue
@@ -82,7 +82,7 @@ def train(config: Config, workdir: Path, *, console: Console) -> Summary:
                 state = begun(stage, state)
             if state.step < stage.total:
                 if len(stages) > 1:
-                    say(console, f"Stage {number} of {len(stages)}, to step {stage.total}")
+                    print_line(console, f"Stage {number} of {len(stages)}, to step {stage.total}")
                 if stage.config.encoder.cache_features:
                     stage = with_features(stage, state)
             loop = Loop(stage, checkpoints)
@@ -118,7 +118,7 @@ def set_up(config: Config, workdir: Path, *, console: Console) -> Experiment:
             "is right, which is false of a mirrored image; give --data.no-flip."
         )
     start = start_of(config)
-    with doing(console, f"Reading the captions of {len(source)} images"):
+    with timed(console, f"Reading the captions of {len(source)} images"):
         vocabulary, captions = training_text(
             source,
             dataclasses.replace(config.data, flip=flips),
@@ -135,7 +135,7 @@ def set_up(config: Config, workdir: Path, *, console: Console) -> Experiment:
             f"'{config.data.name}' has only {len(source)} images; give at most that many."
         )
     parallel = create_parallel(config.train, [stage.train for stage in stages])
-    say(
+    print_line(
         console,
         f"{len(source)} training and {len(validation)} {config.evaluation.split} images, "
         f"{len(vocabulary)} {vocabulary.units.name}, {steps_per_epoch} steps per epoch",
@@ -167,10 +167,10 @@ def first_state(experiment: Experiment) -> TrainState:
     size, encoder, weights = config.data.image_size, None, config.encoder.weights
     variables = experiment.start
     if variables is None and weights is not None:
-        with doing(experiment.console, f"Loading the weights '{weights}'"):
+        with timed(experiment.console, f"Loading the weights '{weights}'"):
             shapes = encoder_shapes(model, image_size=size)
             encoder = load_weights(weights, config.encoder.name, shapes)
-    with doing(experiment.console, f"Making the model, {config.encoder.name} and its decoder"):
+    with timed(experiment.console, f"Making the model, {config.encoder.name} and its decoder"):
         if variables is None:
             rng = jax.random.key(config.train.seed)
             variables = init_variables(model, rng, image_size=size, encoder=encoder)

@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from jaxcap.config import DataConfig
-from jaxcap.progress import Display, doing
+from jaxcap.progress import Display, timed
 from jaxcap.training import compilations, log, memory
 from jaxcap.training.input_wait import Waiting
 from jaxcap.training.step.train_step import StepMetrics
@@ -180,9 +180,9 @@ def test_without_a_terminal_there_are_plain_lines(monkeypatch: pytest.MonkeyPatc
 def test_what_takes_long_is_told_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     console = Console(file=io.StringIO(), width=40)
-    with doing(console, "Reading captions"):
+    with timed(console, "Reading captions"):
         clock.passes(1.9)
-    with doing(console, "Loading [weights]"):
+    with timed(console, "Loading [weights]"):
         clock.passes(2.5)
     assert console.file.getvalue() == "Reading captions…\nLoading [weights]…\n  2.5 s\n"
 
