@@ -1,7 +1,7 @@
-"""One experiment, written down: frozen, typed dataclasses that load, override and save.
+"""Experiments as frozen, typed dataclasses that can be loaded, overridden and saved.
 
-A file in `configs/` builds a `Config`; the command line overrides single fields of it; the
-run keeps the resolved whole as `config.json`, from which alone the model is built again.
+A file in `configs/` builds a `Config`, and the command line overrides single fields. The run keeps
+the result as `config.json`, which is enough to rebuild the model.
 """
 
 from jaxcap.config.checks import check_heeded, stage_configs, validate

@@ -1,4 +1,4 @@
-"""Configurations as files: `configs/NAME.py`, and `config.json` of a run."""
+"""Read and write configurations: `configs/NAME.py`, and `config.json` of a run."""
 
 from __future__ import annotations
 
@@ -26,19 +26,21 @@ from jaxcap.files import write_text
 
 
 def load_config_file(path: Path) -> Config:
-    """Runs a file of `configs/` and returns its `CONFIG`.
+    """Run a file of `configs/` and return its `CONFIG`.
+
+    Such a file is a program: run only those that you trust. `config.json` is data.
 
     Raises:
-      InputError: no such file, no `CONFIG` in it, an unknown option, or a wrong type.
+      InputError: the file does not exist, fails, or defines no valid `CONFIG`.
     """
     if not path.is_file():
         near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.py")])
-        raise InputError(f"{path}: there is no such configuration file.{near}")
+        raise InputError(f"{path}: no such configuration file.{near}")
     try:
         config = runpy.run_path(str(path)).get("CONFIG")
     except SyntaxError as error:
         raise InputError(f"{path}, line {error.lineno}: {error.msg}.") from error
-    except Exception as error:  # the file is the user's, and so is whatever goes wrong in it
+    except Exception as error:  # any error in the user's own file is the user's to fix
         raise InputError(f"{path}{_line_in(path, error)}: {_unknown_option(error)}") from error
     if not isinstance(config, Config):
         raise InputError(f"{path}: it must define CONFIG = jaxcap.config.Config(...).")
@@ -54,7 +56,7 @@ def _line_in(path: Path, error: Exception) -> str:
 
 
 def _unknown_option(error: Exception) -> str:
-    """The error in words; for an option that a section does not have, with those it has."""
+    """Return the error as text; for an unknown option, with the options of its section."""
     match = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
     options = next((c for c in _SECTIONS if match and c.__name__ == match[1]), None)
     if match is None or options is None:
@@ -79,14 +81,18 @@ _SECTIONS = (
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Writes the whole configuration as JSON."""
+    """Write the whole configuration as JSON."""
     write_text(path, json.dumps(to_dict(config), indent=2) + "\n")
 
 
 def load_config(path: Path) -> Config:
-    """Reads what `save_config` wrote; `InputError` for anything else."""
+    """Read a configuration that `save_config` wrote.
+
+    Raises:
+      InputError: the file is missing, damaged or no valid configuration.
+    """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: no readable configuration ({error}).") from error
+        raise InputError(f"{path}: not a readable configuration ({error}).") from error
     return validate(from_dict(Config, values, where=str(path)))

@@ -1,4 +1,4 @@
-"""A configuration as JSON types and back, names and types checked."""
+"""Convert a configuration to JSON types and back, checking names and types."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import types
 import typing
 from typing import Any, Literal, TypeVar
 
+from jaxcap.config.options import Operational, options_of
 from jaxcap.config.sections import Config
 from jaxcap.errors import InputError, did_you_mean
 
@@ -15,21 +16,21 @@ T = TypeVar("T")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The configuration as nested dictionaries of JSON types."""
+    """Return the configuration as nested dictionaries of JSON types."""
     result: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
     return result
 
 
 def from_dict(cls: type[T], values: Any, *, where: str) -> T:
-    """Builds a configuration dataclass from JSON values, checking names and types.
+    """Build a configuration dataclass from JSON values, checking names and types.
 
     Args:
-      cls: the dataclass, whose fields may be dataclasses themselves.
+      cls: the dataclass; its fields may be dataclasses too.
       values: nested dictionaries; absent fields take their defaults.
       where: the file or option named in errors.
 
     Raises:
-      InputError: a field that does not exist (the nearest is suggested), or a wrong type.
+      InputError: an unknown field (with the nearest known name), or a wrong type.
     """
     if not isinstance(values, dict):
         raise InputError(f"{where}: expected a table of options, found {values!r}.")
@@ -78,36 +79,20 @@ def _typed(hint: Any, value: Any, *, where: str) -> Any:
     return value
 
 
-# Where data, features and the model of the pieces lie, whether features are computed anew, when
-# checkpoints are saved, what is shown and when training gives up may change in between.
-_SAME_EXPERIMENT = (
-    "data.data_dir",
-    "data.pieces_model",
-    "encoder.cache_dir",
-    "encoder.cache_features",
-    "train.tensorboard",
-    "train.save_every",
-    "train.save_minutes",
-    "train.patience",
-    "train.parallel",
-    "train.device",
-    "train.coordinator",
-    "train.processes",
-    "train.process_id",
-    "train.coordinator_timeout",
-)
-
-
 def differences(found: Config, expected: Config) -> list[str]:
-    """Lines `option: found, expected` for every field that differs, but for `_SAME_EXPERIMENT`."""
+    """Return a line `option: found, expected` for every field that differs.
+
+    Fields that are declared `Operational` are left out.
+    """
     lines = []
-    for section, values in to_dict(found).items():
-        if section == "stages":
-            if found.stages != expected.stages:
-                lines.append(f"stages: {found.stages!r}, expected {expected.stages!r}")
+    for section in dataclasses.fields(Config):
+        ours, theirs = getattr(found, section.name), getattr(expected, section.name)
+        if section.name == "stages":
+            if ours != theirs:
+                lines.append(f"stages: {ours!r}, expected {theirs!r}")
             continue
-        for name, value in values.items():
-            other = to_dict(expected)[section][name]
-            if value != other and f"{section}.{name}" not in _SAME_EXPERIMENT:
-                lines.append(f"{section}.{name}: {value!r}, expected {other!r}")
+        for name, option in options_of(type(ours)).items():
+            value, other = getattr(ours, name), getattr(theirs, name)
+            if value != other and Operational not in option.markers:
+                lines.append(f"{section.name}.{name}: {value!r}, expected {other!r}")
     return lines

@@ -1,47 +1,81 @@
-"""The options, by section: frozen dataclasses whose docstrings are the help of the command line."""
+"""The options, by section: frozen dataclasses that declare each option once.
+
+A field holds the type, the bounds, the scope and the default of its option. Its docstring is the
+help of the command line.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from jaxcap.config.options import (
+    AppliesTo,
+    Bounds,
+    Count,
+    Fraction,
+    MaxItems,
+    Operational,
+    PerStage,
+    Positive,
+    Rate,
+    Share,
+    UpTo,
+)
+
+_MAX_WIDTH = 16_384
+_MAX_TOKENS = 4096
+_MAX_EPOCHS = 100_000
+_MAX_BATCH = 65_536
+_MAX_CAPTIONS = 1000
+_MAX_STEPS = 10**9
+_MAX_WORDS = 10**6
+_Seed = Bounds(0, 2**32 - 1)
+
+_CrossEntropy = AppliesTo("objective", ("cross_entropy",))
+_SelfCritical = AppliesTo("objective", ("self_critical",))
+_Beams = AppliesTo("method", ("beam", "diverse"))
+_Diverse = AppliesTo("method", ("diverse",))
+_Sample = AppliesTo("method", ("sample",))
+_Aoa = AppliesTo("name", ("aoa",))
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which pictures and captions, and the form in which they reach the model."""
+    """The images and captions, and the form in which they reach the model."""
 
     name: str = "flickr8k"
     """A data set built by `jaxcap prepare`."""
-    data_dir: str | None = None
-    """Where prepared data sets lie; default $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    image_size: int = 224
-    """Side in pixels of the square that every image is stretched to."""
-    captions_per_image: int = 5
-    """The axis N: captions of one image that are trained on together."""
-    min_count: int = 5
-    """A word (or other unit) seen less often than this in the training split becomes <unk>."""
+    data_dir: Annotated[str | None, Operational] = None
+    """Folder of the prepared data sets; default $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    image_size: Annotated[int, Count(2048)] = 224
+    """Side in pixels of the square that every image is resized to."""
+    captions_per_image: Annotated[int, Count(_MAX_CAPTIONS)] = 5
+    """N, the captions of one image that are trained on together."""
+    min_count: Annotated[int, Count(_MAX_STEPS)] = 5
+    """Words (or other units) that the training split holds less often than this become <unk>."""
     units: Literal["words", "characters", "pieces"] = "words"
-    """What captions are made of: words; characters, for scripts that set no spaces between words;
-    or pieces of words, for any language (these need jaxcap[pieces])."""
+    """The units of captions: words; characters, for scripts without spaces between words; or
+    pieces of words, for any language (these need jaxcap[pieces])."""
     normalisation: Literal["none", "NFC", "NFKC"] = "NFC"
-    """Unicode's normal form for captions: NFC makes the ways to write é one, NFKC also full-width
-    and half-width letters. English does not change."""
-    pieces_model: str | None = None
-    """A SentencePiece .model file for units pieces; the run keeps a copy. None: pieces are learnt
-    from the training captions, by byte-pair encoding."""
-    vocabulary_size: int = 4000
-    """How many pieces are learnt, at most."""
-    length_buckets: tuple[int, ...] = (16, 20, 24, 32)
-    """Token lengths that batches are padded to; captions are cut at the longest. With more than
-    one, images of similar caption length share a batch."""
-    crop_min_scale: float = 1.0
-    """Augmentation: smallest share of the area a random crop keeps; 1 means no crop."""
-    flip: bool = False
+    """Unicode normal form of captions. NFC unifies the ways to write é; NFKC also unifies
+    full-width and half-width letters. English does not change."""
+    pieces_model: Annotated[str | None, Operational] = None
+    """A SentencePiece .model file for units pieces; the run keeps a copy. None: learn pieces from
+    the training captions by byte-pair encoding."""
+    vocabulary_size: Annotated[int, Count(_MAX_WORDS)] = 4000
+    """Largest number of pieces to learn."""
+    length_buckets: Annotated[tuple[int, ...], Bounds(2, _MAX_TOKENS)] = (16, 20, 24, 32)
+    """Token lengths that batches are padded to; longer captions are cut at the last. With more
+    than one, images of similar caption length share a batch."""
+    crop_min_scale: Annotated[float, Share, PerStage] = 1.0
+    """Augmentation: smallest share of the area that a random crop keeps; 1: no crop."""
+    flip: Annotated[bool, PerStage] = False
     """Augmentation: mirror half of the images."""
-    color_jitter: float = 0.0
-    """Augmentation: brightness, contrast and saturation are each multiplied by a random factor, at
-    most this far from 1."""
+    color_jitter: Annotated[float, Rate, PerStage] = 0.0
+    """Augmentation: multiply brightness, contrast and saturation by random factors that differ
+    from 1 by at most this."""
 
     @property
     def directory(self) -> Path | None:
@@ -51,33 +85,33 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """The convolutional network, and whether it learns."""
+    """The convolutional network, and whether it is trained."""
 
     name: str = "resnet50"
     """An architecture; an unknown name lists them."""
     weights: str | None = None
-    """"imagenet", an installed weight package's name, a weight file, or none (random)."""
-    trainable: bool = True
-    """False keeps parameters and batch statistics bit-identical."""
-    train_from: str | None = None
-    """The first stage that learns, such as stage4; those before it are frozen, parameters and
-    batch statistics, bit for bit. None: all learn. An unknown name lists the encoder's stages."""
-    batch_stats: Literal["trained", "frozen"] = "trained"
-    """What learning stages normalise by: the batch, updating the stored statistics; or the stored
-    ones, which then stay bit-identical (usual for small batches and published weights)."""
-    learning_rate_factor: float = 1.0
-    """The encoder's learning rate relative to the decoder's. 0 is not frozen: batch statistics
-    still follow the data, and all is computed as if it learned."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """What the encoder computes in. Parameters, statistics, checkpoints and the features given to
-    the decoder are float32 in any case. bfloat16 keeps two to three digits, and is for
-    GPU and TPU: on a CPU it is no faster."""
-    cache_features: bool = False
-    """Of a frozen encoder, without augmentation: compute the features of each image once, keep
-    them on disk, and train the decoder from there. Losses are the same."""
-    cache_dir: str | None = None
-    """Where features are kept; default $XDG_CACHE_HOME/jaxcap/features, else
-    ~/.cache/jaxcap/features. What lies there may be deleted at any time."""
+    """"imagenet", the name of an installed weight package, a weight file, or none (random)."""
+    trainable: Annotated[bool, PerStage] = True
+    """False freezes parameters and batch statistics: they stay bit-identical."""
+    train_from: Annotated[str | None, PerStage] = None
+    """The first stage that is trained, such as stage4; earlier stages are frozen, parameters and
+    batch statistics. None: train all. An unknown name lists the encoder's stages."""
+    batch_stats: Annotated[Literal["trained", "frozen"], PerStage] = "trained"
+    """Statistics that trained stages normalise by: those of the batch, which update the stored
+    ones; or the stored ones, frozen (usual for small batches and pretrained weights)."""
+    learning_rate_factor: Annotated[float, UpTo(1000), PerStage] = 1.0
+    """The encoder's learning rate relative to the decoder's. 0 does not freeze: batch statistics
+    still follow the data, and training costs the same."""
+    dtype: Annotated[Literal["float32", "bfloat16"], PerStage] = "float32"
+    """Type that the encoder computes in. Parameters, statistics, checkpoints and the features for
+    the decoder are always float32. bfloat16 keeps two to three digits and is for GPU and TPU; it
+    is no faster on a CPU."""
+    cache_features: Annotated[bool, PerStage, Operational] = False
+    """For a frozen encoder without augmentation: compute the features of each image once, keep
+    them on disk, and train the decoder on them. Losses are the same."""
+    cache_dir: Annotated[str | None, Operational] = None
+    """Folder of the cached features; default $XDG_CACHE_HOME/jaxcap/features, else
+    ~/.cache/jaxcap/features. It may be deleted at any time."""
 
 
 @dataclass(frozen=True)
@@ -88,136 +122,148 @@ class DecoderConfig:
     """Show, Attend and Tell (Xu et al. 2015); Show and Tell (Vinyals et al. 2015); top-down
     attention (Anderson et al. 2018); adaptive attention with a visual sentinel (Lu et al. 2017);
     attention on attention (Huang et al. 2019); SCA-CNN (Chen et al. 2017)."""
-    hidden_size: int = 512
-    """H, width of the LSTM, or of each of the two."""
-    embedding_size: int = 512
+    hidden_size: Annotated[int, Count(_MAX_WIDTH)] = 512
+    """H, width of the LSTM (of each, for decoders with two)."""
+    embedding_size: Annotated[int, Count(_MAX_WIDTH)] = 512
     """E, width of the word embeddings."""
-    attention_size: int = 512
+    attention_size: Annotated[int, Count(_MAX_WIDTH)] = 512
     """A, width of the projected features and of the space they are scored in."""
     scoring: Literal["additive", "dot"] = "additive"
-    """How attention compares state and features: Bahdanau's MLP or a scaled dot product, which
-    is much faster. aoa always takes the latter."""
-    heads: int = 8
-    """aoa: parts of A that are each attended by on their own."""
-    refiner_layers: int = 2
+    """How attention compares state and features: Bahdanau's MLP, or a scaled dot product, which
+    is much faster. aoa always uses the dot product."""
+    heads: Annotated[int, Count(1024), _Aoa] = 8
+    """aoa: attention heads, which divide A equally."""
+    refiner_layers: Annotated[int, UpTo(64), _Aoa] = 2
     """aoa: layers of self-attention over the features before the decoder; 6 in the paper."""
-    embedding_dropout: float = 0.0
-    feature_dropout: float = 0.0
-    output_dropout: float = 0.5
+    embedding_dropout: Annotated[float, Rate] = 0.0
+    """Dropout rate of the word embeddings."""
+    feature_dropout: Annotated[float, Rate] = 0.0
+    """Dropout rate of the image features."""
+    output_dropout: Annotated[float, Rate] = 0.5
+    """Dropout rate before the logits."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What matrix products are computed in. Parameters, sums, softmax, the LSTM's cell, logits and
-    the loss are float32 in any case. bfloat16 keeps two to three digits, and is for GPU and TPU."""
+    """Type of matrix products. Parameters, sums, softmax, the LSTM's cell, logits and the loss are
+    always float32. bfloat16 keeps two to three digits and is for GPU and TPU."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How the parameters move."""
+    """How the parameters are trained."""
 
-    batch_size: int = 32
+    batch_size: Annotated[int, Count(_MAX_BATCH)] = 32
     """B, images per step; each brings all its captions."""
-    epochs: int = 10
-    """Times that each image is seen; a run with stages has theirs instead."""
+    epochs: Annotated[int, Count(_MAX_EPOCHS)] = 10
+    """Passes over the training split; a run with stages has theirs instead."""
     start_from: str | None = None
-    """A run, or a file of jaxcap export, that training goes out from: its parameters, statistics
-    and vocabulary, in the place of random numbers, of encoder.weights and of the words of the
-    training split. None: from the beginning."""
-    optimizer: Literal[
-        "adamw",
-        "adam",
-        "nadamw",
-        "adabelief",
-        "lion",
-        "adafactor",
-        "rmsprop",
-        "adagrad",
-        "sgd",
+    """A run, or a file of jaxcap export, to fine-tune: training takes its parameters, batch
+    statistics and vocabulary, and ignores encoder.weights. None: start from scratch."""
+    optimizer: Annotated[
+        Literal[
+            "adamw",
+            "adam",
+            "nadamw",
+            "adabelief",
+            "lion",
+            "adafactor",
+            "rmsprop",
+            "adagrad",
+            "sgd",
+        ],
+        PerStage,
     ] = "adamw"
-    """Optax's, of that name. Their learning rates differ: lion wants less than a third of AdamW's,
-    sgd more."""
-    learning_rate: float = 1e-3
-    """Peak of the schedule, which begins with a linear warm-up."""
-    warmup_epochs: float = 1.0
-    schedule: Literal["cosine", "linear", "constant", "exponential", "step"] = "cosine"
-    """After the warm-up: down to zero at the last step, in a cosine or a line; the peak throughout;
-    or times decay_rate every decay_epochs, little by little or at once."""
-    decay_rate: float = 0.5
-    """exponential and step: what the learning rate is multiplied by."""
-    decay_epochs: float = 3.0
-    """exponential and step: after how many epochs it is."""
-    momentum: float = 0.9
-    """sgd: share of the last step that is taken again."""
-    weight_decay: float = 1e-4
-    """Decoupled from the gradient; on matrices only, not on biases and normalisation. adam has
+    """The Optax optimizer of that name. Learning rates differ: lion wants less than a third of
+    AdamW's, sgd more."""
+    learning_rate: Annotated[float, Positive(1000), PerStage] = 1e-3
+    """Peak of the schedule, which starts with a linear warm-up."""
+    warmup_epochs: Annotated[float, UpTo(_MAX_EPOCHS), PerStage] = 1.0
+    """Epochs of linear warm-up."""
+    schedule: Annotated[
+        Literal["cosine", "linear", "constant", "exponential", "step"], PerStage
+    ] = "cosine"
+    """After the warm-up: decay to zero at the last step, as a cosine or linearly; stay at the peak;
+    or multiply by decay_rate every decay_epochs, gradually (exponential) or at once (step)."""
+    decay_rate: Annotated[float, Positive(10), PerStage] = 0.5
+    """exponential and step: factor of the learning rate."""
+    decay_epochs: Annotated[float, Positive(_MAX_EPOCHS), PerStage] = 3.0
+    """exponential and step: epochs between multiplications."""
+    momentum: Annotated[float, Rate, PerStage] = 0.9
+    """sgd: share of the previous update that is added again."""
+    weight_decay: Annotated[float, UpTo(1000), PerStage] = 1e-4
+    """Decoupled from the gradient; for matrices only, not for biases and normalisation. adam has
     none."""
-    clip_norm: float = 5.0
+    clip_norm: Annotated[float, Positive(1e9), PerStage] = 5.0
     """Global norm that gradients are clipped to."""
-    label_smoothing: float = 0.0
-    attention_penalty: float = 0.0
-    """Weight of the attention's second sum in the loss, by which every position of an image is to
-    be looked at as much as the others (Xu et al. 2015, equation 14, λ; 1 is usual)."""
-    sampling: Literal["none", "linear", "exponential", "inverse_sigmoid"] = "none"
-    """Scheduled sampling (Bengio et al. 2015): each word that the decoder reads is the true one
-    with a probability that falls with the number i of the step, else the model's own. With k and c
-    from below: k - c i; k**i; k / (k + exp(i / k)). none: always the true one."""
-    sampling_k: float = 1.0
+    label_smoothing: Annotated[float, Rate, PerStage, _CrossEntropy] = 0.0
+    """Probability that is spread over all words of the vocabulary."""
+    attention_penalty: Annotated[float, UpTo(1e6), PerStage, _CrossEntropy] = 0.0
+    """Weight λ of doubly stochastic attention (Xu et al. 2015, equation 14), which encourages equal
+    attention to every position of the image; 1 is usual."""
+    sampling: Annotated[
+        Literal["none", "linear", "exponential", "inverse_sigmoid"], PerStage, _CrossEntropy
+    ] = "none"
+    """Scheduled sampling (Bengio et al. 2015): the decoder reads the true word with a probability
+    that falls with the step i, else its own word. The schedules, with sampling_k and sampling_c:
+    k - c i; k**i; k / (k + exp(i / k)). none: always the true word (teacher forcing)."""
+    sampling_k: Annotated[float, UpTo(1e9), PerStage] = 1.0
     """linear: at most 1; exponential: less than 1, such as 0.9999; inverse_sigmoid: at least 1,
     such as 1000."""
-    sampling_c: float = 0.0
-    """linear: by how much the probability falls at each step, such as 0.0001."""
-    sampling_floor: float = 0.0
-    """The probability of the true word falls no lower."""
-    sampling_words: Literal["sampled", "greedy"] = "sampled"
-    """The model's own words: drawn by their probabilities, or the likeliest."""
-    objective: Literal["cross_entropy", "self_critical"] = "cross_entropy"
-    """What is learnt from: the words of the data's captions; or the rewards of captions that the
-    model draws itself, once it can speak (self-critical sequence training, Rennie et al. 2017).
-    With these label_smoothing, attention_penalty and scheduled sampling are refused; a stage that
-    is self_critical does not inherit them."""
-    samples: int = 5
-    """self_critical: captions drawn for each image, at temperature 1, of up to search.max_length
+    sampling_c: Annotated[float, Fraction, PerStage] = 0.0
+    """linear: decrease of the probability per step, such as 0.0001."""
+    sampling_floor: Annotated[float, Fraction, PerStage] = 0.0
+    """Smallest probability of the true word."""
+    sampling_words: Annotated[Literal["sampled", "greedy"], PerStage] = "sampled"
+    """The decoder's own words: sampled, or the most likely ones."""
+    objective: Annotated[Literal["cross_entropy", "self_critical"], PerStage] = "cross_entropy"
+    """Learn the captions of the data set, or maximise the reward of captions that a trained model
+    samples (self-critical sequence training, Rennie et al. 2017). self_critical refuses
+    label_smoothing, attention_penalty and scheduled sampling; a self_critical stage does not
+    inherit them."""
+    samples: Annotated[int, Count(_MAX_CAPTIONS), PerStage, _SelfCritical] = 5
+    """self_critical: captions sampled per image, at temperature 1, of up to search.max_length
     words."""
-    baseline: Literal["mean", "greedy"] = "mean"
-    """self_critical: what a caption's reward is compared with: the mean of the others drawn for the
-    same image (Luo 2020), or that of the caption of greedy search (Rennie et al. 2017)."""
-    reward_cider: float = 1.0
-    """self_critical: weight of CIDEr-D, which is from 0 to 10, in the reward."""
-    reward_bleu: float = 0.0
-    """self_critical: weight of BLEU-4, which is from 0 to 1, in the reward."""
-    accumulate: int = 1
-    """Parts that the batch is computed in, one after the other, before the optimizer's step: as
+    baseline: Annotated[Literal["mean", "greedy"], PerStage, _SelfCritical] = "mean"
+    """self_critical: baseline of a caption's reward: the mean of the image's other samples
+    (Luo 2020), or the reward of its greedy caption (Rennie et al. 2017)."""
+    reward_cider: Annotated[float, UpTo(1e6), PerStage, _SelfCritical] = 1.0
+    """self_critical: weight of CIDEr-D, from 0 to 10, in the reward."""
+    reward_bleu: Annotated[float, UpTo(1e6), PerStage, _SelfCritical] = 0.0
+    """self_critical: weight of BLEU-4, from 0 to 1, in the reward."""
+    accumulate: Annotated[int, Count(_MAX_BATCH), PerStage] = 1
+    """Gradient accumulation: compute the batch in this many parts, one after the other, with as
     many times less memory. The loss is that of the whole batch, but batch normalisation sees one
     part at a time, unless encoder.batch_stats is frozen."""
-    remat: Literal["none", "encoder", "decoder", "both"] = "none"
-    """What is computed again for the gradient and not kept from the way forward, to save memory:
-    the insides of the encoder's stages, of the decoder's steps, or both."""
-    ema_decay: float = 0.0
-    """The parameters evaluated and kept are averages over the last 1 / (1 - ema_decay) steps or so;
-    0.999 is usual. 0: they are those of the last step."""
-    seed: int = 0
-    log_every: int = 20
+    remat: Annotated[Literal["none", "encoder", "decoder", "both"], PerStage] = "none"
+    """Rematerialisation: recompute the activations of the encoder's stages, of the decoder's steps,
+    or of both in the backward pass, to save memory."""
+    ema_decay: Annotated[float, Rate] = 0.0
+    """Evaluate and keep an exponential moving average of the parameters, over about
+    1 / (1 - ema_decay) steps; 0.999 is usual. 0: no average."""
+    seed: Annotated[int, _Seed] = 0
+    """Seed of initialisation, data order, augmentation and dropout."""
+    log_every: Annotated[int, Count(_MAX_STEPS)] = 20
     """Steps between lines of metrics.jsonl."""
-    tensorboard: bool = True
-    """Files for TensorBoard too, in tensorboard/ of the run: all figures, and some images of the
+    tensorboard: Annotated[bool, Operational] = True
+    """Also write TensorBoard files to tensorboard/ of the run: all metrics, and a few images of the
     evaluated split with their captions after each epoch."""
-    save_every: int = 0
-    """Steps between checkpoints, beside those at the ends of epochs; 0: the clock alone decides."""
-    save_minutes: float = 10.0
-    """Minutes after which a checkpoint is saved in the middle of an epoch; 0: none is."""
-    patience: int = 0
-    """Epochs without a better evaluation.metric after which training ends; 0: it never does."""
-    parallel: Literal["auto", "jit", "pmap"] = "auto"
-    """How devices share a step: by jax.jit over a mesh (auto too), or by jax.pmap. The losses and
+    save_every: Annotated[int, UpTo(_MAX_STEPS), Operational] = 0
+    """Steps between checkpoints, in addition to one per epoch; 0: save by time only."""
+    save_minutes: Annotated[float, UpTo(1e6), Operational] = 10.0
+    """Minutes between checkpoints within an epoch; 0: none."""
+    patience: Annotated[int, UpTo(_MAX_EPOCHS), Operational] = 0
+    """Stop early after this many epochs without a better evaluation.metric; 0: never."""
+    parallel: Annotated[Literal["auto", "jit", "pmap"], Operational] = "auto"
+    """How devices share a step: jax.jit over a mesh (also auto), or jax.pmap. Losses and
     parameters are the same."""
-    device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
-    """The kind of device to train on. auto: the best that JAX finds, which may be the CPU."""
-    coordinator: str | None = None
+    device: Annotated[Literal["auto", "cpu", "gpu", "tpu"], Operational] = "auto"
+    """The kind of device to train on. auto: the best that JAX finds, possibly the CPU."""
+    coordinator: Annotated[str | None, Operational] = None
     """Several processes: HOST:PORT of process 0; default $JAX_COORDINATOR_ADDRESS. Slurm, Open MPI
     before 5 and TPU pods need none of these three. All processes must see the same --workdir."""
-    processes: int | None = None
-    """How many processes there are; default $JAX_NUM_PROCESSES."""
-    process_id: int | None = None
-    """The number of this process, from 0; default $JAX_PROCESS_ID."""
-    coordinator_timeout: float = 300.0
+    processes: Annotated[int | None, Count(_MAX_EPOCHS), Operational] = None
+    """Number of processes; default $JAX_NUM_PROCESSES."""
+    process_id: Annotated[int | None, UpTo(_MAX_EPOCHS), Operational] = None
+    """Number of this process, from 0; default $JAX_PROCESS_ID."""
+    coordinator_timeout: Annotated[float, Positive(86_400), Operational] = 300.0
     """Seconds that processes wait for each other at the start."""
 
 
@@ -227,73 +273,80 @@ class SearchConfig:
 
     method: Literal["beam", "diverse", "greedy", "sample"] = "beam"
     """Beam search; diverse beam search (Vijayakumar et al. 2016), in groups that avoid each
-    other's words; the likeliest word each time; or words drawn at random."""
-    beam_size: int = 3
-    """Beginnings kept by the two beam searches, of all groups together."""
-    n_best: int = 0
-    """Captions returned by the beam searches, best first; 0: as many as there are beams."""
-    min_length: int = 0
+    other's words; the most likely word each time; or random sampling."""
+    beam_size: Annotated[int, Count(_MAX_CAPTIONS), _Beams] = 3
+    """beam, diverse: number of beams, of all groups together."""
+    n_best: Annotated[int, UpTo(_MAX_CAPTIONS), _Beams] = 0
+    """beam, diverse: captions returned per image, best first; 0: one per beam."""
+    min_length: Annotated[int, UpTo(_MAX_TOKENS)] = 0
     """Shortest caption, in words."""
-    max_length: int = 24
+    max_length: Annotated[int, Count(_MAX_TOKENS)] = 24
     """Longest caption, in words."""
-    length_normalisation: Literal["none", "average", "exponent", "gnmt"] = "exponent"
-    """What captions of beam search are ranked by: log p; log p / length; log p / length**a, or
+    length_normalisation: Annotated[Literal["none", "average", "exponent", "gnmt"], _Beams] = (
+        "exponent"
+    )
+    """beam, diverse: score that ranks captions: log p; log p / length; log p / length**a; or
     log p / ((5 + length) / 6)**a (Wu et al. 2016), with a = length_penalty."""
-    length_penalty: float = 1.0
-    """Exponent a of the length, which counts the end of the caption as a word."""
-    groups: int = 3
-    """diverse: groups that the beams are divided into, equally."""
-    diversity: float = 0.5
-    """diverse: what a group takes off the log probability of a word for each beam of the groups
-    before it that has chosen this word at this time; 0.2 to 0.8 are usual."""
-    samples: int = 5
-    """sample: captions drawn for each image."""
-    temperature: float = 1.0
-    """sample: below 1 likely words become likelier, above 1 the others do."""
-    top_k: int = 0
-    """sample: draw from that many likeliest words; 0: from all."""
-    top_p: float = 1.0
-    """sample: draw from the fewest words whose probabilities come to this (Holtzman et al. 2020),
-    after temperature and top_k."""
-    seed: int = 0
+    length_penalty: Annotated[float, UpTo(100), _Beams] = 1.0
+    """beam, diverse: exponent a of the length, which counts the end token. Larger values favour
+    longer captions; 0 ranks by log p."""
+    groups: Annotated[int, Count(_MAX_CAPTIONS), _Diverse] = 3
+    """diverse: groups that divide the beams equally."""
+    diversity: Annotated[float, UpTo(1e6), _Diverse] = 0.5
+    """diverse: penalty on the log probability of a word for each beam of earlier groups that chose
+    it at this time step; 0.2 to 0.8 are usual."""
+    samples: Annotated[int, Count(_MAX_CAPTIONS), _Sample] = 5
+    """sample: captions drawn per image."""
+    temperature: Annotated[float, Positive(1e6), _Sample] = 1.0
+    """sample: below 1 favours likely words, above 1 flattens the distribution."""
+    top_k: Annotated[int, UpTo(_MAX_WORDS), _Sample] = 0
+    """sample: draw from the k most likely words; 0: from all."""
+    top_p: Annotated[float, Share, _Sample] = 1.0
+    """sample: draw from the fewest words whose probabilities sum to p (Holtzman et al. 2020),
+    after temperature and top_k; 1: from all."""
+    seed: Annotated[int, _Seed, _Sample] = 0
     """sample: an image and a seed always give the same captions, whatever else is captioned."""
-    banned_words: tuple[str, ...] = ()
-    """Words that no caption may hold."""
-    required_words: tuple[str, ...] = ()
-    """beam: words that each caption must hold, at most 4 (Anderson et al. 2017). Alternatives are
-    written with a bar, as in "dog|dogs|puppy". The search takes 2, 4, 8, 16 times as long."""
+    banned_words: Annotated[tuple[str, ...], MaxItems(10_000)] = ()
+    """Words that no caption may contain."""
+    required_words: Annotated[tuple[str, ...], MaxItems(4)] = ()
+    """beam: words that every caption must contain, at most 4 (Anderson et al. 2017). Separate
+    alternatives with a bar, as in "dog|dogs|puppy". The search takes 2, 4, 8 or 16 times as
+    long."""
     no_repetition: bool = False
-    """No word twice in succession."""
-    no_repeated_ngram: int = 0
-    """No that many words in succession twice; 0: no such rule, 3 is usual."""
+    """Never repeat a word immediately."""
+    no_repeated_ngram: Annotated[int, UpTo(_MAX_TOKENS)] = 0
+    """Never repeat a sequence of this many words; 0: allowed, 3 is usual."""
     no_function_word_end: bool = False
-    """No caption ends on an English function word, such as "a" or "with"."""
+    """Never end a caption with an English function word, such as "a" or "with"."""
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """What is looked at after every epoch."""
+    """How the model is evaluated after every epoch."""
 
     split: str = "dev"
+    """The split that is captioned."""
     metric: str = "CIDEr-D"
-    """The score that decides which checkpoint is best (higher is better)."""
-    batch_size: int = 50
+    """The score that selects the best checkpoint (higher is better)."""
+    batch_size: Annotated[int, Count(_MAX_BATCH)] = 50
+    """Images captioned at once."""
     units: Literal["words", "characters"] | None = None
-    """What scores count: the words of papers on English, or characters, for scripts that set no
+    """Units that scores count: words, as in papers on English, or characters, for scripts without
     spaces between words. None: characters where data.units is characters, else words."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a training, with options of its own: `Stage(3, encoder={"trainable": False})`."""
+    """A part of a training with options of its own: `Stage(3, encoder={"trainable": False})`."""
 
-    epochs: int
+    epochs: Annotated[int, Count(_MAX_EPOCHS)]
+    """Passes over the training split."""
     train: dict[str, Any] = field(default_factory=dict)
-    """Options of train that are other than in the configuration, until the stage ends."""
+    """Options of train that the stage overrides."""
     encoder: dict[str, Any] = field(default_factory=dict)
-    """The same of encoder."""
+    """Options of encoder that the stage overrides."""
     data: dict[str, Any] = field(default_factory=dict)
-    """The same of data: its augmentation."""
+    """Options of data that the stage overrides: augmentation."""
 
 
 @dataclass(frozen=True)
@@ -306,5 +359,5 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    stages: tuple[Stage, ...] = ()
-    """One after the other in a single training; none: train.epochs as everything above says."""
+    stages: Annotated[tuple[Stage, ...], MaxItems(100)] = ()
+    """Stages of one training, in order. None: a single one of train.epochs."""

@@ -1,4 +1,4 @@
-"""What is refused, and that the message names the option, what was found and the way out."""
+"""Configurations: round trips, bounds, and messages that name the option and the way out."""
 
 import dataclasses
 import json
@@ -16,6 +16,7 @@ from jaxcap.config import (
     EvaluationConfig,
     SearchConfig,
     TrainConfig,
+    check_heeded,
     differences,
     from_dict,
     load_config,
@@ -24,7 +25,20 @@ from jaxcap.config import (
     to_dict,
     validate,
 )
+from jaxcap.config.options import (
+    Bounds,
+    Count,
+    Option,
+    Positive,
+    Rate,
+    Share,
+    UpTo,
+    field_docstrings,
+    options_of,
+)
 from jaxcap.errors import InputError
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 UNUSUAL = Config(
     data=DataConfig(
@@ -73,7 +87,7 @@ def test_absent_fields_take_their_defaults() -> None:
     )
 
 
-def test_json_types_become_the_fields_types() -> None:
+def test_json_values_are_converted_to_the_types_of_fields() -> None:
     data = from_dict(DataConfig, {"crop_min_scale": 1, "length_buckets": [4, 8]}, where="x")
     assert isinstance(data.crop_min_scale, float)
     assert data.length_buckets == (4, 8)
@@ -127,7 +141,7 @@ def test_json_types_become_the_fields_types() -> None:
         ([], r"f: expected a table of options, found \[\]\."),
     ],
 )
-def test_what_is_wrong_is_named(values: Any, message: str) -> None:
+def test_errors_name_the_option(values: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         from_dict(Config, values, where="f")
 
@@ -183,23 +197,106 @@ def test_impossible_values_are_refused(section: str, values: dict[str, Any]) -> 
         validate(config)
 
 
-def test_no_number_may_be_negative() -> None:
-    """A new option that is a number must not be forgotten where bounds are kept."""
-    numbers = {
-        (section.name, option.name): -1 if option.type == "int" else -1.0
-        for section in dataclasses.fields(Config())
-        if section.name != "stages"
-        for option in dataclasses.fields(getattr(Config(), section.name))
-        if option.type in ("int", "float")
-    }
-    assert len(numbers) > 20
-    for (section, name), value in numbers.items():
-        changed = replace(getattr(Config(), section), **{name: value})
-        with pytest.raises(InputError, match=rf"^{section}\.{name} is -1.*; it must be "):
-            validate(replace(Config(), **{section: changed}))
+def _numeric_options() -> list[tuple[str, Option]]:
+    return [
+        (section, option)
+        for section, value in vars(Config()).items()
+        if dataclasses.is_dataclass(value)
+        for option in options_of(type(value)).values()
+        if option.hint in (int, float, int | None, tuple[int, ...])
+    ]
 
 
-def test_an_encoder_that_does_not_learn_has_no_stage_to_learn_from() -> None:
+def _with(section: str, name: str, value: Any) -> Config:
+    return replace(Config(), **{section: replace(getattr(Config(), section), **{name: value})})
+
+
+def test_every_number_has_a_lower_and_an_upper_bound() -> None:
+    assert len(_numeric_options()) > 40
+    for section, option in _numeric_options():
+        assert option.bounds is not None, f"{section}.{option.name} declares no bounds"
+        kind = float if option.hint is float else int
+        for bad in (kind(-1), kind(option.bounds.low) - 1, kind(option.bounds.high) + 1):
+            value = (bad,) if option.hint == tuple[int, ...] else bad
+            with pytest.raises(InputError, match=rf"^{section}\.{option.name} is .*must be "):
+                validate(_with(section, option.name, value))
+
+
+@pytest.mark.parametrize(
+    ("section", "options"),
+    [
+        ("data", {"image_size": 20_000}),
+        ("decoder", {"refiner_layers": 100_000}),
+        ("train", {"samples": 1_000_000}),
+        ("search", {"samples": 1_000_000}),
+        ("search", {"max_length": 1_000_000_000}),
+    ],
+)
+def test_no_file_asks_for_absurd_sizes(section: str, options: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"it must be .* and at most \d+\.$"):
+        validate(from_dict(Config, {section: options}, where="config.json"))
+    stages = [{"epochs": 1}] * 101
+    with pytest.raises(InputError, match=r"^stages has 101 elements; at most 100 are allowed"):
+        validate(from_dict(Config, {"stages": stages}, where="config.json"))
+
+
+@pytest.mark.parametrize(
+    ("bounds", "inside", "outside", "text"),
+    [
+        (Count(3), (1, 3), (0, 4), "at least 1 and at most 3"),
+        (UpTo(2.5), (0, 2.5), (-0.1, 2.6), "at least 0 and at most 2.5"),
+        (Positive(2), (1e-9, 2), (0, 2.1), "greater than 0 and at most 2"),
+        (Rate, (0, 0.99), (-0.1, 1), "at least 0 and less than 1"),
+        (Share, (0.01, 1), (0, 1.1), "greater than 0 and at most 1"),
+    ],
+)
+def test_bounds(bounds: Bounds, inside: Any, outside: Any, text: str) -> None:
+    assert str(bounds) == text
+    assert all(map(bounds.accept, inside))
+    assert bounds.accept(inside)
+    assert bounds.accept(None)
+    for value in (*outside, float("nan"), float("inf")):
+        assert not bounds.accept(value)
+        assert not bounds.accept((inside[0], value))
+
+
+def test_the_help_of_an_option_names_where_it_applies() -> None:
+    """The docstring of a field and its declared scope must agree."""
+    for section in (SearchConfig, DecoderConfig):
+        docstrings = field_docstrings(section)
+        for option in options_of(section).values():
+            if option.applies_to is not None:
+                values = ", ".join(option.applies_to.values)
+                assert docstrings[option.name].startswith(f"{values}: "), option.name
+
+
+def test_every_option_has_help() -> None:
+    for section, value in vars(Config()).items():
+        if dataclasses.is_dataclass(value):
+            assert set(field_docstrings(type(value))) == set(options_of(type(value))), section
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"samples": 2}, "search.samples has no effect with search.method 'beam'; .*sample"),
+        ({"method": "greedy", "n_best": 1}, "n_best has no effect .*'greedy'.* beam or diverse"),
+        ({"groups": 3}, "groups has no effect .* give the method diverse"),
+        ({"length_normalisation": "none", "length_penalty": 1.0}, "length_penalty has no effect"),
+        ({"n_best": 4}, "search.n_best is 4, but search.beam_size is 3"),
+    ],
+)
+def test_an_option_without_effect_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_heeded(given, replace(SearchConfig(), **given))
+
+
+def test_options_with_an_effect_are_accepted() -> None:
+    for given in ({"method": "sample", "samples": 2}, {"beam_size": 4, "n_best": 4}):
+        check_heeded(given, replace(SearchConfig(), **given))
+
+
+def test_a_frozen_encoder_has_no_first_trained_stage() -> None:
     encoder = EncoderConfig(trainable=False, train_from="stage4")
     with pytest.raises(
         InputError,
@@ -221,12 +318,12 @@ def test_values_at_the_bounds_are_accepted(config: Config) -> None:
     assert validate(config) == config
 
 
-def test_validate_mends_whole_numbers_given_for_fractions() -> None:
+def test_validate_converts_integers_to_floats() -> None:
     validated = validate(Config(train=TrainConfig(learning_rate=1)))
     assert isinstance(validated.train.learning_rate, float)
 
 
-def test_differences_name_every_option_but_where_things_lie() -> None:
+def test_differences_name_every_option_that_defines_the_experiment() -> None:
     assert differences(Config(), Config()) == []
     sections = {f.name: getattr(Config(), f.name) for f in dataclasses.fields(Config)}
     del sections["stages"]
@@ -272,7 +369,7 @@ def test_a_configuration_file_is_run(tmp_path: Path) -> None:
         ("CONFIG = Config(trian=3)", r"Config has no option 'trian'\. Did you mean 'train'\?"),
         (
             "CONFIG = Config(train=TrainConfig(epochs=0))",
-            r"experiment\.py: train\.epochs is 0; it must be greater than 0",
+            r"experiment\.py: train\.epochs is 0; it must be at least 1",
         ),
         (
             "CONFIG = Config(train=TrainConfig(epochs='3'))",
@@ -293,7 +390,7 @@ def test_a_configuration_file_is_run(tmp_path: Path) -> None:
         ("CONFIG = Config(train=None)", r"train: expected a table of options, found None"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+def test_errors_name_the_file_and_the_line(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_config_file(_file(tmp_path, text))
 
@@ -302,11 +399,11 @@ def test_a_missing_file_suggests_its_neighbour(tmp_path: Path) -> None:
     _file(tmp_path, "")
     with pytest.raises(
         InputError,
-        match=r"experimnt\.py: there is no such configuration file\."
+        match=r"experimnt\.py: no such configuration file\."
         r" Did you mean 'experiment\.py'\?",
     ):
         load_config_file(tmp_path / "experimnt.py")
-    with pytest.raises(InputError, match=r"a\.py: there is no such configuration file\.$"):
+    with pytest.raises(InputError, match=r"a\.py: no such configuration file\.$"):
         load_config_file(tmp_path / "nowhere" / "a.py")
 
 
@@ -319,14 +416,15 @@ def test_a_missing_file_suggests_its_neighbour(tmp_path: Path) -> None:
         ("class Own: pass\nOwn.__init__(Own(), x=1)", "line 3: TypeError"),
     ],
 )
-def test_a_bug_in_a_file_is_told_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+def test_an_exception_in_a_file_is_reported_with_its_line(
+    tmp_path: Path, text: str, message: str
+) -> None:
     with pytest.raises(InputError, match=rf"experiment\.py, {message}"):
         load_config_file(_file(tmp_path, text))
 
 
-@pytest.mark.parametrize("name", ["flickr8k", "shapes", "show_and_tell"])
-def test_the_configurations_that_come_with_it_are_valid(name: str) -> None:
-    path = Path(__file__).parents[2] / "configs" / f"{name}.py"
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
+def test_the_configurations_of_the_repository_are_valid(path: Path) -> None:
     assert isinstance(load_config_file(path), Config)
 
 
@@ -343,5 +441,5 @@ def test_a_saved_configuration_from_elsewhere_names_its_file(tmp_path: Path) -> 
     path.write_text(json.dumps({"train": {"optimiser": "sgd"}}), encoding="utf-8")
     with pytest.raises(InputError, match=r"config\.json\.train: there is no option 'optimiser'"):
         load_config(path)
-    with pytest.raises(InputError, match=r"nowhere\.json: no readable configuration"):
+    with pytest.raises(InputError, match=r"nowhere\.json: not a readable configuration"):
         load_config(tmp_path / "nowhere.json")

@@ -1,0 +1,162 @@
+"""What a field of a configuration declares about its option: bounds and scope.
+
+A field carries them in its annotation, and checks, stages and command lines read them from there:
+
+    learning_rate: Annotated[float, Positive(1000), PerStage] = 1e-3
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import inspect
+import itertools
+import textwrap
+import typing
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The numbers that an option may be; in a tuple, each of its elements.
+
+    Attributes:
+      low, high: the smallest and the largest number.
+      open_low, open_high: whether `low` and `high` themselves are excluded.
+    """
+
+    low: float
+    high: float
+    open_low: bool = False
+    open_high: bool = False
+
+    def accept(self, value: Any) -> bool:
+        """Return whether a value, or each element of a tuple, lies within; None always does."""
+        if value is None:
+            return True
+        if isinstance(value, tuple):
+            return all(map(self.accept, value))
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return bool(above and below)
+
+    def __str__(self) -> str:
+        low = "greater than" if self.open_low else "at least"
+        high = "less than" if self.open_high else "at most"
+        return f"{low} {self.low:.16g} and {high} {self.high:.16g}"
+
+
+def Count(high: int) -> Bounds:
+    """Bounds of a number of things: 1 to `high`."""
+    return Bounds(1, high)
+
+
+def UpTo(high: float) -> Bounds:
+    """Bounds of a number that may be 0."""
+    return Bounds(0, high)
+
+
+def Positive(high: float) -> Bounds:
+    """Bounds of a number above 0."""
+    return Bounds(0, high, open_low=True)
+
+
+Fraction = Bounds(0, 1)
+Rate = Bounds(0, 1, open_high=True)
+"""A share of something that must not be the whole, such as a dropout rate."""
+Share = Bounds(0, 1, open_low=True)
+"""A share of something that must not be nothing."""
+
+
+@dataclass(frozen=True)
+class MaxItems:
+    """The number of elements that a tuple may hold."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class AppliesTo:
+    """The values of another option of the same section under which this option has an effect."""
+
+    option: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Marker:
+    """Something that a field says of itself by its presence."""
+
+    name: str
+
+
+PerStage = Marker("PerStage")
+"""A stage of a training may change the option."""
+Operational = Marker("Operational")
+"""The option does not define the experiment: it may change when a run is resumed."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One field of a configuration section with all that it declares.
+
+    Attributes:
+      hint: the type, without metadata.
+      default: the field's default.
+      bounds: the numbers it may be, or None.
+      max_items: how many elements it may hold, or None.
+      applies_to: where it has an effect; None: everywhere.
+      markers: `PerStage`, `Operational`.
+    """
+
+    name: str
+    hint: Any
+    default: Any
+    bounds: Bounds | None
+    max_items: int | None
+    applies_to: AppliesTo | None
+    markers: frozenset[Marker]
+
+
+@functools.cache
+def options_of(section: type) -> dict[str, Option]:
+    """Return the options of a section, by name, in the order of its fields."""
+    hints = typing.get_type_hints(section)
+    declared = typing.get_type_hints(section, include_extras=True)
+    options = {}
+    for field in dataclasses.fields(section):
+        metadata = getattr(declared[field.name], "__metadata__", ())
+        options[field.name] = Option(
+            field.name,
+            hints[field.name],
+            field.default,
+            next((each for each in metadata if isinstance(each, Bounds)), None),
+            next((each.number for each in metadata if isinstance(each, MaxItems)), None),
+            next((each for each in metadata if isinstance(each, AppliesTo)), None),
+            frozenset(each for each in metadata if isinstance(each, Marker)),
+        )
+    return options
+
+
+def field_docstrings(section: type) -> dict[str, str]:
+    """Return the docstrings below the fields of a dataclass, each on one line.
+
+    Python drops these strings, so they are read from the source; without a source there are none.
+    """
+    try:
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(section))).body
+    except OSError:
+        return {}
+    assert isinstance(definition, ast.ClassDef)
+    docstrings = {}
+    for field, below in itertools.pairwise(definition.body):
+        if (
+            isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and isinstance(below, ast.Expr)
+            and isinstance(below.value, ast.Constant)
+        ):
+            docstrings[field.target.id] = " ".join(str(below.value.value).split())
+    return docstrings
