@@ -23,6 +23,7 @@ from jaxcap.datasets.recipes import of_listing
 from jaxcap.datasets.records import Records
 from jaxcap.datasets.sources import SourceOptions
 from jaxcap.datasets.sources.registry import FORMATS, read
+from jaxcap.datasets.tfds_directory import open_directory
 from jaxcap.errors import InputError, did_you_mean
 from jaxcap.progress import print_line
 
@@ -253,27 +254,33 @@ def _look(name: str, data_dir: Path) -> Prepared | None:
                 "--data-dir, or move that folder"
             )
         return None
-    try:
-        builder = tfds.builder_from_directory(path)
-        missing = {"image", "captions", "image_id"} - set(builder.info.features)
-        metadata = dict(builder.info.metadata or {})
-    except Exception as error:  # TFDS and protobuf raise errors of several types
-        raise InputError(
-            f"{path}: not a prepared data set, or a damaged one; remove it to prepare it anew "
-            f"({error})"
-        ) from error
-    if missing:
-        raise InputError(
-            f"{path}: a TFDS data set without {', '.join(sorted(missing))}, which this program did "
-            f"not prepare; `jaxcap prepare tfds --source {path}` makes one of it that it can read"
-        )
+    builder = open_directory(path)
+    _check_features(path, builder.info.features)
+    metadata = dict(builder.info.metadata)
     return Prepared(
         name=name,
         path=path,
         splits={split: info.num_examples for split, info in builder.info.splits.items()},
-        flippable=bool(metadata.get("flippable", name != "shapes")),
+        flippable=bool(metadata.get("flippable", True)),
         made_from=metadata.get("made_from", {}),
     )
+
+
+def _check_features(path: Path, features: Any) -> None:
+    """Accept an image and texts only: TFDS decodes other kinds, some with external programs."""
+    kinds = dict(features) if isinstance(features, tfds.features.FeaturesDict) else {}
+    missing = sorted({"image", "captions", "image_id"} - set(kinds))
+    found = f"has no feature {', '.join(missing)}" if missing else ""
+    for name, kind in kinds.items():
+        value = kind.feature if isinstance(kind, tfds.features.Sequence) else kind
+        expected = tfds.features.Image if name == "image" else tfds.features.Text
+        if not found and not isinstance(value, expected):
+            found = f"has the feature {name!r} of kind {type(value).__name__}"
+    if found:
+        raise InputError(
+            f"{path}: this TFDS data set {found}; expected an image 'image', and texts 'captions' "
+            f"and 'image_id'. Convert it: jaxcap prepare tfds --source {path} --name NAME"
+        )
 
 
 def load_source(name: str, split: str, data_dir: Path | None = None) -> Records:
@@ -289,7 +296,7 @@ def load_source(name: str, split: str, data_dir: Path | None = None) -> Records:
       InputError: not prepared, or a split that is missing or empty.
     """
     prepared = find_dataset(name, data_dir)
-    splits = tfds.builder_from_directory(prepared.path).info.splits
+    splits = open_directory(prepared.path).info.splits
     there_are = ", ".join(f"{s} ({count:,})" for s, count in prepared.splits.items()) or "none"
     try:
         count = splits[split].num_examples

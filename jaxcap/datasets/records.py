@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from jaxcap.datasets.tfds_directory import open_directory
+
 
 class Records:
     """A split of a prepared data set: records by their index.
@@ -19,13 +21,17 @@ class Records:
     """
 
     def __init__(self, directory: Path, split: str) -> None:
-        """Args:
-        directory: folder of a prepared data set, with its version.
-        split: split in TFDS's notation.
+        """Open a split.
 
+        Args:
+          directory: the directory of a prepared data set, with its version.
+          split: a split in TFDS's notation, such as `"train[:10%]"`.
+
+        Raises:
+          InputError: the directory cannot be read safely (`open_directory`).
         """
         self._directory, self._split = directory, split
-        self._source = tfds.builder_from_directory(directory).as_data_source(
+        self._source = open_directory(directory).as_data_source(
             split=split, decoders={"image": tfds.decode.SkipDecoding()}
         )
 

@@ -152,8 +152,8 @@ def test_what_cannot_be_mirrored_says_so(tmp_path: Path) -> None:
     assert not find_dataset("sided", tmp_path).flippable
 
 
-def test_data_sets_of_the_first_version_can_be_read(tmp_path: Path, release: Path) -> None:
-    """Those were written by TFDS's own builder, and have no metadata.json."""
+def test_data_sets_of_tfds_s_own_builders_can_be_read(tmp_path: Path, release: Path) -> None:
+    """They have no metadata.json."""
 
     class Flickr8k(tfds.core.GeneratorBasedBuilder):
         VERSION = tfds.core.Version("1.0.0")
@@ -212,18 +212,18 @@ def test_damage_is_named(tmp_path: Path) -> None:
     path = prepare("shapes", data_dir=tmp_path).path
     text = (path / "dataset_info.json").read_text()
     (path / "dataset_info.json").write_text(text[:100])
-    with pytest.raises(InputError, match=r"1\.0\.0: not a prepared data set, or a damaged one"):
+    with pytest.raises(InputError, match=r"1\.0\.0: not a prepared TFDS data set, or a"):
         load_source("shapes", "train", tmp_path)
     (path / "dataset_info.json").write_text(text)
     features = json.loads((path / "features.json").read_text())
     del features["featuresDict"]["features"]["captions"]
     (path / "features.json").write_text(json.dumps(features))
-    with pytest.raises(InputError, match="a TFDS data set without captions"):
+    with pytest.raises(InputError, match="this TFDS data set has no feature captions; expected"):
         load_source("shapes", "train", tmp_path)
     assert list_prepared(tmp_path) == []
     shutil.rmtree(path)
     path.mkdir()
-    with pytest.raises(InputError, match="not a prepared data set"):
+    with pytest.raises(InputError, match="not a prepared TFDS data set"):
         prepare("shapes", data_dir=tmp_path)
 
 

@@ -17,6 +17,7 @@ from jaxcap.datasets import Progress, no_progress
 from jaxcap.datasets.sources import Example, Listing, SourceOptions
 from jaxcap.datasets.sources.findings import Findings
 from jaxcap.datasets.sources.splits import canonical, check_fractions, draw, in_order
+from jaxcap.datasets.tfds_directory import open_directory
 from jaxcap.errors import InputError, did_you_mean
 
 _IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF")
@@ -78,13 +79,8 @@ def read(options: SourceOptions, progress: Progress = no_progress) -> Listing:
       InputError: there is no such data set, it lacks a feature, or something is wrong with its
         records: then the message lists all that is.
     """
-    import tensorflow_datasets as tfds
-
     directory = find_copy(options)
-    try:
-        builder = tfds.builder_from_directory(directory)
-    except Exception as error:  # of many types
-        raise InputError(f"{directory}: TFDS cannot read this data set: {error}") from error
+    builder = open_directory(directory)
     file_format = str(getattr(builder.info.file_format, "value", builder.info.file_format))
     if file_format not in ("array_record", "tfrecord"):
         raise InputError(

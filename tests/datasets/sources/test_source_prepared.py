@@ -178,7 +178,7 @@ def test_what_is_no_data_set(tmp_path, copies, problems):
     message = problems("tfds", dataset="x", data_dir=tmp_path)
     assert "several configurations (2014/1.0.0, 2017/1.0.0)" in message
     message = problems("tfds", dataset="x/2014", data_dir=tmp_path)
-    assert "TFDS cannot read this data set" in message
+    assert "not a prepared TFDS data set" in message
 
 
 def test_the_newest_version_is_taken(tmp_path, copies):

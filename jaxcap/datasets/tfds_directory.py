@@ -1,0 +1,79 @@
+"""Open a directory that TFDS wrote without running any code that it names.
+
+`features.json` names a Python class for each feature, and TFDS imports the module of any class that
+it does not know. A directory from a stranger could therefore run a program. Only TFDS's own feature
+classes are accepted here, and no other module calls `builder_from_directory`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from jaxcap.errors import InputError
+
+_CLASS_KEYS = ("type", "pythonClassName", "python_class_name")
+"""Keys of a class name: of TFDS before 4.5, and the two spellings that protobuf accepts."""
+
+
+def open_directory(directory: Path) -> tfds.core.DatasetBuilder:
+    """Return the read-only builder of a prepared data set.
+
+    Args:
+      directory: the directory of one version, which holds `features.json`.
+
+    Raises:
+      InputError: TFDS cannot read the directory, or it names a class that is not TFDS's own.
+    """
+    try:
+        _check_classes(directory / "features.json")
+        builder = tfds.builder_from_directory(directory)
+        builder.info.metadata  # noqa: B018  (read lazily: damage to it is reported here)
+        return builder
+    except InputError:
+        raise
+    except Exception as error:  # TFDS, json and protobuf raise a dozen types
+        raise InputError(
+            f"{directory}: not a prepared TFDS data set, or a damaged one. Prepare it again, or "
+            f"copy it again ({error})"
+        ) from error
+
+
+def _check_classes(path: Path) -> None:
+    known = _known_classes()
+    for name in _class_names(json.loads(path.read_text(encoding="utf-8"))):
+        if name not in known:
+            raise InputError(
+                f"{path}: names the Python class {name[:100]!r}, which TFDS would import and run; "
+                "expected only classes of tensorflow_datasets.core.features. Write the data set "
+                "with the features of tfds.features, or get it from a source that you trust"
+            )
+
+
+def _known_classes() -> set[str]:
+    """The names under which TFDS's own feature classes are stored; nothing is imported for them."""
+    base = tfds.features.FeatureConnector
+    classes = [c for c in vars(tfds.features).values() if isinstance(c, type)]
+    features = [c for c in classes if issubclass(c, base)]
+    return {f"{c.__module__}.{c.__name__}" for c in features}.union(*(c.ALIASES for c in features))
+
+
+def _class_names(value: Any) -> Iterator[str]:
+    """Find class names at any depth, also in JSON stored as a string (`JsonFeature.json`)."""
+    pending = [value]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict):
+            yield from (value[key] for key in _CLASS_KEYS if isinstance(value.get(key), str))
+            pending.extend(value.values())
+        elif isinstance(value, list):
+            pending.extend(value)
+        elif isinstance(value, str) and value.lstrip().startswith(("{", "[")):
+            try:
+                pending.append(json.loads(value))
+            except ValueError:
+                continue  # plain text; TFDS cannot parse it either
