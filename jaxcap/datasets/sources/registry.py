@@ -14,7 +14,7 @@ from jaxcap.datasets.sources import (
     flickr30k,
     folder,
     karpathy,
-    prepared,
+    tfds,
 )
 from jaxcap.errors import InputError, did_you_mean
 
@@ -51,7 +51,7 @@ FORMATS: Mapping[str, Format] = {
         folder.read,
         (*_FILES, *_COLUMNS),
     ),
-    "tfds": Format("a prepared TFDS data set of any name", prepared.read, _TFDS),
+    "tfds": Format("a prepared TFDS data set of any name", tfds.read, _TFDS),
 }
 
 
