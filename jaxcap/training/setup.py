@@ -66,7 +66,7 @@ def train(config: Config, workdir: Path, *, console: Console) -> Summary:
                 workdir / "checkpoints",
                 metric=config.evaluation.metric,
                 beside=[workdir / "config.json", workdir / "vocabulary.json"],
-                report=functools.partial(say, console),
+                report=functools.partial(print_line, console),
             )
         )
         restored = checkpoints.restore_newest(
@@ -124,7 +124,7 @@ def set_up(config: Config, workdir: Path, *, console: Console) -> Experiment:
             dataclasses.replace(config.data, flip=flips),
             saved=workdir / "vocabulary.json",
             given=None if start is None else start.vocabulary,
-            warn=functools.partial(say, console),
+            warn=functools.partial(print_line, console),
         )
     if any(stage.train.objective == "self_critical" for stage in stages):
         check_references(captions)
