@@ -132,7 +132,7 @@ def test_mistakes_in_evaluation(command, tiny_run, arguments, message):
         (["prepare", "flickr8k", "--data-dir", "x"], "--source"),
         (["prepare", "flickr8k", "--source", "nowhere", "--data-dir", "x"], "nowhere"),
         (["prepare", "shapes", "--data-dir", "photo.png"], "photo.png"),
-        (["caption", "--model", "RUN"], "Which images?"),
+        (["caption", "--model", "RUN"], "No images given"),
         (["caption", "photo.png", "--model", "nowhere"], "nowhere: there is no such run directory"),
         (["caption", "missing.jpg", "--model", "RUN"], "missing.jpg: there is no such file"),
         (["caption", "empty", "--model", "RUN"], "empty: no image in this folder"),

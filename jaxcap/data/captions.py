@@ -1,7 +1,7 @@
-"""The captions of a split in a few flat arrays: of a million images with five captions, 268 MB.
+"""Store the captions of a split in a few flat arrays: 268 MB for a million images with five each.
 
-As Python's lists and tuples they would fill gigabytes, and every object of them would be visited
-again and again by its garbage collection.
+Lists and tuples would take gigabytes, and Python's garbage collector would keep visiting every
+object in them.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from jaxcap.text.units import WORDS, TextUnits
 from jaxcap.text.vocabulary import BOS, EOS, Vocabulary
 
 _AT_ONCE = 1 << 16
-"""Images that are encoded together: what is needed in passing stays small."""
+"""Captions that are encoded together, which bounds the temporary arrays."""
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Numbers of several captions of each of several images, without gaps.
+    """A ragged array [images, captions, values], stored without gaps.
 
     Attributes:
-      values: all numbers, caption after caption.
-      captions: where each caption begins in `values`, and the end.
-      images: where each image begins in `captions`, and the end.
+      values: the values of all captions, one caption after the other.
+      captions: the offset of each caption in `values`, and the total.
+      images: the offset of each image in `captions`, and the total.
     """
 
     values: Integer[np.ndarray, " values"]
@@ -42,23 +42,23 @@ class Rows:
         return len(self.images) - 1
 
     def of(self, image: int) -> list[np.ndarray]:
-        """The numbers of each caption of one image, not copied."""
+        """Return the values of each caption of one image, as views."""
         bounds = self.captions[self.images[image] : self.images[image + 1] + 1].tolist()
         return [self.values[begin:end] for begin, end in itertools.pairwise(bounds)]
 
     @property
     def lengths(self) -> Int[np.ndarray, " captions"]:
-        """How many numbers each caption has."""
+        """The number of values in each caption."""
         return np.diff(self.captions)
 
 
 @dataclass(frozen=True, eq=False)
 class SplitCaptions(Sequence[list[list[str]]]):
-    """The captions of a split, split into units: element i is a list of captions of image i.
+    """The captions of a split as text units: element `i` lists the captions of image `i`.
 
     Attributes:
-      units: the different units, in the order in which they come.
-      rows: for each caption the places of its units in `units`.
+      units: the distinct units, in order of first appearance.
+      rows: the indices into `units` of every caption.
     """
 
     units: tuple[str, ...]
@@ -66,7 +66,7 @@ class SplitCaptions(Sequence[list[list[str]]]):
 
     @classmethod
     def collect(cls, captions: Iterable[Iterable[Sequence[str]]]) -> SplitCaptions:
-        """Packs the split captions of each image; nothing of them is kept besides."""
+        """Pack the captions of each image; the input may be a generator."""
         places: dict[str, int] = {}
         values, ends, images = array("i"), array("q", [0]), array("q", [0])
         for of_image in captions:
@@ -92,14 +92,14 @@ class SplitCaptions(Sequence[list[list[str]]]):
         return [[self.units[i] for i in row] for row in self.rows.of(index % len(self))]
 
     def counts(self) -> dict[str, int]:
-        """How often each unit is seen."""
+        """Count the occurrences of each unit."""
         found = np.bincount(self.rows.values, minlength=len(self.units))
         return dict(zip(self.units, found.tolist(), strict=True))
 
 
 @dataclass(frozen=True, eq=False)
 class Captions(Sequence[tuple[tuple[int, ...], ...]]):
-    """The captions of a split as ids with `<bos>` and `<eos>`: element i those of image i."""
+    """The captions of a split as token ids with `<bos>` and `<eos>`, by image."""
 
     rows: Rows
 
@@ -111,16 +111,15 @@ class Captions(Sequence[tuple[tuple[int, ...], ...]]):
         *,
         config: DataConfig,
     ) -> Captions:
-        """Encodes the split captions of every image, as many as `captions_per_image`.
+        """Encode the first `captions_per_image` captions of every image.
 
-        What `Vocabulary.encode` gives for each, in one go.
+        Vectorised, with the same result as `Vocabulary.encode` on each caption.
         """
         if not isinstance(texts, SplitCaptions):
             texts = SplitCaptions.collect(texts)
         ids = np.array([vocabulary.id_of(unit) for unit in texts.units], np.int32)
         small = np.uint16 if len(vocabulary) <= 1 << 16 else np.int32
         rows, longest = texts.rows, config.length_buckets[-1]
-        # Of each image the first captions only.
         counts = np.minimum(np.diff(rows.images), config.captions_per_image)
         chosen = np.repeat(rows.images[:-1], counts) + _places(counts)
         lengths = np.minimum(rows.lengths[chosen] + 2, longest)
@@ -128,7 +127,7 @@ class Captions(Sequence[tuple[tuple[int, ...], ...]]):
         values = np.empty(bounds[-1], small)
         for first in range(0, len(chosen), _AT_ONCE):
             some = slice(first, first + _AT_ONCE)
-            place = _places(lengths[some])  # of each id in its caption
+            place = _places(lengths[some])  # position of each id in its caption
             end = np.repeat(rows.lengths[chosen[some]] + 1, lengths[some])
             begin = np.repeat(rows.captions[chosen[some]], lengths[some])
             inside = (place > 0) & (place < end)

@@ -1,15 +1,14 @@
-"""Features of a split on disk: computed in chunks, checked by checksum, read by memory map.
+"""Cache the features of a split on disk: written in chunks with checksums, read by memory map.
 
     ROOT/LABEL-KEY/
-      manifest.json   what the features depend on, in clear text; KEY is its digest
+      manifest.json   everything that the features depend on, as text; KEY is its digest
       features.bin    float32 [images, P, D], one image after the other, no header
-      chunks.jsonl    a line for each chunk of images that is done: its number and its CRC-32
+      chunks.jsonl    a line for each finished chunk of images: its number and its CRC-32
       lock            held while chunks are checked and computed
 
-One rule covers an extraction that was killed, a disk that was full, a file that was cut short
-and a bit that flipped: *a chunk is done when its bytes have the checksum that was noted after
-they were written*. Any other is computed, as if for the first time. So nothing depends on the
-order in which a disk really writes.
+One rule covers a killed process, a full disk, a truncated file and a flipped bit: *a chunk is
+finished when its bytes match the checksum that was recorded after they were written*. Every other
+chunk is computed again. Correctness does not depend on the order in which the disk writes.
 """
 
 from __future__ import annotations
@@ -34,32 +33,32 @@ from jaxcap.errors import InputError
 from jaxcap.files import cache_dir
 
 _WAY_OUT = (
-    "Make room or give permission there and start again, give another place by "
-    "--encoder.cache-dir DIR, or do without by --encoder.no-cache-features."
+    "Free some space or fix the permissions there and start again, choose another directory with "
+    "--encoder.cache-dir DIR, or turn the cache off with --encoder.no-cache-features."
 )
 
 
 def default_cache_dir() -> Path:
-    """`$XDG_CACHE_HOME/jaxcap/features`, by default `~/.cache/jaxcap/features`.
+    """Return `$XDG_CACHE_HOME/jaxcap/features`, by default `~/.cache/jaxcap/features`.
 
     Raises:
-      InputError: this user has no home.
+      InputError: the user has no home directory.
     """
     directory = cache_dir("features")
     if directory is None:
-        raise InputError(f"There is no home directory to keep features in. {_WAY_OUT}")
+        raise InputError(f"No home directory to cache features in. {_WAY_OUT}")
     return directory
 
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """The features of one split, under one key.
+    """The cached features of one split.
 
     Attributes:
-      directory: where they lie.
-      manifest: all that they depend on; the directory's name ends with its digest.
+      directory: holds the files of this cache.
+      manifest: everything that the features depend on; its digest ends the directory's name.
       shape: `(images, P, D)`.
-      chunk: images in a chunk; the last one may have fewer.
+      chunk: images per chunk; the last chunk may have fewer.
     """
 
     directory: Path
@@ -77,11 +76,14 @@ class FeatureCache:
         shape: tuple[int, ...],
         chunk: int,
     ) -> FeatureCache:
-        """The cache in `root` for `identity`; nothing is read or written yet.
+        """Locate the cache for `identity` in `root`, without reading or writing anything.
 
         Args:
-          label: begins the directory's name, for people who look into `root`.
-          identity: everything that decides what the features are, as JSON types.
+          root: the directory of all caches.
+          label: a readable prefix of the directory's name.
+          identity: everything that determines the features, as JSON types.
+          shape: `(images, P, D)`.
+          chunk: images per chunk.
         """
         content = {"format": 1, "shape": list(shape), "images in a chunk": chunk, **identity}
         manifest = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
@@ -91,26 +93,26 @@ class FeatureCache:
 
     @property
     def image_bytes(self) -> int:
-        """Size of the features of one image."""
+        """The size of one image's features in bytes."""
         return math.prod(self.shape[1:]) * np.dtype(np.float32).itemsize
 
     def numbers(self, chunk: int) -> Int[np.ndarray, " images"]:
-        """The numbers of the records that a chunk holds."""
+        """Return the record numbers of a chunk."""
         return np.arange(chunk * self.chunk, min((chunk + 1) * self.chunk, self.shape[0]))
 
     def size(self, chunks: list[int]) -> int:
-        """Bytes that chunks take."""
+        """Return the size of some chunks in bytes."""
         return sum(len(self.numbers(chunk)) for chunk in chunks) * self.image_bytes
 
     @contextlib.contextmanager
     def locked(self, waiting: Callable[[], None]) -> Iterator[None]:
-        """Makes the directory and keeps other processes out; one that is killed lets go.
+        """Create the directory and lock it; the lock of a killed process is released.
 
         Args:
-          waiting: called before waiting for another process, if there is one.
+          waiting: called before waiting for another process that holds the lock.
 
         Raises:
-          InputError: it is not possible to write there.
+          InputError: the directory is not writable.
         """
         with contextlib.ExitStack() as stack:
             with self._failures():
@@ -120,9 +122,9 @@ class FeatureCache:
             yield
 
     def missing(self) -> list[int]:
-        """The chunks that are still to be computed; to be called under the lock.
+        """Return the chunks that are still to be computed. Call it while holding the lock.
 
-        All that claims to be done is read and checked, and forgotten if it fails.
+        Every recorded chunk is read, and forgotten if its checksum is wrong.
         """
         with self._failures():
             manifest = self.directory / "manifest.json"
@@ -135,29 +137,29 @@ class FeatureCache:
                 for chunk, checksum in sorted(self._noted().items())
                 if zlib.crc32(self._bytes(chunk)) == checksum
             }
-            # Written anew, for half a line at its end would spoil the next one.
+            # Rewritten, because a partial last line would corrupt the next one.
             files.write_text(self._notes, "".join(_line(*item) for item in done.items()))
         chunks = -(-self.shape[0] // self.chunk)
         return [chunk for chunk in range(chunks) if chunk not in done]
 
     def check_room(self, missing: list[int]) -> None:
-        """Refuses to begin what the disk cannot hold.
+        """Check that the missing chunks fit on the disk.
 
         Raises:
-          InputError: less is free than the missing chunks take.
+          InputError: they do not.
         """
         needed, free = self.size(missing), shutil.disk_usage(self.directory).free
         if needed > free:
             raise InputError(
-                f"{self.directory}: the features to be kept there take {size_text(needed)}, and "
+                f"{self.directory}: the cached features take {size_text(needed)}, but only "
                 f"{size_text(free)} are free on that disk. {_WAY_OUT}"
             )
 
     def write(self, chunk: int, features: Float[np.ndarray, "images P D"]) -> None:
-        """Keeps the features of a chunk: their bytes, then a note that they are there.
+        """Write the features of a chunk, then record its checksum.
 
         Raises:
-          InputError: no room, or no permission; all earlier chunks are kept.
+          InputError: no space, or no permission; earlier chunks are kept.
         """
         expected = (len(self.numbers(chunk)), *self.shape[1:])
         if features.shape != expected or features.dtype != np.float32:
@@ -172,7 +174,7 @@ class FeatureCache:
                 notes.write(_line(chunk, zlib.crc32(data)))
 
     def read(self) -> Float[np.ndarray, "images P D"]:
-        """All features, by memory map: from disk comes only what is used. None may be missing."""
+        """Memory-map all features. No chunk may be missing."""
         return np.memmap(self._features, np.float32, "r", shape=self.shape)
 
     @property
@@ -184,7 +186,7 @@ class FeatureCache:
         return self.directory / "chunks.jsonl"
 
     def _bytes(self, chunk: int) -> bytes:
-        """What lies where a chunk belongs."""
+        """Read the bytes at the position of a chunk."""
         if not self._features.is_file():
             return b""
         with self._features.open("rb") as file:
@@ -192,7 +194,7 @@ class FeatureCache:
             return file.read(self.size([chunk]))
 
     def _noted(self) -> dict[int, int]:
-        """The checksum of each chunk, the last that was noted; senseless lines are left out."""
+        """Return the last recorded checksum of each chunk; malformed lines are ignored."""
         noted: dict[int, int] = {}
         for line in (_text(self._notes) or "").splitlines():
             if match := re.fullmatch(r"\[(\d+), (\d+)\]", line):
@@ -205,8 +207,8 @@ class FeatureCache:
             yield
         except OSError as error:
             raise InputError(
-                f"{self.directory}: features cannot be kept there ({error.strerror}); those that "
-                f"are, stay. {_WAY_OUT}"
+                f"{self.directory}: cannot cache features ({error.strerror}); finished chunks are "
+                f"kept. {_WAY_OUT}"
             ) from error
 
 
@@ -219,7 +221,7 @@ def _line(chunk: int, checksum: int) -> str:
 
 
 def size_text(count: int) -> str:
-    """A number of bytes for people: `"2.4 GB"`."""
+    """Format a number of bytes: `"2.4 GB"`."""
     for unit, size in (("GB", 10**9), ("MB", 10**6)):
         if count >= size:
             return f"{count / size:.1f} {unit}"

@@ -1,7 +1,6 @@
-"""Which images are meant: files, folders, patterns, and lists, found as they are asked for.
+"""Find images by file, folder, pattern or list, lazily.
 
-`os.path` is asked what is there, for it takes what no file can be called, and links that lead in a
-circle, as not there; a `Path` raises an error.
+`os.path` treats invalid names and circular links as missing, where `Path` would raise an error.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from jaxcap.errors import InputError
 from jaxcap.files import IMAGE_SUFFIXES
 
 LIST = "-"
-"""Stands for a list of files and folders, one a line, on standard input."""
+"""The argument that stands for a list on standard input: one file or folder per line."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +24,8 @@ class ImagePath:
     """An image file that was found.
 
     Attributes:
-      path: as it is to be opened and shown.
-      within: the same below the folder that was named, whatever that one is called elsewhere.
+      path: the path to open and to show.
+      within: the path relative to the folder that was given, the same wherever it is mounted.
     """
 
     path: Path
@@ -36,21 +35,21 @@ class ImagePath:
 def image_paths(
     arguments: Sequence[Path], *, listed: Iterable[bytes], unreadable: Callable[[str], None]
 ) -> Iterator[ImagePath]:
-    """Files as given, folders as the images in them (and below), in order of name.
+    """Yield the given files, and the images below the given folders in order of name.
 
-    An argument that names no file and holds `*`, `?` or `[…]` is a pattern; `**` goes through all
-    folders. Folders are walked as images are asked for, so that the first is there at once.
+    An argument that is not a file but contains `*`, `?` or `[…]` is a pattern; `**` matches any
+    number of folders. Folders are walked lazily, so the first image is available at once.
 
     Args:
-      listed: the lines of what `LIST` stands for.
-      unreadable: called with the reason why a folder in a folder cannot be looked into.
+      arguments: files, folders, patterns and `LIST`.
+      listed: the lines that `LIST` stands for.
+      unreadable: called with the reason when a subfolder cannot be read.
 
     Raises:
-      InputError: at once, if an argument is no file, no folder with an image, and no pattern that
-        fits one.
+      InputError: immediately, if an argument matches no file and no folder with an image.
     """
     if not arguments:
-        raise InputError("Which images? Give files or folders: jaxcap caption PHOTO.jpg …")
+        raise InputError("No images given. Name files or folders: jaxcap caption PHOTO.jpg …")
     for argument in arguments:
         _check(argument)
     return _images(arguments, listed, unreadable)
@@ -62,13 +61,13 @@ def _check(argument: Path) -> None:
     if os.path.isdir(argument):
         if next(_walk(argument, argument, lambda reason: None), None) is None:
             raise InputError(
-                f"{argument}: no image in this folder (looked for {', '.join(IMAGE_SUFFIXES)})."
+                f"{argument}: no image in this folder; expected {', '.join(IMAGE_SUFFIXES)}."
             )
     elif not os.path.exists(argument) and next(_matches(argument), None) is None:
         what = (
-            "no file fits this pattern"
+            "no file matches this pattern"
             if glob.has_magic(str(argument))
-            else "there is no such file or folder"
+            else "no such file or folder"
         )
         raise InputError(f"{argument}: {what}.")
 
@@ -101,9 +100,9 @@ def _matches(pattern: Path) -> Iterator[Path]:
 
 
 def _walk(top: Path, folder: Path, unreadable: Callable[[str], None]) -> Iterator[ImagePath]:
-    """The images in a folder and all folders in it, by their suffixes, in order of name.
+    """Yield the images below a folder in order of name, recognised by suffix.
 
-    Links to folders are not followed: they may lead back.
+    Links to folders are not followed, because they may be circular.
     """
     try:
         with os.scandir(folder) as found:
@@ -116,18 +115,18 @@ def _walk(top: Path, folder: Path, unreadable: Callable[[str], None]) -> Iterato
         if entry.is_dir(follow_symlinks=False):
             yield from _walk(top, path, unreadable)
         elif path.suffix.lower() in IMAGE_SUFFIXES and not (
-            entry.is_symlink() and os.path.isdir(path)  # asks the disk, so of links alone
+            entry.is_symlink() and os.path.isdir(path)  # a stat call, made for links only
         ):
             yield ImagePath(path, path.relative_to(top).as_posix())
 
 
 @dataclass(frozen=True)
 class Part:
-    """One of several shares, such as the second of four.
+    """One of several shares of the images, such as the second of four.
 
-    An image belongs to a share by its name below the folder alone, not by its place in a list: so
-    every image has one share, though files come and go while several processes start, and though
-    they see the folder at different places.
+    The share depends only on the image's path below its folder, not on its position in a list.
+    Every image therefore belongs to one share, even if files come and go between the starts of
+    several processes, or the folder is mounted elsewhere.
     """
 
     number: int
@@ -135,12 +134,14 @@ class Part:
 
     @classmethod
     def parse(cls, text: str) -> Part:
-        """Reads "2/4"; `InputError` for anything else."""
+        """Parse "2/4"; anything else is an `InputError`."""
         number, _, of = text.partition("/")
         if number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of):
             return cls(int(number), int(of))
-        raise InputError(f"--part is '{text}'; expected 1/4 for the first of four, up to 4/4.")
+        raise InputError(
+            f"--part is '{text}'; expected NUMBER/TOTAL, such as 1/4 for the first of four."
+        )
 
     def __contains__(self, image: ImagePath) -> bool:
-        # A checksum, as Python's own hash differs from process to process.
+        # A checksum, because Python's hash differs between processes.
         return zlib.crc32(os.fsencode(image.within)) % self.of == self.number - 1

@@ -1,7 +1,7 @@
-"""Photographs as arrays: decode, resize, crop, mirror and colour, with Pillow and NumPy alone.
+"""Decode, resize and augment photographs with Pillow and NumPy.
 
-Whatever a file holds (CMYK, palette, 16 bits, transparency, a camera held sideways), the
-rest of the program sees one thing: uint8 [H, W, 3], RGB, upright.
+Every image becomes upright RGB, uint8 [H, W, 3], whatever its file holds: CMYK, a palette, 16 bits,
+transparency, or an EXIF orientation.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from PIL import Image, ImageEnhance
 
 from jaxcap.errors import InputError
 
-# How to set an image upright, by its EXIF orientation (EXIF 2.32, tag 0x0112); 1 is upright.
+# The transposition that undoes each EXIF orientation (EXIF 2.32, tag 0x0112); 1 is upright.
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -27,27 +27,27 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_PILLOW = r"PIL\."  # its modules, as a warning filter names them
+_PILLOW = r"PIL\."  # matches Pillow's modules in a warning filter
 
 
 def decode(
     data: bytes | Path | Image.Image | np.ndarray, *, name: str, size: int | None = None
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Returns the image that `data` holds as upright RGB.
+    """Decode an image to upright RGB.
 
-    Greyscale, palette, 1-bit and CMYK images (Adobe's inverted ones too) are converted, 16-bit
-    ones scaled down to 8, transparent ones laid over white, and the EXIF orientation is
-    applied. Of an animation the first frame is taken.
+    Greyscale, palette, 1-bit and CMYK images (including Adobe's inverted CMYK) are converted.
+    16-bit images are scaled to 8 bits, transparent ones are composited over white, and the EXIF
+    orientation is applied. An animation gives its first frame.
 
     Args:
       data: the bytes of a file, its path, an open Pillow image, or an array [H, W],
         [H, W, 1], [H, W, 3] or [H, W, 4] of bool, uint8 or uint16.
-      name: what error messages call the image.
-      size: a JPEG may be decoded at a half, a quarter or an eighth of its size, several times
-        faster, as long as neither side of the result is below `size`. Others ignore it.
+      name: the name of the image in error messages.
+      size: allow a JPEG to be decoded at 1/2, 1/4 or 1/8 of its size, which is several times
+        faster, as long as both sides stay at least `size` pixels. Other formats ignore it.
 
     Raises:
-      InputError: `data` cannot be decoded; the message names `name` and says why.
+      InputError: `data` cannot be decoded; the message starts with `name` and gives the reason.
     """
     if isinstance(data, np.ndarray):
         image = _from_array(data, name)
@@ -68,13 +68,13 @@ def decode(
 
 
 def _open(data: bytes | Path, name: str) -> Image.Image:
-    """Opens without decoding, and says in plain words why that cannot be done."""
+    """Open an image file without decoding its pixels."""
     if isinstance(data, Path):
         try:
             data = data.read_bytes()
         except OSError as error:
             raise InputError(f"{name}: cannot read the file: {error.strerror}") from error
-        except ValueError as error:  # the name holds a NUL
+        except ValueError as error:  # a NUL in the path
             raise InputError(f"{name}: cannot read the file: {error}") from error
         except MemoryError as error:
             raise InputError(f"{name}: cannot read the file: it is too large") from error
@@ -85,22 +85,20 @@ def _open(data: bytes | Path, name: str) -> Image.Image:
         return Image.open(io.BytesIO(data))
     except Image.DecompressionBombError as error:
         raise InputError(
-            f"{name}: the image claims more pixels than are safe to decode (a decompression "
-            f"bomb?): {error}. Scale it down first"
+            f"{name}: the image has more pixels than are safe to decode (a decompression bomb?): "
+            f"{error}. Scale it down first"
         ) from error
     except Exception as error:
         start = bytes(data[:256]).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
         if start.startswith((b"<!doctype html", b"<html")):
-            raise InputError(
-                f"{name}: an HTML page, not an image (a download that failed?)"
-            ) from error
-        raise InputError(f"{name}: not an image, or damaged at its start") from error
+            raise InputError(f"{name}: an HTML page, not an image (a failed download?)") from error
+        raise InputError(f"{name}: not an image, or its header is damaged") from error
 
 
 def _silence_pillow() -> None:
-    """Keeps Pillow's warnings (odd metadata, large images) from users, who cannot act on them.
+    """Suppress Pillow's warnings about odd metadata and large images: users cannot act on them.
 
-    Not by warnings.catch_warnings(), which swaps global state, while decoding runs in threads.
+    `warnings.catch_warnings` would swap global state under the threads that decode.
     """
     if not any(getattr(entry[3], "pattern", None) == _PILLOW for entry in warnings.filters):
         warnings.filterwarnings("ignore", module=_PILLOW)
@@ -111,7 +109,7 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
         array = array[:, :, 0]
     if array.ndim != 2 and (array.ndim != 3 or array.shape[2] not in (3, 4)):
         raise InputError(
-            f"{name}: an array of shape {list(array.shape)} is no image; "
+            f"{name}: an array of shape {list(array.shape)} is not an image; "
             "expected [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]"
         )
     if 0 in array.shape:
@@ -130,7 +128,7 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG)
-    except Exception:  # damaged metadata do not make the photograph unusable
+    except Exception:  # the pixels are usable without their metadata
         return image
     method = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
     return image if method is None else image.transpose(method)
@@ -153,12 +151,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _range(mode: str, values: np.ndarray) -> tuple[float, float]:
-    """Returns the values that stand for black and white in a greyscale image of many bits."""
+    """Return the values of black and white in a greyscale image of more than 8 bits."""
     low, high = float(values.min()), float(values.max())
-    # Mode "I" has 32 bits, but what is stored in it are nearly always 16.
+    # Mode "I" has 32 bits, but files nearly always store 16 of them.
     nominal = 1.0 if mode == "F" else 65535.0
     fits = low >= 0.0 and high <= nominal
-    return (0.0, nominal) if fits else (low, high)  # else stretch what there is
+    return (0.0, nominal) if fits else (low, high)  # out of range: stretch
 
 
 def _to_eight_bits(values: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -167,10 +165,10 @@ def _to_eight_bits(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def resize(image: UInt8[np.ndarray, "H W 3"], size: int) -> UInt8[np.ndarray, "S S 3"]:
-    """Returns the whole image stretched to a square of `size` pixels.
+    """Stretch the whole image to a square of `size` pixels (bicubic, antialiased).
 
-    The aspect is not kept: a caption describes the whole photograph, so nothing may be cut
-    off. Bicubic with antialiasing. An image that has the size already is returned as it is.
+    The aspect ratio changes because a caption describes the whole photograph, so nothing may be
+    cropped. An image that already has this size is returned unchanged.
     """
     if image.shape[:2] == (size, size):
         return image
@@ -181,24 +179,24 @@ def resize(image: UInt8[np.ndarray, "H W 3"], size: int) -> UInt8[np.ndarray, "S
 def random_crop(
     image: UInt8[np.ndarray, "H W 3"], size: int, rng: np.random.Generator, *, min_scale: float
 ) -> UInt8[np.ndarray, "S S 3"]:
-    """Returns a random part of the image, stretched to a square of `size` pixels.
+    """Crop a random part of the image and stretch it to a square of `size` pixels.
 
-    Szegedy et al. 2015, "Going Deeper with Convolutions", section 6: the part's share of the
-    area is uniform and its aspect changes by 3/4 to 4/3. Here the aspect is relative to the
-    image's own, so that training sees photographs stretched about as `resize` stretches them,
-    and it is drawn from what fits for that area, so that no draw is ever refused.
+    Szegedy et al. 2015, "Going Deeper with Convolutions", section 6: the area of the crop is
+    uniform, and its aspect ratio varies from 3/4 to 4/3. Here the ratio is relative to that of the
+    image, so training sees about the same stretching as `resize` applies. It is drawn from the
+    range that fits the area, so no draw is rejected.
 
     Args:
       image: uint8 [H, W, 3].
       size: side of the result, in pixels.
-      rng: all randomness comes from here.
-      min_scale: smallest share of the area, in (0, 1]; 1 takes the whole image.
+      rng: the only source of randomness.
+      min_scale: the smallest fraction of the area, in (0, 1]; 1 takes the whole image.
     """
     if not 0.0 < min_scale <= 1.0:
         raise ValueError(f"min_scale must be in (0, 1], not {min_scale}")
     height, width = image.shape[:2]
     share = rng.uniform(min_scale, 1.0)
-    widest = np.log(min(4 / 3, 1 / share))  # width and height both stay inside the image
+    widest = np.log(min(4 / 3, 1 / share))  # keeps both sides inside the image
     aspect = np.exp(rng.uniform(-widest, widest))
     crop_width = min(width * np.sqrt(share * aspect), width)
     crop_height = min(height * np.sqrt(share / aspect), height)
@@ -210,23 +208,22 @@ def random_crop(
 
 
 def flip(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
-    """Returns the image mirrored left to right."""
+    """Mirror the image left to right."""
     return np.ascontiguousarray(image[:, ::-1])
 
 
 def color_jitter(
     image: UInt8[np.ndarray, "H W 3"], rng: np.random.Generator, *, strength: float
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Returns the image brighter or darker, flatter or harsher, paler or more vivid.
+    """Change brightness, contrast and saturation at random.
 
     Howard 2013, "Some Improvements on Deep Convolutional Neural Network Based Image
-    Classification", https://arxiv.org/abs/1312.5402, section 2: brightness, contrast and
-    saturation are each changed by a factor of their own, in a random order. The hue stays,
-    because captions name colours.
+    Classification", https://arxiv.org/abs/1312.5402, section 2: each of the
+    three gets its own factor, in a random order. The hue stays, because captions name colours.
 
     Args:
-      rng: all randomness comes from here.
-      strength: the factors are uniform in [1 - strength, 1 + strength]; in [0, 1).
+      rng: the only source of randomness.
+      strength: factors are uniform in [1 - strength, 1 + strength]; in [0, 1).
     """
     if not 0.0 <= strength < 1.0:
         raise ValueError(f"strength must be in [0, 1), not {strength}")

@@ -175,7 +175,7 @@ def test_what_a_filling_disk_still_took_is_kept(tmp_path: Path) -> None:
         # The kernel refuses files beyond this size: in the middle of the second chunk.
         resource.setrlimit(resource.RLIMIT_FSIZE, (6 * IMAGE_BYTES, hard))
         try:
-            with pytest.raises(InputError, match=r"cannot be kept there \(File too large\)"):
+            with pytest.raises(InputError, match=r"cannot cache features \(File too large\)"):
                 cache.write(1, EXPECTED[4:8])
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -57,8 +57,8 @@ def test_patterns_and_lists(tree):
 def test_nothing_to_caption_is_said_at_once(tree):
     (tree / "empty").mkdir()
     for argument, message in [
-        ("missing.jpg", "missing.jpg: there is no such file or folder"),
-        ("*.tif", r"\*.tif: no file fits this pattern"),
+        ("missing.jpg", "missing.jpg: no such file or folder"),
+        ("*.tif", r"\*.tif: no file matches this pattern"),
         ("t/empty", "t/empty: no image in this folder"),
     ]:
         with pytest.raises(InputError, match=message):
@@ -75,7 +75,7 @@ def test_what_no_file_can_be_called_is_an_image_that_is_not_there(tree):
         *("t/c/a b.gif", "t/c/d/e.webp", "t/circle.jpg", "t/ü/ö.jpeg"),
         *(long, "a\0b.jpg"),
     ]
-    with pytest.raises(InputError, match="there is no such file or folder"):
+    with pytest.raises(InputError, match="no such file or folder"):
         found(long)
 
 
