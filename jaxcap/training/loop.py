@@ -118,7 +118,7 @@ class Loop:
             of.workdir / "tensorboard",
             self._log.lines,
             split=of.config.evaluation.split,
-            say=functools.partial(say, of.console),
+            say=functools.partial(print_line, of.console),
         )
 
     def _write(self, line: LogLine) -> None:
