@@ -32,12 +32,14 @@ from PIL import Image
 
 from jaxcap.caption_files.formats import JsonLines
 from jaxcap.caption_files.writing import CaptionWriter
+from jaxcap.captioning.decoding import ImageInput
 from jaxcap.captioning.loaded_model import LoadedModel, load
 from jaxcap.config import Config, DataConfig, DecoderConfig, EncoderConfig
 from jaxcap.data import images as image_files
 from jaxcap.files import images_below
 from jaxcap.model.captioner import create_captioner, init_variables
 from jaxcap.storage import published
+from jaxcap.storage.trained import TrainedCaptioner
 from jaxcap.text.vocabulary import SPECIALS, Vocabulary
 
 
@@ -83,7 +85,7 @@ def _random_run(config: Config, words: int) -> LoadedModel:
     vocabulary = Vocabulary((*SPECIALS, *(f"word{n}" for n in range(words))))
     model = create_captioner(config, len(vocabulary))
     variables = init_variables(model, jax.random.key(0), image_size=config.data.image_size)
-    return LoadedModel(Path("random"), config, vocabulary, model, variables, 0)
+    return LoadedModel((TrainedCaptioner(Path("random"), config, vocabulary, variables, 0),))
 
 
 def _speed(arguments: Arguments, paths: list[Path], folder: Path) -> None:
@@ -111,7 +113,9 @@ def _speed(arguments: Arguments, paths: list[Path], folder: Path) -> None:
         # Nothing is fetched, and waited for only at the end: the device is never idle.
         jax.block_until_ready(
             [
-                run.decode(run.variables, arrays[first : first + arguments.batch_size])
+                run.decode(
+                    (run.variables,), (ImageInput(arrays[first : first + arguments.batch_size]),)
+                )
                 for first in range(0, len(arrays), arguments.batch_size)
             ]
         )
@@ -158,7 +162,7 @@ def _memory(arguments: Arguments, paths: list[Path], folder: Path) -> None:
             decoder=DecoderConfig(hidden_size=128, embedding_size=64, attention_size=64),
         )
         model = folder / "model.safetensors"
-        published.write(_random_run(config, 1000), model)
+        published.write(_random_run(config, 1000).single, model)
     peaks = []
     for times in (1, 10):
         links = folder / f"{times}"

@@ -12,13 +12,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from jaxcap.captioning.decoding import describe
-from jaxcap.captioning.loaded_model import Caption, Decode, LoadedModel, caption_batches
+from jaxcap.captioning.decoding import Decode, describe
+from jaxcap.captioning.loaded_model import LoadedModel
+from jaxcap.captioning.results import Caption
+from jaxcap.captioning.stream import NO_CAPTION, caption_batches
 from jaxcap.config import Config, to_dict
 from jaxcap.data.pipeline import Source, evaluation_batches
 from jaxcap.datasets import shapes
 from jaxcap.devices import hosts
 from jaxcap.devices.parallel import round_up
+from jaxcap.errors import InputError
 from jaxcap.files import write_text
 from jaxcap.metrics import ScoringUnits, evaluate_captions, splitter
 from jaxcap.progress import Report
@@ -101,7 +104,7 @@ def evaluate_source(
     )
     found: dict[int, tuple[Caption, ...]] = {}
     for number, of_image in caption_batches(
-        decode, variables, batches, vocabulary, attention=attention
+        decode, (variables,), batches, vocabulary, attention=attention
     ):
         found[number] = tuple(map(_smaller, of_image))
         if len(found) % batch_size == 0 or len(found) == len(numbers):
@@ -114,6 +117,8 @@ def evaluate_source(
     for number in range(len(source)):
         record = source[number]
         name = record["image_id"]
+        if not found[number]:
+            raise InputError(f"image {name}: {NO_CAPTION}.")
         captions[name], references[name] = found[number], record["captions"]
         if "scene" in record:
             scene = shapes.scene_from_json(record["scene"])

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcap.captioning.loaded_model import Caption, LoadedModel, caption_batches, load
+from jaxcap.captioning.loaded_model import LoadedModel, load
+from jaxcap.captioning.results import Caption
+from jaxcap.captioning.stream import caption_batches
 from jaxcap.data import images
 from jaxcap.data.batch import Batch
 from jaxcap.datasets import shapes
@@ -116,13 +118,13 @@ def test_a_decoder_without_attention_has_none(run):
         satisfied=jnp.ones((1, 2), bool),
     )
     batch = Batch(
-        images=np.zeros((1, 8, 8, 3), np.uint8),
+        pixels=np.zeros((1, 8, 8, 3), np.uint8),
         tokens=np.zeros((1, 1, 1), np.int32),
         valid=np.ones(1, bool),
         numbers=np.array([7], np.int32),
     )
     ((number, captions),) = caption_batches(
-        lambda variables, images: found, {}, [batch], run.vocabulary, attention=True
+        lambda variables, images: found, ({},), [batch], run.vocabulary, attention=True
     )
     assert number == 7
     assert captions == (

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key, Num, PRNGKeyArray, UInt32
+import numpy as np
+from jaxtyping import Array, Float, Key, PRNGKeyArray, UInt8, UInt32
 
 from jaxcap.config import Config, SearchConfig, validate
 from jaxcap.errors import InputError, did_you_mean
@@ -28,49 +29,68 @@ from jaxcap.search import (
 )
 from jaxcap.text.vocabulary import SPECIALS, UNK, Vocabulary
 
-Decode = Callable[[Any, Any], SearchResult]
-"""`decode(variables, images)`: a model's variables and a batch of images uint8 `[B, S, S, 3]`, or
-features `[B, P, D]` in their place, as in a `Batch`. An ensemble takes a sequence of each, a batch
-of the same images for each model, in the size that this model sees."""
+
+class ImageInput(NamedTuple):
+    """A batch of images for one model; exactly one of the two is given.
+
+    Attributes:
+      pixels: decoded images in the model's size, not yet normalised.
+      features: the output of the model's encoder, computed earlier.
+    """
+
+    pixels: UInt8[Array | np.ndarray, "B S S 3"] | None = None
+    features: Float[Array | np.ndarray, "B P D"] | None = None
+
+
+Decode = Callable[[tuple[Any, ...], tuple[ImageInput, ...]], SearchResult]
+"""`decode(variables, images)`: the variables of each model, and the same images for each model."""
 
 
 def create_decode(
-    models: Captioner | Sequence[Captioner], config: SearchConfig, vocabulary: Vocabulary
+    models: Sequence[Captioner], config: SearchConfig, vocabulary: Vocabulary
 ) -> Decode:
-    """The jitted search that the options ask for.
+    """Return the jitted search that `config` describes.
 
-    Several models over the same vocabulary make an ensemble: the mean of their probabilities is
-    searched, and attention weights are the first one's.
+    Several models over the same vocabulary form an ensemble: the search uses the mean of their
+    probabilities and returns the first model's attention weights.
 
     Raises:
-      InputError: by `check_search`.
+      InputError: see `check_search`.
     """
     check_search(config, vocabulary)
     search = _create_search(config, vocabulary)
-    single = isinstance(models, Captioner)
-    ensemble = (models,) if isinstance(models, Captioner) else tuple(models)
 
-    def decode(variables: Any, images: Any) -> SearchResult:
-        if single:
-            variables, images = (variables,), (images,)
-        begun = [
-            begin(model, each, of_model)
-            for model, each, of_model in zip(ensemble, variables, images, strict=True)
-        ]
-        if single:
-            ((step, carry),) = begun
-        else:
-            step, carry = average([s for s, _ in begun]), tuple(c for _, c in begun)
-        return search(step, carry, images[0])
+    def decode(variables: tuple[Any, ...], images: tuple[ImageInput, ...]) -> SearchResult:
+        steps, carries = zip(
+            *(
+                start_search(model, of_model, encode(model, of_model, each))
+                for model, of_model, each in zip(models, variables, images, strict=True)
+            ),
+            strict=True,
+        )
+        return search(average(steps), carries, images[0])
 
     return jax.jit(decode)
 
 
-def begin(model: Captioner, variables: Any, images: Any) -> tuple[StepFunction, Any]:
-    """What a search over the captions of `images`, or of features, is given: step and carry."""
-    features = images
-    if images.ndim == 4:
-        features = model.apply(variables, images, method="encode")
+def encode(model: Captioner, variables: Any, images: ImageInput) -> Float[Array, "B P D"]:
+    """Return the features of the images; those computed earlier pass through unchanged.
+
+    Raises:
+      TypeError: both or neither of pixels and features are given.
+    """
+    if (images.pixels is None) == (images.features is None):
+        raise TypeError("ImageInput: give exactly one of pixels and features.")
+    if images.features is not None:
+        return jnp.asarray(images.features)
+    features: Float[Array, "B P D"] = model.apply(variables, images.pixels, method="encode")
+    return features
+
+
+def start_search(
+    model: Captioner, variables: Any, features: Float[Array, "B P D"]
+) -> tuple[StepFunction, Any]:
+    """Return the step function and the first carry for a search over captions of `features`."""
     carry, context = model.apply(variables, features, method="start")
 
     def step(carry: Any, tokens: Any) -> Any:
@@ -148,26 +168,28 @@ def _id(word: str, vocabulary: Vocabulary) -> int:
     return vocabulary.id_of(units[0]) if len(units) == 1 else UNK
 
 
-def image_keys(rng: PRNGKeyArray, images: Num[Array, "B ..."]) -> Key[Array, " B"]:
-    """A key for each image, `[B]`, made of `rng` and of all of the image's pixels or features.
+def image_keys(rng: PRNGKeyArray, images: ImageInput) -> Key[Array, " B"]:
+    """Return a key for each image, `[B]`, derived from `rng` and all its pixels or features.
 
-    So what is drawn for an image depends neither on its place in a batch nor on what else is
-    captioned, by whichever process. Equal images draw equally.
+    What is sampled for an image then does not depend on its place in a batch, on other images or
+    on the process. Equal images get equal keys.
     """
-    flat = images.reshape(images.shape[0], -1)
-    if jnp.issubdtype(flat.dtype, jnp.floating):
-        flat = jax.lax.bitcast_convert_type(flat.astype(jnp.float32), jnp.uint32)
-    numbers = flat.astype(jnp.uint32)
+    if images.pixels is not None:
+        flat = images.pixels.reshape(images.pixels.shape[0], -1).astype(jnp.uint32)
+    else:
+        assert images.features is not None
+        flat = images.features.reshape(images.features.shape[0], -1).astype(jnp.float32)
+        flat = jax.lax.bitcast_convert_type(flat, jnp.uint32)
     # Multiply-sum hashing: Σ xᵢ wᵢ mod 2³² with fixed random wᵢ; twice, for 64 bits.
-    place = jnp.arange(numbers.shape[1], dtype=jnp.uint32)
+    place = jnp.arange(flat.shape[1], dtype=jnp.uint32)
     first, second = (
-        (numbers * _mixed(2 * place + half)).sum(axis=1, dtype=jnp.uint32) for half in (0, 1)
+        (flat * _mixed(2 * place + half)).sum(axis=1, dtype=jnp.uint32) for half in (0, 1)
     )
     return jax.vmap(lambda a, b: jax.random.fold_in(jax.random.fold_in(rng, a), b))(first, second)
 
 
 def _mixed(x: UInt32[Array, " n"]) -> UInt32[Array, " n"]:
-    """Random odd numbers from rising ones: the last steps of MurmurHash3 (A. Appleby, 2011)."""
+    """Mix consecutive integers into random odd ones: MurmurHash3's finalizer (Appleby, 2011)."""
     x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
     return (x ^ (x >> 16)) | 1

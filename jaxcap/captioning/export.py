@@ -22,13 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxcap
-from jaxcap.captioning.decoding import create_decode
+from jaxcap.captioning.decoding import ImageInput, create_decode
 from jaxcap.errors import InputError
 from jaxcap.files import replacing
-from jaxcap.model.captioner import Captioner, create_captioner
 from jaxcap.model.encoders.conv import written_for
 from jaxcap.storage.program_cache import without_source_lines
-from jaxcap.storage.published import Precision, Trained, require_single, stored
+from jaxcap.storage.published import Precision, stored
+from jaxcap.storage.trained import TrainedCaptioner
 from jaxcap.text.vocabulary import BOS, EOS, PAD, Vocabulary
 
 SUFFIX = ".stablehlo"
@@ -43,13 +43,13 @@ _OUTPUTS = ("tokens", "log_probs", "word_log_probs", "attention")
 
 
 def export_program(
-    run: Trained,
+    captioner: TrainedCaptioner,
     *,
     dtype: Precision = "float32",
     platforms: Sequence[str] = PLATFORMS,
     attention: bool = False,
 ) -> jax.export.Exported:
-    """Traces a run's encoder and search, as `run.config` has them.
+    """Traces a run's encoder and search, as `captioner.config` has them.
 
     Each platform gets its own formulation of the convolutions, as in this library. On a CPU
     images are encoded one after the other, since the size of the batch is not known.
@@ -63,27 +63,22 @@ def export_program(
       A program `images uint8 [B, S, S, 3] -> [tokens int32 [B, N, T], log_probs [B, N],
       word_log_probs [B, N, T]]`, with attention `[B, N, T, P]` as a fourth if it is asked for;
       as in `SearchResult`, except that log p is -inf of a caption that does not exist.
-
-    Raises:
-      InputError: the run is an ensemble.
     """
-    require_single(run)
-    model = create_captioner(run.config, len(run.vocabulary))
-    kept = stored(run.variables, dtype)
+    kept = stored(captioner.variables, dtype)
 
     def program(images: Any) -> Any:
         # By JAX, as a step of the program, so that the file holds what was stored.
         variables = jax.tree.map(
-            lambda x, like: jax.lax.convert_element_type(x, like.dtype), kept, run.variables
+            lambda x, like: jax.lax.convert_element_type(x, like.dtype), kept, captioner.variables
         )
         return jax.lax.platform_dependent(
             variables,
             images,
-            cpu=_searched(model, run, "cpu", attention=attention),
-            default=_searched(model, run, "others", attention=attention),
+            cpu=_searched(captioner, "cpu", attention=attention),
+            default=_searched(captioner, "others", attention=attention),
         )
 
-    size = run.config.data.image_size
+    size = captioner.config.data.image_size
     shape = jax.export.symbolic_shape(f"b, {size}, {size}, 3")
     export = jax.export.export(jax.jit(program), platforms=tuple(platforms))
     with without_source_lines():
@@ -91,14 +86,14 @@ def export_program(
 
 
 def _searched(
-    model: Captioner, run: Trained, platform: str, *, attention: bool
+    captioner: TrainedCaptioner, platform: str, *, attention: bool
 ) -> Callable[[Any, Any], list[Any]]:
     # One for each platform: what JAX has traced for one would be taken for the other.
-    decode = create_decode(model, run.config.search, run.vocabulary)
+    decode = create_decode([captioner.model], captioner.config.search, captioner.vocabulary)
 
     def search(variables: Any, images: Any) -> list[Any]:
         with written_for(platform):
-            found = decode(variables, images)
+            found = decode((variables,), (ImageInput(images),))
         log_probs = jnp.where(found.exists, found.log_probs, -jnp.inf)
         outputs = [found.tokens, log_probs, found.word_log_probs]
         return [*outputs, found.weights] if attention else outputs
@@ -107,7 +102,7 @@ def _searched(
 
 
 def write_program(
-    run: Trained,
+    captioner: TrainedCaptioner,
     path: Path,
     *,
     dtype: Precision = "float32",
@@ -122,17 +117,17 @@ def write_program(
       InputError: a file cannot be written, the decoder has no attention to return, or a word of
         the vocabulary is a byte, which is no text by itself.
     """
-    if attention and run.config.decoder.name == "lstm":
+    if attention and captioner.config.decoder.name == "lstm":
         raise InputError("--attention: decoder 'lstm' has none; leave it out.")
-    of_pieces = run.vocabulary.units.name == "pieces"
-    if of_pieces and (byte := next(filter(_BYTE.fullmatch, run.vocabulary.words), None)):
+    of_pieces = captioner.vocabulary.units.name == "pieces"
+    if of_pieces and (byte := next(filter(_BYTE.fullmatch, captioner.vocabulary.words), None)):
         raise InputError(
             f"{path}: the vocabulary has pieces that are single bytes, such as '{byte}', and the "
             "program is described by the text that each piece adds. Export as .safetensors, which "
             "jaxcap.load reads, or train with pieces without byte fallback."
         )
-    exported = export_program(run, dtype=dtype, platforms=platforms, attention=attention)
-    content, size = exported.mlir_module_serialized, run.config.data.image_size
+    exported = export_program(captioner, dtype=dtype, platforms=platforms, attention=attention)
+    content, size = exported.mlir_module_serialized, captioner.config.data.image_size
     about = {
         "format": FORMAT,
         "program": path.name,
@@ -151,14 +146,14 @@ def write_program(
         "platforms": list(exported.platforms),
         # What jax.export.Exported must be told of the code, see docs/export.md.
         "fields": {"calling_convention_version": exported.calling_convention_version},
-        "search": dataclasses.asdict(run.config.search),
+        "search": dataclasses.asdict(captioner.config.search),
         "origin": {
-            "run": run.directory.name,
-            "step": run.step,
+            "run": captioner.directory.name,
+            "step": captioner.step,
             "jaxcap": jaxcap.__version__,
             "jax": jax.__version__,
         },
-        "vocabulary": _texts(run.vocabulary),
+        "vocabulary": _texts(captioner.vocabulary),
     }
     description = json.dumps(about, ensure_ascii=False, indent=1) + "\n"
     beside = description_path(path)

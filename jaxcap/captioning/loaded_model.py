@@ -1,4 +1,4 @@
-"""From a trained run, or several together, to captions."""
+"""Load trained captioners and caption images with them."""
 
 from __future__ import annotations
 
@@ -14,180 +14,192 @@ import numpy as np
 from PIL import Image
 
 from jaxcap.captioning.decoding import Decode, check_search, create_decode, same_vocabulary
-from jaxcap.captioning.stream import (
-    Caption,
-    Captioned,
-    ReadImage,
-    Word,
-    caption_batches,
-    caption_images,
-)
+from jaxcap.captioning.image_reading import ImageLike
+from jaxcap.captioning.results import Captioned
+from jaxcap.captioning.stream import caption_images
 from jaxcap.config import Config, check_heeded, load_config
-from jaxcap.data import images as image_files
 from jaxcap.errors import InputError
 from jaxcap.model.captioner import Captioner, create_captioner, variable_shapes
 from jaxcap.pretrained import packaged
 from jaxcap.search import SearchResult
+from jaxcap.storage import published
 from jaxcap.storage.program_cache import Store, kept
-from jaxcap.storage.published import is_published, read
+from jaxcap.storage.trained import TrainedCaptioner, check_finite
 from jaxcap.text.vocabulary import Vocabulary
 
-__all__ = [
-    "Caption",
-    "Captioned",
-    "Decode",
-    "ImageLike",
-    "LoadedModel",
-    "Word",
-    "caption_batches",
-    "create_decode",
-    "load",
-]
+_MIN_COSINE = 0.5
+"""Trainings from the same captioner have a higher cosine; independent ones are near 0."""
 
-_LEAST_ALIKE = 0.5  # two trainings of the same captioner have more, of other beginnings nearly 0
-
-_Decodable = Path | bytes | Image.Image | np.ndarray
-ImageLike = _Decodable | str
-RunPath = str | os.PathLike[str]
+ModelPath = str | os.PathLike[str]
 
 
 def load(
-    *runs: RunPath | Sequence[RunPath], best: bool = True, store: Store | None = None
+    *models: ModelPath | Sequence[ModelPath], best: bool = True, store: Store | None = None
 ) -> LoadedModel:
-    """Opens runs for captioning; nothing but their directories is needed.
+    """Load a trained captioner, or several as an ensemble.
 
     Args:
-      runs: `runs/NAME`, as training left it, or a published model. Several, as arguments or as a
-        list, caption together: an ensemble, whose members may have any encoders and image sizes
-        but must have one vocabulary. The search is configured as in the first. Without any: the
-        model that comes with the package.
-      best: the checkpoint with the best score, or the latest.
-      store: where programs are kept, for the next process to begin sooner.
+      models: run directories (`runs/NAME`) or published files, as arguments or as a list. Members
+        of an ensemble may have any encoders and image sizes but must have the same vocabulary;
+        the first one's search options apply. Without arguments: the packaged model.
+      best: load the checkpoint with the best score, or else the latest.
+      store: a cache of compiled programs, so that the next process starts sooner.
 
     Raises:
-      InputError: a directory is no run, or holds no checkpoint yet; the vocabularies differ; the
-        package has no model.
+      InputError: a path is not a run or published file, a run has no sound checkpoint, weights
+        are not finite, the vocabularies differ, or the packaged model is not installed.
     """
     paths = [
         Path(path)
-        for run in (runs or (packaged(),))
-        for path in ([run] if isinstance(run, str | os.PathLike) else run)
+        for model in (models or (packaged(),))
+        for path in ([model] if isinstance(model, str | os.PathLike) else model)
     ]
     if not paths:
-        raise InputError("Which run? Give its directory, or several for an ensemble.")
-    first, *others = [_load_one(path, best=best, store=store) for path in paths]
-    same_vocabulary({str(run.directory): run.vocabulary for run in (first, *others)})
-    return replace(first, others=tuple(others))
+        raise InputError("No model given. Pass a run directory, or several for an ensemble.")
+    members = tuple(_load_member(path, best=best, store=store) for path in paths)
+    same_vocabulary({str(member.directory): member.vocabulary for member in members})
+    return LoadedModel(members, store)
 
 
-def _load_one(directory: Path, *, best: bool, store: Store | None) -> LoadedModel:
-    if is_published(directory):
-        found = read(directory, store=store)
-        return LoadedModel(
-            directory,
-            found.config,
-            found.vocabulary,
-            create_captioner(found.config, len(found.vocabulary)),
-            found.variables,
-            found.step,
-            note=found.note,
-            store=store,
-        )
-    if not directory.exists():
-        raise InputError(f"{directory}: there is no such run directory. Train one with train.py.")
+def _load_member(path: Path, *, best: bool, store: Store | None) -> TrainedCaptioner:
+    if published.is_published(path):
+        return published.read(path, store=store)
+    if not path.exists():
+        raise InputError(f"{path}: no such run directory. Train one with train.py.")
     missing = [
         name
         for name in ("config.json", "vocabulary.json", "checkpoints")
-        if not (directory / name).exists()
+        if not (path / name).exists()
     ]
     if missing:
         raise InputError(
-            f"{directory}: this is no run directory, it has no {' and no '.join(missing)}. "
+            f"{path}: not a run directory, it has no {' and no '.join(missing)}. "
             "Give the --workdir of a training (runs/NAME)."
         )
-    # Orbax takes a while to import, and published files need none of it.
+    # Orbax takes a while to import, and published files do not need it.
     from jaxcap.storage.checkpoints import Checkpoints
 
-    config = load_config(directory / "config.json")
-    vocabulary = Vocabulary.load(directory / "vocabulary.json")
+    config = load_config(path / "config.json")
+    vocabulary = Vocabulary.load(path / "vocabulary.json")
     model = create_captioner(config, len(vocabulary))
     like = variable_shapes(model, image_size=config.data.image_size)
     with Checkpoints(
-        directory / "checkpoints", metric=config.evaluation.metric, reading_only=True
+        path / "checkpoints", metric=config.evaluation.metric, reading_only=True
     ) as checkpoints:
         restored = checkpoints.restore_sound_variables(like, best=best)
     if restored is None:
-        raise InputError(f"{directory}: no checkpoint yet; training saves one every epoch.")
+        raise InputError(f"{path}: no checkpoint yet; training saves one after every epoch.")
     step, variables = restored
-    return LoadedModel(directory, config, vocabulary, model, variables, step, store=store)
+    check_finite(variables, where=f"{path / 'checkpoints' / str(step)}")
+    return TrainedCaptioner(path, config, vocabulary, variables, step)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class LoadedModel:
-    """A trained captioner with all that it needs, or an ensemble of them.
+    """One trained captioner, or several that caption together as an ensemble.
 
     Attributes:
-      directory: where it was loaded from.
-      variables: `{"params": …, "batch_stats": …}`.
-      step: the optimizer step that they were saved at.
-      others: the other members of an ensemble; what is above is the first one's.
-      note: what the publisher of a published model wants users to know.
-      store: where programs are kept, for the next process to begin sooner.
+      members: the captioners, all with the same vocabulary. The properties `directory`, `config`,
+        `vocabulary`, `model`, `variables`, `step` and `note` are those of the first.
+      store: a cache of compiled programs, so that the next process starts sooner.
     """
 
-    directory: Path
-    config: Config
-    vocabulary: Vocabulary
-    model: Captioner
-    variables: dict[str, Any]
-    step: int
-    others: tuple[LoadedModel, ...] = ()
-    note: str = ""
+    members: tuple[TrainedCaptioner, ...]
     store: Store | None = None
 
+    def __repr__(self) -> str:
+        names = ", ".join(str(member.directory) for member in self.members)
+        return f"<LoadedModel {names}: {self.config.encoder.name}, {self.config.decoder.name}>"
+
     @property
-    def members(self) -> tuple[LoadedModel, ...]:
-        """The runs that caption together: this one, if it is no ensemble."""
-        return (self, *self.others)
+    def directory(self) -> Path:
+        """The run directory or published file."""
+        return self.members[0].directory
+
+    @property
+    def config(self) -> Config:
+        """The configuration of the training; `config.search` is how this model captions."""
+        return self.members[0].config
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The vocabulary, the same for all members."""
+        return self.members[0].vocabulary
+
+    @property
+    def model(self) -> Captioner:
+        """The Linen module that `variables` belong to."""
+        return self.members[0].model
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """`{"params": …, "batch_stats": …}`."""
+        return self.members[0].variables
+
+    @property
+    def step(self) -> int:
+        """The optimizer step at which `variables` were saved."""
+        return self.members[0].step
+
+    @property
+    def note(self) -> str:
+        """The publisher's note to users."""
+        return self.members[0].note
+
+    @property
+    def single(self) -> TrainedCaptioner:
+        """The only member.
+
+        Raises:
+          InputError: the model is an ensemble.
+        """
+        if len(self.members) > 1:
+            raise InputError(
+                f"An ensemble of {len(self.members)} cannot be exported or evaluated as one model. "
+                "Use its members one by one, or the mean of their parameters (--average-with)."
+            )
+        return self.members[0]
 
     def with_search(self, **options: Any) -> LoadedModel:
-        """The same run, decoded otherwise: any field of `SearchConfig`.
+        """Return the same model with other search options, any fields of `SearchConfig`.
 
         Raises:
-          InputError: a search that cannot be, or an option that it does not look at.
+          InputError: an option is invalid, or has no effect with this search method.
         """
-        search = replace(self.config.search, **options)
+        first, *others = self.members
+        search = replace(first.config.search, **options)
         check_heeded(options, search)
-        check_search(search, self.vocabulary)
-        return replace(self, config=replace(self.config, search=search))
+        check_search(search, first.vocabulary)
+        changed = replace(first, config=replace(first.config, search=search))
+        return replace(self, members=(changed, *others))
 
     def averaged(self) -> LoadedModel:
-        """One captioner with the mean parameters of the members: as fast as one of them.
+        """Return one captioner with the mean parameters of the members.
 
-        "Model soups" (Wortsman et al. 2022, https://arxiv.org/abs/2203.05482), for trainings that
-        went out from the same captioner: between those the mean is often better than each. The
-        search is the first one's.
+        It is as fast as one member. "Model soups" (Wortsman et al. 2022,
+        https://arxiv.org/abs/2203.05482): the mean of trainings that started from the same
+        captioner is often better than each of them. The first one's search options apply.
 
         Raises:
-          InputError: the members have other parameters, or too different ones.
+          InputError: the members' parameters differ in shape or do not share a starting point.
         """
-        if not self.others:
+        if len(self.members) == 1:
             return self
         first, *others = self.members
         like = jax.tree.map(np.shape, first.variables)
         for other in others:
             if jax.tree.map(np.shape, other.variables) != like:
                 raise InputError(
-                    f"{other.directory} and {first.directory} have parameters of other shapes; "
-                    "give trainings of the same configuration, with one train.start_from."
+                    f"{other.directory} and {first.directory} have parameters of different "
+                    "shapes. Give trainings with the same configuration and train.start_from."
                 )
-            alike = _cosine(first.variables, other.variables)
-            if alike < _LEAST_ALIKE:
+            cosine = _decoder_cosine(first.variables, other.variables)
+            if cosine < _MIN_COSINE:
                 raise InputError(
-                    f"{other.directory} and {first.directory} are no two trainings of one "
-                    f"captioner: the cosine between their decoders' parameters is {alike:.2f}, and "
-                    "their mean could not caption. Give trainings with the same "
-                    "train.start_from, or let them caption as an ensemble."
+                    f"{other.directory} and {first.directory} did not start from the same "
+                    f"captioner: the cosine between their decoders' parameters is {cosine:.2f}, "
+                    f"expected at least {_MIN_COSINE}. Give trainings with the same "
+                    "train.start_from, or use them as an ensemble."
                 )
 
         def mean(*values: Any) -> np.ndarray:
@@ -197,19 +209,14 @@ class LoadedModel:
         variables = jax.tree.map(mean, *(member.variables for member in self.members))
         names = "+".join(member.directory.resolve().name for member in self.members)
         directory = first.directory.parent / names
-        return replace(first, directory=directory, variables=variables, others=())
+        average = replace(first, directory=directory, variables=variables)
+        return replace(self, members=(average,))
 
     @cached_property
     def decode(self) -> Decode:
-        """The jitted search over batches of images.
-
-        `(variables, images uint8 [B, S, S, 3])`, in an ensemble a sequence of each, one for every
-        member.
-        """
+        """The jitted search over batches of images, see `decoding.Decode`."""
         models = [member.model for member in self.members]
-        decode = create_decode(
-            models if self.others else self.model, self.config.search, self.vocabulary
-        )
+        decode = create_decode(models, self.config.search, self.vocabulary)
         if self.store is None:
             return decode
         configs = [member.config for member in self.members]
@@ -228,24 +235,23 @@ class LoadedModel:
         threads: int | None = None,
         attention: bool = True,
     ) -> Iterator[Captioned]:
-        """Captions images in batches of one fixed shape, yielding results in order.
+        """Caption images and yield the results in order.
 
-        Images are read and decoded in threads while the device computes; memory does not grow with
-        their number. `images` may be endless: it is taken from in a thread of its own, at most
-        three batches ahead.
+        Images are decoded in threads while the device computes, and memory does not grow with
+        their number. `images` may be endless: a thread consumes it, at most three batches ahead.
 
         Args:
-          images: paths, the bytes of image files, Pillow images, or arrays uint8 [H, W, 3].
-          batch_size: images encoded at once.
-          threads: how many decode images; as many as there are processors, if None.
-          attention: tell where the model looked as it chose each word of the best caption.
+          images: paths, the bytes of image files, Pillow images, or arrays uint8 `[H, W, 3]`.
+          batch_size: images per batch; all batches have this size, the last one is padded.
+          threads: how many threads decode images; by default one per processor.
+          attention: whether to return the attention of the best caption of each image.
 
         Returns:
-          One `Captioned` per image. One that cannot be decoded has an `error` and no
-          captions, and does not stop the others.
+          One `Captioned` per image. An image that cannot be read or captioned has an `error` and
+          no captions, and does not stop the others.
 
         Raises:
-          InputError: `batch_size` or `threads` below 1, or a single image instead of several.
+          InputError: `batch_size` or `threads` is below 1, or `images` is a single image.
         """
         for name, value in (("batch_size", batch_size), ("threads", threads)):
             if value is not None and value < 1:
@@ -255,40 +261,20 @@ class LoadedModel:
                 f"caption takes a list or an iterator of images, not a single "
                 f"{type(images).__name__}: give [image]."
             )
-        variables = [member.variables for member in self.members]
         return caption_images(
             images,
-            self._read,
-            lambda pixels: (
-                self.decode(variables, pixels)
-                if self.others
-                else self.decode(self.variables, pixels[0])
-            ),
+            self.decode,
+            [member.variables for member in self.members],
             self.vocabulary,
+            sizes=[member.config.data.image_size for member in self.members],
             batch_size=batch_size,
             threads=threads or os.cpu_count() or 1,
             attention=attention,
         )
 
-    def _read(self, image: Any, number: int) -> ReadImage:
-        source: Any = Path(image) if isinstance(image, str | os.PathLike) else image
-        name = str(source) if isinstance(source, Path) else f"image {number}"
-        if not isinstance(source, _Decodable):
-            error = f"{name}: a {type(image).__name__} is no image; give a path, bytes or pixels"
-            return ReadImage(name, error=error)
-        sizes = [member.config.data.image_size for member in self.members]
-        try:
-            # Files of photographs may be decoded at a fraction of their size, ten times faster;
-            # at twice what a model sees, that moves its pixels by a quarter of a step of 255.
-            array = image_files.decode(source, name=name, size=2 * max(sizes))
-        except InputError as error:
-            return ReadImage(name, error=str(error))
-        of_size = {size: image_files.resize(array, size) for size in sizes}
-        return ReadImage(name, tuple(of_size[size] for size in sizes))
 
-
-def _cosine(a: dict[str, Any], b: dict[str, Any]) -> float:
-    """Of the angle between the decoders' parameters; encoders may share published weights."""
+def _decoder_cosine(a: dict[str, Any], b: dict[str, Any]) -> float:
+    """The cosine between the decoders' parameters; encoders may share pretrained weights."""
     x, y = (
         np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(v["params"]["decoder"])])
         for v in (a, b)

@@ -84,7 +84,7 @@ def run(arguments: ExportArguments, console: Console) -> int:
         max_length=arguments.max_length,
         length_penalty=arguments.length_penalty,
     )
-    captioner = load(arguments.run, *arguments.average_with).averaged().with_search(**search)
+    captioner = load(arguments.run, *arguments.average_with).averaged().with_search(**search).single
     if format == "safetensors":
         published.write(captioner, arguments.file, dtype=arguments.dtype, note=arguments.note)
     else:

@@ -1,4 +1,4 @@
-"""Several models as one."""
+"""Average the predictions of several models."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from jaxcap.search.interface import StepFunction
 
 
 class AverageOutput(NamedTuple):
-    """The mean of several outputs.
+    """The averaged output of several models.
 
     Attributes:
-      logits: log of the mean probabilities, `[B, N, V]`.
-      weights: the first model's attention, `[B, N, P]`.
+      logits: the logarithm of the mean probabilities, `[B, N, V]`.
+      weights: the first model's attention weights, `[B, N, P]`.
     """
 
     logits: Float[Array, "B N V"]
@@ -25,21 +25,23 @@ class AverageOutput(NamedTuple):
 
 
 def average(steps: Sequence[StepFunction]) -> StepFunction:
-    """One step function from several over the same vocabulary: p = mean of pᵢ.
+    """Combine step functions over the same vocabulary into one: p = mean of pᵢ.
 
-    Its carry is the tuple of theirs. Of the attention weights, whose numbers of positions may
-    differ, it returns the first model's.
+    Its carry is the tuple of theirs. Attention weights, which may differ in the number of
+    positions, are the first model's. A single step function keeps its own logits.
     """
     if not steps:
         raise ValueError("an ensemble needs at least one step function")
 
-    def step(carries: Any, tokens: Int[Array, "B N"]) -> tuple[Any, AverageOutput]:
+    def step(carries: Any, tokens: Int[Array, "B N"]) -> tuple[Any, Any]:
         pairs = [step(carry, tokens) for step, carry in zip(steps, carries, strict=True)]
-        outputs = [output for _, output in pairs]
+        carries, outputs = tuple(carry for carry, _ in pairs), [output for _, output in pairs]
+        if len(steps) == 1:
+            return carries, outputs[0]
         log_probs = jnp.stack(
             [jax.nn.log_softmax(output.logits.astype(jnp.float32)) for output in outputs]
         )
         logits = jax.nn.logsumexp(log_probs, axis=0) - jnp.log(len(steps))
-        return tuple(carry for carry, _ in pairs), AverageOutput(logits, outputs[0].weights)
+        return carries, AverageOutput(logits, outputs[0].weights)
 
     return step

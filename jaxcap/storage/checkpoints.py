@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 
@@ -34,6 +34,7 @@ from jaxcap.storage.stored_arrays import (
 Metrics = Mapping[str, float]
 
 
+@runtime_checkable
 class State(Protocol):
     """A state of training in two parts, such as `training.step.state.TrainState`."""
 
@@ -53,7 +54,7 @@ class State(Protocol):
         ...
 
     @classmethod
-    def from_parts(cls, variables: dict[str, Any], training: dict[str, Any]) -> Self:
+    def from_parts(cls, variables: dict[str, Any], training: dict[str, Any]) -> Any:
         """Join the two parts."""
         ...
 

@@ -15,7 +15,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ from jaxcap.model.encoders.weights.safetensors_files import (
     write_safetensors_file,
 )
 from jaxcap.storage.program_cache import Store, key_of
+from jaxcap.storage.trained import TrainedCaptioner, check_finite
 from jaxcap.text.vocabulary import Vocabulary
 
 SUFFIX = ".safetensors"
@@ -41,43 +42,6 @@ Precision = Literal["float32", "bfloat16"]
 """What numbers are stored in; it has nothing to do with what is computed in."""
 
 _KIND = "captioner"
-
-
-@runtime_checkable
-class Trained(Protocol):
-    """A trained captioner, such as `LoadedModel`; `others` make it an ensemble."""
-
-    @property
-    def directory(self) -> Path: ...
-    @property
-    def config(self) -> Config: ...
-    @property
-    def vocabulary(self) -> Vocabulary: ...
-    @property
-    def variables(self) -> dict[str, Any]: ...
-    @property
-    def step(self) -> int: ...
-    @property
-    def note(self) -> str: ...
-    @property
-    def others(self) -> tuple[Any, ...]: ...
-
-
-class Published(NamedTuple):
-    """What a published file holds.
-
-    Attributes:
-      config: the run's, without the paths of the machine that it was trained on.
-      variables: `{"params": …, "batch_stats": …}`, float32.
-      step: the optimizer step that they were saved at.
-      note: what whoever published it wants users to know: data, licence.
-    """
-
-    config: Config
-    vocabulary: Vocabulary
-    variables: dict[str, Any]
-    step: int
-    note: str = ""
 
 
 def stored(variables: dict[str, Any], dtype: Precision) -> dict[str, Any]:
@@ -95,37 +59,34 @@ def stored(variables: dict[str, Any], dtype: Precision) -> dict[str, Any]:
     return jax.tree.map(store, variables)
 
 
-def require_single(run: Trained) -> None:
-    """Raises an `InputError` for an ensemble, of which the first member alone would be written."""
-    if run.others:
-        raise InputError("an ensemble cannot be exported; export its members one by one.")
-
-
 def write(
-    run: Trained, path: Path, *, dtype: Precision = "float32", note: str | None = None
+    captioner: TrainedCaptioner,
+    path: Path,
+    *,
+    dtype: Precision = "float32",
+    note: str | None = None,
 ) -> None:
-    """Publishes a run; the same run gives the same bytes.
+    """Publish a captioner as one file; the same captioner gives the same bytes.
 
     Args:
-      path: a file, which is replaced whole or not at all.
+      path: the file to write. It is replaced as a whole or not at all.
       dtype: float32 keeps every bit; bfloat16 halves the file, see `stored`.
-      note: a line for users, such as data and licence; the one that it has already, if None.
+      note: a line for users, such as data and licence; by default `captioner.note`.
 
     Raises:
-      InputError: the file cannot be written, or the run is an ensemble.
+      InputError: the file cannot be written.
     """
-    require_single(run)
-    tensors = _named(stored(run.variables, dtype))
+    tensors = _named(stored(captioner.variables, dtype))
     about = {
         "kind": _KIND,
         "format": FORMAT,
-        "config": to_dict(_without_paths(run.config)),
-        "vocabulary": run.vocabulary.to_json(),
-        "step": run.step,
+        "config": to_dict(_without_paths(captioner.config)),
+        "vocabulary": captioner.vocabulary.to_json(),
+        "step": captioner.step,
         "dtype": dtype,
-        "origin": {"run": run.directory.name, "jaxcap": jaxcap.__version__},
+        "origin": {"run": captioner.directory.name, "jaxcap": jaxcap.__version__},
     }
-    if note := run.note if note is None else note:
+    if note := captioner.note if note is None else note:
         about["note"] = note
     about["sha256"] = _digest(about, tensors)
     try:
@@ -140,7 +101,7 @@ def is_published(path: str | os.PathLike[str]) -> bool:
     return path.is_file() or (path.suffix == SUFFIX and not path.is_dir())
 
 
-def read(path: str | os.PathLike[str], *, store: Store | None = None) -> Published:
+def read(path: str | os.PathLike[str], *, store: Store | None = None) -> TrainedCaptioner:
     """Reads what `write` wrote, every bit of it checked.
 
     Args:
@@ -169,9 +130,15 @@ def read(path: str | os.PathLike[str], *, store: Store | None = None) -> Publish
         _check_tensors(path, tensors, _named(like))
         if store is not None and key is not None:
             store.put(key, b"")
-    variables = jax.device_put(_tree(tensors))
-    return Published(
-        config, vocabulary, variables, int(about.get("step", 0)), str(about.get("note", ""))
+    variables = _tree(tensors)
+    check_finite(variables, where=str(path))
+    return TrainedCaptioner(
+        path,
+        config,
+        vocabulary,
+        jax.device_put(variables),
+        int(about.get("step", 0)),
+        str(about.get("note", "")),
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from jaxcap.captioning.decoding import (
+    ImageInput,
     check_search,
     create_decode,
     describe,
@@ -70,7 +71,9 @@ def search(models: list[Model], images: jax.Array) -> Search:
     def run(number: int = 0, **options: Any) -> SearchResult:
         model, variables = models[number]
         config = SearchConfig(**{"max_length": 6, **options})
-        return jax.device_get(create_decode(model, config, VOCABULARY)(variables, images))
+        return jax.device_get(
+            create_decode([model], config, VOCABULARY)((variables,), (ImageInput(images),))
+        )
 
     return run
 
@@ -172,12 +175,14 @@ def test_samples_of_an_image_depend_on_it_and_the_seed_alone(
 ) -> None:
     model, variables = models[0]
     config = SearchConfig(method="sample", samples=6, max_length=6)
-    decode = create_decode(model, config, VOCABULARY)
+    decode = create_decode([model], config, VOCABULARY)
     together = search(method="sample", samples=6).tokens
     rows = [2, 0, 0, 1, 2]
-    np.testing.assert_array_equal(decode(variables, images[np.array(rows)]).tokens, together[rows])
+    np.testing.assert_array_equal(
+        decode((variables,), (ImageInput(images[np.array(rows)]),)).tokens, together[rows]
+    )
     for row in range(3):
-        alone = decode(variables, images[row : row + 1]).tokens
+        alone = decode((variables,), (ImageInput(images[row : row + 1]),)).tokens
         np.testing.assert_array_equal(alone, together[row : row + 1])
     assert np.any(search(method="sample", samples=6, seed=1).tokens != together)
 
@@ -188,10 +193,12 @@ def test_keys_of_images_that_differ_anywhere_differ() -> None:
     for place, one in enumerate(images.reshape(len(images), -1)):
         one[place] ^= 1
     both = np.concatenate([image, images])
-    for given in (both, both.reshape(len(both), 8, 24).astype(np.float32)):
-        keys = np.asarray(jax.random.key_data(image_keys(jax.random.key(0), jnp.asarray(given))))
+    features = both.reshape(len(both), 8, 24).astype(np.float32)
+    for given in (ImageInput(both), ImageInput(features=features)):
+        keys = np.asarray(jax.random.key_data(image_keys(jax.random.key(0), given)))
         assert len(np.unique(keys, axis=0)) == len(both)
-        again = image_keys(jax.random.key(0), jnp.asarray(given[::-1]))
+        backward = jax.tree.map(lambda x: x[::-1], given)
+        again = image_keys(jax.random.key(0), backward)
         np.testing.assert_array_equal(jax.random.key_data(again)[::-1], keys)
 
 
@@ -201,7 +208,7 @@ def test_an_ensemble_averages_probabilities_whatever_its_models(
     (first, of_first), (second, of_second) = models
     config = SearchConfig(max_length=6)
     decode = create_decode([first, second], config, VOCABULARY)
-    result = decode((of_first, of_second), (images, images))
+    result = decode((of_first, of_second), (ImageInput(images), ImageInput(images)))
     _texts(result)
     assert result.weights.shape[-1] > 0  # the first one's
     before = jnp.concatenate(
@@ -212,7 +219,7 @@ def test_an_ensemble_averages_probabilities_whatever_its_models(
     written = np.asarray(result.tokens) != PAD
     np.testing.assert_allclose(result.word_log_probs, np.where(written, expected, 0.0), atol=1e-4)
     twice = create_decode([first, first], config, VOCABULARY)
-    same = twice([of_first, of_first], [images, images])
+    same = twice((of_first, of_first), (ImageInput(images), ImageInput(images)))
     np.testing.assert_array_equal(same.tokens, search().tokens)
 
 

@@ -118,7 +118,7 @@ def test_a_package_without_its_model(monkeypatch, tmp_path):
 
 def test_a_published_model_is_evaluated_into_a_folder(tiny_run, tiny_data, tmp_path):
     file, output = tmp_path / "tiny.safetensors", tmp_path / "made" / "scores"
-    published.write(loaded_model.load(tiny_run), file, note="drawn scenes")
+    published.write(loaded_model.load(tiny_run).single, file, note="drawn scenes")
     console = Console(quiet=True)
     with pytest.raises(InputError, match=r"tiny\.safetensors.*--output"):
         evaluate.run(evaluate.EvaluateArguments(file, data_dir=tiny_data), console)
@@ -132,12 +132,12 @@ def test_a_published_model_is_evaluated_into_a_folder(tiny_run, tiny_data, tmp_p
 
 def test_a_note_stays_with_the_model(tiny_run, tmp_path):
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
-    published.write(loaded_model.load(tiny_run), first, note="drawn scenes")
+    published.write(loaded_model.load(tiny_run).single, first, note="drawn scenes")
     run = loaded_model.load(first)
     assert run.note == "drawn scenes"
-    published.write(run, second)
+    published.write(run.single, second)
     assert published.read(second).note == "drawn scenes"
-    published.write(run, second, note="")
+    published.write(run.single, second, note="")
     assert published.read(second).note == ""
 
 

@@ -105,7 +105,7 @@ def test_what_cannot_be_exported_is_called_as_it_is(tmp_path):
 
 
 def test_the_oldest_makes_room(tmp_path, monkeypatch):
-    monkeypatch.setattr(kept_programs, "_LIMIT", 2)
+    monkeypatch.setattr(program_cache, "_LIMIT", 2)
     store, clock = Store(tmp_path), iter(range(100))
 
     def touch(name: str) -> None:

@@ -37,7 +37,7 @@ def scenes(tiny_data):
 @pytest.fixture(scope="module")
 def file(run, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("published") / "tiny.safetensors"
-    published.write(run, path)
+    published.write(run.single, path)
     return path
 
 
@@ -90,10 +90,10 @@ def test_the_file_is_what_its_documentation_says(run, file, tmp_path) -> None:
     # Nothing tells where the data lay; the same run gives the same bytes.
     assert run.config.data.data_dir is not None
     assert run.config.data.data_dir.encode() not in file.read_bytes()
-    published.write(load(file.parent / file.name), tmp_path / "again", dtype="float32")
+    published.write(load(file.parent / file.name).single, tmp_path / "again", dtype="float32")
     again = json.loads(_header(tmp_path / "again")["__metadata__"]["jaxcap"])
     assert again["config"] == about["config"]
-    published.write(run, tmp_path / "same")
+    published.write(run.single, tmp_path / "same")
     assert (tmp_path / "same").read_bytes() == file.read_bytes()
 
 
@@ -107,14 +107,14 @@ def test_paths_of_the_training_machine_are_not_published(run, tmp_path) -> None:
             run.config.train, start_from="/home/someone/run", coordinator="someone.example:1"
         ),
     )
-    published.write(dataclasses.replace(run, config=config), tmp_path / "x.safetensors")
+    published.write(dataclasses.replace(run.single, config=config), tmp_path / "x.safetensors")
     assert b"someone" not in (tmp_path / "x.safetensors").read_bytes()
     assert published.read(tmp_path / "x.safetensors").config.encoder.weights == "net.pth"
 
 
 def test_bfloat16_rounds_matrices_and_keeps_vectors(run, file, tmp_path, scenes) -> None:
     half = tmp_path / "half.safetensors"
-    published.write(run, half, dtype="bfloat16")
+    published.write(run.single, half, dtype="bfloat16")
     assert half.stat().st_size < 0.6 * file.stat().st_size
     stored = {name: entry["dtype"] for name, entry in _header(half).items() if name[0] != "_"}
     assert stored["params/decoder/output/kernel"] == "BF16"
@@ -250,20 +250,20 @@ def test_a_full_disk_leaves_what_was_there(run, tmp_path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
         with pytest.raises(InputError, match=r"model\.safetensors: cannot be written"):
-            published.write(run, path)
+            published.write(run.single, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(InputError, match="cannot be written"):
-        published.write(run, tmp_path / "no folder" / "x.safetensors")
+        published.write(run.single, tmp_path / "no folder" / "x.safetensors")
 
 
 def test_computing_in_bfloat16_is_kept_apart_from_storing_in_it(run, tmp_path) -> None:
     config = dataclasses.replace(
         run.config, encoder=dataclasses.replace(run.config.encoder, dtype="bfloat16")
     )
-    published.write(dataclasses.replace(run, config=config), tmp_path / "x.safetensors")
+    published.write(dataclasses.replace(run.single, config=config), tmp_path / "x.safetensors")
     found = published.read(tmp_path / "x.safetensors")
     assert found.config.encoder.dtype == "bfloat16"
     assert {x.dtype for x in jax.tree.leaves(found.variables)} == {jnp.dtype("float32")}

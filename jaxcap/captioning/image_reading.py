@@ -1,0 +1,130 @@
+"""Read images in threads, ahead of the device."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent import futures
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from PIL import Image
+
+from jaxcap.data import images as image_files
+from jaxcap.errors import InputError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_Decodable = Path | bytes | Image.Image | np.ndarray
+ImageLike = _Decodable | str
+"""A path, the bytes of an image file, a Pillow image, or pixels uint8 `[H, W, 3]`."""
+
+_POLL_SECONDS = 0.02
+"""How long to wait for the next image before reporting that it is not ready."""
+
+
+@dataclass(frozen=True)
+class ReadImage:
+    """An image resized for each model, or the reason why it could not be read.
+
+    Attributes:
+      pixels: uint8 `[S, S, 3]` for each model, S being that model's size; empty on error.
+    """
+
+    name: str
+    pixels: tuple[np.ndarray, ...] = ()
+    error: str | None = None
+
+
+def read_image(image: Any, number: int, *, sizes: Sequence[int]) -> ReadImage:
+    """Decode an image and resize it to each of `sizes`.
+
+    Args:
+      image: an `ImageLike`; anything else gives a `ReadImage` with an error.
+      number: names an image that has no path.
+    """
+    source: Any = Path(image) if isinstance(image, str | os.PathLike) else image
+    name = str(source) if isinstance(source, Path) else f"image {number}"
+    if not isinstance(source, _Decodable):
+        found = type(image).__name__
+        return ReadImage(name, error=f"{name}: expected a path, bytes or pixels, found {found}")
+    try:
+        # JPEGs may be decoded at a fraction of their size, which is ten times faster. At twice
+        # the model's size or more, that changes the pixels by a quarter of a step of 255.
+        array = image_files.decode(source, name=name, size=2 * max(sizes))
+    except InputError as error:
+        return ReadImage(name, error=str(error))
+    resized = {size: image_files.resize(array, size) for size in sizes}
+    return ReadImage(name, tuple(resized[size] for size in sizes))
+
+
+@contextlib.contextmanager
+def read_ahead(
+    images: Iterable[T], read: Callable[[T, int], R], *, threads: int, ahead: int
+) -> Iterator[Iterator[R | None]]:
+    """Iterate over the results of `read`, in order, computed in threads.
+
+    The iterator yields None while the next result is not ready.
+
+    Args:
+      read: `read(image, number)`, called in several threads.
+      ahead: the largest number of images taken from `images` but not yet yielded.
+
+    Raises:
+      Exception: whatever the iterator `images` raised, after the results of the images before.
+    """
+    room, stop = threading.Semaphore(ahead), threading.Event()
+    results: queue.SimpleQueue[Future[R] | None] = queue.SimpleQueue()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="read")
+    failure: list[BaseException] = []
+
+    def take() -> None:
+        numbered = enumerate(images)
+        try:
+            while room.acquire() and not stop.is_set():
+                number, image = next(numbered, (None, None))
+                if number is None:
+                    break
+                results.put(pool.submit(read_unless_stopped, cast(T, image), number))
+        except BaseException as error:  # raised again in the caller's thread
+            failure.append(error)
+        finally:
+            results.put(None)
+
+    # `cancel_futures` would fail if the generator is dropped while Python exits.
+    def read_unless_stopped(image: T, number: int) -> R:
+        if stop.is_set():
+            raise futures.CancelledError
+        return read(image, number)
+
+    def give() -> Iterator[R | None]:
+        while True:
+            try:
+                result = results.get(timeout=_POLL_SECONDS)
+            except queue.Empty:
+                yield None
+                continue
+            if result is None:
+                return
+            while not futures.wait([result], timeout=_POLL_SECONDS).done:
+                yield None
+            room.release()
+            yield result.result()
+
+    # A daemon thread: an iterator that blocks forever must not keep the program from exiting.
+    threading.Thread(target=take, daemon=True, name="take").start()
+    try:
+        yield give()
+    finally:
+        stop.set()
+        room.release()
+        pool.shutdown(wait=False)
+    if failure:
+        raise failure[0]

@@ -1,0 +1,110 @@
+"""What captioning returns: images with their captions, and captions with their words."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a caption.
+
+    Attributes:
+      text: the word as written in the vocabulary.
+      probability: p of the word given the words before it.
+      attention: the attention while the word was chosen, `[rows, columns]` over the whole image.
+        It sums to 1, or to less where the decoder `adaptive` relied on its sentinel. None if the
+        decoder has no attention or it was not requested.
+    """
+
+    text: str
+    probability: float
+    attention: np.ndarray | None = field(default=None, compare=False, repr=False)
+
+    def attention_map(self, width: int, height: int) -> Float[np.ndarray, "height width"]:
+        """Resize `attention` to the size of the image; the largest value is 1.
+
+        The model sees the whole image stretched to a square, so the grid covers the whole image.
+        Between the centres of its cells the map is bilinear.
+
+        Raises:
+          ValueError: the word has no attention.
+        """
+        if self.attention is None:
+            raise ValueError(f"the word '{self.text}' has no attention")
+        grid = Image.fromarray(np.asarray(self.attention, np.float32))
+        enlarged = np.asarray(grid.resize((width, height), Image.Resampling.BILINEAR))
+        return enlarged / max(float(enlarged.max()), np.finfo(np.float32).tiny)
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A generated sentence.
+
+    Attributes:
+      text: the words, separated by spaces.
+      log_prob: log p of the words and of `<eos>`, in nats.
+      word_log_probs: log p of each word given the words before it, then of `<eos>`.
+      attention: the attention while each word was chosen, `[words, P]`. None if it was not
+        requested or the decoder has none.
+      tokens: the words as written in the vocabulary, without `<eos>`.
+      satisfied: whether the caption contains all required words.
+    """
+
+    text: str
+    log_prob: float
+    word_log_probs: tuple[float, ...] = ()
+    attention: np.ndarray | None = field(default=None, compare=False, repr=False)
+    tokens: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    satisfied: bool = True
+
+    @property
+    def confidence(self) -> float:
+        """The geometric mean of the probabilities of the words and of `<eos>`, from 0 to 1.
+
+        Unlike the probability of the caption, it does not shrink with every further word. It is
+        not calibrated.
+        """
+        return math.exp(self.log_prob / max(1, len(self.word_log_probs)))
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of the attention over the image; None without attention."""
+        if self.attention is None:
+            return None
+        side = math.isqrt(self.attention.shape[-1])  # every encoder's features are square
+        return side, side
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """The words with their probabilities and attention."""
+        maps: Iterable[np.ndarray | None] = itertools.repeat(None)
+        if self.attention is not None and self.grid is not None:
+            maps = self.attention.reshape(-1, *self.grid)
+        return tuple(
+            Word(text, math.exp(log_prob), attention)
+            for text, log_prob, attention in zip(
+                self.tokens, self.word_log_probs, maps, strict=False
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """An image with its captions, best first, or with the reason why it has none.
+
+    Attributes:
+      name: the path as given, or "image 7" for an image without a path.
+      error: None if and only if there is a caption.
+    """
+
+    name: str
+    captions: tuple[Caption, ...] = ()
+    error: str | None = None

@@ -1,0 +1,70 @@
+"""One trained captioner in memory: the weights and all that captioning needs beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxcap.config import Config
+from jaxcap.errors import InputError
+from jaxcap.model.captioner import Captioner, create_captioner
+from jaxcap.text.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedCaptioner:
+    """A trained captioner, read from a run directory or from a published file.
+
+    Attributes:
+      directory: the run directory or the file that it was read from.
+      config: the configuration of its training; `config.search` is how it captions.
+      variables: `{"params": …, "batch_stats": …}`, float32.
+      step: the optimizer step at which the variables were saved.
+      note: the publisher's note to users, such as data and licence.
+    """
+
+    directory: Path
+    config: Config
+    vocabulary: Vocabulary
+    variables: dict[str, Any]
+    step: int
+    note: str = ""
+
+    @cached_property
+    def model(self) -> Captioner:
+        """The Linen module that `variables` belong to."""
+        return create_captioner(self.config, len(self.vocabulary))
+
+
+def check_finite(variables: Mapping[str, Any], *, where: str) -> None:
+    """Raise an error if any weight is NaN or infinite.
+
+    Raises:
+      InputError: a weight is not finite. The message begins with `where`.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(variables)
+    bad = [(path, count) for path, leaf in leaves if (count := _count_not_finite(np.asarray(leaf)))]
+    if bad:
+        path, count = bad[0]
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        others = f", and {len(bad) - 1} more arrays have such values" if len(bad) > 1 else ""
+        raise InputError(
+            f"{where}: its weights are not finite: {name} has {count} NaN or infinite "
+            f"value{'s' * (count > 1)}{others}. Such a model cannot caption. Use another "
+            "checkpoint or file, or train again with a lower learning rate."
+        )
+
+
+def _count_not_finite(x: np.ndarray) -> int:
+    # A sum is several times faster than `isfinite`, and NaN or infinity survives it. It may also
+    # overflow, so only the exact count decides.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(x.sum()):
+            return 0
+    return int(x.size - np.isfinite(x).sum())
