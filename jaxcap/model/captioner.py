@@ -19,9 +19,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from jaxcap.config import Config
 from jaxcap.model.decoders import Decoder, OwnWords, StepOutput, create_decoder
-from jaxcap.model.encoders import Preprocessing, encoder_spec
+from jaxcap.model.encoders import Preprocessing, encoder_spec, frozen_stages
+from jaxcap.model.encoders.base import Encoder
 from jaxcap.model.encoders.cpu.parts import encode_in_parts
-from jaxcap.model.encoders.freezing import frozen_stages
 
 
 class Captioner(nn.Module):
@@ -38,7 +38,7 @@ class Captioner(nn.Module):
     The encoder itself knows which of its stages are frozen, and what type it computes in.
     """
 
-    encoder: nn.Module
+    encoder: Encoder
     decoder: Decoder
     preprocessing: Preprocessing
     train_encoder: bool = True

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jaxcap.config import stage_configs
 from jaxcap.devices.parallel import on_one_device
 from jaxcap.model.captioner import create_captioner
-from jaxcap.model.encoders.freezing import frozen_stages
-from jaxcap.model.encoders.stages import stage_of
+from jaxcap.model.encoders import frozen_stages
+from jaxcap.model.encoders.freezing import stage_of
 from jaxcap.training.experiment import Experiment
 from jaxcap.training.step.optimizer import create_optimizer
 from jaxcap.training.step.state import TrainState

@@ -78,7 +78,7 @@ def _train(model: Captioner, steps: int) -> Training:
         functools.partial(train_step, model=model, tx=tx, objective=cross_entropy),
         donate_argnums=0,
     )
-    batch = Batch(_images(4, 64), CAPTIONS[:, None], np.ones(4, bool), np.arange(4))
+    batch = Batch(pixels=_images(4, 64), tokens=CAPTIONS[:, None])
     moments, losses = [], []
     for _ in range(steps):
         state, metrics = step(state, batch, jax.random.key(1))

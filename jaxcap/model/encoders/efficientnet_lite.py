@@ -19,8 +19,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxcap.model.encoders.base import Encoder
 from jaxcap.model.encoders.conv import ConvNorm, Dtype
-from jaxcap.model.encoders.stages import run_stage
+from jaxcap.model.encoders.freezing import run_stage
 
 
 class Stage(NamedTuple):
@@ -77,24 +78,16 @@ class MBConv(nn.Module):
         return x + y if x.shape == y.shape and self.stride == 1 else y
 
 
-class EfficientNetLite(nn.Module):
+class EfficientNetLite(Encoder):
     """Images to a grid of features, row by row.
 
     Attributes:
         width: multiplies the channels of every stage.
         depth: multiplies the blocks of every stage but the first and the last.
-        dtype: the type computed in; parameters and statistics are float32.
-        axis_name: mapped axis over which batch statistics are averaged, if any.
-        frozen_stages: the first of `"stem"`, `"block0"`, `"block1"`, …; they do not train.
-        remat: compute the stages again for the gradient instead of keeping their insides.
     """
 
     width: float = 1.0
     depth: float = 1.0
-    dtype: Dtype = jnp.float32
-    axis_name: str | None = None
-    frozen_stages: tuple[str, ...] = ()
-    remat: bool = False
 
     @nn.compact
     def __call__(self, images: Float[Array, "B S S 3"], *, train: bool) -> Float[Array, "B P 1280"]:

@@ -21,8 +21,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxcap.model.encoders.conv import ConvNorm, Dtype, avg_pool, max_pool, require_size
-from jaxcap.model.encoders.stages import run_stage
+from jaxcap.model.encoders.base import Encoder
+from jaxcap.model.encoders.conv import ConvNorm, avg_pool, max_pool, require_size
+from jaxcap.model.encoders.freezing import run_stage
 
 
 class Layer(NamedTuple):
@@ -193,16 +194,12 @@ class Mixed(nn.Module):
         return max_pool(x, size=3, stride=2, padding=0)
 
 
-class InceptionV3(nn.Module):
+class InceptionV3(Encoder):
     """Images to a grid of features, row by row.
 
     Attributes:
         conv_norm: makes every convolution with its normalisation; as `ConvNorm`.
         count_padding: as in `avg_pool`.
-        dtype: the type computed in; parameters and statistics are float32.
-        axis_name: mapped axis over which batch statistics are averaged, if any.
-        frozen_stages: the first of `STAGES`; they do not train.
-        remat: compute the stages again for the gradient instead of keeping their insides.
 
     Raises:
         InputError: a side of the images has fewer than 75 pixels.
@@ -210,10 +207,6 @@ class InceptionV3(nn.Module):
 
     conv_norm: Any = partial(ConvNorm, epsilon=1e-3)
     count_padding: bool = True
-    dtype: Dtype = jnp.float32
-    axis_name: str | None = None
-    frozen_stages: tuple[str, ...] = ()
-    remat: bool = False
 
     @nn.compact
     def __call__(self, images: Float[Array, "B S S 3"], *, train: bool) -> Float[Array, "B P 2048"]:

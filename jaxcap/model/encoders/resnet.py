@@ -23,8 +23,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxcap.model.encoders.conv import ConvNorm, Dtype, max_pool
-from jaxcap.model.encoders.stages import run_stage
+from jaxcap.model.encoders.base import Encoder
+from jaxcap.model.encoders.conv import ConvNorm, max_pool
+from jaxcap.model.encoders.freezing import run_stage
 
 STAGES = ("stem", "stage1", "stage2", "stage3", "stage4")
 
@@ -82,7 +83,7 @@ class Bottleneck(nn.Module):
         return nn.relu(x + y)
 
 
-class ResNet(nn.Module):
+class ResNet(Encoder):
     """Images to a grid of features, row by row.
 
     Attributes:
@@ -95,22 +96,14 @@ class ResNet(nn.Module):
         conv_norm: makes every convolution with its normalisation; as `ConvNorm`.
         coordinates: adds each pixel's place, −1 to 1 across and down, as two channels to the
             image (CoordConv, Liu et al. 2018), for captions that say where things are.
-        dtype: the type computed in; parameters and statistics are float32.
-        axis_name: mapped axis over which batch statistics are averaged, if any.
-        frozen_stages: the first of `"stem"`, `"stage1"`, `"stage2"`, …; they do not train.
-        remat: compute the stages again for the gradient instead of keeping their insides.
     """
 
-    stage_sizes: tuple[int, ...]
+    stage_sizes: tuple[int, ...]  # type: ignore[misc]  # the base's fields are keyword-only
     block: Any
     width: int = 64
     conv_norm: Any = ConvNorm
     small_inputs: bool = False
     coordinates: bool = False
-    dtype: Dtype = jnp.float32
-    axis_name: str | None = None
-    frozen_stages: tuple[str, ...] = ()
-    remat: bool = False
 
     @nn.compact
     def __call__(self, images: Float[Array, "B S S 3"], *, train: bool) -> Float[Array, "B P D"]:

@@ -16,35 +16,27 @@ from __future__ import annotations
 from functools import partial
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxcap.model.encoders.conv import Conv, Dtype, max_pool, require_size
+from jaxcap.model.encoders.base import Encoder
+from jaxcap.model.encoders.conv import Conv, max_pool, require_size
 
 FEATURES = (64, 128, 256, 512, 512)  # of every convolution in a block
 STAGES = tuple(f"block{i + 1}" for i in range(len(FEATURES)))
 
 
-class VGG(nn.Module):
+class VGG(Encoder):
     """Images to a grid of features, row by row.
 
     Attributes:
         block_sizes: 3×3 convolutions in every block; a 2×2 max-pooling lies between blocks.
-        dtype: the type computed in; parameters are float32.
-        axis_name: taken as other encoders take it; there are no batch statistics.
-        frozen_stages: the first of `STAGES`; they do not train.
-        remat: compute the stages again for the gradient instead of keeping their insides.
 
     Raises:
         InputError: a side of the images has fewer than 16 pixels.
     """
 
-    block_sizes: tuple[int, ...]
-    dtype: Dtype = jnp.float32
-    axis_name: str | None = None
-    frozen_stages: tuple[str, ...] = ()
-    remat: bool = False
+    block_sizes: tuple[int, ...]  # type: ignore[misc]  # the base's fields are keyword-only
 
     @nn.compact
     def __call__(self, images: Float[Array, "B S S 3"], *, train: bool) -> Float[Array, "B P 512"]:

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxcap.config import EncoderConfig, TrainConfig
-from jaxcap.model.encoders.freezing import frozen_stages
-from jaxcap.model.encoders.stages import stage_of
+from jaxcap.model.encoders import frozen_stages
+from jaxcap.model.encoders.freezing import stage_of
 
 
 def learning_rate(config: TrainConfig, *, steps_per_epoch: int) -> optax.Schedule:

@@ -11,11 +11,12 @@ from jaxcap.model.encoders.conv import (
     ConvNorm,
     avg_pool,
     conv,
-    depthwise_conv_shifted,
-    max_pool_shifted,
     max_pool_windows,
-    pointwise_conv_dot,
 )
+from jaxcap.model.encoders.cpu import depthwise
+from jaxcap.model.encoders.cpu.depthwise import depthwise_conv_shifted
+from jaxcap.model.encoders.cpu.max_pooling import max_pool_shifted
+from jaxcap.model.encoders.cpu.pointwise import pointwise_conv_dot
 
 # An odd and an even side; no stride divides both.
 HEIGHT, WIDTH = 7, 8
@@ -60,7 +61,7 @@ def test_depthwise_forms_agree(kernel, stride, padding):
 
 def test_depthwise_gradients_of_some_images_after_others(monkeypatch):
     """Of six images with at most four at once, three and three."""
-    monkeypatch.setattr(conv_module, "_IMAGES", 4)
+    monkeypatch.setattr(depthwise, "_IMAGES", 4)
     x = jax.random.normal(KEY, (6, 5, 4, 3))
     w = jax.random.normal(KEY, (3, 3, 1, 3))
     _assert_same(

@@ -52,7 +52,7 @@ def test_keras_name_counts_in_the_order_of_creation():
 
 @pytest.mark.parametrize("side", [1, 74])
 def test_images_too_small_are_refused_in_plain_words(side):
-    with pytest.raises(InputError, match=f"{side}×{side} pixels are too small.*takes 75"):
+    with pytest.raises(InputError, match=f"{side}×{side} pixels are too small.*give at least 75"):
         _abstract("inception_v3", side)
 
 

@@ -1,1 +1,1 @@
-"""What only a CPU needs: convolutions in the forms that XLA's CPU backend runs fast."""
+"""Convolution and pooling in the forms that XLA's CPU backend runs fast."""

@@ -25,7 +25,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxcap.model.encoders.cpu.per_device import nothing
+from jaxcap.model.encoders.cpu.device_varying import device_varying_zero
 
 # Fewer channels leave nothing for the products to do, beside which the sums around them are dear;
 # of smaller images tiles are mostly edge.
@@ -79,7 +79,7 @@ _F4 = _Transforms(
 )
 
 
-def suits(
+def is_suitable(
     x: Float[Array, "B H W I"], kernel: Float[Array, "kh kw _ O"], stride: int, padding: int | str
 ) -> bool:
     """Whether `conv3x3` takes this convolution, and gains by it."""
@@ -103,7 +103,7 @@ def conv3x3(
     of the images is such a convolution too, that of the kernel n² products over the same tiles.
     Each of the three is computed directly where that is faster.
     """
-    return _conv3x3(x, kernel + nothing(x), 1 if isinstance(padding, str) else padding)
+    return _conv3x3(x, kernel + device_varying_zero(x), 1 if isinstance(padding, str) else padding)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

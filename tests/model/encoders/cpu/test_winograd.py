@@ -10,7 +10,7 @@ import pytest
 from jaxcap.model.encoders import conv as conv_module
 from jaxcap.model.encoders.conv import Conv, conv
 from jaxcap.model.encoders.cpu import winograd
-from jaxcap.model.encoders.cpu.winograd import conv3x3, suits
+from jaxcap.model.encoders.cpu.winograd import conv3x3, is_suitable
 
 KEY = jax.random.key(0, impl="rbg")
 
@@ -82,7 +82,7 @@ def test_a_constant_image_by_hand():
 def test_what_it_is_for(shape, kernel, stride, padding, dtype, expected):
     seen = []
     jax.eval_shape(
-        lambda x, kernel: seen.append(suits(x, kernel, stride, padding)),
+        lambda x, kernel: seen.append(is_suitable(x, kernel, stride, padding)),
         jax.ShapeDtypeStruct(shape, dtype),
         jax.ShapeDtypeStruct(kernel, dtype),
     )

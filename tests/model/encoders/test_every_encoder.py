@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from jaxcap.model.encoders import ENCODERS
+from jaxcap.model.encoders.freezing import stage_of
 from jaxcap.model.encoders.resnet import Bottleneck, ResNet
-from jaxcap.model.encoders.stages import stage_of
 from jaxcap.model.encoders.vgg import VGG
 
 KEY = jax.random.key(0, impl="rbg")
