@@ -1,32 +1,32 @@
-"""How captions are written down: text, JSON lines, a table, COCO results.
+"""The formats in which captions are written: text, JSON lines, CSV and COCO results.
 
-A file is a head, the entries of the images with something between them, and a tail, so that it
-can be appended to, see `caption_files`; each format also reads its entries back.
+A file consists of a head, the entries of the images with a separator between them, and a tail.
+`caption_files.writing` appends to such a file; each format also reads its own entries back.
 """
 
 from __future__ import annotations
 
-import csv
-import io
+import codecs
 import json
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxcap.captioning.stream import Caption, Captioned
+from jaxcap.captioning.results import Caption, Captioned
 
 Key = str | int
-"""What an image is called in a file."""
+"""The name or number of an image in a file."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """A way to write captions down; `text`, `jsonl`, `csv` and `coco` are its kinds.
+    """A format for captions: `text`, `jsonl`, `csv` or `coco`.
 
     Attributes:
-      words: also write the probability of each word and where the model looked, where there is
-        room for it.
+      words: also write the probability and the attention of each word, if the format has a place
+        for them.
     """
 
     words: bool = False
@@ -35,42 +35,50 @@ class Format:
     head = ""
     between = ""
     tail = ""
+    expected = ""
+    """An entry, as error messages show it."""
 
     def key(self, name: str) -> Key:
-        """What an image of this name is called in the file."""
+        """Return the key that the file uses for an image of this name."""
         return name
 
     def entry(self, result: Captioned) -> str:
-        """The entry of an image, with its end of line where the format has one for each."""
+        """Return the entry of an image, with its line end if each entry has one."""
         raise NotImplementedError
 
-    def read(self, line: bytes) -> tuple[Key, int]:
-        """The key of the entry that stands in `line`, and how many of its bytes are the entry.
+    def rows(self, lines: Iterable[bytes]) -> Iterator[bytes]:
+        """Group the lines of a file into entries; by default each line is one."""
+        return iter(lines)
+
+    def read(self, row: bytes) -> tuple[Key, int]:
+        """Return the key of the entry in `row`, and the number of bytes that the entry has.
 
         Raises:
-          ValueError: there is no whole entry.
+          ValueError: `row` does not hold exactly one whole entry.
         """
         raise NotImplementedError
 
-    def is_whole(self, lines: bytes) -> bool:
-        """Whether an entry may end here: in some formats it can have several lines."""
-        return lines.endswith(b"\n")
+    def is_unfinished(self, row: bytes, *, first: bool) -> bool:
+        """Return whether `row`, the end of a file, is the beginning of an entry of this format.
 
-    def may_begin(self, data: bytes, *, first: bool) -> bool:
-        """Whether `data` can be the beginning of an entry that was cut off.
-
-        If not, it is somebody else's and must not be lost.
+        An interrupted write leaves such a beginning, and only that may be discarded. Anything else
+        is somebody's data.
 
         Args:
-          first: it would be the first entry of the file.
+          first: `row` would be the first entry of the file.
         """
-        return True
+        raise NotImplementedError
+
+
+_LINE = re.compile(r"([^\x00-\x1f\x7f]+)\t[^\x00-\x1f\x7f]*\r?\n")
+_UNFINISHED_LINE = re.compile(r"(?!\t)[^\x00-\x1f\x7f]*(?:\t[^\x00-\x1f\x7f]*)?")
 
 
 class Text(Format):
-    """`NAME<TAB>CAPTION`, a line for each image."""
+    """One line per image, `NAME<TAB>CAPTION`."""
 
     name = "text"
+    expected = "NAME<TAB>CAPTION"
 
     def key(self, name: str) -> Key:
         return encoded(one_line(name)).decode()
@@ -78,20 +86,22 @@ class Text(Format):
     def entry(self, result: Captioned) -> str:
         return f"{one_line(result.name)}\t{one_line(result.captions[0].text)}\n"
 
-    def read(self, line: bytes) -> tuple[Key, int]:
-        name, tab, _ = line.decode().partition("\t")
-        if not (name and tab and line.endswith(b"\n")):
-            raise ValueError("expected NAME<TAB>CAPTION")
-        return name, len(line)
+    def read(self, row: bytes) -> tuple[Key, int]:
+        match = _LINE.fullmatch(row.decode())
+        if match is None:
+            raise ValueError("not a name, a tab and a caption")
+        return match[1], len(row)
 
-    def may_begin(self, data: bytes, *, first: bool) -> bool:
-        return not first and b"\0" not in data
+    def is_unfinished(self, row: bytes, *, first: bool) -> bool:
+        # The first line of a file could be the first line of anything.
+        return not first and _UNFINISHED_LINE.fullmatch(_cut_text(row)) is not None
 
 
 class JsonLines(Format):
-    """`{"image": …, "captions": [{"caption": …, "log_prob": …, "confidence": …}, …]}` a line."""
+    """One line per image, `{"image": …, "captions": [{"caption": …, "log_prob": …}, …]}`."""
 
     name = "jsonl"
+    expected = '{"image": …, "captions": [{"caption": …, "log_prob": …}, …]}'
 
     def entry(self, result: Captioned) -> str:
         values: dict[str, Any] = {
@@ -122,37 +132,44 @@ class JsonLines(Format):
             ]
         return values
 
-    def read(self, line: bytes) -> tuple[Key, int]:
-        values = json.loads(line)
-        if not self._is_entry(values) or not line.endswith(b"\n"):
-            raise ValueError(
-                'expected {"image": …, "captions": [{"caption": …, "log_prob": …}, …]}'
-            )
-        return values["image"], len(line)
+    def read(self, row: bytes) -> tuple[Key, int]:
+        values = _json(row.decode())
+        captions = values.get("captions") if isinstance(values, dict) else None
+        if not (
+            isinstance(values, dict)
+            and isinstance(values.get("image"), str)
+            and isinstance(captions, list)
+            and all(isinstance(c, dict) and {"caption", "log_prob"} <= c.keys() for c in captions)
+        ):
+            raise ValueError("not an image with captions and log probabilities")
+        return values["image"], len(row)
 
-    def may_begin(self, data: bytes, *, first: bool) -> bool:
-        try:
-            values = json.loads(data)
-        except ValueError:
-            return _one_begins_the_other(data, b'{"image": "')
-        # Whole but for the end of the line: a list of people's captions may look much the same.
-        return self._is_entry(values)
+    def is_unfinished(self, row: bytes, *, first: bool) -> bool:
+        return _is_begun(_cut_text(row), '{"image": "', _STRING, '", "captions": [{"caption": "')
 
-    def _is_entry(self, values: Any) -> bool:
-        if not isinstance(values, dict) or not isinstance(values.get("image"), str):
-            return False
-        captions = values.get("captions")
-        return isinstance(captions, list) and all(
-            isinstance(caption, dict) and {"caption", "log_prob"} <= caption.keys()
-            for caption in captions
-        )
+
+_CELL = r'(?:"(?:[^"]|"")*+"|[^",\r\n]*+)'
+_OPEN_CELL = r'(?:"(?:[^"]|"")*+"?|[^",\r\n]*+)'
+_NUMBER = r"-?\d+\.\d{4}"
+_OPEN_NUMBER = r"-?(?:\d+(?:\.\d{0,4})?)?"
+_ROW = re.compile(rf"({_CELL}),({_CELL}),([^\",\r\n]+),([^\",\r\n]+)\r?\n")
+_ROW_WITHOUT_LINE_END = re.compile(rf"({_CELL}),({_CELL}),({_NUMBER}),({_NUMBER})")
+_UNFINISHED_ROW = re.compile(
+    rf"{_OPEN_CELL}|{_CELL},{_OPEN_CELL}|{_CELL},{_CELL},{_OPEN_NUMBER}"
+    rf"|{_CELL},{_CELL},{_NUMBER},{_OPEN_NUMBER}"
+)
+_LINE_WITH_OPEN_QUOTE = re.compile(rf'(?:{_CELL},)?"(?:[^"]|"")*+'.encode())
+_END_OF_ROW = re.compile(rb",-?\d+\.\d+,-?\d+\.\d+\s*\Z")
 
 
 class Csv(Format):
-    """A table of image, caption, log_prob and confidence, with these names in its first line."""
+    """A table with the columns image, caption, log_prob and confidence, named in its first line."""
 
     name = "csv"
     head = "image,caption,log_prob,confidence\n"
+    expected = (
+        'IMAGE,CAPTION,LOG_PROB,CONFIDENCE (text that holds a comma or a quote: "a 5"" pipe")'
+    )
 
     def key(self, name: str) -> Key:
         return encoded(name).decode()
@@ -162,30 +179,53 @@ class Csv(Format):
         cells = map(_cell, (result.name, best.text))
         return f"{','.join(cells)},{best.log_prob:.4f},{best.confidence:.4f}\n"
 
-    def read(self, line: bytes) -> tuple[Key, int]:
-        try:
-            (cells,) = csv.reader(io.StringIO(line.decode(), newline=""), strict=True)
-        except csv.Error as error:
-            raise ValueError(str(error)) from None
-        if len(cells) != 4 or not self.is_whole(line):
-            raise ValueError(f"expected four cells, found {len(cells)}")
-        return cells[0], len(line)
+    def rows(self, lines: Iterable[bytes]) -> Iterator[bytes]:
+        """Group lines into rows: a quoted cell may hold line breaks.
 
-    def is_whole(self, lines: bytes) -> bool:
-        return lines.endswith(b"\n") and lines.count(b'"') % 2 == 0
+        A line that ends with the two numbers of a row ends the group even inside quotes. Otherwise
+        one stray quote would turn the rest of the file into a single cell.
+        """
+        row: list[bytes] = []
+        for line in lines:
+            if row:
+                is_open = line.count(b'"') % 2 == 0
+            else:
+                is_open = _LINE_WITH_OPEN_QUOTE.fullmatch(line) is not None
+            row.append(line)
+            if not is_open or _END_OF_ROW.search(line):
+                yield b"".join(row)
+                row = []
+        if row:
+            yield b"".join(row)
+
+    def read(self, row: bytes) -> tuple[Key, int]:
+        text = row.decode()
+        match = _ROW.fullmatch(text) or _ROW_WITHOUT_LINE_END.fullmatch(text)
+        if match is None:
+            raise ValueError("not a row of four cells")
+        float(match[3]), float(match[4])
+        name = match[1]
+        return name[1:-1].replace('""', '"') if name.startswith('"') else name, len(row)
+
+    def is_unfinished(self, row: bytes, *, first: bool) -> bool:
+        in_quotes = row.count(b'"') % 2 == 1
+        if in_quotes and _END_OF_ROW.search(row):  # a whole row after a stray quote
+            return False
+        return _UNFINISHED_ROW.fullmatch(_cut_text(row)) is not None
 
 
 class Coco(Format):
-    """COCO results, `[{"image_id": …, "caption": …}, …]`: one JSON array, an entry a line.
+    """COCO results, `[{"image_id": …, "caption": …}, …]`: one JSON array, one entry per line.
 
-    The id is the number in a name such as `COCO_val2014_000000391895.jpg` or `000000391895.jpg`,
-    else the path.
+    The id is the number in a name such as `COCO_val2014_000000391895.jpg` or `000000391895.jpg`.
+    For other names it is the path.
     """
 
     name = "coco"
     head = "[\n"
     between = ",\n"
     tail = "\n]\n"
+    expected = '{"image_id": …, "caption": …}, one to a line, with commas between them'
 
     def key(self, name: str) -> Key:
         match = re.fullmatch(r"(?:COCO_[a-z]+\d{4}_)?(\d{12})", Path(name).stem)
@@ -195,16 +235,26 @@ class Coco(Format):
         values = {"image_id": self.key(result.name), "caption": result.captions[0].text}
         return json.dumps(values, ensure_ascii=False)
 
-    def read(self, line: bytes) -> tuple[Key, int]:
-        text = line.decode()
-        values, end = json.JSONDecoder().raw_decode(text)
-        # A bracket right after it: the next entry was begun over the end, and cut off.
-        if text[end:].strip() not in ("", ",", "]", ",]") or "image_id" not in values:
-            raise ValueError('expected {"image_id": …, "caption": …}')
+    def read(self, row: bytes) -> tuple[Key, int]:
+        text = row.decode()
+        try:
+            values, end = json.JSONDecoder().raw_decode(text)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+        if (
+            # "]" after the comma: the next entry was being written over the end of the list.
+            text[end:].strip() not in ("", ",", "]", ",]")
+            or not isinstance(values, dict)
+            or not isinstance(values.get("image_id"), (str, int))
+            or not isinstance(values.get("caption"), str)
+        ):
+            raise ValueError("not an image_id and a caption")
         return values["image_id"], len(text[:end].encode())
 
-    def may_begin(self, data: bytes, *, first: bool) -> bool:
-        return _one_begins_the_other(data.lstrip(), b'{"image_id": ')
+    def is_unfinished(self, row: bytes, *, first: bool) -> bool:
+        return _is_begun(
+            _cut_text(row), '{"image_id": ', rf'(?:\d++|"{_STRING}"?)', ', "caption": "'
+        )
 
 
 FORMATS: dict[str, type[Format]] = {each.name: each for each in (Text, JsonLines, Csv, Coco)}
@@ -212,12 +262,12 @@ SUFFIXES = {".txt": "text", ".tsv": "text", ".jsonl": "jsonl", ".csv": "csv", ".
 
 
 def one_line(text: str) -> str:
-    """Line breaks, tabs and other control characters written as escapes, as in `\\n`."""
+    """Write line breaks, tabs and other control characters as escapes such as `\\n`."""
     return re.sub(r"[\x00-\x1f\x7f]", lambda found: repr(found[0])[1:-1], text)
 
 
 def encoded(text: str) -> bytes:
-    """UTF-8; bytes of file names that are no text are written as `\\udcff`, as JSON has them."""
+    """Encode as UTF-8; write bytes of a file name that are not text as `\\udcff`, as JSON does."""
     return text.encode("utf-8", errors="backslashreplace")
 
 
@@ -225,5 +275,72 @@ def _cell(text: str) -> str:
     return '"' + text.replace('"', '""') + '"' if re.search(r'[",\r\n]', text) else text
 
 
-def _one_begins_the_other(a: bytes, b: bytes) -> bool:
-    return a.startswith(b) or b.startswith(a)
+def _cut_text(data: bytes) -> str:
+    """Decode UTF-8 that may end within a character; "\\n", which begins no entry, if it is not."""
+    try:
+        return codecs.getincrementaldecoder("utf-8")().decode(data)
+    except UnicodeDecodeError:
+        return "\n"
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+_STRING = r'(?:[^"\\\x00-\x1f]|\\.)*+(?:\\\Z)?'
+"""The inside of a JSON string, which may break off within an escape."""
+
+_JSON_TOKEN = re.compile(
+    r'"(?:[^"\\]|\\u[0-9a-fA-F]{4}|\\[^u])*+(?:"|(?P<cut>(?:\\(?:u[0-9a-fA-F]{0,3})?)?)\Z)|[\[\]{}]'
+)
+_CLOSING = {"{": "}", "[": "]"}
+
+
+def _is_begun(text: str, start: str, value: str, link: str) -> bool:
+    """Return whether `text` is the unfinished beginning of one of our JSON entries.
+
+    Args:
+      start: how the entry starts.
+      value: pattern of the value that follows.
+      link: what follows that value.
+    """
+    if start.startswith(text):
+        return True
+    match = re.match(re.escape(start) + value, text)
+    if match is None or "\n" in text:
+        return False
+    rest = text[match.end() :]
+    if not (link.startswith(rest) or rest.startswith(link)):
+        return False
+    return not _is_json(text) and any(_is_json(text + ending) for ending in _endings(text))
+
+
+def _is_json(text: str) -> bool:
+    try:
+        _json(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _endings(text: str) -> Iterator[str]:
+    """Yield endings, one of which completes `text` if it is the beginning of a JSON value."""
+    stack: list[str] = []
+    cut = None
+    for token in _JSON_TOKEN.finditer(text):
+        cut = token["cut"]
+        if token[0] in _CLOSING:
+            stack.append(_CLOSING[token[0]])
+        elif token[0] in ("}", "]") and stack:
+            stack.pop()
+    closing = "".join(reversed(stack))
+    if cut is None:
+        # A value, a colon with one, a key with one, or the rest of `false`.
+        endings = ["", "0", ":0", '"":0', "alse", "lse", "se", "e"]
+    else:
+        escape = "\\" if cut == "\\" else "0" * (6 - len(cut)) if cut else ""
+        endings = [escape + '"', escape + '":0']
+    yield from (ending + closing for ending in endings)

@@ -1,9 +1,12 @@
-"""Files of captions that are valid whatever happens, and that another run goes on with.
+"""Write caption files that stay valid through interruptions, and continue them later.
 
-A file holds an entry for each image. Entries are appended, each by one write, and an entry that
-was cut off (a kill, a full disk) is taken away by whoever opens the file next. A JSON array is
-appended to as well: its closing bracket is overwritten by the next entry and a bracket after it.
-So the file never has to be written anew, however long it is.
+A file holds one entry per image. Each entry is appended by a single write. A killed process or a
+full disk may leave an unfinished entry at the end, which the next `CaptionWriter` removes. JSON
+arrays are appended to as well: the next entry overwrites the closing bracket and writes a new one.
+So a file is never rewritten, however long it is.
+
+A file is continued only if everything else in it is whole. Otherwise it may have been edited, and
+it is refused unchanged.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxcap.caption_files.formats import Format, JsonLines, Key, encoded
-from jaxcap.captioning.stream import Captioned
+from jaxcap.caption_files.text_files import shown
+from jaxcap.captioning.results import Captioned
 from jaxcap.errors import InputError
 from jaxcap.files import locked
 
@@ -25,56 +29,63 @@ class _Entry:
     key: Key
     text: bytes
     end: int
+    """Its offset in the file once `missing` is written."""
+    missing: bytes = b""
+    """The line end that the file lacks after its last entry."""
 
 
 def _entries(path: Path, file: io.BufferedReader, format: Format) -> Iterator[_Entry]:
-    """The whole entries of a file, up to one that was cut off.
+    """Yield the whole entries of a file; an unfinished one may follow the last.
 
     Raises:
-      InputError: this is no file of captions in this format; it was not changed.
+      InputError: something else is in the file.
     """
-    head = format.head.encode()
+    size, head = os.fstat(file.fileno()).st_size, format.head.encode()
     begin = file.read(len(head))
     if begin != head:
         if not head.startswith(begin):
-            raise _foreign(path, 1, format, f"the file does not begin with {format.head.strip()!r}")
+            raise _refused(path, 1, begin, f"a file that begins with {format.head.strip()!r}")
         return
-    lines, number, offset = b"", format.head.count("\n"), len(head)
-    end_seen, first = False, True
-    for line in file:
-        number += 1
-        lines += line
-        if format.tail and lines.strip() in (b"", b"]"):
-            end_seen = end_seen or lines.strip() == b"]"
-            offset, lines = offset + len(lines), b""
+    number, offset = 1 + format.head.count("\n"), len(head)
+    first = separated = True
+    ended = False
+    for row in format.rows(file):
+        line, begin_of_row = number, offset
+        number, offset = number + row.count(b"\n"), offset + len(row)
+        if format.tail and row.strip() in (b"", b"]"):
+            ended = ended or row.strip() == b"]"
             continue
-        if end_seen:
-            raise _foreign(path, number, format, "something follows the end of the list")
-        if not format.is_whole(lines) and line.endswith(b"\n"):
-            continue
+        if ended:
+            raise _refused(path, line, row, "nothing after the end of the list")
+        if not separated:
+            raise _refused(path, line, row, "a comma at the end of the line before it")
         try:
-            key, length = format.read(lines)
-        except (ValueError, TypeError) as error:
-            if line.endswith(b"\n") or not format.may_begin(lines, first=first):
-                raise _foreign(path, number, format, str(error)) from None
+            key, length = format.read(row)
+        except ValueError:
+            if offset < size or not format.is_unfinished(row, first=first):
+                raise _refused(path, line, row, format.expected) from None
             return
-        yield _Entry(key, lines[:length], offset + length)
+        missing = b"" if format.tail or row.endswith(b"\n") else b"\n"
+        text = row[:length] + missing
+        yield _Entry(key, text, begin_of_row + len(text), missing)
+        separated = not format.between or row[length:].lstrip().startswith(b",")
         first = False
-        offset, lines = offset + len(lines), b""
 
 
-def _foreign(path: Path, line: int, format: Format, problem: str) -> InputError:
+def _refused(path: Path, line: int, found: bytes, expected: str) -> InputError:
+    text = shown(found.decode(errors="replace").rstrip("\r\n"))
     return InputError(
-        f"{path}, line {line}: this is no {format.name} file of captions that could be gone on "
-        f"with ({problem}); it was left as it is. Give another --output, or the --format it has."
+        f"{path}, line {line}: found {text}; expected {expected}. The captions cannot be appended "
+        "to this file, and it was not changed. Correct the line, or give another --output or "
+        "--format."
     )
 
 
 def read_entries(path: Path, format: Format) -> Iterator[tuple[Key, bytes]]:
-    """`(key, entry)` of a file that `CaptionWriter` wrote, without one that was cut off.
+    """Yield `(key, entry)` for each whole entry of a file that `CaptionWriter` wrote.
 
     Raises:
-      InputError: the file cannot be read, or is none of this format.
+      InputError: the file cannot be read, or holds anything but entries of this format.
     """
     try:
         with path.open("rb") as file:
@@ -85,24 +96,25 @@ def read_entries(path: Path, format: Format) -> Iterator[tuple[Key, bytes]]:
 
 
 class CaptionWriter:
-    """A file of captions, open to append to; for use in a `with` statement.
+    """A caption file, open for appending. Use it in a `with` statement.
 
     Attributes:
       path: the file.
-      keys: what the images that have an entry are called in it, see `Format.key`.
+      keys: the keys of the images that have an entry, see `Format.key`.
+      removed: the unfinished entry that was removed from the end of the file, or "".
     """
 
     def __init__(self, path: Path, format: Format):
-        """Opens the file or makes it; what was cut off at its end is taken away.
+        """Open or create the file, and remove an unfinished entry from its end.
 
         Raises:
-          InputError: the file cannot be written, holds something else, or another process is
-            writing it.
+          InputError: the file cannot be written, another process is writing it, or it holds
+            anything but whole entries of this format. The file is then unchanged.
         """
         self.path, self.format = path, format
         self.keys: set[Key] = set()
         if path.exists() and not path.is_file():
-            raise InputError(f"{path}: this is no regular file; captions cannot be appended to it.")
+            raise InputError(f"{path}: not a regular file, so captions cannot be appended to it.")
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         except OSError as error:
@@ -111,10 +123,14 @@ class CaptionWriter:
             self._lock()
             self._end = len(format.head.encode())
             with open(self._file, "rb", closefd=False) as file:
+                missing = b""
                 for entry in _entries(path, file, format):
                     self.keys.add(entry.key)
-                    self._end = entry.end
-            self._mend()
+                    self._end, missing = entry.end, entry.missing
+                file.seek(self._end)
+                rest = file.read().strip(b"\n,] ") if format.tail else file.read()
+                self.removed = rest.decode(errors="replace")
+            self._mend(missing)
         except BaseException:
             os.close(self._file)
             raise
@@ -126,8 +142,8 @@ class CaptionWriter:
             raise self._failed(error) from error
         if not alone:
             raise InputError(
-                f"{self.path}: another process is writing this file. Give each its --part and an "
-                "--output of its own."
+                f"{self.path}: another process is writing this file. Give each process its own "
+                "--part and its own --output."
             )
 
     def __enter__(self) -> CaptionWriter:
@@ -142,16 +158,16 @@ class CaptionWriter:
             os.close(self._file)
 
     def add(self, result: Captioned) -> None:
-        """Appends the captions of an image; an image without one has no entry.
+        """Append the captions of an image; do nothing for an image without one.
 
         Raises:
-          InputError: they cannot be written; the file holds what it held before.
+          InputError: the entry cannot be written. The file then holds all earlier entries.
         """
         if result.captions:
             self.add_entry(self.format.key(result.name), encoded(self.format.entry(result)))
 
     def add_entry(self, key: Key, entry: bytes) -> None:
-        """Appends an entry that is written out already."""
+        """Append an entry that `read_entries` returned."""
         between = self.format.between.encode() if self.keys else b""
         self._write(between + entry + self.format.tail.encode())
         self._end += len(between) + len(entry)
@@ -164,21 +180,24 @@ class CaptionWriter:
             self._mend()
             raise self._failed(error) from error
 
-    def _mend(self) -> None:
-        """Ends the file after its last whole entry: this takes no more room than it has."""
+    def _mend(self, missing: bytes = b"") -> None:
+        """End the file after its last whole entry.
+
+        A full disk has room for this: the file does not grow, but for a missing line end.
+        """
         head, tail = self.format.head.encode(), self.format.tail.encode()
         try:
             if not self.keys:
                 _write_all(self._file, head, 0)
-            _write_all(self._file, tail, self._end)
+            _write_all(self._file, missing + tail, self._end - len(missing))
             os.ftruncate(self._file, self._end + len(tail))
         except OSError as error:
             raise self._failed(error) from error
 
     def _failed(self, error: OSError) -> InputError:
         return InputError(
-            f"{self.path}: cannot write: {error.strerror}. The captions of {len(self.keys)} images "
-            "are in it; mend that, give the same command again, and it goes on from there."
+            f"{self.path}: cannot write: {error.strerror}. The file holds the captions of "
+            f"{len(self.keys)} images. Once the cause is removed, the same command continues it."
         )
 
 
@@ -189,10 +208,10 @@ def _write_all(file: int, data: bytes, offset: int) -> None:
 
 
 class CaptionStream:
-    """Captions printed as they come, for use in a `with` statement; nothing can be gone on with."""
+    """Captions printed one by one, with the interface of `CaptionWriter`."""
 
     def __init__(self, write: Callable[[str], object], format: Format):
-        """Args: write is called with the text of each entry."""
+        """Initialise with `write`, which is called with the text of each entry."""
         self.format = format
         self.keys: frozenset[Key] = frozenset()
         self._write, self._before = write, format.head
@@ -206,8 +225,8 @@ class CaptionStream:
             self._write(head + self.format.tail)
 
     def add(self, result: Captioned) -> None:
-        """Prints the captions of an image; for one without, the error, in JSON lines."""
+        """Print the captions of an image; JSON lines also print the error of one without."""
         if result.captions or isinstance(self.format, JsonLines):
-            # What no encoding of the output can say is written as it is in files.
+            # Names that are not valid text are escaped as in files.
             self._write(self._before + encoded(self.format.entry(result)).decode())
             self._before = self.format.between

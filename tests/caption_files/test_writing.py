@@ -14,7 +14,7 @@ import pytest
 from jaxcap.caption_files.formats import FORMATS, Format
 from jaxcap.caption_files.reading import read_captions
 from jaxcap.caption_files.writing import CaptionStream, CaptionWriter
-from jaxcap.captioning.stream import Caption, Captioned
+from jaxcap.captioning.results import Caption, Captioned
 from jaxcap.errors import InputError
 
 every_format = pytest.mark.parametrize("name", FORMATS)
@@ -89,9 +89,11 @@ def test_a_file_cut_off_anywhere_is_gone_on_with(tmp_path, name):
         ends.append(len(written(path, format, RESULTS[:count])) - len(format.tail))
     for length in range(len(whole) + 1):
         path.write_bytes(whole[:length])
-        kept = max(n for n, end in enumerate(ends) if end <= length)
+        # These formats tell a whole row from a shortened one without its line end.
+        missing = 1 if name in ("jsonl", "csv") else 0
+        kept = max(n for n, end in enumerate(ends) if end - missing * (n > 0) <= length)
         if name == "text" and 0 < length < ends[1]:
-            with pytest.raises(InputError, match="left as it is"):  # it could be anything
+            with pytest.raises(InputError, match="not changed"):  # it could be anything
                 CaptionWriter(path, format)
             assert path.read_bytes() == whole[:length]
             continue
@@ -135,7 +137,7 @@ def test_what_is_no_file_of_captions_is_left_alone(tmp_path, name):
     ]
     for content in foreign:
         path.write_bytes(content)
-        with pytest.raises(InputError, match=r"notes, line \d+: this is no .* left as it is"):
+        with pytest.raises(InputError, match=r"notes, line \d+: found .* expected .* not changed"):
             CaptionWriter(path, format)
         assert path.read_bytes() == content
 
@@ -144,8 +146,8 @@ def test_where_nothing_can_be_written(tmp_path):
     format = FORMATS["text"]()
     for path, message in [
         (tmp_path / "no" / "file.txt", "cannot write there"),
-        (tmp_path, "no regular file"),
-        (Path("/dev/null"), "no regular file"),
+        (tmp_path, "not a regular file"),
+        (Path("/dev/null"), "not a regular file"),
     ]:
         with pytest.raises(InputError, match=message):
             CaptionWriter(path, format)
@@ -169,7 +171,7 @@ def test_a_full_disk(tmp_path, name):
         path.unlink(missing_ok=True)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, limit[1]))
         try:
-            with pytest.raises(InputError, match=r"captions: cannot write: .*goes on from there"):
+            with pytest.raises(InputError, match=r"captions: cannot write: .*continues it"):
                 written(path, format)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limit)
