@@ -1,4 +1,7 @@
-"""What a step of training or evaluation works on."""
+"""The arrays that a step of training or evaluation reads.
+
+B images   N captions of each   T tokens   S image side   P positions   D feature width
+"""
 
 from __future__ import annotations
 
@@ -9,34 +12,52 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 
 class Batch(NamedTuple):
-    """Some images with all their captions.
+    """Images, as pixels or as features, and their captions.
+
+    Exactly one of `pixels` and `features` is given; `Captioner` raises TypeError otherwise.
 
     Attributes:
-      images: pixels as decoded, `[B, S, S, 3]`, or in their place the features that a frozen
-        encoder made of them earlier, `[B, P, D]`; `Captioner.encode` takes either.
-      tokens: captions as ids with `<bos>` and `<eos>`, `<pad>` after; a row of nothing but
-        `<pad>` stands for a caption that an image does not have, `[B, N, T]`.
-      valid: false for images that only fill up the last batch of an evaluation, `[B]`.
-      numbers: number of each image's record in its split, `[B]`.
+      tokens: ids from `<bos>` to `<eos>`, padded with `<pad>`. A row of `<pad>` alone means that
+        the image has no further caption.
+      pixels: decoded images, not yet normalised.
+      features: the output of a frozen encoder, computed earlier.
+      valid: False for the images that pad the last batch of an evaluation. `train_step` does not
+        read it.
+      numbers: the index of each image in its split. `train_step` does not read it.
     """
 
-    images: UInt8[Array | np.ndarray, "B S S 3"] | Float[Array | np.ndarray, "B P D"]
     tokens: Int[Array | np.ndarray, "B N T"]
-    valid: Bool[Array | np.ndarray, " B"]
-    numbers: Int[Array | np.ndarray, " B"]
+    pixels: UInt8[Array | np.ndarray, "B S S 3"] | None = None
+    features: Float[Array | np.ndarray, "B P D"] | None = None
+    valid: Bool[Array | np.ndarray, " B"] | None = None
+    numbers: Int[Array | np.ndarray, " B"] | None = None
+
+    @property
+    def objective_inputs(self) -> tuple[()]:
+        """What the objective takes after logits, targets and mask: nothing."""
+        return ()
 
 
 class Samples(NamedTuple):
-    """Some images with captions that the model has drawn itself, and what these are worth.
+    """Images with captions sampled from the model, and the rewards of these captions.
 
     Attributes:
-      images: as in a `Batch`.
-      tokens: the drawn captions, with `<bos>`, `<pad>` after their `<eos>`, `[B, N, T]`.
-      rewards: of each caption, `[B, N]`.
-      baselines: what its reward is compared with, `[B, N]`.
+      tokens: the samples from `<bos>` on, padded with `<pad>` after `<eos>`.
+      rewards: the score of each sample.
+      baselines: the score that each reward is compared with.
+      pixels: see `Batch`.
+      features: see `Batch`.
     """
 
-    images: UInt8[Array | np.ndarray, "B S S 3"] | Float[Array | np.ndarray, "B P D"]
     tokens: Int[Array | np.ndarray, "B N T"]
     rewards: Float[Array | np.ndarray, "B N"]
     baselines: Float[Array | np.ndarray, "B N"]
+    pixels: UInt8[Array | np.ndarray, "B S S 3"] | None = None
+    features: Float[Array | np.ndarray, "B P D"] | None = None
+
+    @property
+    def objective_inputs(
+        self,
+    ) -> tuple[Float[Array | np.ndarray, "B N"], Float[Array | np.ndarray, "B N"]]:
+        """What the objective takes after logits, targets and mask: rewards and baselines."""
+        return self.rewards, self.baselines

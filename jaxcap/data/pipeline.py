@@ -206,7 +206,8 @@ def training_batches(
         else:
             loaded = [features[i] for i in numbers]
         return Batch(
-            images=np.stack(loaded),
+            pixels=np.stack(loaded) if features is None else None,
+            features=None if features is None else np.stack(loaded),
             tokens=pad_tokens(
                 [captions.rows.of(int(i)) for i in numbers],
                 config=config,
@@ -247,7 +248,8 @@ def evaluation_batches(
             loaded = [features[i] for i in numbers]
         loaded += loaded[-1:] * (batch_size - len(numbers))
         return Batch(
-            images=np.stack(loaded),
+            pixels=np.stack(loaded) if features is None else None,
+            features=None if features is None else np.stack(loaded),
             tokens=np.full((batch_size, config.captions_per_image, 1), PAD, np.int32),
             valid=np.arange(batch_size) < len(numbers),
             numbers=filled.astype(np.int32),

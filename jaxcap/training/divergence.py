@@ -66,9 +66,10 @@ class Offender:
 def save_offender(offender: Offender, workdir: Path) -> Path:
     """Writes `diverged-STEP.npz` into the run's directory, without pickle, and returns its path."""
     path = workdir / f"diverged-{offender.step}.npz"
-    arrays: dict[str, Any] = {**offender.batch._asdict(), "step": offender.step}
+    fields = offender.batch._asdict().items()
+    arrays: dict[str, Any] = {name: array for name, array in fields if array is not None}
     with replacing(path) as beside, beside.open("wb") as file:
-        np.savez_compressed(file, after=offender.after, **arrays)
+        np.savez_compressed(file, step=offender.step, after=offender.after, **arrays)
     return path
 
 
@@ -80,7 +81,7 @@ def load_offender(path: Path) -> Offender:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            batch = Batch(**{name: file[name] for name in Batch._fields})
+            batch = Batch(**{name: file[name] for name in Batch._fields if name in file})
             return Offender(batch, step=int(file["step"]), after=int(file["after"]))
     except FileNotFoundError:
         raise InputError(

@@ -87,7 +87,7 @@ class Experiment:
         )
         if not self_critical:
             return step
-        return SelfCritical(self.model, self.config, create_reward(self.captions, train)).of(step)
+        return SelfCritical(self.model, self.config, create_reward(self.captions, train)).wrap(step)
 
     def batches(self, first: int, stop: int, *, whole: bool = False) -> Iterator[Batch]:
         """The batches that lead from the state after `first` steps to that after `stop`.
@@ -113,4 +113,4 @@ class Experiment:
 
     def decode(self) -> Decode:
         """The search that evaluation captions with."""
-        return over_local_devices(create_decode(self.model, self.config.search, self.vocabulary))
+        return over_local_devices(create_decode([self.model], self.config.search, self.vocabulary))

@@ -87,7 +87,7 @@ def cached_features(
             )
             with Display(console, f"encoding {split}", total=len(source), done=done) as display:
                 for chunk, batch in zip(missing, batches, strict=True):
-                    features = np.asarray(encode(encoder, batch.images))
+                    features = np.asarray(encode(encoder, batch.pixels))
                     cache.write(chunk, features[batch.valid])
                     done += int(batch.valid.sum())
                     display.update(done)

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import io
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -105,7 +106,7 @@ def test_an_epoch_has_every_image_once_but_for_the_remainder(source, captions):
 
 def test_a_batch_brings_the_images_and_captions_of_its_numbers(source, captions):
     for batch in batches(source, captions, config=PLAIN):
-        np.testing.assert_array_equal(batch.images[:, 0, 0, 0], 10 * batch.numbers)
+        np.testing.assert_array_equal(batch.pixels[:, 0, 0, 0], 10 * batch.numbers)
         assert batch.valid.all()
         for number, rows in zip(batch.numbers.tolist(), batch.tokens, strict=True):
             expected = captions[number]
@@ -135,7 +136,7 @@ def test_nothing_comes_after_the_last_step(source, captions):
 def test_augmentation_differs_between_epochs_and_stays_in_the_image(source, captions):
     seen: dict[int, list[np.ndarray]] = {}
     for batch in batches(source, captions):
-        for number, image in zip(batch.numbers.tolist(), batch.images, strict=True):
+        for number, image in zip(batch.numbers.tolist(), batch.pixels, strict=True):
             seen.setdefault(number, []).append(image)
             assert (image[..., 0] == 10 * number).all()  # its own grey, wherever it is cut
     views = next(v for v in seen.values() if len(v) == 3)
@@ -156,16 +157,16 @@ def test_colours_are_changed_after_all_else(source, captions):
     )
     for plain, changed in pairs:
         np.testing.assert_array_equal(plain.numbers, changed.numbers)
-        for before, after in zip(plain.images, changed.images, strict=True):
+        for before, after in zip(plain.pixels, changed.pixels, strict=True):
             # The same crop, mirrored or not: what was bright in it still is.
             assert np.corrcoef(before[..., 1].ravel(), after[..., 1].ravel())[0, 1] > 0.9
-    assert any(not np.array_equal(a.images, b.images) for a, b in pairs)
+    assert any(not np.array_equal(a.pixels, b.pixels) for a, b in pairs)
 
 
 def test_without_augmentation_an_image_is_always_the_same(source, captions):
     seen: dict[int, np.ndarray] = {}
     for batch in batches(source, captions, config=PLAIN):
-        for number, image in zip(batch.numbers.tolist(), batch.images, strict=True):
+        for number, image in zip(batch.numbers.tolist(), batch.pixels, strict=True):
             np.testing.assert_array_equal(seen.setdefault(number, image), image)
 
 
@@ -237,12 +238,12 @@ def test_with_one_bucket_lengths_do_not_decide_who_shares_a_batch(source, captio
 def test_evaluation_has_every_image_once_in_order(source, size, expected):
     found = list(evaluation_batches(source, config=CONFIG, batch_size=size))
     assert [b.valid.sum() for b in found] == expected
-    assert all(b.images.shape == (size, 8, 8, 3) for b in found)
+    assert all(b.pixels.shape == (size, 8, 8, 3) for b in found)
     numbers = np.concatenate([b.numbers[b.valid] for b in found])
     np.testing.assert_array_equal(numbers, np.arange(IMAGES))
     for batch in found:  # valid images come first; no augmentation
         assert (np.diff(batch.valid.astype(int)) <= 0).all()
-        np.testing.assert_array_equal(batch.images[:, 0, 0, 0], 10 * batch.numbers)
+        np.testing.assert_array_equal(batch.pixels[:, 0, 0, 0], 10 * batch.numbers)
 
 
 def test_an_image_that_cannot_be_decoded_is_named(source, captions):
@@ -270,7 +271,7 @@ BEFORE = "6e6f0fe8107c1e9e10accbe65ab490cde838a53063d376c1abd968ada5aea28d"
 def test_batches_are_those_of_earlier_versions(source, captions):
     digest = hashlib.sha256()
     for batch in batches(source, captions):
-        for array in (batch.tokens, batch.numbers, batch.images):
+        for array in (batch.tokens, batch.numbers, batch.pixels):
             digest.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
     assert digest.hexdigest() == BEFORE
 
@@ -294,7 +295,7 @@ def test_hosts_read_shares_that_together_are_the_batch(source, captions, hosts, 
         for host in range(hosts)
     ]
     together = [
-        Batch(*(np.concatenate([getattr(b, name) for b in step]) for name in Batch._fields))
+        jax.tree.map(lambda *arrays: np.concatenate(arrays), *step)
         for step in zip(*shares, strict=True)
     ]
     assert_same(together, whole)

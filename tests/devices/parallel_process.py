@@ -54,7 +54,7 @@ def batch(step: int) -> Batch:
                 words = rng.integers(4, VOCABULARY, length - 2)
                 tokens[image, caption, :length] = [1, *words, 2]
     pixels = rng.integers(0, 256, (IMAGES, SIDE, SIDE, 3), np.uint8)
-    return Batch(pixels, tokens, np.ones(IMAGES, bool), np.arange(IMAGES, dtype=np.int32))
+    return Batch(pixels=pixels, tokens=tokens)
 
 
 def train(variant: str) -> dict[str, np.ndarray]:

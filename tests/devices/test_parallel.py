@@ -140,7 +140,7 @@ def test_the_reference_learns_and_its_setups_differ(one_device: Results) -> None
 def _step(
     state: TrainState, batch: Batch, rng: object, *, axis_name: str | None
 ) -> tuple[TrainState, StepMetrics]:
-    total = batch.images.astype(jnp.float32).sum()
+    total = batch.pixels.astype(jnp.float32).sum()
     if axis_name is not None:
         total = jax.lax.psum(total, axis_name)
     params = {"w": state.params["w"] + total}
@@ -158,10 +158,8 @@ def test_the_memory_of_the_state_is_used_again(
     w = np.ones((1000, 10), np.float32)
     state = parallel.place(TrainState(jnp.int32(0), {"w": w}, {}, {}))
     batch = Batch(
-        np.ones((4, 2, 2, 3), np.uint8),
-        np.zeros((4, 1, 3), np.int32),
-        np.ones(4, bool),
-        np.arange(4, dtype=np.int32),
+        pixels=np.ones((4, 2, 2, 3), np.uint8),
+        tokens=np.zeros((4, 1, 3), np.int32),
     )
     step = parallel.compile(functools.partial(_step, axis_name=parallel.axis_name))
     shared = batch

@@ -49,7 +49,7 @@ def _batch() -> Batch:
     tokens = rng.integers(4, VOCABULARY, (4, 2, 6)).astype(np.int32)
     tokens[..., 0], tokens[..., -1] = 1, 2
     pixels = rng.integers(0, 256, (4, SIDE, SIDE, 3), np.uint8)
-    return Batch(pixels, tokens, np.ones(4, bool), np.arange(4, dtype=np.int32))
+    return Batch(pixels=pixels, tokens=tokens)
 
 
 def _model(encoder: EncoderConfig) -> Captioner:
@@ -239,7 +239,7 @@ def test_frozen_stages_cost_no_gradient() -> None:
 
 def test_bfloat16_computes_in_it_and_stores_float32() -> None:
     encoder = replace(VGG, dtype="bfloat16")
-    images, variables = _batch().images, _variables("vgg16")
+    images, variables = _batch().pixels, _variables("vgg16")
 
     def encode(encoder: EncoderConfig) -> Any:
         return jax.jit(functools.partial(_model(encoder).apply, method="encode"))

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import pytest
 from configurations import changed
-from jaxcap.data.prepare import load_source
+from jaxcap.datasets.prepare import load_source
 from PIL import Image
 from rich.console import Console
 
@@ -133,7 +133,7 @@ from rich.console import Console
 from jaxcap.training import frozen_features
 from jaxcap.model.captioner import create_captioner, init_variables
 from jaxcap.config import load_config
-from jaxcap.data.prepare import load_source
+from jaxcap.datasets.prepare import load_source
 
 whole = frozen_features.evaluation_batches
 def slowly(*args, **kwargs):

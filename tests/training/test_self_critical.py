@@ -69,7 +69,10 @@ def _model(axis_name: str | None = None) -> Captioner:
 @functools.cache
 def _params() -> Tree:
     variables = jax.jit(_model().init)(
-        jax.random.key(0), jnp.zeros((1, 1, IMAGES)), jnp.zeros((1, 1, 2), jnp.int32)
+        jax.random.key(0),
+        None,
+        jnp.zeros((1, 1, 2), jnp.int32),
+        features=jnp.zeros((1, 1, IMAGES)),
     )
     # Far from uniform, so that greedy captions and samples say something.
     return jax.device_get(jax.tree.map(lambda x: 3 * x, variables["params"]))
@@ -84,7 +87,7 @@ def _batch(images: int = IMAGES) -> Batch:
     """Each image is a direction of its own; the captions of the data are of no use."""
     features = np.eye(IMAGES, dtype=np.float32)[:images, None]
     tokens = np.full((images, 2, 4), 7, np.int32)
-    return Batch(features, tokens, np.ones(images, bool), np.arange(images, dtype=np.int32))
+    return Batch(tokens, features=features, numbers=np.arange(images, dtype=np.int32))
 
 
 def _reward(**weights: float) -> CiderReward:
@@ -101,10 +104,9 @@ def _update(tx: optax.GradientTransformation = SGD) -> Any:
     return jax.jit(functools.partial(train_step, model=_model(), tx=tx, objective=objective))
 
 
-def _log_p(params: Tree, images: Any, tokens: Any) -> Any:
+def _log_p(params: Tree, features: Any, tokens: Any) -> Any:
     """log p of each word after `<bos>`, word by word as search goes, of the words it may draw."""
-    variables, images, tokens = {"params": params}, jnp.asarray(images), jnp.asarray(tokens)
-    features = _model().apply(variables, images, method="encode")
+    variables, features, tokens = {"params": params}, jnp.asarray(features), jnp.asarray(tokens)
     carry, context = _model().apply(variables, features, method="start")
     carry = jax.tree.map(lambda x: jnp.repeat(x, tokens.shape[1], axis=1), carry)
     said = []
@@ -134,15 +136,15 @@ def test_the_gradient_is_reinforce_of_the_samples() -> None:
     tokens = np.array([[[1, 5, 2, 0], [1, 7, 8, 9]], [[1, 2, 0, 0], [1, 4, 4, 2]]], np.int32)
     rewards = np.array([[1.0, 0.25], [0.0, 3.0]], np.float32)
     baselines = np.array([[0.5, 1.0], [0.25, 0.5]], np.float32)
-    images = _batch(2).images
+    features = _batch(2).features
 
     def brute(params: Tree) -> Any:
-        log_p = _log_p(params, images, tokens).sum(axis=2)
+        log_p = _log_p(params, features, tokens).sum(axis=2)
         return -(np.array([[0.5, -0.75], [-0.25, 2.5]]) * log_p).sum()
 
-    found, metrics = _gradient(Samples(images, tokens, rewards, baselines))
+    found, metrics = _gradient(Samples(tokens, rewards, baselines, features=features))
     _assert_close(found, jax.jit(jax.grad(brute))(_params()), atol=1e-4)
-    np.testing.assert_allclose(metrics.loss, -_log_p(_params(), images, tokens).sum(), rtol=1e-4)
+    np.testing.assert_allclose(metrics.loss, -_log_p(_params(), features, tokens).sum(), rtol=1e-4)
     assert metrics.words == 2 + 3 + 1 + 3
     assert (metrics.samples, metrics.ended) == (4, 3)
     assert (metrics.reward, metrics.baseline) == (4.25, 2.25)
@@ -153,18 +155,18 @@ def test_in_expectation_it_is_the_gradient_of_the_expected_reward() -> None:
     words = [EOS, *range(4, SIZE)]
     said = [(w, PAD) if w == EOS else (w, v) for w, v in itertools.product(words, words)]
     tokens = np.array([[(BOS, *s) for s in sorted(set(said))]], np.int32)
-    images = _batch(1).images
+    features = _batch(1).features
     rewards = np.random.default_rng(0).uniform(0, 2, tokens.shape[:2])
 
     def p(params: Tree) -> Any:
-        return jnp.exp(_log_p(params, images, tokens).sum(axis=2))
+        return jnp.exp(_log_p(params, features, tokens).sum(axis=2))
 
     expected = jax.jit(jax.grad(lambda params: -(p(params) * rewards).sum()))(_params())
     weights = np.asarray(p(_params()))
     np.testing.assert_allclose(weights.sum(), 1, rtol=1e-5)
     # Σ p(w) (r(w) − b) ∇ log p(w), with some baseline b that changes nothing.
     weighted = (weights * (rewards - 0.7)).astype(np.float32)
-    found, _ = _gradient(Samples(images, tokens, weighted, np.zeros_like(weighted)))
+    found, _ = _gradient(Samples(tokens, weighted, np.zeros_like(weighted), features=features))
     _assert_close(found, expected, atol=1e-4)
 
 
@@ -194,6 +196,8 @@ def test_what_is_drawn_is_an_images_own_whatever_the_batch_and_the_devices(
     samples = _critic()(state, batch)
     turned = jax.tree.map(lambda x: x[::-1].copy(), batch)
     for name, value in _critic()(state, turned)._asdict().items():
+        if value is None:
+            continue
         np.testing.assert_array_equal(value[::-1], getattr(samples, name))
     monkeypatch.setattr(self_critical, "over_local_devices", lambda f: f)
     monkeypatch.setattr(self_critical, "_PARTS", 1)
@@ -235,10 +239,12 @@ def test_they_are_as_short_as_the_buckets_allow() -> None:
 
 
 def test_the_greedy_baseline_is_the_reward_of_the_likeliest_words() -> None:
-    state, images = _ending(-50), jnp.asarray(_batch().images)
+    state, features = _ending(-50), jnp.asarray(_batch().features)
     said = np.full((IMAGES, 1, 1), BOS)
     for _ in range(LONGEST):
-        output = _model().apply({"params": state.params}, images, jnp.asarray(said))
+        output = _model().apply(
+            {"params": state.params}, None, jnp.asarray(said), features=features
+        )
         drawable = output.logits[:, :, -1].at[..., jnp.array([0, 1, 3])].set(-np.inf)
         said = np.concatenate([said, np.asarray(drawable).argmax(axis=-1)[..., None]], axis=2)
     # References that two of the four meet half.
@@ -274,7 +280,7 @@ def test_two_devices_learn_as_one(method: Any) -> None:
 @pytest.mark.parametrize("baseline", ["mean", "greedy"])
 def test_rewards_rise(baseline: str) -> None:
     tx = optax.adam(0.05)
-    step = _critic(train__baseline=baseline, train__samples=8).of(_update(tx))
+    step = _critic(train__baseline=baseline, train__samples=8).wrap(_update(tx))
     state, rewards, ended = _state(tx), [], []
     state = state.replace(params=jax.tree.map(lambda x: x / 3, state.params))  # all is likely
     for _ in range(60):

@@ -1,12 +1,30 @@
-"""Training objectives, each returning (sum, weight) so that they are divided once, at the end."""
+"""Training objectives. Sum and number of words travel together, to be divided once, at the end."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+from jaxcap.text.vocabulary import EOS
+
+
+class Loss(NamedTuple):
+    """The result of every objective: sums over a batch, or over a part of one.
+
+    Attributes:
+      total: the sum to differentiate.
+      words: the number of words in the sum, the divisor of the mean.
+      logged: further sums, by the name of their field in `StepMetrics`. Under `loss`, the sum to
+        log in place of `total`.
+    """
+
+    total: Float[Array, ""]
+    words: Float[Array, ""]
+    logged: dict[str, Float[Array, ""]]
 
 
 def cross_entropy(
@@ -15,72 +33,81 @@ def cross_entropy(
     mask: Bool[Array, "B N T"],
     *,
     label_smoothing: float = 0.0,
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Masked cross-entropy in nats, −Σ q log p over the real words.
+) -> Loss:
+    """Compute the masked cross-entropy −Σ q log p, in nats.
 
     With smoothing ε the target is q = (1 − ε) one-hot + ε / V (Szegedy et al. 2015,
     https://arxiv.org/abs/1512.00567, section 7), so the smallest loss is above zero.
 
-    Returns:
-      The sum over words where `mask` is true, and their number.
+    Args:
+      targets: the word to predict at each position.
+      mask: True for words, False for padding.
+      label_smoothing: ε.
     """
-    # The normaliser is shared by both terms, so the [B,N,T,V] log-softmax is never stored.
+    # Both terms share the normaliser, so the [B,N,T,V] log-softmax is never stored.
     normaliser = jax.nn.logsumexp(logits, axis=-1)
     target = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     loss = normaliser - (1 - label_smoothing) * target
     if label_smoothing:
         loss = loss - label_smoothing * logits.mean(axis=-1)
-    return jnp.where(mask, loss, 0).sum(), mask.sum().astype(loss.dtype)
+    return Loss(jnp.where(mask, loss, 0).sum(), mask.sum().astype(loss.dtype), {})
 
 
 def policy_gradient(
     logits: Float[Array, "B N T V"],
     targets: Int[Array, "B N T"],
     mask: Bool[Array, "B N T"],
-    advantages: Float[Array, "B N"],
+    rewards: Float[Array, "B N"],
+    baselines: Float[Array, "B N"],
     *,
     never: Collection[int] = (),
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """−Σₙ Aₙ Σₜ log p(wₜ), the sum of REINFORCE over sampled captions n.
+) -> Loss:
+    """Compute the REINFORCE loss −Σₙ Aₙ Σₜ log p(wₜ) of sampled captions n.
 
-    Where Aₙ = r(wₙ) − b, with a baseline b that does not depend on wₙ, its gradient is in
-    expectation that of −Σₙ r(wₙ), the reward of what is drawn (Williams 1992; Rennie et al. 2017,
-    https://arxiv.org/abs/1612.00563, equations 5 to 9). Its value says nothing.
+    With the advantage Aₙ = r(wₙ) − b, and a baseline b that does not depend on wₙ given the image,
+    its gradient is in expectation that of −Σₙ r(wₙ), the negative expected reward (Williams 1992;
+    Rennie et al. 2017, https://arxiv.org/abs/1612.00563, equations 5 to 9). Its value measures
+    nothing, so −Σₙ Σₜ log p(wₜ) is logged in its place: per word, an estimate of the entropy in
+    nats.
 
     Args:
       targets: the sampled words.
-      never: ids that were barred from the sample. p is of the others only, as it was drawn from;
-        the logits of these get no gradient.
-
-    Returns:
-      The sum, and −Σₙ Σₜ log p(wₜ) for the log: divided by the words, the entropy of a word in
-      nats, as estimated from the samples.
+      mask: True for words, False for padding.
+      rewards: r(wₙ).
+      baselines: b.
+      never: ids that could not be sampled. p is renormalised over the others, as it was for
+        sampling; the logits of these ids get no gradient.
     """
     barred = jnp.isin(jnp.arange(logits.shape[-1]), jnp.array(list(never), jnp.int32))
     normaliser = jax.nn.logsumexp(jnp.where(barred, -jnp.inf, logits), axis=-1)
     target = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     surprise = jnp.where(mask, normaliser - target, 0).sum(axis=2)  # (B, N)
-    return (advantages * surprise).sum(), surprise.sum()
+    logged = {
+        "loss": surprise.sum(),
+        "samples": jnp.float32(rewards.size),
+        "reward": rewards.sum(),
+        "baseline": baselines.sum(),
+        "ended": (targets == EOS).any(axis=2).sum().astype(jnp.float32),
+    }
+    total = ((rewards - baselines) * surprise).sum()
+    return Loss(total, mask.sum().astype(total.dtype), logged)
 
 
 def attention_imbalance(
     weights: Float[Array, "B N T P"], mask: Bool[Array, "B N T"]
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Σᵢ (1 − Σₜ αₜᵢ)², how unevenly a caption looks at the positions i of its image.
+) -> Float[Array, ""]:
+    """Compute Σᵢ (1 − Σₜ αₜᵢ)², summed over captions that have words.
 
-    Added to the loss, it makes attention "doubly stochastic": weights come to one at every word,
-    and are asked to come to one at every position too (Xu et al. 2015,
-    https://arxiv.org/abs/1502.03044, section 4.2.1 and the second term of equation 14).
+    As a penalty it makes attention "doubly stochastic" (Xu et al. 2015,
+    https://arxiv.org/abs/1502.03044, section 4.2.1 and the second term of equation 14): weights
+    sum to one over the positions i at each word t, and are pushed to sum to one over the words at
+    each position.
 
     Args:
-      weights: attention as each word was predicted. Where they may come to less than one, the sum
-        also draws attention to the image.
-      mask: which words are real; only these are summed over.
-
-    Returns:
-      The sum over captions that have words, and their number.
+      weights: attention when each word was predicted. A decoder whose weights may sum to less
+        than one is also pushed to look at the image.
+      mask: True for words, False for padding.
     """
-    looked = jnp.where(mask[..., None], weights, 0).sum(axis=2)  # (B, N, P)
-    real = mask.any(axis=2)
-    imbalance = jnp.square(1 - looked).sum(axis=2)
-    return jnp.where(real, imbalance, 0).sum(), real.sum().astype(imbalance.dtype)
+    per_position = jnp.where(mask[..., None], weights, 0).sum(axis=2)  # (B, N, P)
+    imbalance = jnp.square(1 - per_position).sum(axis=2)
+    return jnp.where(mask.any(axis=2), imbalance, 0).sum()

@@ -1,4 +1,4 @@
-"""What training changes: arrays, and nothing else."""
+"""The training state: arrays only."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from jaxtyping import Array, Int
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything a step reads and replaces; a plain pytree of arrays.
+    """Everything a step reads and replaces, as a pytree of arrays.
 
     Attributes:
-      step: optimizer steps taken; with the seed it also fixes dropout and the data position.
+      step: the number of optimizer steps taken. Together with the seed it also determines dropout
+        and the position in the data.
       params: `{"encoder": …, "decoder": …}`.
-      batch_stats: running means and variances of the encoder's batch normalisation.
-      opt_state: Optax's.
-      average: moving average of `params`, which then is what is evaluated and kept; None without.
+      batch_stats: running means and variances of batch normalisation.
+      opt_state: the state of the Optax transformation.
+      average: a moving average of `params`, or None. Evaluation and captioning use it if present.
     """
 
     step: Int[Array, ""]
@@ -33,32 +34,37 @@ class TrainState:
     def create(
         cls, variables: dict[str, Any], tx: optax.GradientTransformation, *, average: bool = False
     ) -> TrainState:
-        """The state before the first step."""
+        """Create the state before the first step.
+
+        Args:
+          variables: `{"params": …, "batch_stats": …}`, as `init_variables` returns them.
+          average: whether to keep a moving average of the parameters.
+        """
         params = variables["params"]
         return cls(
             step=jnp.zeros((), jnp.int32),
             params=params,
             batch_stats=variables["batch_stats"],
             opt_state=tx.init(params),
-            # A copy, for a buffer that is in two places cannot be donated.
+            # A buffer that appears twice in the state cannot be donated.
             average=jax.tree.map(jnp.copy, params) if average else None,
         )
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What captions, as `model.apply` takes it."""
+        """The variables to caption with, as `model.apply` takes them."""
         params = self.params if self.average is None else self.average
         return {"params": params, "batch_stats": self.batch_stats}
 
     @property
     def training(self) -> dict[str, Any]:
-        """All that is not in `variables`."""
+        """The rest of the state, needed only to continue training."""
         rest = {"step": self.step, "opt_state": self.opt_state}
         return rest if self.average is None else {**rest, "params": self.params}
 
     @classmethod
     def from_parts(cls, variables: dict[str, Any], training: dict[str, Any]) -> TrainState:
-        """The state that these are `variables` and `training` of."""
+        """Rebuild the state from its `variables` and `training`."""
         if "params" not in training:
             return cls(**variables, **training)
         return cls(**{**variables, **training}, average=variables["params"])

@@ -71,7 +71,7 @@ def _batch() -> Batch:
     tokens[..., 0] = 1
     tokens = np.where(np.arange(12) < lengths[..., None], tokens, 0).astype(np.int32)
     pixels = rng.integers(0, 256, (8, SIDE, SIDE, 3), np.uint8)
-    return Batch(pixels, tokens, np.ones(8, bool), np.arange(8))
+    return Batch(pixels=pixels, tokens=tokens)
 
 
 @functools.cache
@@ -122,7 +122,7 @@ def test_trained_statistics_move_once_by_the_mean_over_the_parts(accumulate: int
         return updates["batch_stats"]
 
     parts = [
-        moved(batch.images[k::accumulate], batch.tokens[k::accumulate]) for k in range(accumulate)
+        moved(batch.pixels[k::accumulate], batch.tokens[k::accumulate]) for k in range(accumulate)
     ]
     expected = jax.tree.map(lambda *x: np.mean(x, axis=0), *parts)
     state, _ = _trained(accumulate, "trained", 1)

@@ -22,29 +22,27 @@ def _random(seed: int, shape: tuple[int, int, int, int]) -> tuple[Any, Any, Any]
 def test_two_words_by_hand() -> None:
     """p = (1/4, 3/4) and (1/2, 1/2): −log 3/4 − log 1/2 = log 8/3 = 0.980829…"""
     logits = jnp.array([[[[0.0, np.log(3.0)], [5.0, 5.0]]]])
-    loss, weight = cross_entropy(logits, jnp.array([[[1, 0]]]), jnp.array([[[True, True]]]))
-    np.testing.assert_allclose(loss, 0.9808293, rtol=1e-6)
-    assert weight == 2
+    loss = cross_entropy(logits, jnp.array([[[1, 0]]]), jnp.array([[[True, True]]]))
+    np.testing.assert_allclose(loss.total, 0.9808293, rtol=1e-6)
+    assert loss.words == 2
 
 
 def test_uniform_logits_cost_log_v_each() -> None:
-    loss, weight = cross_entropy(
+    loss = cross_entropy(
         jnp.full((2, 3, 4, 7), 2.5), jnp.zeros((2, 3, 4), jnp.int32), jnp.ones((2, 3, 4), bool)
     )
-    np.testing.assert_allclose(loss, 24 * np.log(7), rtol=1e-6)
-    assert weight == 24
+    np.testing.assert_allclose(loss.total, 24 * np.log(7), rtol=1e-6)
+    assert loss.words == 24
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 def test_masked_is_the_subset(label_smoothing: float) -> None:
     logits, targets, mask = _random(0, (3, 2, 5, 6))
-    loss, weight = cross_entropy(logits, targets, mask, label_smoothing=label_smoothing)
+    loss = cross_entropy(logits, targets, mask, label_smoothing=label_smoothing)
     kept = logits[mask][None, None], targets[mask][None, None]
-    alone, number = cross_entropy(
-        *kept, jnp.ones(kept[1].shape, bool), label_smoothing=label_smoothing
-    )
-    np.testing.assert_allclose(loss, alone, rtol=1e-6)
-    assert weight == number == int(mask.sum())
+    alone = cross_entropy(*kept, jnp.ones(kept[1].shape, bool), label_smoothing=label_smoothing)
+    np.testing.assert_allclose(loss.total, alone.total, rtol=1e-6)
+    assert loss.words == alone.words == int(mask.sum())
 
 
 def test_sums_of_parts_are_the_whole() -> None:
@@ -53,7 +51,9 @@ def test_sums_of_parts_are_the_whole() -> None:
     parts = [
         cross_entropy(logits[i : i + 1], targets[i : i + 1], mask[i : i + 1]) for i in range(4)
     ]
-    np.testing.assert_allclose(np.sum(parts, axis=0), whole, rtol=1e-6)
+    total, words, _ = zip(*parts, strict=True)
+    np.testing.assert_allclose(sum(total), whole.total, rtol=1e-6)
+    assert sum(words) == whole.words
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1, 0.9])
@@ -64,31 +64,31 @@ def test_label_smoothing_is_the_formula(label_smoothing: float) -> None:
     log_p = z - np.log(np.exp(z).sum(-1, keepdims=True))
     q = (1 - label_smoothing) * np.eye(5)[np.asarray(targets)] + label_smoothing / 5
     expected = -(q * log_p).sum(-1)[np.asarray(mask)].sum()
-    loss, _ = cross_entropy(logits, targets, mask, label_smoothing=label_smoothing)
-    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    loss = cross_entropy(logits, targets, mask, label_smoothing=label_smoothing)
+    np.testing.assert_allclose(loss.total, expected, rtol=1e-6)
 
 
 def test_nothing_real_costs_nothing_and_moves_nothing() -> None:
     logits, targets, mask = _random(3, (1, 2, 3, 4))
-    (loss, weight), grads = jax.value_and_grad(
-        lambda x: cross_entropy(x, targets, jnp.zeros_like(mask)), has_aux=True
-    )(logits)
-    assert loss == weight == 0
+    nothing = jnp.zeros_like(mask)
+    loss = cross_entropy(logits, targets, nothing)
+    grads = jax.grad(lambda x: cross_entropy(x, targets, nothing).total)(logits)
+    assert loss.total == loss.words == 0
     assert not np.any(grads)
 
 
 def test_only_real_words_have_a_gradient() -> None:
     logits, targets, mask = _random(4, (1, 2, 3, 4))
     mask = mask.at[0, 0, 0].set(False).at[0, 1].set(True)
-    grads = jax.grad(lambda x: cross_entropy(x, targets, mask)[0])(logits)
+    grads = jax.grad(lambda x: cross_entropy(x, targets, mask).total)(logits)
     assert not np.any(grads[~mask])
     assert np.all(np.any(grads[mask], axis=-1))
 
 
 def test_huge_logits_stay_finite() -> None:
     logits = jnp.array([[[[1e4, 0.0, -1e4]]]])
-    loss, _ = cross_entropy(logits, jnp.array([[[1]]]), jnp.ones((1, 1, 1), bool))
-    np.testing.assert_allclose(loss, 1e4, rtol=1e-6)
+    loss = cross_entropy(logits, jnp.array([[[1]]]), jnp.ones((1, 1, 1), bool))
+    np.testing.assert_allclose(loss.total, 1e4, rtol=1e-6)
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
@@ -97,13 +97,13 @@ def test_gradient_is_p_minus_q_and_agrees_with_finite_differences(label_smoothin
     loss = functools.partial(
         cross_entropy, targets=targets, mask=mask, label_smoothing=label_smoothing
     )
-    gradient = np.asarray(jax.grad(lambda x: loss(x)[0])(logits))
+    gradient = np.asarray(jax.grad(lambda x: loss(x).total)(logits))
     q = (1 - label_smoothing) * np.eye(4)[np.asarray(targets)] + label_smoothing / 4
     expected = (np.asarray(jax.nn.softmax(logits)) - q) * np.asarray(mask)[..., None]
     np.testing.assert_allclose(gradient, expected, atol=1e-6)
     h = 1e-2
     for index in np.ndindex(logits.shape):
-        above, below = (loss(logits.at[index].add(sign * h))[0] for sign in (1, -1))
+        above, below = (loss(logits.at[index].add(sign * h)).total for sign in (1, -1))
         np.testing.assert_allclose((above - below) / (2 * h), gradient[index], atol=2e-3)
 
 
@@ -111,10 +111,9 @@ def test_attention_imbalance_by_hand() -> None:
     """Two words on two positions: sums (0.9, 1.1), off by 0.1 each; the third word is padding."""
     weights = jnp.array([[[[0.2, 0.8], [0.7, 0.3], [0.5, 0.5]], [[0.5, 0.5]] * 3]])
     mask = jnp.array([[[True, True, False], [False] * 3]])
-    total, captions = attention_imbalance(weights, mask)
-    np.testing.assert_allclose(total, 2 * 0.1**2, rtol=1e-5)
-    assert captions == 1  # a caption that is not there does not look anywhere
+    # The second caption is padding alone, and adds nothing.
+    np.testing.assert_allclose(attention_imbalance(weights, mask), 2 * 0.1**2, rtol=1e-5)
     # One word of an image of two positions can look at one of them only: 1² + 0² at best, or
     # (1/2)² twice.
-    one, _ = attention_imbalance(weights[:, 1:], jnp.array([[[True, False, False]]]))
+    one = attention_imbalance(weights[:, 1:], jnp.array([[[True, False, False]]]))
     np.testing.assert_allclose(one, 0.5, rtol=1e-6)
