@@ -34,7 +34,7 @@ def lite0():
 def tensors(lite0, monkeypatch):
     """Lite0's tensors, of which a test may change some before `load_weights` reads them."""
     changed = dict(lite0)
-    monkeypatch.setattr(weights.files, "read_torch_file", lambda path: changed)
+    monkeypatch.setattr(weights.weight_files, "read_torch_file", lambda path: changed)
     return changed
 
 
