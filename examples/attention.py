@@ -1,0 +1,53 @@
+"""Draw where the model in the package looks while it writes each word of a caption.
+
+python examples/attention.py examples/photographer.jpg attention.jpg
+python examples/attention.py photo.jpg attention.jpg --words man black shirt camera
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image, ImageDraw, ImageFont
+
+import jaxcap
+
+SIDE = 224  # pixels of one panel, both ways
+LINE = 30  # pixels of the line of text below it
+
+
+def tint(photo: Image.Image, attention: Float[np.ndarray, "h w"]) -> Image.Image:
+    """Colour a photograph orange where the attention weights are high."""
+    mask = Image.fromarray(np.uint8(200 * attention / attention.max()))
+    mask = mask.resize(photo.size, Image.Resampling.BICUBIC)
+    return Image.composite(Image.new("RGB", photo.size, "darkorange"), photo, mask)
+
+
+def draw(path: Path, *, words: list[str]) -> Image.Image:
+    """Draw the photograph with its caption, then a panel for each of `words` (default: all)."""
+    (result,) = jaxcap.load().caption([path], attention=True)
+    caption = result.captions[0]
+    shown = [word for word in caption.words if not words or word.text in words]
+    photo = Image.open(path).convert("RGB").resize((SIDE, SIDE))
+    panels = [photo, *(tint(photo, word.attention) for word in shown)]
+    titles = ["", *(f"{word.text}  {word.probability:.2f}" for word in shown)]
+
+    sheet = Image.new("RGB", (len(panels) * (SIDE + 6) - 6, SIDE + 2 * LINE), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(20)
+    for i, (panel, title) in enumerate(zip(panels, titles, strict=True)):
+        sheet.paste(panel, (i * (SIDE + 6), LINE))
+        pen.text((i * (SIDE + 6) + 4, SIDE + LINE + 2), title, "black", font)
+    pen.text((4, 1), caption.text, "black", font)
+    return sheet
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("photograph", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--words", nargs="*", default=[], help="words to draw; default: all")
+    arguments = parser.parse_args()
+    draw(arguments.photograph, words=arguments.words).save(arguments.output, quality=88)

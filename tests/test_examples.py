@@ -1,0 +1,52 @@
+"""The programs in `examples/` run."""
+
+import importlib.util
+import math
+import re
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxcap.datasets import shapes
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def _load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+def test_one_page_learns(capsys: pytest.CaptureFixture[str]) -> None:
+    """It starts at a uniform guess, ln V, and soon speaks the grammar of the captions."""
+    _load("one_page").main(steps=80, scenes=200)
+    printed = capsys.readouterr().out
+    words = int(re.search(r"(\d+) words", printed)[1])
+    first, last = (float(x) for x in re.findall(r"step +\d+: ([\d.]+) nats", printed))
+    assert first == pytest.approx(math.log(words), abs=0.3)
+    assert last < 0.5 * first
+    captions = re.findall(r"^caption: (.*)  \[(?:true|wrong)\]$", printed, re.MULTILINE)
+    assert len(captions) == 5
+    assert all(shapes.parse(caption) for caption in captions)
+
+
+def test_attention_is_tinted_where_the_model_looks() -> None:
+    photo = Image.new("RGB", (16, 16), "blue")
+    attention = np.zeros((2, 2), np.float32)
+    attention[0, 1] = 0.9
+    tinted = np.asarray(_load("attention").tint(photo, attention), int)
+    assert tinted[1, 14, 0] > 190  # upper right: orange
+    assert tinted[14, 1].tolist() == [0, 0, 255]  # lower left: unchanged
+
+
+def test_attention_draws_the_photograph_and_a_panel_for_each_word() -> None:
+    sheet = _load("attention").draw(EXAMPLES / "photographer.jpg", words=["man", "camera"])
+    assert sheet.size == (3 * 224 + 2 * 6, 224 + 2 * 30)
