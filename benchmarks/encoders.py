@@ -332,22 +332,10 @@ def _pytorch_steps(
 
 def pytorch_encoder(arch: str) -> Any:
     import torch
+    from pytorch_encoders import ENCODERS
 
-    if arch.startswith("efficientnet_lite"):
-        from efficientnet_lite_pytorch import EfficientNet
-
-        class Features(torch.nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.net = EfficientNet.from_name(arch.replace("_", "-"))
-                # It would leave out blocks at random, which jaxcap does not.
-                settings = self.net._global_params._replace(drop_connect_rate=0.0)
-                self.net._global_params = settings
-
-            def forward(self, images: Any) -> Any:
-                return self.net.extract_features(images)
-
-        return Features()
+    if arch in ENCODERS:
+        return ENCODERS[arch]()
     for name in ("nms", "qnms"):  # torchvision without its compiled operators
         with contextlib.suppress(RuntimeError):
             torch.library.define(f"torchvision::{name}", "(Tensor d, Tensor s, float t) -> Tensor")

@@ -84,7 +84,17 @@ class Task:
 
 def main(arguments: Arguments) -> None:
     """Prints a line per vocabulary and beam, in Markdown."""
-    features = _features(arguments)
+    if arguments.images % arguments.turns:
+        raise SystemExit(
+            f"--images {arguments.images} does not divide into --turns {arguments.turns}; give "
+            f"--images {-(-arguments.images // arguments.turns) * arguments.turns}."
+        )
+    if arguments.loop_images < arguments.turns:
+        raise SystemExit(
+            f"--loop-images {arguments.loop_images} leaves a turn without an image; give "
+            f"--loop-images {arguments.turns} or more."
+        )
+    features = random_features(arguments)
     with Worker(_Jaxcap) as ours, Worker(_PyTorch) as theirs:
         print(
             f"{arguments.images} images, {arguments.positions} positions × {arguments.width}, "
@@ -158,7 +168,7 @@ def _different(one: Captions, other: Captions) -> list[int]:
     return np.flatnonzero(~same).tolist()
 
 
-def _features(arguments: Arguments) -> np.ndarray:
+def random_features(arguments: Arguments) -> np.ndarray:
     """What an encoder that ends in relu6 might say: images differ, and so do their positions."""
     rng = np.random.default_rng(0)
     image = rng.standard_normal((arguments.images, 1, arguments.width), np.float32)
@@ -239,6 +249,8 @@ class _PyTorch:
         import torch
         from pytorch_search import BatchedSearch, Decoder, LoopSearch
 
+        # JAX's default: float32 products in TensorFloat-32, where the device has it.
+        torch.set_float32_matmul_precision("high")
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._task, self._torch = task, torch
         decoder = Decoder(task.weights).to(self._device)
@@ -300,7 +312,7 @@ def _untrained(size: int, arguments: Arguments) -> Any:
 
     config = DecoderConfig(scoring=arguments.scoring)
     decoder = create_decoder(config, size)
-    features = _features(dataclasses.replace(arguments, images=20))
+    features = random_features(dataclasses.replace(arguments, images=20))
     words = np.random.default_rng(1).integers(4, size, (20, 1, 20), np.int32)
     init = jax.jit(lambda key: decoder.init(key, features, words, train=False))
     params = jax.tree.map(np.array, init(jax.random.key(0))["params"])

@@ -92,6 +92,7 @@ class Task:
     dtype: str
     folder: str
     forms: tuple[str, ...]
+    side: int = SIDE
 
     @property
     def config(self) -> Config:
@@ -111,7 +112,7 @@ class Task:
         return tokens.astype(np.int32)
 
     def pixels(self) -> np.ndarray:
-        shape = (self.batch_size, SIDE, SIDE, 3)
+        shape = (self.batch_size, self.side, self.side, 3)
         return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
     def features(self, positions: int, width: int) -> np.ndarray:
@@ -205,6 +206,12 @@ class _Jaxcap(_Steps):
 
         return jaxcap_peak(dtype)
 
+    def memory(self) -> float:
+        """The device's peak of allocated memory, in MB; 0 where JAX does not say."""
+        import jax
+
+        return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0) / 1e6
+
     def build(self, task: Task) -> tuple[dict[str, np.ndarray], tuple[int, int], float, float]:
         """The decoder's weights, P and D, the loss without dropout, and FLOPs of an image."""
         import jax
@@ -225,19 +232,17 @@ class _Jaxcap(_Steps):
         encoder = load_weights(
             str(Path(task.folder) / "encoder.pth"),
             task.arch,
-            encoder_shapes(model, image_size=SIDE),
+            encoder_shapes(model, image_size=task.side),
         )
-        variables = init_variables(model, jax.random.key(0), image_size=SIDE, encoder=encoder)
+        variables = init_variables(model, jax.random.key(0), image_size=task.side, encoder=encoder)
         tokens = task.captions()
         shape = jax.eval_shape(
             functools.partial(model.apply, method="encode"), variables, task.pixels()
         ).shape
-        given = task.pixels() if task.mode == "all" else task.features(*shape[1:])
         batch = Batch(
-            images=given,
             tokens=tokens,
-            valid=np.ones(task.batch_size, bool),
-            numbers=np.arange(task.batch_size, dtype=np.int32),
+            pixels=task.pixels() if task.mode == "all" else None,
+            features=None if task.mode == "all" else task.features(*shape[1:]),
         )
         objective = functools.partial(cross_entropy, label_smoothing=config.train.label_smoothing)
         quiet = dataclasses.replace(
@@ -246,9 +251,9 @@ class _Jaxcap(_Steps):
         plain = create_captioner(dataclasses.replace(config, decoder=quiet), WORDS)
         targets = tokens[:, :, 1:]
         output, _ = jax.jit(functools.partial(plain.apply, train=True, mutable=["batch_stats"]))(
-            variables, given, tokens[:, :, :-1]
+            variables, batch.pixels, tokens[:, :, :-1], features=batch.features
         )
-        total, words = objective(output.logits, targets, targets != PAD)
+        total, words, _ = objective(output.logits, targets, targets != PAD)
         decoder = traverse_util.flatten_dict(variables["params"]["decoder"], sep="/")
         weights = {name: np.asarray(array) for name, array in decoder.items()}
         tx = optimizer.create_optimizer(config.train, config.encoder, steps_per_epoch=1000)
@@ -288,7 +293,7 @@ def _flops(model: Any, variables: Any, task: Task, shape: tuple[int, int]) -> fl
     image = p * d * a + p * a * a + 2 * a * h
     flops = 2.0 * (image + CAPTIONS * (TOKENS - 1) * word)
     if task.mode == "all":
-        one = np.zeros((1, SIDE, SIDE, 3), np.uint8)
+        one = np.zeros((1, task.side, task.side, 3), np.uint8)
         # Of convolutions as such, not of the fewer sums that a CPU may do in their place.
         with written_for("gpu"):
             lowered = jax.jit(lambda v, x: model.apply(v, x, method="encode")).lower(variables, one)
@@ -298,6 +303,12 @@ def _flops(model: Any, variables: Any, task: Task, shape: tuple[int, int]) -> fl
 
 class _PyTorch(_Steps):
     """The process with PyTorch."""
+
+    def memory(self) -> float:
+        """The device's peak of allocated memory, in MB; 0 without a GPU."""
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else 0.0
 
     def write_encoder(self, task: Task) -> None:
         """Random weights as the file that jaxcap reads."""
@@ -321,6 +332,8 @@ class _PyTorch(_Steps):
 
         from jaxcap.model.encoders import encoder_spec
 
+        # JAX's default: float32 products in TensorFloat-32, where the device has it.
+        torch.set_float32_matmul_precision("high")
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         recipe = Recipe(
             DECODER.embedding_dropout,

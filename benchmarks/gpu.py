@@ -1,0 +1,372 @@
+"""A campaign on one GPU, for a machine that is there for a few minutes only.
+
+    python benchmarks/gpu.py --output gpu-results
+    python benchmarks/gpu.py --smoke              # seconds-sized, on whatever device there is
+
+It needs JAX with CUDA, Flax, Optax, Orbax and PyTorch, and no network. jaxcap's remaining
+dependencies are pure Python: `pip download --no-deps -d wheels jaxtyping wadler-lindig tyro
+docstring-parser typeguard shtab` on another machine, and `--wheels wheels` here.
+
+Both sides train in channels-last layout. The rows run in the order of their value, each in a
+process of its own and within its own time. After every row `results.json` and `results.md` are
+replaced, so a run that is cut short still counts.
+
+| row | measures | compared with |
+|---|---|---|
+| device, peak | the device, and FLOP/s of a large matrix product in both types | |
+| parity | one training step on the CPU and on the device | each other |
+| train ENCODER | images a second of whole steps, up to saturation | PyTorch, `torch.compile` |
+| search | images a second, beam 5, from features to captions | batched search in PyTorch |
+| caption | images a second, from JPEG files to captions, with the model in the package | |
+| export | an exported program on this device | captions by the library |
+
+Both frameworks compute float32 products in TensorFloat-32 where the device has it, as JAX does by
+default. Ratios are jaxcap / PyTorch, above 1 in jaxcap's favour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+Result = dict[str, Any]
+
+# Seconds that each row may take; together about eight minutes.
+LIMITS = {
+    "device": 30,
+    "peak": 30,
+    "parity": 90,
+    "train resnet50": 120,
+    "train efficientnet_lite0": 100,
+    "search": 60,
+    "caption": 60,
+    "export": 60,
+}
+
+
+def main() -> int:
+    """Run the rows and keep a record of them; 0 if all succeeded."""
+    parser = argparse.ArgumentParser(description="Benchmarks of one GPU in a few minutes.")
+    parser.add_argument("--output", type=Path, default=Path("gpu-results"))
+    parser.add_argument("--wheels", type=Path, help="folder of pure Python wheels to import from")
+    parser.add_argument("--seconds", type=float, help="for all rows together, 480 unless --smoke")
+    parser.add_argument("--rows", nargs="+", default=list(LIMITS), choices=list(LIMITS))
+    parser.add_argument("--smoke", action="store_true", help="small sizes, to try the script")
+    parser.add_argument("--row", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.row:
+        for result in ROWS[arguments.row](arguments.smoke):
+            print(json.dumps(result), flush=True)
+        return 0
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    seconds = arguments.seconds or (3600 if arguments.smoke else 480)
+    began = time.monotonic()
+    record: list[Result] = []
+    for row in arguments.rows:
+        left = seconds - (time.monotonic() - began)
+        if left < 5:
+            record.append({"row": row, "failed": "no time was left"})
+        else:
+            record += _run_row(
+                row, arguments, min(left, LIMITS[row] * (10 if arguments.smoke else 1))
+            )
+        _write(record, arguments.output)
+    print((arguments.output / "results.md").read_text(encoding="utf-8"))
+    return int(any("failed" in result for result in record))
+
+
+def _run_row(row: str, arguments: argparse.Namespace, limit: float) -> list[Result]:
+    """Run one row in a process group of its own, and kill the group at its limit."""
+    wheels = [str(path.resolve()) for path in sorted((arguments.wheels or Path()).glob("*.whl"))]
+    paths = [str(ROOT), str(ROOT / "benchmarks"), *wheels, os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # the device is shared with PyTorch
+    }
+    command = [sys.executable, str(Path(__file__).resolve()), "--row", row]
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [*command, *(["--smoke"] if arguments.smoke else [])],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+    timer = threading.Timer(limit, os.killpg, (process.pid, signal.SIGKILL))
+    timer.start()
+    assert process.stdout is not None
+    results = [{"row": row, **json.loads(line)} for line in process.stdout if line[:1] == "{"]
+    status = process.wait()
+    timer.cancel()
+    seconds = round(time.monotonic() - began, 1)
+    if status:
+        why = f"over {limit:.0f} s" if seconds >= limit else f"exit status {status}"
+        results.append({"row": row, "failed": why})
+    return [{**result, "seconds of the row": seconds} for result in results]
+
+
+def _write(record: list[Result], output: Path) -> None:
+    lines = ["| row | what | figures |", "|---|---|---|"]
+    for result in record:
+        figures = {k: v for k, v in result.items() if k not in ("row", "what")}
+        shown = ", ".join(f"{name} {_shown(value)}" for name, value in figures.items())
+        lines.append(f"| {result['row']} | {result.get('what', '')} | {shown} |")
+    for name, text in (
+        ("results.json", json.dumps(record, indent=1)),
+        ("results.md", "\n".join(lines)),
+    ):
+        part = output / f".{name}.part"
+        part.write_text(text + "\n", encoding="utf-8")
+        part.replace(output / name)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _device(smoke: bool) -> Iterator[Result]:
+    import jax
+    import torch
+
+    device = jax.devices()[0]
+    yield {
+        "what": device.device_kind,
+        "platform": device.platform,
+        "jax": jax.__version__,
+        "torch": torch.__version__,
+        "torch sees a GPU": torch.cuda.is_available(),
+    }
+
+
+def _peak(smoke: bool) -> Iterator[Result]:
+    from encoders import jaxcap_peak
+
+    for dtype in ("float32", "bfloat16"):
+        yield {"what": dtype, "TFLOP/s": jaxcap_peak(dtype) / 1e12}
+
+
+def _parity(smoke: bool) -> Iterator[Result]:
+    """Run one step, without dropout, from the same state on the CPU and on the device."""
+    import dataclasses
+    import functools
+
+    import jax
+    import numpy as np
+    from training import DECODER, SIDE, TRAIN, WORDS, Task
+
+    from jaxcap.config import Config, EncoderConfig
+    from jaxcap.data.batch import Batch
+    from jaxcap.model.captioner import create_captioner, init_variables
+    from jaxcap.training.step.losses import cross_entropy
+    from jaxcap.training.step.optimizer import create_optimizer
+    from jaxcap.training.step.state import TrainState
+    from jaxcap.training.step.train_step import train_step
+
+    quiet = dataclasses.replace(
+        DECODER, embedding_dropout=0.0, feature_dropout=0.0, output_dropout=0.0
+    )
+    jax.config.update("jax_default_matmul_precision", "highest")
+    side = 32 if smoke else SIDE
+    names = ("resnet_small",) if smoke else ("resnet50", "efficientnet_lite0")
+    for name in names:
+        for dtype in ("float32", "bfloat16"):
+            encoder = EncoderConfig(name=name, dtype=dtype)
+            config = Config(encoder=encoder, decoder=quiet, train=TRAIN)
+            model = create_captioner(config, WORDS)
+            task = Task(name, "all", 2 if smoke else 8, 0, dtype, "", (), side)
+            batch = Batch(task.captions(), pixels=task.pixels())
+            variables = jax.device_get(init_variables(model, jax.random.key(0), image_size=side))
+            tx = create_optimizer(config.train, config.encoder, steps_per_epoch=100)
+            step = jax.jit(
+                functools.partial(train_step, model=model, tx=tx, objective=cross_entropy)
+            )
+            found = []
+            for device in (jax.devices("cpu")[0], jax.devices()[0]):
+                with jax.default_device(device):
+                    state = TrainState.create(jax.device_put(variables, device), tx)
+                    state, metrics = step(state, jax.device_put(batch, device), jax.random.key(1))
+                    found.append(jax.device_get((metrics, state.params)))
+            (one, params), (other, others) = found
+            moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), params, others)
+            yield {
+                "what": f"{name} {dtype}",
+                "loss, relative difference": abs(float(one.loss / other.loss) - 1),
+                "gradient norm, relative difference": abs(
+                    float(one.grad_norm / other.grad_norm) - 1
+                ),
+                "parameters, largest difference": max(jax.tree.leaves(moved)),
+                "learning rate": TRAIN.learning_rate,
+            }
+
+
+def _train(arch: str, smoke: bool) -> Iterator[Result]:
+    """Double the batch until images a second rise by less than 5 %."""
+    import training
+    from workers import Worker
+
+    dtype = "float32" if smoke else "bfloat16"
+    form = "channels last" if smoke else "torch.compile"
+    side = 64 if smoke else training.SIDE
+    with (
+        Worker(training._Jaxcap) as ours,
+        Worker(training._PyTorch) as theirs,
+        tempfile.TemporaryDirectory() as to,
+    ):
+        peak = ours.ask("peak", dtype)
+        best = 0.0
+        for batch_size in (2,) if smoke else (32, 64, 128, 256, 512):
+            task = training.Task(arch, "all", batch_size, 0, dtype, to, (form,), side)
+            theirs.ask("write_encoder", task)
+            weights, shape, _, flops = ours.ask("build", task)
+            forms, _ = theirs.ask("build", task, weights, shape)
+            steps = 1 if smoke else 10
+            seconds: dict[str, list[float]] = {}
+            for _ in range(2 if smoke else 4):
+                for worker, name in ((ours, "jaxcap"), *((theirs, name) for name in forms)):
+                    turn = worker.ask("turn", name, steps) / steps
+                    seconds.setdefault(name, []).append(turn)
+            rate = {name: batch_size / statistics.median(s) for name, s in seconds.items()}
+            result: Result = {
+                "what": f"{arch} {dtype}, batch {batch_size}",
+                "jaxcap images/s": rate["jaxcap"],
+                "share of the peak": rate["jaxcap"] * flops / peak,
+                "jaxcap peak MB": ours.ask("memory"),
+            }
+            for name in forms:
+                result[f"{name} images/s"] = rate[name]
+                result["ratio"] = rate["jaxcap"] / rate[name]
+                result[f"{name} peak MB"] = theirs.ask("memory")
+            yield result
+            if rate["jaxcap"] < 1.05 * best:
+                break
+            best = rate["jaxcap"]
+
+
+def _search(smoke: bool) -> Iterator[Result]:
+    import search
+    from workers import Worker
+
+    arguments = search.Arguments(
+        images=8 if smoke else 1024, batch_size=4 if smoke else 128, torch_compile=not smoke
+    )
+    features = search.random_features(arguments)
+    with Worker(search._Jaxcap) as ours, Worker(search._PyTorch) as theirs:
+        weights, scoring = ours.ask("weights", 100 if smoke else 10000, arguments)
+        sizes = (5, arguments.max_length, arguments.batch_size, arguments.torch_compile)
+        task = search.Task(weights, scoring, *sizes)
+        forms = [
+            (worker, form)
+            for worker in (ours, theirs)
+            for form in worker.ask("build", task, features[: arguments.batch_size])
+            if form not in search.LOOPS
+        ]
+        rates: dict[str, list[float]] = {}
+        captions = {}
+        for _ in range(1 if smoke else 3):
+            for worker, form in forms:
+                seconds, captions[form] = worker.ask("turn", form, features)
+                rates.setdefault(form, []).append(len(features) / seconds)
+        rate = {form: statistics.median(r) for form, r in rates.items()}
+        best = max({"batched", "compiled"} & set(rate), key=rate.__getitem__)
+        same = (captions["jaxcap"][0][:, 0] == captions[best][0][:, 0]).all(axis=-1).mean()
+        yield {
+            "what": f"beam 5, batches of {arguments.batch_size}",
+            "jaxcap images/s": rate["jaxcap"],
+            f"PyTorch {best} images/s": rate[best],
+            "ratio": rate["jaxcap"] / rate[best],
+            "same best caption": float(same),
+        }
+
+
+def _photographs(folder: Path, count: int) -> list[Path]:
+    """Smooth noise, 500 × 375, as JPEG files."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    paths = []
+    for i in range(count):
+        small = Image.fromarray(rng.integers(0, 256, (24, 32, 3), np.uint8))
+        paths.append(folder / f"{i}.jpg")
+        small.resize((500, 375), Image.Resampling.BICUBIC).save(paths[-1], quality=90)
+    return paths
+
+
+def _caption(smoke: bool) -> Iterator[Result]:
+    import jax
+
+    import jaxcap
+
+    batch_size = 4 if smoke else 128
+    with tempfile.TemporaryDirectory() as folder:
+        paths = _photographs(Path(folder), 8 if smoke else 1024)
+        model = jaxcap.load()
+        list(model.caption(paths[:batch_size], batch_size=batch_size, attention=False))
+        began = time.perf_counter()
+        found = list(model.caption(paths, batch_size=batch_size, attention=False))
+        seconds = time.perf_counter() - began
+    assert all(result.captions for result in found)
+    stats = jax.devices()[0].memory_stats() or {}
+    yield {
+        "what": f"{len(paths)} JPEG files, batches of {batch_size}, {os.cpu_count()} CPU cores",
+        "images/s": len(paths) / seconds,
+        "peak MB": stats.get("peak_bytes_in_use", 0) / 1e6,
+    }
+
+
+def _export(smoke: bool) -> Iterator[Result]:
+    """Run the lines of docs/export.md on an exported program, and compare captions."""
+    import jaxcap
+    from jaxcap.captioning.export import write_program
+
+    lines = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+    program = lines.partition("```python\n")[2].partition("```")[0]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        paths = _photographs(folder, 2 if smoke else 64)
+        model = jaxcap.load()
+        write_program(model.single, folder / "captioner.stablehlo")
+        began = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-c", program, *map(str, paths)],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        seconds = time.perf_counter() - began
+        texts = [line.partition("\t")[2] for line in done.stdout.splitlines()]
+        expected = [result.captions[0].text for result in model.caption(paths, attention=False)]
+    same = sum(a == b for a, b in zip(texts, expected, strict=True))
+    yield {
+        "what": "lines of docs/export.md",
+        "seconds, start included": seconds,
+        "same captions": f"{same} of {len(expected)}",
+    }
+
+
+ROWS: dict[str, Callable[[bool], Iterator[Result]]] = {
+    "device": _device,
+    "peak": _peak,
+    "parity": _parity,
+    "train resnet50": lambda smoke: _train("resnet50", smoke),
+    "train efficientnet_lite0": lambda smoke: _train("efficientnet_lite0", smoke),
+    "search": _search,
+    "caption": _caption,
+    "export": _export,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())
