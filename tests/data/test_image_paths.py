@@ -1,4 +1,4 @@
-"""Which images are meant by files, folders, patterns and lists, and how they are shared."""
+"""No images given are meant by files, folders, patterns and lists, and how they are shared."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_nothing_to_caption_is_said_at_once(tree):
     ]:
         with pytest.raises(InputError, match=message):
             image_paths([tree / "a.png", Path(argument)], listed=[], unreadable=print)
-    with pytest.raises(InputError, match="Which images"):
+    with pytest.raises(InputError, match="No images given"):
         image_paths([], listed=[], unreadable=print)
 
 

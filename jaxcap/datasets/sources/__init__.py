@@ -1,8 +1,8 @@
-"""What is to be prepared: images with their captions, by split, as files on disk tell it.
+"""Read published data sets into a `Listing`: images with their captions, by split.
 
-Each reader of this package turns one published layout into the same `Listing`, or raises one
-`InputError` that names every problem it found. It reads captions and looks whether the images are
-there; it opens no image: that they can be decoded is found out when they are stored.
+Each reader handles one layout of files. It returns a `Listing`, or raises one `InputError` that
+lists every problem. Readers check that images exist but open none: they are decoded when they are
+stored.
 """
 
 from __future__ import annotations
@@ -15,18 +15,15 @@ from typing import Protocol, runtime_checkable
 
 @runtime_checkable
 class ImageBytes(Protocol):
-    """An image that lies elsewhere than in a file of its own, such as in another data set.
-
-    It is pickled on its way to another process.
-    """
+    """An image without a file of its own, such as one in another data set; picklable."""
 
     @property
     def name(self) -> str:
-        """What error messages call it."""
+        """The name of the image in error messages."""
         ...
 
     def read(self) -> bytes:
-        """The encoded image."""
+        """Return the encoded image."""
         ...
 
 
@@ -35,9 +32,9 @@ class Example:
     """One image with its captions.
 
     Attributes:
-      image_id: tells the image from all others of the data set, in any split.
-      image: where its bytes are.
-      captions: as their authors wrote them, in the order of the source.
+      image_id: unique in the data set, across splits.
+      image: the image file, or another source of its bytes.
+      captions: the original text, in the order of the source.
     """
 
     image_id: str
@@ -47,16 +44,16 @@ class Example:
 
 @dataclass(frozen=True)
 class Listing:
-    """All that a source holds.
+    """The content of a source.
 
     Attributes:
-      splits: the examples of each split, in the order of the source. Usual names of splits are
-        made one: "train", "dev" (of val, valid, validation, development) and "test".
-      description: a sentence that says what this is.
-      homepage: where it comes from, if that is known.
+      splits: the examples of each split, in the order of the source. Common names are unified:
+        "train", "dev" (for val, valid, validation, development) and "test".
+      description: one sentence about the data set.
+      homepage: its web page, if known.
       citation: the paper to cite, if there is one.
-      flippable: whether a mirrored image keeps its captions.
-      notes: what was decided without being asked for, or left out: sentences to be shown.
+      flippable: whether captions stay true when an image is mirrored.
+      notes: messages for the user about defaults that were chosen and examples left out.
     """
 
     splits: Mapping[str, tuple[Example, ...]]
@@ -69,24 +66,24 @@ class Listing:
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """Where a source is and how it is to be read; a reader says which of these it takes.
+    """Where a source is and how to read it; `Format.takes` lists the options of each reader.
 
     Attributes:
       source: the folder of the release, of the images, or of a prepared TFDS data set.
-      captions: the file of captions, where it is not found in `source` by its name.
-      images: the folder that image names are relative to, where it is not found in `source`.
-      split_column: column, or key of a JSON entry, that names the split of an image.
-      split_files: split to the file that lists its images, a name a line.
-      split_fractions: split to its share of the images, drawn by a hash of each image's name: an
-        image stays where it is whatever images come or go. Shares add up to 1.
-      image_column: column, or key of a JSON entry, that names the image.
-      caption_columns: those that hold captions; several give an image several captions.
-      dataset: name of a TFDS data set in `data_dir` ("coco_captions", "coco_captions/2014").
-      data_dir: where prepared TFDS data sets lie.
-      image_key: feature that holds the image, of a TFDS data set.
-      caption_key: feature that holds the caption or captions; "captions/text" goes into a feature.
-      id_key: feature that tells an image from all others.
-      skip_bad: leave out, and note, images that are absent and those without a caption.
+      captions: the file of captions, if `source` does not hold it under its usual name.
+      images: the folder that image names are relative to, if it is not in `source`.
+      split_column: the column, or key of a JSON entry, that names the split of an image.
+      split_files: for each split, the file that lists its images, one per line.
+      split_fractions: the fraction of images in each split; they add up to 1. Images are assigned
+        by a hash of their names, so adding or removing others does not move an image.
+      image_column: the column, or key of a JSON entry, that names the image.
+      caption_columns: the columns of the captions; several give an image several captions.
+      dataset: the name of a TFDS data set in `data_dir` ("coco_captions", "coco_captions/2014").
+      data_dir: the directory of prepared TFDS data sets.
+      image_key: the image feature of a TFDS data set.
+      caption_key: the caption feature; a path such as "captions/text" selects a nested feature.
+      id_key: the feature that identifies an image.
+      skip_bad: leave out missing images and images without a caption, and report them.
     """
 
     source: Path | None = None

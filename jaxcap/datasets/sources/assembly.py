@@ -1,7 +1,7 @@
-"""From what caption files say to splits of examples, with all that is wrong on the way.
+"""Assemble splits of examples from caption files, and collect every problem on the way.
 
-Every reader of files ends here: it brings the images as its files name them, and says which folder
-they are in.
+Every reader of files ends here, with the images as its files name them and the folder that holds
+them.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from jaxcap.errors import InputError
 
 @dataclass(frozen=True)
 class Entry:
-    """An image as a caption file names it.
+    """An image that a caption file names.
 
     Attributes:
       file: the caption file.
-      image: what it says.
-      name: the image's own, that no other has; what the file calls it where there is no image.
-      path: the image, if it is there.
+      image: the names and captions that it gives.
+      name: a unique name; the one in the caption file if the image is missing.
+      path: the image file, if it exists.
     """
 
     file: Path
@@ -47,14 +47,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Assembled:
-    """Splits of examples, and what was decided unasked or left out."""
+    """Splits of examples, with notes about defaults that were chosen and examples left out."""
 
     splits: Mapping[str, tuple[Example, ...]]
     notes: tuple[str, ...]
 
 
 def read_file(path: Path, findings: Findings, names: Names | None = None) -> CaptionFile | None:
-    """Reads a caption file; None if nothing can be made of it."""
+    """Read a caption file; return None if it cannot be read."""
     problems = Problems(path)
     try:
         return read_captions(path, names, problems)
@@ -66,11 +66,13 @@ def read_file(path: Path, findings: Findings, names: Names | None = None) -> Cap
 
 
 def entries_of(file: CaptionFile, folder: Path, *, short_names: bool) -> list[Entry]:
-    """The images of a file, with and without captions, and where they are.
+    """Locate the images of a caption file, with and without captions.
 
     Args:
-      short_names: images are told apart by their file names, where those differ, not by their
-        paths below the folder.
+      file: the caption file.
+      folder: the folder of the images.
+      short_names: name images by their file names, if those are unique, instead of by their paths
+        below the folder.
     """
     images = [*file.images, *file.bare_images]
     paths = locate(images, folder)
@@ -91,13 +93,13 @@ def _name(image: ImageCaptions, path: Path | None, folder: Path) -> str:
 def assemble(
     entries: Sequence[Entry], folder: Path, options: SourceOptions, findings: Findings
 ) -> Assembled:
-    """Splits the images and checks those that are in a split.
+    """Assign images to splits, and check the images of every split.
 
-    The user's word counts first: lists, then shares; then what the caption file says, then the
-    names of folders, and if there is nothing of these, images are drawn 80 : 10 : 10.
+    The first of these decides: lists that the user gave, fractions that the user gave, the caption
+    file, the names of the folders. Without any of them, images are drawn 80 : 10 : 10.
 
     Raises:
-      InputError: whatever `findings` has gathered until then and here.
+      InputError: lists everything in `findings`, including earlier problems.
     """
     chosen, notes = _split(entries, folder, options, findings)
     if entries and not any(entry.path for entry in entries):
@@ -106,7 +108,7 @@ def assemble(
             entries[0].file,
             "",
             f"none of its {len(entries):,} images is in {folder}; the first is {name}. "
-            "Name the folder they are in: --images DIR",
+            "Name the folder that holds them: --images DIR",
         )
         findings.fail()
     splits: dict[str, tuple[Example, ...]] = {}
@@ -117,8 +119,8 @@ def assemble(
             if entry.name in seen:
                 other, first = seen[entry.name]
                 place = first.image.place if first.file == entry.file else _place(first)
-                where = "" if other == split else f"; that is in the split {other}, this in {split}"
-                text = f"{entry.name} is that of {place}, too{where}"
+                where = "" if other == split else f" in the split {other}, this one in {split}"
+                text = f"{entry.name} repeats the image of {place}{where}; expected it once"
                 findings.add(entry.file, entry.image.place, text)
             seen[entry.name] = split, entry
             if (example := _example(entry, folder, findings)) is not None:
@@ -127,9 +129,9 @@ def assemble(
     findings.raise_if_any()
     for split in [name for name, examples in splits.items() if not examples]:
         del splits[split]
-        notes.append(f"the split {split} would be empty and is left out")
+        notes.append(f"left out the split {split}, which would be empty")
     if not splits:
-        raise InputError(f"{folder}: no image with a caption is left; expected one or more")
+        raise InputError(f"{folder}: no image with a caption remains; expected at least one")
     return Assembled(splits, (*notes, *findings.notes()))
 
 
@@ -140,7 +142,7 @@ def _place(entry: Entry) -> str:
 def _example(entry: Entry, folder: Path, findings: Findings) -> Example | None:
     image, place = entry.image, entry.image.place
     if entry.path is None:
-        findings.add_gap(entry.file, place, f"there is no image {shown(entry.name)} in {folder}")
+        findings.add_gap(entry.file, place, f"no image {shown(entry.name)} in {folder}")
         return None
     try:
         entry.name.encode()
@@ -150,12 +152,12 @@ def _example(entry: Entry, folder: Path, findings: Findings) -> Example | None:
     places = image.places or [place] * len(image.captions)
     for caption, where in zip(image.captions, places, strict=True):
         if not caption.isascii() and any("\ud800" <= c <= "\udfff" for c in caption):
-            findings.add(entry.file, where, f"half a character in the caption {caption!a}")
+            findings.add(entry.file, where, f"the caption {caption!a} contains half a character")
         if not caption.strip():
-            findings.add_gap(entry.file, where, f"an empty caption of {entry.name}; expected text")
+            findings.add_gap(entry.file, where, f"empty caption of {entry.name}; expected text")
     captions = tuple(caption for caption in image.captions if caption.strip())
     if not image.captions:
-        findings.add_gap(entry.file, place, f"{entry.name} has no caption; expected one or more")
+        findings.add_gap(entry.file, place, f"{entry.name} has no caption; expected at least one")
     return Example(entry.name, entry.path, captions) if captions else None
 
 
@@ -176,7 +178,7 @@ def _split(
         ]
         return _by_file(named, findings), [f"split by folders: {', '.join(sorted(known))}"]
     shares = ", ".join(f"{share:.0%} {name}" for name, share in DEFAULT_FRACTIONS.items())
-    note = f"no split was given, so one is drawn by a hash of each image's name: {shares}"
+    note = f"no split was given, so images are assigned by a hash of their names: {shares}"
     return _drawn(entries, DEFAULT_FRACTIONS), [note]
 
 
@@ -194,7 +196,7 @@ def _by_file(entries: Sequence[Entry], findings: Findings) -> dict[str, list[Ent
             findings.add(
                 entry.file,
                 entry.image.place,
-                f"{entry.name} is in no split; expected one of each image",
+                f"{entry.name} has no split; expected one for each image",
             )
             continue
         try:
@@ -207,8 +209,8 @@ def _by_file(entries: Sequence[Entry], findings: Findings) -> dict[str, list[Ent
 def _by_lists(
     entries: Sequence[Entry], folder: Path, files: Mapping[str, Path], findings: Findings
 ) -> tuple[dict[str, list[Entry]], list[str]]:
-    """The images that lists name, in their order; the others are left out."""
-    listed: dict[str, tuple[str, Path, int]] = {}  # name to split, file and line
+    """Take the images that the lists name, in their order; others are left out."""
+    listed: dict[str, tuple[str, Path, int]] = {}  # name: split, file and line
     chosen: dict[str, list[Entry]] = {}
     for given, path in files.items():
         chosen.setdefault(split := canonical(given), [])
@@ -216,7 +218,7 @@ def _by_lists(
             if name in listed:
                 _, other, line = listed[name]
                 place = f"{other}, line {line}"
-                findings.add(path, f"line {number}", f"{name} is listed already in {place}")
+                findings.add(path, f"line {number}", f"{name} is already listed in {place}")
             else:
                 listed[name] = split, path, number
     known = [
@@ -234,16 +236,16 @@ def _by_lists(
     for index, (name, (split, path, number)) in enumerate(listed.items()):
         if index in pairs:
             entry = entries[pairs[index]]
-            if entry.path is None:  # then it is the list's line that is wrong
+            if entry.path is None:  # blame the line of the list
                 image = replace(entry.image, place=f"line {number}")
                 entry = replace(entry, file=path, image=image)
             chosen[split].append(entry)
         elif file_in(folder, name):
-            findings.add_gap(path, f"line {number}", f"{name} has no caption in {captions}")
+            findings.add_gap(path, f"line {number}", f"no caption of {name} in {captions}")
         else:
-            findings.add_gap(path, f"line {number}", f"there is no image {name} in {folder}")
+            findings.add_gap(path, f"line {number}", f"no image {name} in {folder}")
     rest = len(entries) - len(pairs)
-    left = f"{rest:,} of {len(entries):,} images with captions are in none of the lists"
+    left = f"{rest:,} of {len(entries):,} images with captions are not in any list"
     notes = [left] if rest else []
     return chosen, notes
 

@@ -1,16 +1,16 @@
-"""COCO captions (Lin et al. 2014, Chen et al. 2015), from what is downloaded from its site.
+"""Read COCO captions (Lin et al. 2014, Chen et al. 2015) from the files of its website.
 
 "Microsoft COCO Captions: Data Collection and Evaluation Server": photographs with five captions
-each, unpacked into one folder (or, the images, into images/ in it):
+each, unpacked into one folder (the images also into its subfolder images/):
 
     train2014/ val2014/                    82,783 and 40,504 photographs
     annotations/captions_train2014.json    their captions
     annotations/captions_val2014.json
 
-Those of 2017 are the same photographs, divided otherwise: train2017/, and so on. Captions of the
-official test images are not public; papers use Karpathy's split of the 2014 images (113,287 for
-training, 5,000 for development and 5,000 for the test): put his dataset_coco.json into the folder
-and it is used. Else "train" and "dev" are the official ones.
+The 2017 release splits the same photographs differently: train2017/, and so on. The captions of
+the official test images are not public. Papers use Karpathy's split of the 2014 images (113,287 for
+training, 5,000 for development and 5,000 for testing). If the folder holds his dataset_coco.json,
+that split is used; otherwise "train" and "dev" are the official ones.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _OFFICIAL = re.compile(r"captions_(?P<split>train|val)(?P<year>\d{4})\.json")
 
 
 def read(options: SourceOptions, progress: Progress = no_progress) -> Listing:
-    """Returns the photographs in Karpathy's splits, if his file is there, or in the official ones.
+    """Read the photographs in Karpathy's splits if his file exists, else in the official ones.
 
     Raises:
       InputError: lists all problems of the source.
@@ -73,7 +73,7 @@ def _image_folder(source: Path) -> Path:
 
 
 def _caption_files(source: Path, options: SourceOptions) -> tuple[list[Path], tuple[str, ...]]:
-    """The files to read, and what is to be said of the choice."""
+    """Return the files to read, and a note about the choice."""
     below = [source, source / "annotations"]
     if options.captions is not None:
         official = _OFFICIAL.fullmatch(options.captions.name)
@@ -94,13 +94,13 @@ def _caption_files(source: Path, options: SourceOptions) -> tuple[list[Path], tu
     }
     if not there:
         raise InputError(
-            f"{source}: no annotations/captions_train2014.json, captions_val2014.json (or those of "
-            f"2017) nor {KARPATHY_FILE}; expected one of them, or its name: --captions FILE"
+            f"{source}: no captions found; expected annotations/captions_train2014.json, "
+            f"annotations/captions_val2014.json (or 2017), {KARPATHY_FILE}, or --captions FILE"
         )
     if len({year for year, _ in there}) > 1:
         raise InputError(
-            f"{source}: both the annotations of 2014 and those of 2017 are here; say which: "
+            f"{source}: holds annotations of both 2014 and 2017; choose one: "
             f"--captions {there[min(there)]}"
         )
     splits = " and ".join(f"{split}{year}" for year, split in there)
-    return list(there.values()), (f"the official splits {splits}; none is for the test",)
+    return list(there.values()), (f"the official splits {splits}; no test split",)

@@ -1,4 +1,4 @@
-"""What is wrong with a source, over all of its files, so that it can be mended in one go."""
+"""Collect the problems of all files of a source, so that a user can fix them in one go."""
 
 from __future__ import annotations
 
@@ -11,27 +11,29 @@ from jaxcap.errors import InputError
 
 
 class Findings:
-    """Problems with their files and lines, and gaps: what can be left out if the user says so."""
+    """Problems with their files and lines, and gaps: examples that the user may choose to skip."""
 
     def __init__(self, source: Path, *, skip_gaps: bool) -> None:
-        """Args:
-        source: what messages call the whole.
-        skip_gaps: gaps are left out and noted, not problems.
+        """Start without problems.
+
+        Args:
+          source: the name of the source in messages.
+          skip_gaps: report gaps as notes instead of problems.
         """
         self._source, self._skip_gaps = source, skip_gaps
         self._problems: list[str] = []
         self._gaps: list[str] = []
 
     def add(self, path: Path, place: str, text: str) -> None:
-        """Adds a problem: what was found at a place ("line 3", or "") of a file, and expected."""
+        """Add a problem at a place ("line 3", or "") of a file: what was found and expected."""
         self._problems.append(_line(path, place, text))
 
     def add_gap(self, path: Path, place: str, text: str) -> None:
-        """Adds an image that is absent, or one without a caption."""
+        """Add a missing image, or an image without a caption."""
         self._gaps.append(_line(path, place, text))
 
     def add_all(self, problems: Problems | InputError) -> None:
-        """Adds those of one file."""
+        """Add the problems of one file."""
         if isinstance(problems, InputError):
             self._problems.append(str(problems))
         else:
@@ -41,23 +43,23 @@ class Findings:
         return bool(self._problems or (self._gaps and not self._skip_gaps))
 
     def raise_if_any(self) -> None:
-        """Raises `InputError` with the first ten problems and their number, if there are any."""
+        """Call `fail` if there are problems."""
         if self:
             self.fail()
 
     def fail(self) -> NoReturn:
-        """Raises `InputError` with the first ten problems and their number."""
+        """Raise an `InputError` with the first ten problems and their total."""
         found = self._problems + ([] if self._skip_gaps else self._gaps)
         if len(found) == 1:
-            way_out = "" if self._problems else " (to go on without it: --skip-bad)"
+            way_out = "" if self._problems else " (leave it out with --skip-bad)"
             raise InputError(found[0] + way_out)
         lines = [f"{self._source}: {len(found):,} problems:", *some(found)]
         if self._gaps and not self._problems:
-            lines.append("To go on without these images: --skip-bad")
+            lines.append("Leave these images out with --skip-bad")
         raise InputError("\n".join(lines))
 
     def notes(self) -> tuple[str, ...]:
-        """What was left out, if that was allowed."""
+        """Return a note about what was left out, if anything was."""
         if not self._gaps:
             return ()
         return ("\n".join([f"left out ({len(self._gaps):,}):", *some(self._gaps)]),)
@@ -68,6 +70,6 @@ def _line(path: Path, place: str, text: str) -> str:
 
 
 def some(lines: Sequence[str]) -> list[str]:
-    """The first ten lines, indented, and how many more there are."""
+    """Return the first ten lines, indented, and the number of the others."""
     shown = [f"  {line}" for line in lines[:SHOWN]]
     return shown if len(lines) <= SHOWN else [*shown, f"  … and {len(lines) - SHOWN:,} more"]

@@ -1,4 +1,4 @@
-"""Flickr30k (Young, Lai, Hodosh and Hockenmaier 2014), from the files of its original release.
+"""Read Flickr30k (Young, Lai, Hodosh and Hockenmaier 2014) from its original release.
 
 "From image descriptions to visual denotations", TACL 2: 31,783 photographs with five captions
 each:
@@ -6,10 +6,10 @@ each:
     flickr30k-images/NAME.jpg        the photographs
     results_20130124.token           NAME.jpg#0 <TAB> caption
 
-The release has no splits. Papers use Karpathy's (29,000 for training, 1,014 for development and
-1,000 for the test), which are in his dataset_flickr30k.json; put it beside the others and it is
-read instead of the captions of the release, which it holds, too. Else name lists of images, or
-shares to be drawn.
+The release has no splits. Papers use those of Karpathy's dataset_flickr30k.json (29,000 for
+training, 1,014 for development and 1,000 for testing). If the folder holds that file, it is read
+instead of the captions of the release, which it contains. Otherwise give lists of images, or
+fractions to draw.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PHOTOGRAPHS = ("flickr30k-images", "flickr30k_images", "images")
 
 
 def read(options: SourceOptions, progress: Progress = no_progress) -> Listing:
-    """Returns the photographs in Karpathy's splits, if there are, or in those asked for.
+    """Read the photographs in Karpathy's splits if his file exists, else in the requested ones.
 
     Raises:
       InputError: lists all problems of the source.
@@ -46,7 +46,7 @@ def read(options: SourceOptions, progress: Progress = no_progress) -> Listing:
     drawn = not (options.split_files or options.split_fractions)
     if drawn and not any(image.split for image in file.images):
         advice = (
-            f"Flickr30k has no official split; for the one that papers use, put Karpathy's "
+            f"Flickr30k has no official split; for the split of published results, put Karpathy's "
             f"{KARPATHY} into {source}"
         )
         notes = (*notes, advice)

@@ -1,12 +1,12 @@
-"""Flickr8k (Hodosh, Young and Hockenmaier 2013), from the files of its original release.
+"""Read Flickr8k (Hodosh, Young and Hockenmaier 2013) from its original release.
 
 "Framing Image Description as a Ranking Task", JAIR 47: 8,092 photographs with five captions
-each, of which 6,000 are for training, 1,000 for development and 1,000 for the test. The
-release is two archives, unpacked into one folder:
+each: 6,000 for training, 1,000 for development and 1,000 for testing. The release is two archives,
+unpacked into one folder:
 
-    Flicker8k_Dataset/NAME.jpg       the photographs (it is spelled so)
+    Flicker8k_Dataset/NAME.jpg       the photographs (sic)
     Flickr8k.token.txt               NAME.jpg#0 <TAB> caption
-    Flickr_8k.trainImages.txt        the photographs of each split, one a line
+    Flickr_8k.trainImages.txt        the photographs of each split, one per line
     Flickr_8k.devImages.txt
     Flickr_8k.testImages.txt
 
@@ -33,24 +33,26 @@ LISTS = {
 
 
 def read(options: SourceOptions, progress: Progress = no_progress) -> Listing:
-    """Returns the photographs of each split there is.
+    """Read the photographs of every split that has a list.
 
     Raises:
       InputError: lists all problems of the source.
     """
     source = need_source(options, f"the folder that holds {CAPTIONS} and {PHOTOGRAPHS}/")
     findings = Findings(source, skip_gaps=options.skip_bad)
-    folder = need_folder(options.images or source / PHOTOGRAPHS, findings, "Flicker8k is its name")
+    folder = need_folder(
+        options.images or source / PHOTOGRAPHS, findings, "the release spells it Flicker8k"
+    )
     captions = need_file(options.captions or source / CAPTIONS, findings)
     if not options.split_files and not options.split_fractions:
         lists = {s: source / name for s, name in LISTS.items() if (source / name).is_file()}
         if not lists:
             names = ", ".join(LISTS.values())
-            findings.add(source, "", f"no list of images; expected one of {names}")
+            findings.add(source, "", f"no list of images; expected at least one of {names}")
         options = replace(options, split_files=lists)
     file = read_file(captions, findings) if captions else None
     if file is None or folder is None:
-        findings.fail()  # everything else would only follow from this
+        findings.fail()  # further problems would only be consequences
     entries = entries_of(file, folder, short_names=True)
     found = assemble(entries, folder, options, findings)
     return Listing(

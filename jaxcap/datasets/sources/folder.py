@@ -1,15 +1,15 @@
-"""A folder of one's own images, with captions in one file or in a text file beside each image.
+"""Read a user's folder of images, with captions in one file or in a text file beside each image.
 
-The captions file is a table (CSV, TSV) whose first line names its columns, JSON lines, a COCO JSON
-file, or any other that `jaxcap.caption_files.reading` reads:
+The caption file is a table (CSV, TSV) with a header, JSON lines, COCO JSON, or any other format
+that `jaxcap.caption_files.reading` knows:
 
     image,caption,split                      {"file_name": "a.jpg", "captions": ["…", "…"]}
     a.jpg,"a dog, asleep",train              {"file_name": "b.jpg", "captions": ["…"]}
     a.jpg,a brown dog,train
 
-An image may have several lines, a list of captions, or several columns of them. Without such a file
-`a.txt` holds the captions of `a.jpg`, one a line. There may be a file for each split, too
-(train.csv, val.csv, test.csv). Columns are found by their usual names or given.
+An image may have several lines, a list of captions, or several columns of captions. Without a
+caption file, `a.txt` holds the captions of `a.jpg`, one per line. Each split may have its own file
+(train.csv, val.csv, test.csv). Columns are given, or found by their usual names.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".txt", ".token")
 
 
 def read(options: SourceOptions, progress: Progress = no_progress) -> Listing:
-    """Returns the images of a folder and of those in it, in the order of the captions.
+    """Read the images of a folder and its subfolders, in the order of the captions.
 
     Raises:
       InputError: lists all problems of the source.
@@ -64,10 +64,10 @@ def read(options: SourceOptions, progress: Progress = no_progress) -> Listing:
 
 
 def _caption_files(source: Path, options: SourceOptions) -> dict[Path, str | None]:
-    """The file of captions that was named, or lies in the folder itself; or one for each split.
+    """Return the caption file that was given or is in the folder, or one file for each split.
 
     Raises:
-      InputError: there are several, and they are not named after splits.
+      InputError: the folder has several candidates that are not named after splits.
     """
     if options.captions is not None:
         return {options.captions: None}
@@ -91,8 +91,8 @@ def _caption_files(source: Path, options: SourceOptions) -> dict[Path, str | Non
     names = ", ".join(path.name for path in there[:5])
     more = f" and {len(there) - 5} more" if len(there) > 5 else ""
     raise InputError(
-        f"{source}: {len(there)} files could hold the captions ({names}{more}); "
-        "say which: --captions FILE, or name them after splits: train, dev (or val), test"
+        f"{source}: {len(there)} files may hold the captions ({names}{more}). Choose one with "
+        "--captions FILE, or name them after splits: train, dev (or val), test"
     )
 
 
@@ -121,39 +121,43 @@ def _in_files(
             more = f" and {len(bare) - 3:,} more" if len(bare) > 3 else ""
             count = "1 image" if len(bare) == 1 else f"{len(bare):,} images"
             place = next(iter(files)) if len(files) == 1 else folder
-            findings.add_gap(place, "", f"no caption of {count} in {folder}: {shown}{more}")
+            findings.add_gap(place, "", f"no captions for {count} in {folder}: {shown}{more}")
     return entries
 
 
 def _refuse_columns(options: SourceOptions, what: str, *others: str | None) -> None:
     given = [c for c in (options.image_column, *options.caption_columns, *others) if c is not None]
     if given:
-        raise InputError(f"the column {given[0]!r} was named, but {what} has no columns")
+        raise InputError(
+            f"the column {given[0]!r} was given, but {what} has no columns; leave the option out"
+        )
 
 
 def _beside(folder: Path, findings: Findings) -> list[Entry]:
-    """Images whose captions are in a text file of their name."""
+    """Read images with captions in text files of the same name."""
     paths = images_below(folder)
     if not paths:
-        raise InputError(f"{folder}: no image in this folder; expected .jpg, .png or the like")
+        raise InputError(f"{folder}: no image in this folder; expected {', '.join(IMAGE_SUFFIXES)}")
     texts = {path.with_suffix(".txt") for path in paths}
     if not any(text.is_file() for text in texts):
         raise InputError(
-            f"{folder}: {len(paths):,} images, but neither a file of captions (.csv, .tsv, .jsonl, "
-            f".json) nor {paths[0].with_suffix('.txt').name} beside {paths[0].name}; name the "
-            "file: --captions FILE"
+            f"{folder}: {len(paths):,} images without captions; expected a caption file (.csv, "
+            f".tsv, .jsonl, .json), or {paths[0].with_suffix('.txt').name} beside {paths[0].name}. "
+            "Name the file: --captions FILE"
         )
     entries: list[Entry] = []
     of_text: dict[Path, str] = {}
     for path in paths:
         text, name = path.with_suffix(".txt"), path.relative_to(folder).as_posix()
         if text in of_text:
-            findings.add(text, "", f"both {of_text[text]} and {path.name} are of this name")
+            findings.add(
+                text, "", f"belongs to both {of_text[text]} and {path.name}; rename one of them"
+            )
             continue
         of_text[text] = path.name
         image = ImageCaptions({"file": name}, [], place="")
         if not text.is_file():
-            findings.add_gap(path, "", f"there is no {text.name} beside it")
+            findings.add_gap(path, "", f"no {text.name} beside it")
             continue
         try:
             content = read_text(text) if text.read_bytes().strip() else ""

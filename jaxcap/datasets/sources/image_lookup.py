@@ -1,4 +1,4 @@
-"""Which file is the image that a caption file names."""
+"""Find the image files that a caption file names."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _FILE_KINDS = (
 
 
 def locate(images: Sequence[ImageCaptions], folder: Path) -> list[Path | None]:
-    """The file of each image in a folder or below it; None where it is not there.
+    """Find the file of each image in a folder or below it; None if it is missing.
 
-    An image is looked for under the very name that the caption file gives, of any kind
-    ("file_name", "image_id", …). Only where that does not find them all, names are compared with
-    all image files below the folder, by one looser rule for all (`jaxcap.caption_files.matching`):
-    without folders, without extensions, or by COCO's numbers.
-    Where a file names files, its numbers are not looked at: that image 7 is 7.jpg would be chance.
+    Each kind of name in the caption file ("file_name", "image_id", …) is first tried literally. If
+    that does not find every image, names are compared with all image files below the folder, under
+    one looser rule for all (`jaxcap.caption_files.matching`): without folders, without extensions,
+    or by COCO's numbers. If the caption file has file names, its ids are ignored: it would be a
+    coincidence if image 7 were 7.jpg.
     """
     ids = [{k: v for k, v in i.ids.items() if k in _FILE_KINDS} or i.ids for i in images]
     found: list[Path | None] = [None] * len(images)
@@ -38,7 +38,7 @@ def locate(images: Sequence[ImageCaptions], folder: Path) -> list[Path | None]:
             return found
     try:
         matched = pictures_of(ids, folder)
-    except InputError:  # none of them, or no one rule
+    except InputError:  # no rule matches
         return found
     return matched if _count(matched) > _count(found) else found
 
@@ -48,12 +48,12 @@ def _count(paths: list[Path | None]) -> int:
 
 
 def file_in(folder: Path, name: str, subfolder: str = "") -> Path | None:
-    """The file of that name, in the subfolder or in the folder itself, and nowhere else."""
+    """Return the file of that name in the subfolder or in the folder, and nowhere else."""
     forms = dict.fromkeys([name, *(unicodedata.normalize(f, name) for f in ("NFC", "NFD"))])
     for form in forms:  # macOS writes names decomposed
         for path in (folder / subfolder / form, folder / form):
             inside = path.is_relative_to(folder) and ".." not in path.parts[len(folder.parts) :]
-            # Not Path.is_file, which raises an error at what no file can be called.
+            # Path.is_file would raise on names that no file can have.
             if name and inside and os.path.isfile(path):
                 return path
     return None

@@ -1,10 +1,10 @@
-"""Karpathy's data set files (Karpathy and Fei-Fei 2015), and their images.
+"""Read Karpathy's data set files (Karpathy and Fei-Fei 2015) with their images.
 
 "Deep Visual-Semantic Alignments for Generating Image Descriptions", CVPR: dataset_flickr8k.json,
 dataset_flickr30k.json and dataset_coco.json hold all captions with the splits that most papers
-use, and so do the files that people have made after them. An image is `filepath/filename` below
-the image folder, or `filename` in it. His split "restval", the rest of COCO's validation images,
-counts as "train", as in most papers.
+use. Other data sets have files of the same format. An image is `filepath/filename` or `filename`
+below the image folder. The split "restval", the rest of COCO's validation images, counts as
+"train", as in most papers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jaxcap.errors import InputError
 
 
 def read(options: SourceOptions, progress: Progress = no_progress) -> Listing:
-    """Returns the images in the splits that the file names.
+    """Read the images in the splits of the file.
 
     Raises:
       InputError: lists all problems of the source.
@@ -35,7 +35,7 @@ def read(options: SourceOptions, progress: Progress = no_progress) -> Listing:
             names = ", ".join(path.name for path in there) or "none"
             raise InputError(
                 f"{source}: expected one file dataset_*.json, found {names}; "
-                "name it: --captions FILE"
+                "choose it with --captions FILE"
             )
         captions = there[0]
     file = read_file(captions, findings) if need_file(captions, findings) else None
@@ -46,7 +46,10 @@ def read(options: SourceOptions, progress: Progress = no_progress) -> Listing:
     found = assemble(entries_of(file, folder, short_names=True), folder, options, findings)
     notes = found.notes
     if file.tokenised:
-        notes = (*notes, f"{captions}: some captions are words ('tokens'), joined by spaces")
+        notes = (
+            *notes,
+            f"{captions}: some captions exist only as tokens, which were joined by spaces",
+        )
     return Listing(
         found.splits,
         description=f"Images and captions of {captions.name}, in its splits.",

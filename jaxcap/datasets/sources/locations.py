@@ -1,4 +1,4 @@
-"""The files and folders of a source: there, or named as missing."""
+"""Check that the files and folders of a source exist."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from jaxcap.errors import InputError
 
 
 def need_source(options: SourceOptions, expected: str) -> Path:
-    """The folder of the source.
+    """Return the folder of the source.
 
     Raises:
-      InputError: none was given, or it is none.
+      InputError: no folder was given, or it does not exist.
     """
     if options.source is None:
-        raise InputError(f"expected --source DIR, {expected}")
+        raise InputError(f"no source given; expected --source DIR, {expected}")
     if not options.source.is_dir():
         found = "is a file" if options.source.exists() else "does not exist"
-        way_out = "; a file of captions is named by --captions" if options.source.exists() else ""
+        way_out = ". Give a caption file with --captions" if options.source.exists() else ""
         raise InputError(f"{options.source}: the source {found}; expected {expected}{way_out}")
     return options.source
 
 
 def need_folder(path: Path, findings: Findings, hint: str = "") -> Path | None:
-    """The folder, or None and a problem if there is none."""
+    """Return the folder; if it does not exist, add a problem and return None."""
     if path.is_dir():
         return path
     findings.add(path, "", f"no such folder{f' ({hint})' if hint else ''}")
@@ -33,7 +33,7 @@ def need_folder(path: Path, findings: Findings, hint: str = "") -> Path | None:
 
 
 def need_file(path: Path, findings: Findings) -> Path | None:
-    """The file, or None and a problem if there is none."""
+    """Return the file; if it does not exist, add a problem and return None."""
     if path.is_file():
         return path
     findings.add(path, "", "no such file")

@@ -1,13 +1,13 @@
-"""Serialised records in TFDS's files, at random access and without TensorFlow.
+"""Read serialised records from TFDS's files, with random access and without TensorFlow.
 
-An array_record file has an index of its own. A TFRecord file is a row of records, each
+An array_record file has its own index. A TFRecord file is a sequence of records, each
 
     uint64 length, uint32 CRC of the length, length bytes, uint32 CRC of the bytes
 
-(little-endian; tensorflow/core/lib/io/record_writer.h), so that a record's place is found by
-walking over those before it. The CRC is that of `data.crc32c`. Those of the lengths are checked.
-Those of the bytes are not, for in Python that takes longer than all else; damaged images are found
-by decoding them.
+(little-endian; tensorflow/core/lib/io/record_writer.h), so finding a record means walking over
+those before it. The CRC is `jaxcap.datasets.crc32c`. Only the CRC of the length is checked: in
+Python, checking the bytes would take longer than everything else. Damaged images are found when
+they are decoded.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ ARRAY_RECORD, TFRECORD = "array_record", "tfrecord"
 
 
 def records(path: Path, file_format: str) -> Iterator[tuple[int, bytes]]:
-    """Yields the records of a file in its order, each with the place to read it again.
+    """Yield the records of a file in order, each with its place for `read_record`.
 
     Raises:
-      InputError: the file is damaged, or of another format.
+      InputError: the file is damaged, or has another format.
     """
     if file_format == TFRECORD:
         yield from _tfrecords(path)
@@ -43,10 +43,10 @@ def records(path: Path, file_format: str) -> Iterator[tuple[int, bytes]]:
 
 
 def read_record(path: Path, file_format: str, place: int) -> bytes:
-    """The record at a place that `records` gave.
+    """Read the record at a place that `records` returned.
 
     Raises:
-      InputError: the file is damaged, or no longer the same.
+      InputError: the file is damaged, or has changed.
     """
     if file_format == TFRECORD:
         with path.open("rb") as file:
@@ -62,7 +62,7 @@ def _open(path: Path, changed: int) -> Any:
 
 
 def _array_record(path: Path) -> Any:
-    # Of a file that is not there, TFDS's reader only logs that.
+    # `stat` raises for a missing file; array_record would only log it.
     return _open(path, path.stat().st_mtime_ns)
 
 
@@ -71,7 +71,7 @@ def _read(reader: Any, indices: list[int], path: Path) -> list[bytes]:
         found = list(reader.read(indices))
     except (RuntimeError, ValueError, IndexError) as error:
         raise InputError(
-            f"{path}: damaged, or no array_record file; copy it again: {error}"
+            f"{path}: not an array_record file, or a damaged one; copy it again ({error})"
         ) from error
     if len(found) != len(indices):
         raise InputError(f"{path}: the array_record file is damaged; copy it again")
@@ -96,7 +96,9 @@ def _next(file: Any, path: Path) -> bytes | None:
         raise InputError(f"{where}: the TFRecord file ends within a record; copy it again")
     length, check = struct.unpack("<QI", head)
     if masked_crc32c(head[:8]) != check:
-        raise InputError(f"{where}: damaged, or no TFRecord file: a length has the wrong checksum")
+        raise InputError(
+            f"{where}: not a TFRecord file, or a damaged one (wrong checksum); copy it again"
+        )
     data = file.read(length + 4)
     if len(data) < length + 4:
         raise InputError(f"{where}: the TFRecord file ends within a record; copy it again")

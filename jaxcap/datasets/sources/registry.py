@@ -1,4 +1,4 @@
-"""The formats that data sets come in, by name."""
+"""The readers of all formats, by name."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Format:
     """A layout of files.
 
     Attributes:
-      summary: a line for a list of formats.
-      read: its reader.
-      takes: the fields of `SourceOptions` that it looks at.
+      summary: one line for the list of formats.
+      read: the reader.
+      takes: the fields of `SourceOptions` that the reader uses.
     """
 
     summary: str
@@ -45,7 +45,7 @@ FORMATS: Mapping[str, Format] = {
     "flickr8k": Format("the original release of Flickr8k", flickr8k.read, _FILES),
     "flickr30k": Format("the original release of Flickr30k", flickr30k.read, _FILES),
     "coco": Format("COCO's images and annotations, of 2014 or 2017", coco.read, _FILES),
-    "karpathy": Format("a dataset_*.json of Karpathy's with its images", karpathy.read, _FILES),
+    "karpathy": Format("Karpathy's dataset_*.json with its images", karpathy.read, _FILES),
     "folder": Format(
         "a folder of images with captions in CSV, TSV, JSON lines, COCO JSON or text files",
         folder.read,
@@ -56,21 +56,21 @@ FORMATS: Mapping[str, Format] = {
 
 
 def read(format: str, options: SourceOptions, progress: Progress = no_progress) -> Listing:
-    """Returns what a source holds.
+    """Read a source.
 
     Args:
       format: a key of `FORMATS`.
-      options: where it is.
-      progress: called where reading takes long.
+      options: where the source is and how to read it.
+      progress: called by readers that take long.
 
     Raises:
-      InputError: there is no such format, it does not take an option, or something is wrong with
-        the source: then the message lists all that is.
+      InputError: an unknown format, an option that it does not take, or a faulty source; the
+        message lists all problems.
     """
     if format not in FORMATS:
         known = ", ".join(FORMATS)
         raise InputError(
-            f"there is no format {format!r}; known are: {known}.{did_you_mean(format, FORMATS)}"
+            f"unknown format {format!r}; expected one of {known}.{did_you_mean(format, FORMATS)}"
         )
     found, default = FORMATS[format], SourceOptions()
     given = [
@@ -82,7 +82,7 @@ def read(format: str, options: SourceOptions, progress: Progress = no_progress) 
     splits = [name for name in given if name.startswith("split_")]
     if len(splits) > 1:
         raise InputError(
-            f"{format}: {' and '.join(map(_option, splits))} both say how to split; expected one"
+            f"{format}: {' and '.join(map(_option, splits))} both define the splits; give one"
         )
     try:
         return found.read(options, progress)

@@ -1,7 +1,7 @@
-"""Which images are for training: the names of splits, and how a split is drawn.
+"""Name splits, and assign images to them at random.
 
-A split is drawn by a hash of each image's name alone, so that an image stays where it is whatever
-others come or go: a test image never becomes a training image.
+The split of an image depends only on a hash of its name. Adding or removing other images does not
+move it, so a test image never becomes a training image.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jaxcap.errors import InputError
 DEFAULT_FRACTIONS: Mapping[str, float] = {"train": 0.8, "dev": 0.1, "test": 0.1}
 _ORDER = ("train", "dev", "test")
 _SAME = {
-    "train": ("training", "restval"),  # Karpathy's name for what most papers train on, too
+    "train": ("training", "restval"),  # Karpathy's name; most papers train on it, too
     "dev": ("val", "valid", "validation", "development"),
     "test": ("testing",),
 }
@@ -26,23 +26,23 @@ _NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)
 
 
 def canonical(name: str) -> str:
-    """The split that people call by this name: `"dev"` for `"Validation"`.
+    """Return the canonical name of a split: `"dev"` for `"Validation"`.
 
     Raises:
-      InputError: no file could be named after it.
+      InputError: the name cannot be part of a file name.
     """
     name = name.strip()
     known = _CANONICAL.get(name.lower(), name)
     if not _NAME.fullmatch(known) or known == "all":  # TFDS calls all splits together "all"
         raise InputError(
-            f"the split {name!r}; expected train, dev (or val), test, or a name of ASCII letters, "
-            "digits and _ that begins with a letter"
+            f"the split is called {name!r}; expected train, dev (or val), test, or a name of ASCII "
+            "letters, digits and '_' that begins with a letter"
         )
     return known
 
 
 def canonical_or_none(name: str) -> str | None:
-    """`canonical`, or None where that would refuse."""
+    """Return `canonical(name)`, or None for an invalid name."""
     try:
         return canonical(name)
     except InputError:
@@ -50,42 +50,45 @@ def canonical_or_none(name: str) -> str | None:
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Train, dev, test, and then others as they come, each once."""
+    """Return the distinct names: train, dev, test, then the others in the given order."""
     known = list(dict.fromkeys(names))
     return sorted(known, key=lambda n: _ORDER.index(n) if n in _ORDER else len(_ORDER))
 
 
 def check_fractions(fractions: Mapping[str, float]) -> dict[str, float]:
-    """The same by their canonical names.
+    """Return the fractions by canonical names.
 
     Raises:
-      InputError: names that cannot be, or shares that are none or do not add up to 1.
+      InputError: an invalid or repeated name, or fractions that do not add up to 1.
     """
     found: dict[str, float] = {}
     for name, share in fractions.items():
         if canonical(name) in found:
-            raise InputError(f"the shares of the splits name {canonical(name)!r} twice")
+            raise InputError(
+                f"the fractions of the splits name {canonical(name)!r} twice; give each split once"
+            )
         if not 0.0 < share <= 1.0:
             raise InputError(
-                f"the share of the split {name!r} is {share:g}; expected 0 < share ≤ 1"
+                f"the fraction of the split {name!r} is {share:g}; expected 0 < fraction ≤ 1"
             )
         found[canonical(name)] = share
     if not math.isclose(total := sum(found.values()), 1.0, abs_tol=1e-6):
         shares = ", ".join(f"{name} {share:g}" for name, share in found.items())
-        raise InputError(f"the shares of the splits ({shares}) add up to {total:g}; expected 1")
+        raise InputError(f"the fractions of the splits ({shares}) add up to {total:g}; expected 1")
     return found
 
 
 def draw(name: str, fractions: Mapping[str, float]) -> str:
-    """The split of an image, by its name alone.
+    """Assign an image to a split by its name.
 
-    SHA-256 of the name (in Unicode's composed form: file systems differ in it) is a number that is
-    uniform in [0, 1). The test split has its lowest part, training its highest: whoever changes the
-    share of dev moves images between dev and train only.
+    The SHA-256 of the name gives a uniform number in [0, 1). The name is first brought into
+    Unicode's composed form, because file systems differ. The test split takes the lowest numbers
+    and training the highest, so changing the fraction of dev only moves images between dev and
+    train.
 
     Args:
-      name: of the image.
-      fractions: shares that add up to 1, by canonical names.
+      name: the name of the image.
+      fractions: the fraction of each split, by canonical name; they add up to 1.
     """
     digest = hashlib.sha256(unicodedata.normalize("NFC", name).encode("utf-8", "surrogatepass"))
     number = int.from_bytes(digest.digest()[:8], "big") / 2**64
@@ -95,4 +98,4 @@ def draw(name: str, fractions: Mapping[str, float]) -> str:
         bound += fractions[split]
         if number < bound:
             return split
-    return order[-1]  # the shares add up to a little less than 1
+    return order[-1]  # rounding: the sum may be just below 1

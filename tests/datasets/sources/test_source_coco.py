@@ -69,7 +69,7 @@ def test_the_official_splits(coco, held):
         " Image 8, caption 0.\n",
         " Image 8, caption 1.\n",
     )
-    assert "none is for the test" in listing.notes[0]
+    assert "no test split" in listing.notes[0]
 
 
 def test_karpathys_splits_are_taken_where_his_file_is(coco, held):
@@ -98,7 +98,7 @@ def test_both_years_and_images_in_a_folder_of_their_own(coco, pictures, problems
     names += coco_file(notes / "captions_val2017.json", "val", 2017, [3])
     images = pictures(*names, folder="images")
     message = problems("coco", source=coco)
-    assert "both the annotations of 2014 and those of 2017" in message
+    assert "holds annotations of both 2014 and 2017" in message
     assert "--captions" in message
     options = SourceOptions(source=coco, captions=notes / "captions_train2017.json", images=images)
     found = held(read("coco", options))
@@ -141,9 +141,9 @@ def test_all_that_is_wrong_with_annotations(coco, problems):
     assert f"{path}, image 4: the id 3 is that of image 2, too" in message
     assert f"{path}, annotation 2 (image 3): the caption is null; expected text" in message
     assert f"{path}, annotation 7: image_id 5 is not among the file's images" in message
-    assert f"{path}, annotation 1: an empty caption of COCO_train2014_000000000009" in message
-    assert f"{path}, image 5: there is no image 'COCO_train2014_000000000011.jpg'" in message
-    assert "val2014.json, image 2: there is no image 'COCO_val2014_000000000008.jpg'" in message
+    assert f"{path}, annotation 1: empty caption of COCO_train2014_000000000009" in message
+    assert f"{path}, image 5: no image 'COCO_train2014_000000000011.jpg'" in message
+    assert "val2014.json, image 2: no image 'COCO_val2014_000000000008.jpg'" in message
 
 
 def test_an_image_without_annotations(coco, pictures, problems):
@@ -165,7 +165,9 @@ def test_bad_json_has_its_position(coco, problems):
 
 def test_what_is_no_coco(pictures, problems, tmp_path):
     root = pictures("a.jpg")
-    assert "no annotations/captions_train2014.json" in problems("coco", source=root)
+    assert "no captions found; expected annotations/captions_train2014.json" in problems(
+        "coco", source=root
+    )
     (tmp_path / "x.csv").write_text("image,caption\na.jpg,x\n")
     message = problems("coco", source=root, captions=tmp_path / "x.csv")
     assert "found table; expected COCO annotations or Karpathy" in message
@@ -210,11 +212,11 @@ def test_what_is_wrong_with_karpathys_file(pictures, problems):
     path.write_text(json.dumps(document))
     message = problems("karpathy", source=root)
     assert "5 problems" in message
-    assert f"{path}, image 2: 1.jpg is that of image 1, too" in message
-    assert "in the split train, this in test" in message
-    assert f"{path}, image 3: 2.jpg: the split 'my split'; expected train, dev" in message
-    assert f"{path}, image 4: there is no image 'gone.jpg'" in message
-    assert f"{path}, image 5: 3.jpg is in no split" in message
+    assert f"{path}, image 2: 1.jpg repeats the image of image 1" in message
+    assert "in the split train, this one in test" in message
+    assert f"{path}, image 3: 2.jpg: the split is called 'my split'; expected train, dev" in message
+    assert f"{path}, image 4: no image 'gone.jpg'" in message
+    assert f"{path}, image 5: 3.jpg has no split" in message
     assert f"{path}, image 6: 4.jpg has no caption" in message
 
 

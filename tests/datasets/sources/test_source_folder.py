@@ -130,7 +130,7 @@ def test_without_a_word_about_splits_they_are_drawn_and_stay(pictures):
             if path.name not in some:
                 path.unlink()
         listing = read("folder", SourceOptions(source=root))
-        assert any("drawn by a hash" in note and "80% train" in note for note in listing.notes)
+        assert any("assigned by a hash" in note and "80% train" in note for note in listing.notes)
         return {e.image_id: s for s, examples in listing.splits.items() for e in examples}
 
     every = splits(names)
@@ -161,21 +161,27 @@ def test_a_file_for_each_split(pictures, held, problems):
     (root / "val.csv").write_text("image,caption\nb.jpg,z\n")
     message = problems("folder", source=root)
     assert "2 problems" in message
-    assert f"{root / 'val.csv'}, line 2: b.jpg is that of {root / 'train.csv'}, line 3" in message
-    assert "that is in the split train, this in dev" in message
-    assert f"{root}: no caption of 1 image in {root}: c.jpg" in message
+    assert (
+        f"{root / 'val.csv'}, line 2: b.jpg repeats the image of {root / 'train.csv'}, line 3"
+        in message
+    )
+    assert "in the split train, this one in dev" in message
+    assert f"{root}: no captions for 1 image in {root}: c.jpg" in message
     (root / "dev.csv").write_text("image,caption\nc.jpg,z\n")
-    assert "3 files could hold the captions (dev.csv, train.csv" in problems("folder", source=root)
+    assert "3 files may hold the captions (dev.csv, train.csv" in problems("folder", source=root)
 
 
 def test_columns_of_a_file_that_has_none(pictures, problems):
     root = pictures("a.jpg")
     (root / "a.txt").write_text("a dog")
     message = problems("folder", source=root, split_column="part")
-    assert message == "the column 'part' was named, but a folder of text files has no columns"
+    assert message == (
+        "the column 'part' was given, but a folder of text files has no columns; leave the option "
+        "out"
+    )
     (root / "x.token").write_text("a.jpg#0\tA dog .\n")
     message = problems("folder", source=root, caption_columns=("text",))
-    assert message.endswith("x.token (Flickr token file) has no columns")
+    assert message.endswith("x.token (Flickr token file) has no columns; leave the option out")
 
 
 def test_lists_of_images(pictures, held, problems):
@@ -193,9 +199,9 @@ def test_lists_of_images(pictures, held, problems):
     (root / "train.txt").write_text("x/a.jpg\n")
     message = problems("folder", source=root, split_files=lists)
     assert "3 problems" in message
-    assert "heldout.txt, line 4: x/c.jpg is listed already in" in message
-    assert "heldout.txt, line 2: x/d.jpg has no caption in c.csv" in message
-    assert "heldout.txt, line 3: there is no image x/e.jpg" in message
+    assert "heldout.txt, line 4: x/c.jpg is already listed in" in message
+    assert "heldout.txt, line 2: no caption of x/d.jpg in c.csv" in message
+    assert "heldout.txt, line 3: no image x/e.jpg" in message
 
 
 def test_names_without_folders_or_extensions_and_decomposed_ones(pictures, held):
@@ -222,9 +228,9 @@ def test_a_jpeg_of_any_suffix_is_found_by_its_full_name(pictures, held):
     ("content", "expected"),
     [
         ("image,caption\na.jpg,x\ngone.jpg,y\nb.jpg,z\n",
-         ["{file}, line 3: there is no image 'gone.jpg'"]),
-        ("image,caption\na.jpg,x\n", ["{file}: no caption of 1 image in", "b.jpg"]),
-        ("image,caption\na.jpg,x\nb.jpg,\n", ["{file}, line 3: an empty caption of b.jpg"]),
+         ["{file}, line 3: no image 'gone.jpg'"]),
+        ("image,caption\na.jpg,x\n", ["{file}: no captions for 1 image in", "b.jpg"]),
+        ("image,caption\na.jpg,x\nb.jpg,\n", ["{file}, line 3: empty caption of b.jpg"]),
         ("image,caption\na.jpg,x\nb.jpg,y,z\n",
          ["{file}, line 3: found 3 cells where the first line has 2"]),
         ("photo,caption\na.jpg,x\n",
@@ -232,15 +238,16 @@ def test_a_jpeg_of_any_suffix_is_found_by_its_full_name(pictures, held):
         ("image,words\na.jpg,x\n", ["{file}: found no caption column"]),
         ("image,caption,caption\na.jpg,x,y\n", ["2 columns 'caption'", "different names"]),
         ("image,caption,split\na.jpg,x,train\nb.jpg,y,\n",
-         ["{file}, line 3: b.jpg is in no split"]),
+         ["{file}, line 3: b.jpg has no split"]),
         ("image,caption,split\na.jpg,x,train\na.jpg,y,val\nb.jpg,z,val\n",
          ["{file}, line 3: image a.jpg is in the split val here and in train before"]),
         ("image,caption,split\na.jpg,x,all\nb.jpg,y,ü\n",
-         ["line 2: a.jpg: the split 'all'; expected train", "line 3: b.jpg: the split 'ü'"]),
+         ["line 2: a.jpg: the split is called 'all'; expected train",
+          "line 3: b.jpg: the split is called 'ü'"]),
         ('[{"image": "a.jpg", "caption": "x"},\n{"image": "b.jpg" "caption": "y"}]',
          ["{file}, line 2, column 19: malformed JSON"]),
         ('[{"image": "a.jpg", "caption": "\\ud83d x"}, {"image": "b.jpg", "caption": "y"}]',
-         ["{file}, entry 1: half a character in the caption"]),
+         ["{file}, entry 1: the caption '\\ud83d x' contains half a character"]),
         ('{"image": "a.jpg", "caption": "x"}\n{"image": "b.jpg", "caption": 5}\n',
          ["{file}, line 2 (image b.jpg): the caption is a number: 5; expected text"]),
         ("un café\n".encode("latin-1"), ["{file}, line 1: the byte 0xE9", "Windows-1252"]),
@@ -265,26 +272,26 @@ def test_images_without_captions_can_be_left_out(pictures, held):
     (root / "c.csv").write_text(
         "image,caption,split\n1.jpg,x,train\n1.jpg, ,train\n10.jpg,y,train\n"
     )
-    with pytest.raises(InputError, match=r"(?s)3 problems.*To go on without these.* --skip-bad"):
+    with pytest.raises(InputError, match=r"(?s)3 problems.*Leave these images out.* --skip-bad"):
         read("folder", SourceOptions(source=root))
     listing = read("folder", SourceOptions(source=root, skip_bad=True))
     assert held(listing) == {"train": {"1.jpg": ("x",)}}
-    assert "no caption of 8 images" in listing.notes[0]
+    assert "no captions for 8 images" in listing.notes[0]
     assert "0.jpg, 2.jpg, 3.jpg and 5 more" in listing.notes[0]
 
 
 def test_what_is_wrong_beside_the_images(pictures, problems):
     root = pictures("a.jpg", "b.jpg", "c.jpg", "c.png", "d.jpg")
-    assert "neither a file of captions" in problems("folder", source=root)
+    assert "images without captions; expected a caption file" in problems("folder", source=root)
     (root / "a.txt").write_text("a dog")
     (root / "b.txt").write_bytes("café".encode("latin-1"))
     (root / "c.txt").write_text(" \n")
     message = problems("folder", source=root)
     assert "4 problems" in message
     assert f"{root / 'b.txt'}, line 1: the byte 0xE9" in message
-    assert f"{root / 'c.txt'}: both c.jpg and c.png are of this name" in message
+    assert f"{root / 'c.txt'}: belongs to both c.jpg and c.png; rename one" in message
     assert f"{root / 'c.txt'}: c.jpg has no caption" in message
-    assert f"{root / 'd.jpg'}: there is no d.txt beside it" in message
+    assert f"{root / 'd.jpg'}: no d.txt beside it" in message
 
 
 def test_which_file_holds_the_captions(pictures, problems, held):
@@ -294,7 +301,8 @@ def test_which_file_holds_the_captions(pictures, problems, held):
     (root / "two.csv").write_text("image,caption\na.jpg,two\n")
     message = problems("folder", source=root)
     assert (
-        "2 files could hold the captions (one.csv, two.csv); say which: --captions FILE" in message
+        "2 files may hold the captions (one.csv, two.csv). Choose one with --captions FILE"
+        in message
     )
     options = {"captions": root / "two.csv", "split_fractions": {"train": 1.0}}
     assert held(read("folder", SourceOptions(**options))) == {"train": {"a.jpg": ("two",)}}
@@ -309,7 +317,7 @@ def test_options_that_do_not_go_together(pictures, problems):
     assert "Did you mean 'folder'?" in problems("folders", source=root)
     assert "coco: takes no --image-key; it takes --source" in problems("coco", image_key="x")
     message = problems("folder", source=root, split_column="x", split_fractions={"train": 1.0})
-    assert "--split-column and --split-fractions both say how to split" in message
+    assert "--split-column and --split-fractions both define the splits" in message
     message = problems("folder", source=root, split_fractions={"train": 0.5, "dev": 0.4})
     assert "(train 0.5, dev 0.4) add up to 0.9; expected 1" in message
     message = problems("folder", source=root, image_column="photo")
@@ -420,7 +428,7 @@ def test_names_that_no_file_can_have_are_absent(pictures, problems):
     message = problems("folder", source=root)
     assert "5 problems" in message
     for number in range(2, 7):
-        assert f"entry {number}: there is no image" in message
+        assert f"entry {number}: no image" in message
 
 
 @pytest.mark.skipif(os.name != "posix", reason="other systems have no such names")

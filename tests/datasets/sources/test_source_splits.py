@@ -67,7 +67,10 @@ def test_a_name_is_the_same_however_its_accents_are_written():
     ("shares", "message"),
     [
         ({"train": 0.5}, r"\(train 0.5\) add up to 0.5; expected 1"),
-        ({"train": 1.5, "dev": -0.5}, "share of the split 'train' is 1.5; expected 0 < share"),
+        (
+            {"train": 1.5, "dev": -0.5},
+            "fraction of the split 'train' is 1.5; expected 0 < fraction",
+        ),
         ({"dev": 0.5, "val": 0.5}, "name 'dev' twice"),
         ({"dev": float("nan")}, "is nan"),
     ],

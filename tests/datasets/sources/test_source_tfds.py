@@ -199,7 +199,7 @@ def test_damaged_files(tmp_path, copies, problems):
     assert "ends within a record; copy it again" in problems("tfds", source=folder)
     path.write_bytes(whole[:3] + b"\x7f" + whole[4:])
     message = problems("tfds", source=folder)
-    assert f"{path}, byte 0: damaged, or no TFRecord file" in message
+    assert f"{path}, byte 0: not a TFRecord file, or a damaged one" in message
     (length,) = struct.unpack("<Q", whole[:8])
     path.write_bytes(whole[: length + 16])  # the first record, and nothing else
     assert "10 records; expected 29" in problems("tfds", source=folder)
