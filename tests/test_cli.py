@@ -109,7 +109,7 @@ def test_mistakes_in_training(command, config_file, tmp_path, arguments, message
         ([], "Directory of a run"),
         (["nowhere"], "nowhere: there is no such run directory"),
         (["."], "this is no run directory"),
-        (["RUN", "--split", "tets"], "no split 'tets'; there are: train (50), dev (6), test (5)"),
+        (["RUN", "--split", "tets"], "no split 'tets'; expected one of train (50), dev (6), test (5)"),
         (["RUN", "--beam-size", "0"], "beam size 0"),
         (["RUN", "--beam-size", "two"], "--beam-size"),
         (["RUN", "--data-dir", "/nowhere"], "not prepared in /nowhere"),

@@ -1,11 +1,11 @@
-"""How files become a data set: sources, building, preparation and inspection."""
+"""Turn files into data sets: read sources, build, prepare and inspect."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]
-"""Receives (task, units done, units in total) as long work proceeds."""
+"""A callback for long work: (task, finished units, total units)."""
 
 
 def no_progress(task: str, done: int, total: int) -> None:

@@ -1,8 +1,7 @@
-"""From items to a TFDS data set on disk, in several processes, without TensorFlow.
+"""Build a TFDS data set from items, in several processes, without TensorFlow.
 
-What it comes to is a function of the recipe alone: the same bytes from one process or many, in one
-go or after any number of interruptions. It becomes `DATA_DIR/NAME/VERSION` by one rename, when all
-of it is there.
+The result depends only on the recipe: the bytes are the same from one process or many, with or
+without interruptions. A complete data set becomes `DATA_DIR/NAME/VERSION` by one rename.
 """
 
 from __future__ import annotations
@@ -33,26 +32,26 @@ from jaxcap.files import locked
 
 VERSION = "1.0.0"
 
-_WORTH_PROCESSES = 300  # images that are checked while a process starts
-_ROOM = 64 * 2**20  # to be left free on the disk, bytes
+_WORTH_PROCESSES = 300  # images that one process checks while another starts
+_ROOM = 64 * 2**20  # bytes to leave free on the disk
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that a data set is made of.
+    """Everything that defines a data set.
 
     Attributes:
-      name: of the data set.
-      splits: the items of each split; a slice of one is pickled on its way to another process.
+      name: the name of the data set.
+      splits: the items of each split; slices are pickled and sent to workers.
       make: makes the record of an item (features `image`, `captions`, `image_id` and `texts`).
-        It is pickled, and what it returns depends on nothing but its arguments.
-      fingerprint: differs when any record would.
-      description: a sentence that says what this is.
-      homepage: where it comes from.
+        It must be picklable, and its result must depend only on its arguments.
+      fingerprint: changes whenever a record changes.
+      description: one sentence about the data set.
+      homepage: its web page.
       citation: the paper to cite.
-      metadata: stored with it; JSON.
-      texts: names of features that records have besides.
-      size: about how many bytes the records take together, if that is known.
+      metadata: JSON to store with the data set.
+      texts: the names of further text features.
+      size: the approximate size of all records in bytes, if known.
     """
 
     name: str
@@ -67,7 +66,7 @@ class Recipe:
     size: int | None = None
 
     def items(self, shard: Shard) -> Sequence[Any]:
-        """The items of a shard."""
+        """Return the items of a shard."""
         return self.splits[shard.split][shard.begin : shard.end]
 
 
@@ -78,44 +77,45 @@ def build(
     workers: int | None = None,
     skip_bad: bool = False,
     progress: Progress = no_progress,
-    say: Callable[[str], None] = lambda text: None,
+    report: Callable[[str], None] = lambda text: None,
 ) -> Path:
-    """Builds the data set, unless there is one of that name, and returns its folder.
+    """Build a data set, unless one of that name exists, and return its folder.
 
-    Killed, it leaves finished shards in a folder beside, which the next call with the same recipe
-    takes over; after any error it leaves nothing. A second call meanwhile, by whichever process,
-    waits for the first.
+    A killed build leaves its finished shards in a temporary folder, and the next call with the same
+    recipe reuses them. An error leaves nothing behind. Concurrent calls for the same data set wait
+    for the first.
 
     Args:
-      recipe: what to build.
-      data_dir: where data sets are kept.
-      workers: processes that make records; by default as many as there are processors,
-        where there is enough to do for several.
-      skip_bad: leave out items without a record, instead of failing.
-      progress: called with (what, done, total) as the work goes on.
-      say: gets what the user should know.
+      recipe: defines the data set.
+      data_dir: the directory of all data sets.
+      workers: the number of processes; by default one per processor if there are enough images.
+      skip_bad: leave out items whose record cannot be made, instead of failing.
+      progress: called with (task, done, total).
+      report: called with messages for the user.
 
     Raises:
-      InputError: items without a record (the first ten, and how many there are), no space, or no
+      InputError: records that cannot be made (the first ten and their number), no space, or no
         permission.
     """
     final = data_dir / recipe.name / VERSION
     place = Workplace(final.with_name(f"{VERSION}.unfinished-{_key(recipe)}"), recipe.name)
     try:
-        with _alone(final.with_name(f"{VERSION}.lock"), say):
+        with _alone(final.with_name(f"{VERSION}.lock"), report):
             if final.exists():
                 return final
             for other in final.parent.glob(f"{VERSION}.unfinished-*"):
-                if other != place.root:  # of another recipe: nobody will take it over
+                if other != place.root:  # of another recipe, so it will not be resumed
                     shutil.rmtree(other, ignore_errors=True)
             try:
                 place.make()
-                finished = _write_shards(recipe, place, workers, progress, say)
-                _report_unreadable(recipe, finished, skip_bad, say)
+                finished = _write_shards(recipe, place, workers, progress, report)
+                _report_unreadable(recipe, finished, skip_bad, report)
                 _write_metadata(recipe, place.data, finished)
                 os.rename(place.data, final)
             except (KeyboardInterrupt, BrokenProcessPool):
-                say(f"{recipe.name}: stopped; what is finished is kept, the same command goes on")
+                report(
+                    f"{recipe.name}: stopped; run the same command to resume from finished shards"
+                )
                 raise
             except BaseException:
                 shutil.rmtree(place.root, ignore_errors=True)
@@ -123,35 +123,35 @@ def build(
             shutil.rmtree(place.root, ignore_errors=True)
     except BrokenProcessPool as error:
         raise InputError(
-            f"{recipe.name}: a process that made records was killed, perhaps for want of memory; "
-            "run the command again to go on, with fewer --workers"
+            f"{recipe.name}: a worker process was killed, perhaps because memory ran out. Run the "
+            "command again with fewer --workers to resume"
         ) from error
     except OSError as error:
         raise InputError(f"{recipe.name}: cannot write to {data_dir}: {error}") from error
     finally:
         with contextlib.suppress(OSError):
-            final.parent.rmdir()  # if nothing came of it
+            final.parent.rmdir()  # only succeeds if nothing was built
     return final
 
 
 def list_problems(heading: str, problems: Sequence[str]) -> str:
-    """Returns the heading with the first ten problems below it, and how many more there are."""
+    """Format a heading with the first ten problems below it, and the number of the others."""
     return "\n".join([f"{heading}:", *some(problems)])
 
 
 def _key(recipe: Recipe) -> str:
-    """Tells apart what may not be mixed: records of other items, or from other libraries."""
+    """Return a key of the build; shards of different items or Pillow versions must not be mixed."""
     counts = {split: len(items) for split, items in recipe.splits.items()}
     parts = [VERSION, recipe.fingerprint, counts, PIL.__version__]
     return hashlib.blake2b(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 @contextlib.contextmanager
-def _alone(lock: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Keeps other processes out that build the same; the lock of one that was killed is free."""
+def _alone(lock: Path, report: Callable[[str], None]) -> Iterator[None]:
+    """Lock out other processes that build this data set; a killed process releases its lock."""
 
     def waiting() -> None:
-        say(f"{lock.parent.name}: another process is preparing it; waiting for that")
+        report(f"{lock.parent.name}: another process is preparing it; waiting")
 
     while True:
         lock.parent.mkdir(parents=True, exist_ok=True)
@@ -161,7 +161,7 @@ def _alone(lock: Path, say: Callable[[str], None]) -> Iterator[None]:
             continue
         try:
             locked(file, waiting)
-            if _is_open_as(lock, file):  # else it was removed meanwhile, and others find a new one
+            if _is_open_as(lock, file):  # otherwise it was removed, and others lock a new file
                 try:
                     yield
                 finally:
@@ -186,13 +186,13 @@ def _write_shards(
     place: Workplace,
     workers: int | None,
     progress: Progress,
-    say: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> list[tuple[Shard, Finished]]:
-    """Returns every shard in its order, with what became of it."""
+    """Write the missing shards; return all shards in order with their results."""
     shards = plan({split: len(items) for split, items in recipe.splits.items()})
     finished = {shard: found for shard in shards if (found := place.find(shard))}
     if finished:
-        say(f"{recipe.name}: going on; {len(finished)} of {len(shards)} shards are there already")
+        report(f"{recipe.name}: resuming; {len(finished)} of {len(shards)} shards are finished")
     _check_space(recipe, place, sum(f.file_bytes for f in finished.values()))
     left = [shard for shard in shards if shard not in finished]
     total = sum(shard.end - shard.begin for shard in shards)
@@ -240,7 +240,7 @@ def _write_in_processes(
     workers: int,
     tell: Callable[[int], None],
 ) -> dict[Shard, Finished]:
-    # Not forked: the libraries of this process have threads, whose locks a copy would find held.
+    # Not forked: a fork would inherit locks that other threads of this process hold.
     context = multiprocessing.get_context("spawn")
     count, stop = context.Value("q", 0), context.Event()
     with concurrent.futures.ProcessPoolExecutor(
@@ -264,18 +264,18 @@ def _write_in_processes(
 
 
 _worker: tuple[Workplace, Make, Any, Any]
-"""What this process works at, if it is one of several."""
+"""The arguments of `_start_worker`, in a worker process."""
 
 
 def _start_worker(place: Workplace, make: Make, count: Any, stop: Any) -> None:
     global _worker
     _worker = place, make, count, stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process tells when to stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
+    """End this worker when its parent is killed; it would otherwise wait forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -297,8 +297,8 @@ def _check_space(recipe: Recipe, place: Workplace, there: int) -> None:
     if recipe.size is not None and recipe.size - there + _ROOM > free:
         raise InputError(
             f"{recipe.name}: needs about {_gigabytes(recipe.size - there)} GB in "
-            f"{place.root.parent.parent}, where {_gigabytes(free)} GB are free; choose another "
-            "place with --data-dir, or store smaller images with --max-side"
+            f"{place.root.parent.parent}, but only {_gigabytes(free)} GB are free. Choose another "
+            "directory with --data-dir, or store smaller images with --max-side"
         )
 
 
@@ -310,16 +310,16 @@ def _report_unreadable(
     recipe: Recipe,
     finished: Sequence[tuple[Shard, Finished]],
     skip_bad: bool,
-    say: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> None:
     problems = [message for _, result in finished for message in result.unreadable]
     for split in recipe.splits:
         if not any(result.records for shard, result in finished if shard.split == split):
-            _raise_unreadable(recipe, problems, f"no image of the split '{split}' is left")
+            _raise_unreadable(recipe, problems, f"the split '{split}' has no other image")
     if problems and not skip_bad:
-        _raise_unreadable(recipe, problems, "mend them, or go on without them with --skip-bad")
+        _raise_unreadable(recipe, problems, "fix them, or leave them out with --skip-bad")
     if problems:
-        say(list_problems(f"{recipe.name}: left out {_count(problems)}", problems))
+        report(list_problems(f"{recipe.name}: left out {_count(problems)}", problems))
 
 
 def _raise_unreadable(recipe: Recipe, problems: Sequence[str], way_out: str) -> NoReturn:
@@ -338,7 +338,7 @@ def _count(problems: Sequence[str]) -> str:
 def _write_metadata(
     recipe: Recipe, folder: Path, finished: Sequence[tuple[Shard, Finished]]
 ) -> None:
-    """Writes what makes a folder of shards a TFDS data set."""
+    """Write the files that turn a folder of shards into a TFDS data set."""
     text = tfds.features.Text()
     splits = []
     for split in recipe.splits:

@@ -1,4 +1,4 @@
-"""The checksum of TFRecord files, which zlib's is not."""
+"""Compute the CRC-32C of TFRecord files, which zlib does not offer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 
 def crc32c(content: bytes) -> int:
-    """The checksum of RFC 3720, section 12.1 (Castagnoli)."""
+    """Compute the CRC-32C of RFC 3720, section 12.1 (Castagnoli)."""
     crc, remainders = 0xFFFFFFFF, _REMAINDERS
     for byte in content:
         crc = crc >> 8 ^ remainders[(crc ^ byte) & 255]
@@ -14,7 +14,7 @@ def crc32c(content: bytes) -> int:
 
 
 def masked_crc32c(content: bytes) -> int:
-    """The same as records have it, where it might be taken again over what holds it."""
+    """Compute the masked CRC-32C that records store, since a record may contain other CRCs."""
     crc = crc32c(content)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 

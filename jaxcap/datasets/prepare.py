@@ -1,4 +1,4 @@
-"""Data sets by name: prepare one from a source, find those that are, read their records."""
+"""Prepare data sets, find prepared ones by name, and read their records."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from jaxcap.errors import InputError, did_you_mean
 from jaxcap.progress import print_line
 
 _NAMED_BY_FORMAT = ("flickr8k", "flickr30k", "coco", "shapes")
-"""Formats of one data set only, so that its name goes without saying."""
+"""Formats of a single data set, which need no --name."""
 
 _PLAIN_SECONDS = 15.0
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,99}")
 
 
 def default_data_dir() -> Path:
-    """Where data sets are kept unless told otherwise: `$TFDS_DATA_DIR`, or TFDS's own default."""
+    """Return `$TFDS_DATA_DIR`, or TFDS's own default."""
     return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 def formats() -> dict[str, str]:
-    """What can be prepared, with a sentence each."""
+    """Return the formats that can be prepared, each with a summary."""
     return {name: format.summary for name, format in FORMATS.items()} | {
         "shapes": "drawn scenes of one or two objects; needs no source"
     }
@@ -61,31 +61,31 @@ def prepare(
     console: Console | None = None,
     progress: Progress | None = None,
 ) -> Prepared:
-    """Builds a data set (see `building.build`), unless it is there already.
+    """Prepare a data set from a source, unless it exists already.
 
     Args:
       format: a key of `formats()`.
-      options: where the source is, and how it is to be read.
-      name: what the data set will be called; by default as its format, where that says it all.
-      data_dir: where data sets are kept; `default_data_dir()` if None.
-      max_side: images with a longer side, in pixels, are stored smaller (`stored_images`).
-      skip_bad: go on without images that are absent, have no caption or cannot be decoded.
-      workers: processes that decode; by default as many as there are processors.
-      console: gets messages, and bars if it is a terminal; by default standard error.
-      progress: gets the progress, instead of bars.
+      options: where the source is and how to read it.
+      name: the name of the data set; may be left out for formats of a single data set.
+      data_dir: the directory of all data sets; `default_data_dir()` if None.
+      max_side: store larger images scaled down to this many pixels (`stored_images.to_stored`).
+      skip_bad: leave out images that are missing, have no caption or cannot be decoded.
+      workers: the number of processes that decode; by default one per processor.
+      console: prints messages, and progress bars on a terminal; standard error if None.
+      progress: called with (task, done, total) in place of progress bars.
 
     Raises:
-      InputError: unknown format, a name that won't do or that another data set has, a faulty
-        source, unreadable images, or no place to write.
+      InputError: an unknown format, an invalid name, a different data set of that name, a faulty
+        source, unreadable images, or a directory that is not writable.
     """
     console = Console(stderr=True) if console is None else console
     options = dataclasses.replace(options or SourceOptions(), skip_bad=skip_bad)
     data_dir = default_data_dir() if data_dir is None else Path(data_dir)
     name = _check_name(format, name)
     if max_side is not None and max_side < 1:
-        raise InputError(f"--max-side is {max_side}; expected a number of pixels, 1 or more")
+        raise InputError(f"--max-side is {max_side}; expected at least 1 pixel")
     if workers is not None and workers < 1:
-        raise InputError(f"--workers is {workers}; expected 1 or more")
+        raise InputError(f"--workers is {workers}; expected at least 1")
     with contextlib.ExitStack() as stack:
         if progress is None:
             progress = stack.enter_context(_bars(console))
@@ -104,7 +104,7 @@ def prepare(
                 workers=workers,
                 skip_bad=skip_bad,
                 progress=progress,
-                say=lambda text: print_line(console, text),
+                report=lambda text: print_line(console, text),
             )
     prepared = find_dataset(name, data_dir)
     _check_same(prepared, recipe)
@@ -126,7 +126,9 @@ def _drawn(options: SourceOptions, name: str, max_side: int | None) -> Recipe:
         given.append("max_side")
     if given:
         option = given[0].replace("_", "-")
-        raise InputError(f"shapes takes no --{option}; the program draws the images itself")
+        raise InputError(
+            f"shapes takes no --{option}, because its images are drawn; leave the option out"
+        )
     return dataclasses.replace(shapes.recipe(), name=name)
 
 
@@ -135,26 +137,25 @@ def _check_name(format: str, name: str | None) -> str:
     if format not in known:
         listed = "\n".join(f"  {name}: {summary}" for name, summary in known.items())
         raise InputError(
-            f"there is no format {format!r} to prepare.{did_you_mean(format, known)} There are:\n"
-            f"{listed}"
+            f"unknown format {format!r}.{did_you_mean(format, known)} Expected one of:\n{listed}"
         )
     if name is None:
         if format not in _NAMED_BY_FORMAT:
             raise InputError(
-                f"{format}: what is the data set to be called? Give --name NAME, which is then the "
-                "data.name of a configuration"
+                f"{format}: the data set has no name. Give it one with --name NAME, and use it as "
+                "data.name in a configuration"
             )
         return format
     if not _NAME.fullmatch(name):
         raise InputError(
-            f"--name is {name[:60]!r}; expected a name as TFDS has them: lower-case letters, "
-            "digits and '_', a letter first, at most 100"
+            f"--name is {name[:60]!r}; expected at most 100 lower-case letters, digits and '_', "
+            "starting with a letter"
         )
     return name
 
 
 def _check_same(prepared: Prepared, recipe: Recipe) -> None:
-    """What is prepared must be what was asked for, not another data set of that name."""
+    """Check that the prepared data set is the requested one, not another of the same name."""
     there = prepared.made_from
     asked = recipe.metadata["made_from"]
     different = [key for key in asked if key in there and there[key] != asked[key]]
@@ -164,12 +165,12 @@ def _check_same(prepared: Prepared, recipe: Recipe) -> None:
         "format": f"was prepared from the format {there.get('format')}, not {asked.get('format')}",
         "max_side": f"was prepared {_with(there.get('max_side'))}, not "
         f"{_with(asked.get('max_side'))}",
-        "captions": "holds other images, captions or splits than the source has now",
+        "captions": "holds other images, captions or splits than the source does now",
     }
     raise InputError(
-        f"{prepared.path}: a data set of this name is there already, which "
-        f"{says.get(different[0], 'was prepared otherwise')}; choose another --name, or remove "
-        "that folder to prepare it anew"
+        f"{prepared.path}: a data set of this name exists, but it "
+        f"{says.get(different[0], 'was prepared with other options')}. Choose another --name, or "
+        "remove that folder to prepare it again"
     )
 
 
@@ -182,14 +183,14 @@ def _with(max_side: int | None) -> str:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A data set that lies ready.
+    """A prepared data set.
 
     Attributes:
-      name: what it is called.
-      path: its folder, with its version.
-      splits: how many images each split has.
-      flippable: whether a mirrored image keeps its captions.
-      made_from: how it was prepared; empty where an earlier version of the program did not say.
+      name: its name.
+      path: its folder, including the version.
+      splits: the number of images in each split.
+      flippable: whether captions stay true when an image is mirrored.
+      made_from: how it was prepared; empty for data sets that TFDS's own builders wrote.
     """
 
     name: str
@@ -200,15 +201,15 @@ class Prepared:
 
     @property
     def counts(self) -> str:
-        """The splits in words: `"train 6,000, dev 1,000"`."""
+        """The splits as text: `"train 6,000, dev 1,000"`."""
         return ", ".join(f"{split} {count:,}" for split, count in self.splits.items())
 
 
 def find_dataset(name: str, data_dir: Path | None = None) -> Prepared:
-    """Returns the data set of that name.
+    """Find a prepared data set by name.
 
     Raises:
-      InputError: it isn't prepared in `data_dir`, or not by this program.
+      InputError: it is not in `data_dir`, or it cannot be read.
     """
     data_dir = default_data_dir() if data_dir is None else Path(data_dir)
     prepared = _look(name, data_dir)
@@ -220,18 +221,18 @@ def find_dataset(name: str, data_dir: Path | None = None) -> Prepared:
         option = "" if name == "shapes" else " --source DIR"
         name_option = "" if name in _NAMED_BY_FORMAT else " --name NAME"
         raise InputError(
-            f"the data set {name} is not prepared in {data_dir}; run: jaxcap prepare "
+            f"the data set {name} is not prepared in {data_dir}. Run: jaxcap prepare "
             f"{name}{option}{name_option}"
         )
     raise InputError(
-        f"there is no data set {name!r} in {data_dir}; prepared there: "
-        f"{', '.join(there) or 'none'}.{did_you_mean(name, [*there, *known])} "
-        f"`jaxcap prepare FORMAT --name NAME` makes one of: {', '.join(known)}"
+        f"no data set {name!r} in {data_dir}; found {', '.join(there) or 'none'}."
+        f"{did_you_mean(name, [*there, *known])} Prepare it: jaxcap prepare FORMAT --name {name}, "
+        f"where FORMAT is one of {', '.join(known)}"
     )
 
 
 def list_prepared(data_dir: Path) -> list[str]:
-    """The names of the data sets in a folder that this program can train on."""
+    """Return the names of the data sets in a directory that jaxcap can train on."""
     names = []
     for folder in sorted(Path(data_dir).glob(f"*/{VERSION}/dataset_info.json")):
         with contextlib.suppress(InputError):
@@ -241,7 +242,7 @@ def list_prepared(data_dir: Path) -> list[str]:
 
 
 def _look(name: str, data_dir: Path) -> Prepared | None:
-    """Returns the data set if it is there; an `InputError` says what is there instead."""
+    """Return the data set, or None if it does not exist; raise if something else is there."""
     if not _NAME.fullmatch(name):
         return None
     path = data_dir / name / VERSION
@@ -249,9 +250,9 @@ def _look(name: str, data_dir: Path) -> Prepared | None:
         others = sorted(p.name for p in path.parent.glob("*") if tfds.core.Version.is_valid(p.name))
         if others:
             raise InputError(
-                f"{path.parent}: holds version {', '.join(others)} of {name}, which this program "
-                f"cannot read; it reads and prepares {VERSION}. Choose another --name or "
-                "--data-dir, or move that folder"
+                f"{path.parent}: holds version {', '.join(others)} of {name}, which jaxcap cannot "
+                f"read; expected version {VERSION}. Choose another --name or --data-dir, or move "
+                "that folder"
             )
         return None
     builder = open_directory(path)
@@ -267,7 +268,7 @@ def _look(name: str, data_dir: Path) -> Prepared | None:
 
 
 def _check_features(path: Path, features: Any) -> None:
-    """Accept an image and texts only: TFDS decodes other kinds, some with external programs."""
+    """Accept only an image and texts: TFDS decodes other kinds, some with external programs."""
     kinds = dict(features) if isinstance(features, tfds.features.FeaturesDict) else {}
     missing = sorted({"image", "captions", "image_id"} - set(kinds))
     found = f"has no feature {', '.join(missing)}" if missing else ""
@@ -284,16 +285,15 @@ def _check_features(path: Path, features: Any) -> None:
 
 
 def load_source(name: str, split: str, data_dir: Path | None = None) -> Records:
-    """Returns the records of a split, with random access.
+    """Return the records of a split, with random access.
 
     Args:
-      name: of a prepared data set.
-      split: `"train"`, `"dev"`, `"test"` or what else it has, or a part of one in TFDS's notation
-        (`"train[:10%]"`).
-      data_dir: where data sets are kept; `default_data_dir()` if None.
+      name: the name of a prepared data set.
+      split: the name of a split, or a part of one in TFDS's notation (`"train[:10%]"`).
+      data_dir: the directory of all data sets; `default_data_dir()` if None.
 
     Raises:
-      InputError: not prepared, or a split that is missing or empty.
+      InputError: the data set is not prepared, or the split is missing or empty.
     """
     prepared = find_dataset(name, data_dir)
     splits = open_directory(prepared.path).info.splits
@@ -303,18 +303,18 @@ def load_source(name: str, split: str, data_dir: Path | None = None) -> Records:
     except (KeyError, ValueError) as error:
         base = split.partition("[")[0]
         raise InputError(
-            f"the data set {name} has no split {split!r}; there are: {there_are}."
-            f"{did_you_mean(base, splits)} Splits are drawn when a data set is prepared: "
-            "jaxcap prepare … --split-fractions train 0.8 dev 0.1 test 0.1"
+            f"the data set {name} has no split {split!r}; expected one of {there_are}."
+            f"{did_you_mean(base, splits)} To draw splits, prepare it with --split-fractions "
+            "train 0.8 dev 0.1 test 0.1"
         ) from error
     if count == 0:
-        raise InputError(f"the split {split!r} of {name} is empty; there are: {there_are}")
+        raise InputError(f"the split {split!r} of {name} is empty; expected one of {there_are}")
     return Records(prepared.path, split)
 
 
 @contextlib.contextmanager
 def _bars(console: Console) -> Iterator[Progress]:
-    """A bar for each thing that is done, on a terminal; elsewhere a line now and then."""
+    """Show a progress bar per task on a terminal, and an occasional line elsewhere."""
     if not console.is_terminal:
         said = time.monotonic()
 

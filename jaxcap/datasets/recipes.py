@@ -1,4 +1,4 @@
-"""How the data set of a listing is built: which records its examples make."""
+"""Turn a listing into the recipe of a data set."""
 
 from __future__ import annotations
 
@@ -18,19 +18,25 @@ _SPLIT = re.compile(r"[\w-]{1,50}")
 
 
 def of_listing(listing: Listing, *, name: str, format: str, max_side: int | None = None) -> Recipe:
-    """Returns how to build the data set of a listing.
+    """Return the recipe for the data set of a listing.
+
+    Args:
+      listing: the examples of each split.
+      name: the name of the data set.
+      format: the format of the source, recorded in the metadata.
+      max_side: store larger images scaled down to this many pixels (`stored_images.to_stored`).
 
     Raises:
-      InputError: a split that is empty, or whose name won't do.
+      InputError: an empty split, or an invalid name of a split.
     """
     for split, examples in listing.splits.items():
         if not _SPLIT.fullmatch(split) or split == "all":
             raise InputError(
-                f"{name}: a split cannot be called {split!r}; expected letters, digits, '_' and "
-                "'-', at most 50, and not 'all', which is all splits together"
+                f"{name}: the split is called {split!r}; expected at most 50 letters, digits, '_' "
+                "and '-', and not 'all', which TFDS reserves for all splits together"
             )
         if not examples:
-            raise InputError(f"{name}: the split '{split}' is empty; leave it out")
+            raise InputError(f"{name}: the split '{split}' is empty; expected at least one example")
     contents, files, size = hashlib.blake2b(), hashlib.blake2b(), 0
     for split, examples in listing.splits.items():
         for example in examples:
@@ -59,7 +65,7 @@ def of_listing(listing: Listing, *, name: str, format: str, max_side: int | None
 
 @dataclass(frozen=True)
 class _Store:
-    """Makes the record of an example."""
+    """Make the record of an example."""
 
     max_side: int | None
 

@@ -1,4 +1,4 @@
-"""The records of a prepared data set, by random access."""
+"""Read the records of a prepared data set with random access."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from jaxcap.datasets.tfds_directory import open_directory
 
 
 class Records:
-    """A split of a prepared data set: records by their index.
+    """The records of one split of a prepared data set, by index.
 
-    A record is a dict: `image` (bytes, an image file), `captions` (list of str), `image_id`
-    (str), and what else the data set has, texts as str. Reading is safe from several threads; a
-    pickled copy opens the files anew.
+    A record is a dict of `image` (an encoded image file, bytes), `captions` (list of str),
+    `image_id` (str) and any further texts (str). Reading is thread-safe. A pickled copy opens the
+    files again.
     """
 
     def __init__(self, directory: Path, split: str) -> None:
@@ -51,7 +51,7 @@ class Records:
         return Records, (self._directory, self._split)
 
     def __repr__(self) -> str:
-        # Without the folder: Grain compares it on resuming, perhaps on another machine.
+        # Without parent directories: Grain compares it on resuming, perhaps on another host.
         return f"Records({'/'.join(self._directory.parts[-2:])!r}, {self._split!r})"
 
 

@@ -1,8 +1,8 @@
-"""Shards: the files of a data set, each with a run of its records, written once and checked.
+"""Write and verify shards: the files of a data set, each with a range of its records.
 
-A shard's bytes depend on its records alone: who wrote it, when, and in how many attempts leaves no
-trace. So a shard that was finished before an interruption is as good as a new one, once its
-checksum shows that it is what was written then.
+The bytes of a shard depend only on its records, not on the process, the time or the number of
+attempts. A shard that was finished before an interruption is therefore as good as a new one, once
+its checksum has been verified.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from jaxcap.files import write_text
 
 RECORDS_PER_SHARD = 512
 MOST_SHARDS = 256
-"""A reader holds all shards of a split open, and many systems allow a process 1,024 files."""
+"""A reader keeps all shards of a split open, and many systems allow 1,024 files per process."""
 
-# Groups of one record, for random access (what TFDS writes as well), which is deterministic.
+# One record per group: deterministic, and the best for random access. TFDS writes the same.
 _WRITER_OPTIONS = "group_size:1"
 
 Record = Mapping[str, Any]
-"""Feature to its value: bytes, a text, or several texts."""
+"""The value of each feature: bytes, a text, or several texts."""
 Make = Callable[[str, Any], Record]
-"""The record of an item of a split; an `InputError` says why there can be none."""
+"""Makes the record of an item of a split, or raises an `InputError` that says why it cannot."""
 
 
 class StoppedError(Exception):
-    """The work was given up, because other work failed."""
+    """Writing was stopped because another worker failed."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Items `begin` to `end` − 1 of a split: file `number` of `of`."""
+    """File `number` of `of` of a split, with the items `begin` to `end` − 1."""
 
     split: str
     number: int
@@ -53,20 +53,20 @@ class Shard:
     end: int
 
     def file_name(self, name: str) -> str:
-        """What TFDS calls the file, in a data set of that name."""
+        """Return the file name that TFDS expects in a data set of that name."""
         return f"{name}-{self.split}.array_record-{self.number:05d}-of-{self.of:05d}"
 
 
 @dataclass(frozen=True)
 class Finished:
-    """What became of a shard.
+    """The result of writing a shard.
 
     Attributes:
-      records: how many records are in it.
-      num_bytes: their size.
+      records: the number of records.
+      num_bytes: the total size of the records.
       file_bytes: the size of the file.
-      checksum: of the file (BLAKE2b).
-      unreadable: why items were left out, a message each.
+      checksum: the BLAKE2b of the file.
+      unreadable: one message for each item that was left out.
     """
 
     records: int
@@ -77,7 +77,7 @@ class Finished:
 
 
 def plan(counts: Mapping[str, int]) -> list[Shard]:
-    """Returns the shards of splits with so many items: of about equal length, none empty."""
+    """Divide splits into shards of about equal length, given the number of items of each split."""
     shards = []
     for split, count in counts.items():
         if not count:
@@ -90,10 +90,10 @@ def plan(counts: Mapping[str, int]) -> list[Shard]:
 
 @dataclass(frozen=True)
 class Workplace:
-    """The folder in which a data set comes into being.
+    """The working folder of a build.
 
-    `data/` will be the data set; a shard is in it when it is whole. `finished/` has a note on each
-    of these, `parts/` what is being written.
+    `data/` becomes the data set and holds complete shards only. `finished/` holds the result of
+    each of them, and `parts/` the shards that are being written.
     """
 
     root: Path
@@ -101,16 +101,16 @@ class Workplace:
 
     @property
     def data(self) -> Path:
-        """What will be the data set."""
+        """The folder that becomes the data set."""
         return self.root / "data"
 
     def make(self) -> None:
-        """Makes the folders that are not there yet."""
+        """Create the folders."""
         for name in ("data", "finished", "parts"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
 
     def find(self, shard: Shard) -> Finished | None:
-        """Returns what became of the shard; None if it isn't there whole and sound."""
+        """Return the result of a finished shard; None if it is missing or damaged."""
         path = self._path(shard)
         try:
             noted = json.loads(self._note(shard).read_text(encoding="utf-8"))
@@ -130,17 +130,18 @@ class Workplace:
         tick: Callable[[], None],
         stopped: Callable[[], bool],
     ) -> Finished:
-        """Writes the shard, without the items that have no record.
+        """Write a shard, leaving out items for which `make` raises an `InputError`.
 
         Args:
-          items: its items.
-          make: makes their records.
+          shard: the shard.
+          items: the items of the shard.
+          make: makes the record of an item.
           tick: called after each item.
-          stopped: asked before each item whether to give up.
+          stopped: called before each item; returns True to stop.
 
         Raises:
-          InputError: it cannot be written (no space, no permission).
-          StoppedError: `stopped` said so.
+          InputError: the file cannot be written (no space, no permission).
+          StoppedError: `stopped` returned True.
         """
         unreadable: list[str] = []
 
@@ -157,7 +158,7 @@ class Workplace:
                 tick()
 
         path = self._path(shard)
-        # Another process may be at the same shard, if locks don't work here: both write the same.
+        # Where locks do not work, another process may write the same shard, with the same bytes.
         part = self.root / "parts" / f"{path.name}.{os.getpid()}-{threading.get_ident()}"
         try:
             count, num_bytes = _write(part, records())
@@ -168,7 +169,7 @@ class Workplace:
             write_text(self._note(shard), json.dumps(dataclasses.asdict(finished)))
         except (OSError, _WritingError) as error:
             raise InputError(
-                f"cannot write {path}: {error}; make room there, or choose another --data-dir"
+                f"cannot write {path}: {error}; free some space there, or choose another --data-dir"
             ) from error
         finally:
             part.unlink(missing_ok=True)
@@ -182,9 +183,9 @@ class Workplace:
 
 
 def serialize(record: Record) -> bytes:
-    """Returns the record as TFDS stores it, a `tf.train.Example`, always in the same bytes.
+    """Serialise a record as TFDS does, as a `tf.train.Example`, deterministically.
 
-    Texts are UTF-8. Lone surrogates, which names of files and JSON may hold, are kept.
+    Texts are UTF-8. Lone surrogates, which file names and JSON may contain, are kept.
     """
     features = {
         key: tf_feature_pb2.Feature(bytes_list=tf_feature_pb2.BytesList(value=_to_bytes(value)))
@@ -202,12 +203,12 @@ def _to_bytes(value: bytes | str | Iterable[str]) -> list[bytes]:
 
 
 class _WritingError(Exception):
-    """array_record's RuntimeErrors, told from those of other code."""
+    """A RuntimeError of array_record, distinguished from those of other code."""
 
 
 def _write(path: Path, records: Iterable[bytes]) -> tuple[int, int]:
-    """Writes a file that is on the disk when this returns; returns how many records and bytes."""
-    path.touch()  # array_record is silent about a folder that isn't there
+    """Write and sync a file; return the number of records and their total size."""
+    path.touch()  # array_record does not report a missing folder
     writer = ArrayRecordWriter(str(path), _WRITER_OPTIONS)
     count = num_bytes = 0
     try:
@@ -216,7 +217,7 @@ def _write(path: Path, records: Iterable[bytes]) -> tuple[int, int]:
             count += 1
             num_bytes += len(record)
     except BaseException:
-        with contextlib.suppress(RuntimeError):  # what went wrong first is what to tell
+        with contextlib.suppress(RuntimeError):  # report the first error
             writer.close()
         raise
     _call(writer.close)
@@ -226,7 +227,7 @@ def _write(path: Path, records: Iterable[bytes]) -> tuple[int, int]:
     written = _call(reader.num_records)
     _call(reader.close)
     if written != count:
-        raise _WritingError(f"{written} of {count} records arrived")
+        raise _WritingError(f"only {written} of {count} records were written")
     return count, num_bytes
 
 

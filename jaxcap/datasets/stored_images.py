@@ -1,8 +1,8 @@
-"""Images as a data set stores them: files that any TFDS program can decode.
+"""Encode images for storage in a data set, as files that any TFDS program can decode.
 
-A JPEG or PNG file is stored byte for byte, whatever is in it (CMYK, 16 bits, an EXIF orientation):
-`jaxcap.data.images.decode` makes it RGB and upright when it is read. Other formats are stored as
-the PNG of what `decode` sees, which loses nothing.
+JPEG and PNG files are stored byte for byte, including CMYK, 16 bits and EXIF orientations:
+`jaxcap.data.images.decode` turns them into upright RGB when they are read. Images of other formats
+are decoded and stored as PNG, without loss.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from PIL import Image
 from jaxcap.data import images
 
 JPEG_QUALITY = 95
-"""Of images that are stored smaller; Pillow's scale, whose best sensible value this is."""
+"""For images that are scaled down; the highest quality that Pillow recommends."""
 
-_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"  # how these files begin
+_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"  # signatures
 
 
 def to_stored(data: bytes, *, name: str, max_side: int | None = None) -> bytes:
-    """Returns the image file to store for an image file, once it is known to be decodable.
+    """Check that an image can be decoded, and return the bytes to store.
 
     Args:
-      data: the file.
-      name: what error messages call it.
-      max_side: an image with a longer side is scaled down to this many pixels, its aspect kept,
-        and stored as a JPEG of quality 95; others are never enlarged.
+      data: the image file.
+      name: the name of the image in error messages.
+      max_side: scale larger images down to this many pixels on the longer side, keeping the aspect
+        ratio, and store them as JPEG. Smaller images are not enlarged.
 
     Raises:
-      InputError: it cannot be decoded.
+      InputError: the image cannot be decoded.
     """
-    as_it_is = data.startswith((_JPEG, _PNG))
+    keep_bytes = data.startswith((_JPEG, _PNG))
     if max_side is None:
-        # The smallest decoding reads the whole file, too, so it finds all damage.
-        image = images.decode(data, name=name, size=1 if as_it_is else None)
-        return data if as_it_is else _png(image)
-    # A side more than asked for: of a JPEG decoded at a half or less, both sides stay above
-    # `max_side`, so that the size of the result tells whether the image is too large.
+        # Decoding at the smallest size reads the whole file, so it finds all damage.
+        image = images.decode(data, name=name, size=1 if keep_bytes else None)
+        return data if keep_bytes else _png(image)
+    # One pixel more: a JPEG decoded at 1/2 or less then keeps both sides above `max_side`, so the
+    # size of the result tells whether the image is too large.
     image = images.decode(data, name=name, size=max_side + 1)
     if max(image.shape[:2]) > max_side:
         return _jpeg(_shrink(image, max_side))
-    return data if as_it_is else _png(image)
+    return data if keep_bytes else _png(image)
 
 
 def _shrink(image: UInt8[np.ndarray, "H W 3"], side: int) -> UInt8[np.ndarray, "h w 3"]:

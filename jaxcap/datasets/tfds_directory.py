@@ -55,7 +55,7 @@ def _check_classes(path: Path) -> None:
 
 
 def _known_classes() -> set[str]:
-    """The names under which TFDS's own feature classes are stored; nothing is imported for them."""
+    """Return the stored names of TFDS's own feature classes, which are already imported."""
     base = tfds.features.FeatureConnector
     classes = [c for c in vars(tfds.features).values() if isinstance(c, type)]
     features = [c for c in classes if issubclass(c, base)]
@@ -63,7 +63,7 @@ def _known_classes() -> set[str]:
 
 
 def _class_names(value: Any) -> Iterator[str]:
-    """Find class names at any depth, also in JSON stored as a string (`JsonFeature.json`)."""
+    """Yield class names at any depth, including JSON inside strings (`JsonFeature.json`)."""
     pending = [value]
     while pending:
         value = pending.pop()

@@ -86,8 +86,8 @@ PROGRAM = f"""
 import os, resource, signal, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
-from jaxcap.data import shards
-from jaxcap.data.building import build
+from jaxcap.datasets import shards
+from jaxcap.datasets.building import build
 from jaxcap.errors import InputError
 from test_building import recipe
 
@@ -105,7 +105,7 @@ if __name__ == "__main__":
             os.kill(os.getpid(), signal.SIGKILL)
 
     try:
-        build(recipe(folder), data_dir, workers=workers, say=print, progress=progress)
+        build(recipe(folder), data_dir, workers=workers, report=print, progress=progress)
     except InputError as error:
         sys.exit(f"InputError: {{error}}")
 """
@@ -205,7 +205,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
         process = start(folder, tmp_path, workers, last=rng.randint(8, 24))
         process.communicate()
         assert process.returncode == -signal.SIGKILL
-        with pytest.raises(InputError, match="there is no data set 'noise'"):
+        with pytest.raises(InputError, match="no data set 'noise'"):
             load_source("noise", "train", tmp_path)
     kept = notes(tmp_path)
     assert kept
@@ -213,7 +213,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
     damaged = next(tmp_path.glob(f"noise/*/data/noise-{kept[0].stem[:-6]}.array_record-*"))
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"!")
     said: list[str] = []
-    build(recipe(folder), tmp_path, workers=1, say=said.append)
+    build(recipe(folder), tmp_path, workers=1, report=said.append)
     assert said == [f"noise: going on; {len(kept) - 1} of 12 shards are there already"]
     assert contents(tmp_path) == expected
 
@@ -249,11 +249,13 @@ def test_another_recipe_takes_nothing_over(
 
     said: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        build(recipe(folder, max_side=64), tmp_path, workers=1, progress=interrupt, say=said.append)
-    assert said == ["noise: stopped; what is finished is kept, the same command goes on"]
+        build(
+            recipe(folder, max_side=64), tmp_path, workers=1, progress=interrupt, report=said.append
+        )
+    assert said == ["noise: stopped; run the same command to resume from finished shards"]
     assert len(notes(tmp_path)) == 5
     said.clear()
-    build(recipe(folder), tmp_path, workers=1, say=said.append)
+    build(recipe(folder), tmp_path, workers=1, report=said.append)
     assert said == []
     assert contents(tmp_path) == expected
 
@@ -282,7 +284,7 @@ def test_unreadable_images_are_listed_and_nothing_is_left(folder: Path, tmp_path
         build(recipe(mine), tmp_path / "data", workers=2)
     first, *others = str(caught.value).split("\n")
     assert first == (
-        "noise: 2 images cannot be read (mend them, or go on without them with --skip-bad):"
+        "noise: 2 images cannot be read (fix them, or leave them out with --skip-bad):"
     )
     assert others[0] == f"  {mine / '03.jpg'}: the file is empty"
     assert others[1].startswith(f"  {mine / '75.jpg'}: cannot decode this image: ")
@@ -294,7 +296,7 @@ def test_unreadable_images_are_left_out_if_so_wished(folder: Path, tmp_path: Pat
     for i in range(8, 23):  # of the second shard, 7 to 14, one is left; of the third none
         (mine / f"{i:02d}.jpg").write_bytes(b"not an image")
     said: list[str] = []
-    path = build(recipe(mine), tmp_path / "data", workers=1, skip_bad=True, say=said.append)
+    path = build(recipe(mine), tmp_path / "data", workers=1, skip_bad=True, report=said.append)
     assert said[0].startswith("noise: left out 15 images:\n")
     assert said[0].endswith("\n  … and 5 more")
     info = tfds.builder_from_directory(path).info
@@ -307,7 +309,7 @@ def test_unreadable_images_are_left_out_if_so_wished(folder: Path, tmp_path: Pat
 def test_a_split_must_not_become_empty(folder: Path, tmp_path: Path) -> None:
     mine = shutil.copytree(folder, tmp_path / "images")
     (mine / "79.jpg").write_bytes(b"")
-    with pytest.raises(InputError, match=r"1 image cannot .*no image of the split 'test' is left"):
+    with pytest.raises(InputError, match=r"1 image cannot .*the split 'test' has no other image"):
         build(recipe(mine), tmp_path / "data", workers=1, skip_bad=True)
 
 
@@ -327,7 +329,9 @@ def test_a_disk_without_room_is_known_before(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(building.shutil, "disk_usage", lambda path: usage._replace(free=10**6))
-    with pytest.raises(InputError, match=r"needs about 0\.\d\d GB in .*, where 0\.00 GB are free"):
+    with pytest.raises(
+        InputError, match=r"needs about 0\.\d\d GB in .*, but only 0\.00 GB are free"
+    ):
         build(recipe(folder), tmp_path, workers=1)
     assert list(tmp_path.iterdir()) == []
     # How large smaller images will be is not known before.
