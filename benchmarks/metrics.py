@@ -171,7 +171,7 @@ def main(arguments: Arguments) -> None:
 
     results = ours()
     for scorer, result in zip(scorers.values(), results, strict=True):
-        np.testing.assert_allclose(result.per_image, scorer(), rtol=0, atol=1e-9)
+        np.testing.assert_allclose(result.per_image, 100 * np.array(scorer()), rtol=0, atol=1e-7)
     seconds = alternate(arguments.repeats, jaxcap=ours, **scorers)
     theirs = [sum(each) for each in zip(*(seconds[name] for name in scorers), strict=True)]
 

@@ -1,18 +1,19 @@
-"""Caption metrics in plain Python: raw captions in, the numbers papers print out.
+"""Caption metrics in plain Python, with the scores that papers report.
 
-The protocol is coco-caption's: Penn Treebank tokens without punctuation (`tokenize`), then
-corpus BLEU, ROUGE-L and CIDEr-D. No JAX, no Java: `java_scores` adds METEOR and SPICE where
-there is one. `reward.CiderReward` is the same CIDEr-D for training.
+The protocol is coco-caption's: Penn Treebank tokens without punctuation (`tokenize`), then corpus
+BLEU, ROUGE-L and CIDEr-D. These need neither JAX nor Java; `java_scores` adds METEOR and SPICE if
+Java is installed. All scores are ×100, as papers print them. `reward.CiderReward` computes the same
+CIDEr-D for training, on its own scale.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jaxcap.errors import InputError
 from jaxcap.metrics.bleu import BleuCounts, BleuResult, bleu, bleu_of
+from jaxcap.metrics.checks import check_texts
 from jaxcap.metrics.cider import CiderResult, cider_d, cider_of
 from jaxcap.metrics.java import Measured, Unavailable, java_scores
 from jaxcap.metrics.ngrams import MAX_ORDER, match_words
@@ -39,8 +40,6 @@ __all__ = [
     "tokenize",
 ]
 
-_PERCENT = 100.0
-
 
 @dataclass(frozen=True)
 class Scores:
@@ -50,39 +49,11 @@ class Scores:
     """
 
     corpus: dict[str, float]
-    """Of the whole set. Corpus BLEU is not the mean of the images' BLEU."""
+    """Of the whole set. Corpus BLEU is not the mean of the BLEU of the images."""
     per_image: dict[Any, dict[str, float]]
     """Of each image, by its id, in the order of `candidates`."""
     bleu_counts: BleuCounts
-    """Of each image, in the same order: what corpus BLEU pools, for resampling images."""
-
-
-def _few(ids: Iterable[Hashable], limit: int = 3) -> str:
-    names = sorted(str(each) for each in ids)
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
-
-
-def _check(candidates: Mapping[Any, str], references: Mapping[Any, Sequence[str]]) -> None:
-    if not candidates and not references:
-        raise InputError("There are no captions to score: expected one or more images, found 0.")
-    if without := references.keys() - candidates.keys():
-        raise InputError(
-            f"{len(without)} of {len(references)} images have references but no caption: "
-            f"{_few(without)}. Caption every image of the split, or score against its part only."
-        )
-    if unknown := candidates.keys() - references.keys():
-        raise InputError(
-            f"{len(unknown)} of {len(candidates)} captioned images have no references: "
-            f"{_few(unknown)}. Check that captions and references are of the same split."
-        )
-    if bare := [each for each, refs in references.items() if not refs]:
-        raise InputError(f"{len(bare)} images have an empty list of references: {_few(bare)}.")
-    if single := [each for each, refs in references.items() if isinstance(refs, str)]:
-        raise InputError(
-            "References must be a list of captions for each image; found a single string for "
-            f"{_few(single)}."
-        )
+    """The counts of each image, in the same order. Corpus BLEU pools them."""
 
 
 def evaluate_captions(
@@ -91,21 +62,23 @@ def evaluate_captions(
     *,
     units: ScoringUnits = "words",
 ) -> Scores:
-    """Tokenises and scores one generated caption per image.
+    """Tokenise and score one generated caption per image.
 
     Args:
-      candidates: image id -> the generated caption, as plain text (no start or end tokens). An
+      candidates: image id to the generated caption, as plain text without start or end tokens. An
         empty caption scores 0.
-      references: image id -> the captions people wrote, as plain text, one or more.
-      units: what is counted. Only scores by words compare with those of papers on English.
+      references: image id to the human captions, as plain text, one or more.
+      units: count words or characters. Only scores by words are comparable to those of papers on
+        English captions.
 
     Returns:
       Corpus and per-image scores, ×100.
 
     Raises:
-      InputError: there are no images, the two sets of ids differ, or an image has no references.
+      InputError: there are no images, the two sets of ids differ, an image has no references, or a
+        caption is not a string.
     """
-    _check(candidates, references)
+    check_texts(candidates, references)
     ids = list(candidates)
     split = splitter(units)
     hypotheses = [split(candidates[each]) for each in ids]
@@ -117,8 +90,8 @@ def evaluate_captions(
     cider_scores = cider_of(matches)
 
     def named(bleus: Sequence[float], rouge: float, cider: float) -> dict[str, float]:
-        scores = {f"BLEU-{n}": _PERCENT * bleus[n - 1] for n in range(1, MAX_ORDER + 1)}
-        return scores | {"ROUGE-L": _PERCENT * rouge, "CIDEr-D": _PERCENT * cider}
+        scores = {f"BLEU-{n}": bleus[n - 1] for n in range(1, MAX_ORDER + 1)}
+        return scores | {"ROUGE-L": rouge, "CIDEr-D": cider}
 
     return Scores(
         corpus=named(bleu_scores.corpus, rouge_scores.mean, cider_scores.mean),

@@ -1,8 +1,8 @@
-"""CIDEr-D: how much a caption says what people say of this image and not of others.
+"""CIDEr-D: TF-IDF similarity of a caption and its references.
 
 Vedantam, Zitnick, Parikh 2015, "CIDEr: Consensus-based Image Description Evaluation",
 https://arxiv.org/abs/1411.5726, section 3 and, for the D of CIDEr-D (clipping and the Gaussian
-length penalty), section 8. It equals what coco-caption prints as "CIDEr".
+length penalty), section 8. 100 times what coco-caption prints as "CIDEr".
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ SCALE = 10.0
 
 @dataclass(frozen=True)
 class CiderResult:
-    """CIDEr-D, in [0, 10]; papers print 100 times this."""
+    """CIDEr-D, ×100: the mean over images, and each image. The largest possible score is 1000."""
 
     mean: float
     per_image: list[float]
 
 
-def cider_d_of(matches: Matches) -> Float[np.ndarray, "B N"]:
-    """CIDEr-D of B·N candidates, each against the references of its image.
+def cider_d_out_of_10(matches: Matches) -> Float[np.ndarray, "B N"]:
+    """Compute CIDEr-D in [0, 10] of B·N candidates, each against the references of its image.
 
-    Between a candidate c and a reference s it is 10 times the mean over n = 1 … 4 of
-    exp(−Δ²/2σ²) · min(g(c), g(s))·g(s) / ‖g(c)‖‖g(s)‖, and a candidate's score is the mean over
-    the references. g(·) has an element for each n-gram: how often it occurs (the count, not the
-    paper's share: clipping compares counts) times log(images / images that it occurs in).
+    The score of a candidate c is the mean over its references s of 10 times the mean over
+    n = 1 … 4 of exp(−Δ²/2σ²) · min(g(c), g(s))·g(s) / ‖g(c)‖‖g(s)‖. g(·) has one element per
+    n-gram: its count times log(images / images whose references contain it). The paper uses
+    relative frequencies instead of counts, but clipping compares counts.
     """
     images, per_image = matches.shape
     references = len(matches.reference_lengths)
@@ -50,7 +50,7 @@ def cider_d_of(matches: Matches) -> Float[np.ndarray, "B N"]:
     our_norms = norms(matches.owner, matches.order, ours, images * per_image)
     their_norms = norms(matches.entry_reference, matches.entry_order, theirs, references)
 
-    # Candidates by columns: each n-gram of an image's references, and how much it weighs in them.
+    # [N, columns]: the weight in each candidate of each n-gram of its image's references.
     weights = np.zeros((per_image, len(matches.most)))
     hit = matches.column >= 0
     weights[matches.owner[hit] % per_image, matches.column[hit]] = ours[hit]
@@ -62,7 +62,7 @@ def cider_d_of(matches: Matches) -> Float[np.ndarray, "B N"]:
         norm = our_norms[n::per_image][matches.reference_image] * their_norms  # [R, 4]
         cosines = overlap.reshape(norm.shape) / np.where(norm == 0, np.inf, norm)
         lengths = matches.lengths[matches.reference_image, n]
-        # Lengths are counted in bigrams, as in the reference implementation: one less than words.
+        # Like coco-caption, measure lengths in bigrams, which are one fewer than words.
         delta = np.maximum(1, lengths) - np.maximum(1, matches.reference_lengths)
         similarity = np.exp(-(delta**2) / (2 * SIGMA**2)) * cosines.mean(axis=1)
         total = np.bincount(matches.reference_image, similarity, images)
@@ -71,27 +71,28 @@ def cider_d_of(matches: Matches) -> Float[np.ndarray, "B N"]:
 
 
 def cider_of(matches: Matches) -> CiderResult:
-    """Scores one candidate per image."""
-    scores = cider_d_of(matches)[:, 0]
-    return CiderResult(mean=float(scores.mean()), per_image=scores.tolist())
+    """Score matches with one candidate per image (N = 1)."""
+    scores = cider_d_out_of_10(matches)[:, 0]
+    return CiderResult(mean=100 * float(scores.mean()), per_image=(100 * scores).tolist())
 
 
 def cider_d(
     candidates: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]
 ) -> CiderResult:
-    """Scores candidates against references.
+    """Score candidates against references.
 
-    Document frequencies come from the references given, so a caption's score depends on which
-    other images are scored with it, and one image alone scores 0.
+    Document frequencies come from the given references. So the score of a caption depends on the
+    other images, and a single image scores 0.
 
     Args:
       candidates: one tokenised caption per image; it may be empty.
       references: one or more tokenised reference captions per image, in the same order.
 
     Returns:
-      The mean over images and each image's score, in [0, 10].
+      The mean over images and the score of each image, ×100.
 
     Raises:
-      InputError: no images, an image without references, or lengths that differ.
+      InputError: there are no images, an image has no references, the numbers of images differ, or
+        a caption is a string instead of a sequence of tokens.
     """
     return cider_of(match_words(candidates, references))

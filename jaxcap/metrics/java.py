@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from jaxcap.metrics.checks import check_texts
 from jaxcap.metrics.tokenize import tokenize
 
 METEOR, SPICE = "METEOR", "SPICE"
@@ -69,6 +70,7 @@ def java_scores(
       names: which of the two.
       timeout: seconds after which a program is stopped, for each.
     """
+    check_texts(candidates, references)
     ids = list(candidates)
     hypotheses = [" ".join(tokenize(candidates[each])) for each in ids]
     targets = [[" ".join(tokenize(text)) for text in references[each]] for each in ids]

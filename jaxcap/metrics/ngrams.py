@@ -18,7 +18,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Int
 
-from jaxcap.errors import InputError
+from jaxcap.metrics.checks import check_pairs
 
 MAX_ORDER = 4
 
@@ -256,20 +256,6 @@ class References:
             owner, gram = np.divmod(keys, end)
             grams.append((owner, np.full(len(keys), order), gram, counts))
         return tuple(np.concatenate(each) for each in zip(*grams, strict=True))
-
-
-def check_pairs(candidates: Sequence[object], references: Sequence[Sequence[object]]) -> None:
-    """Raises `InputError` unless there are images, one candidate each, each with references."""
-    if len(candidates) != len(references):
-        raise InputError(
-            f"{len(candidates)} candidates but {len(references)} sets of references; "
-            "a metric needs one candidate and one set of references for each image."
-        )
-    if not candidates:
-        raise InputError("There are no captions to score: expected one or more images, found 0.")
-    for index, refs in enumerate(references):
-        if not refs:
-            raise InputError(f"Image {index} has no reference captions; expected one or more.")
 
 
 def match_words(

@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 
 from jaxcap.errors import InputError
 from jaxcap.metrics.bleu import count_matches
-from jaxcap.metrics.cider import cider_d_of
+from jaxcap.metrics.cider import cider_d_out_of_10
 from jaxcap.metrics.ngrams import Captions, References
 
 _BEYOND = -1  # fills rows beyond a reference's end
@@ -113,9 +113,9 @@ class CiderReward:
         matches = self.index.match(_words(rows, eos=self.eos, ignored=self.ignored), images)
         reward = np.zeros(samples.shape[:2])
         if self.cider:
-            reward += self.cider * cider_d_of(matches)
+            reward += self.cider * cider_d_out_of_10(matches)
         if self.bleu:
-            reward += self.bleu * count_matches(matches).scores()[..., 3]
+            reward += self.bleu * count_matches(matches).fractions()[..., 3]
         return reward
 
 

@@ -1,8 +1,8 @@
-"""ROUGE-L: the longest common subsequence of a caption and its references.
+"""ROUGE-L: F-score of the longest common subsequence of a caption and its references.
 
 Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries", https://aclanthology.org/W04-1013,
-section 3, with coco-caption's β = 1.2 and its reading of several references: the best precision
-and the best recall, each over all of them.
+section 3, with coco-caption's β = 1.2. With several references, coco-caption takes the best
+precision and the best recall over all of them, possibly from different references.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jaxcap.metrics.ngrams import check_pairs
+from jaxcap.metrics.checks import check_pairs
 
 BETA = 1.2
 
 
 @dataclass(frozen=True)
 class RougeResult:
-    """ROUGE-L, in [0, 1]."""
+    """ROUGE-L, ×100: the mean over images, and each image."""
 
     mean: float
     per_image: list[float]
@@ -26,7 +26,7 @@ class RougeResult:
 def _common_subsequences(
     candidate: Sequence[str], references: Sequence[Sequence[str]]
 ) -> list[int]:
-    """The length of the longest common subsequence of the candidate and each reference.
+    """Return the length of the longest common subsequence with each reference.
 
     Hyyrö 2004, "Bit-Parallel LCS-length Computation Revisited": a row of the table of lengths is
     an integer, bit i of which is 0 where the length grows at the candidate's word i; a word of
@@ -44,14 +44,14 @@ def _common_subsequences(
             if word in places:
                 matched = row & places[word]
                 row = (row + matched) | (row - matched)
-        # What was carried beyond the candidate's end does not count.
+        # Mask the bits that were carried past the end of the candidate.
         lengths.append(len(candidate) - (row & start).bit_count())
     return lengths
 
 
 def _score(candidate: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    # The reference implementation splits text at spaces, so to it an empty caption has one empty
-    # word: it matches an empty reference, and nothing divides by zero.
+    # coco-caption splits text at spaces, so an empty caption has one empty word there. It matches
+    # an empty reference, and no length is 0.
     candidate = candidate or [""]
     filled = [reference or [""] for reference in references]
     common = _common_subsequences(candidate, filled)
@@ -65,18 +65,20 @@ def _score(candidate: Sequence[str], references: Sequence[Sequence[str]]) -> flo
 def rouge_l(
     candidates: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]
 ) -> RougeResult:
-    """Scores candidates against references.
+    """Score candidates against references.
 
     Args:
       candidates: one tokenised caption per image; it may be empty.
       references: one or more tokenised reference captions per image, in the same order.
 
     Returns:
-      The mean over images and each image's score, as fractions.
+      The mean over images and the score of each image, ×100.
 
     Raises:
-      InputError: no images, an image without references, or lengths that differ.
+      InputError: there are no images, an image has no references, the numbers of images differ, or
+        a caption is a string instead of a sequence of tokens.
     """
     check_pairs(candidates, references)
     scores = [_score(c, refs) for c, refs in zip(candidates, references, strict=True)]
-    return RougeResult(mean=sum(scores) / len(scores), per_image=scores)
+    mean = 100 * (sum(scores) / len(scores))
+    return RougeResult(mean=mean, per_image=[100 * score for score in scores])

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import re
 
-from jaxcap.metrics.characters import DIGIT, LETTER, MARK, SYMBOL
+from jaxcap.metrics.treebank_characters import DIGIT, LETTER, MARK, SYMBOL
 
 # Abbreviations keep their full stop, in the middle of a caption and at its end.
 _ABBREVIATIONS = """

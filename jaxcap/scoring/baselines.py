@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxcap.errors import InputError
 from jaxcap.metrics import BleuCounts
+from jaxcap.metrics.checks import check_pairs
 from jaxcap.metrics.cider import SIGMA
 from jaxcap.scoring.statistics import BLEU, collect
 
@@ -99,6 +100,7 @@ def best_constant(references: Sequence[Sequence[Tokens]], metric: str = "CIDEr-D
       references: tokenised, one or more per image.
       metric: "CIDEr-D" or "BLEU-4".
     """
+    check_pairs(references, references)
     score = {"CIDEr-D": cider_of_constant, "BLEU-4": bleu_of_constant}[metric](references)
     # Different captions of equal words come once; sorted, so that ties always fall the same way.
     distinct = sorted({tuple(reference) for refs in references for reference in refs})
@@ -143,7 +145,7 @@ def bleu_of_constant(references: Sequence[Sequence[Tokens]]) -> Callable[[Tokens
         totals = [images * max(0, size - order) for order in range(MAX_ORDER)]
         lengths = np.array(images * size), np.array(closest[size])
         counts = BleuCounts(np.array(matches), np.array(totals), *lengths)
-        return float(counts.scores()[-1])
+        return float(counts.fractions()[-1])
 
     return score
 

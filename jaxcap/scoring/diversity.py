@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from jaxcap.errors import InputError
+from jaxcap.metrics.checks import check_tokenised
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ def measure(
     """
     if not captions:
         raise InputError("There are no captions to measure: expected one or more, found 0.")
+    check_tokenised(captions)
     texts = [" ".join(tokens) for tokens in captions]
     words = {token for tokens in captions for token in tokens}
     pairs = {pair for tokens in captions for pair in pairwise(tokens)}

@@ -48,7 +48,7 @@ class Statistics:
         Returns:
           Name to scores `[R]`, ×100.
         """
-        pooled = self.counts.pooled(weights).scores()  # [R, 4]
+        pooled = self.counts.pooled(weights).fractions()  # [R, 4]
         size = weights.sum(axis=1)
         scores = {name: _PERCENT * pooled[:, n] for n, name in enumerate(BLEU)}
         scores["ROUGE-L"] = weights @ self.rouge / size
@@ -57,7 +57,7 @@ class Statistics:
 
     def per_image(self) -> dict[str, np.ndarray]:
         """Name to the scores of each image alone, `[I]`, ×100."""
-        alone = self.counts.scores()  # [I, 4]
+        alone = self.counts.fractions()  # [I, 4]
         scores = {name: _PERCENT * alone[:, n] for n, name in enumerate(BLEU)}
         return scores | {"ROUGE-L": self.rouge, "CIDEr-D": self.cider}
 
@@ -76,6 +76,6 @@ def collect(
     """
     return Statistics(
         counts=bleu(candidates, references).counts,
-        rouge=_PERCENT * np.array(rouge_l(candidates, references).per_image),
-        cider=_PERCENT * np.array(cider_d(candidates, references).per_image),
+        rouge=np.array(rouge_l(candidates, references).per_image),
+        cider=np.array(cider_d(candidates, references).per_image),
     )

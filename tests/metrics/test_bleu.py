@@ -17,7 +17,7 @@ def test_clipping_is_the_papers_example() -> None:
         ["there", "is", "a", "cat", "on", "the", "mat"],
     ]
     result = bleu([["the"] * 7], [references])
-    assert result.corpus[0] == pytest.approx(2 / 7)
+    assert result.corpus[0] == pytest.approx(100 * 2 / 7)
 
 
 def test_counts_are_pooled_and_short_captions_penalised() -> None:
@@ -27,13 +27,13 @@ def test_counts_are_pooled_and_short_captions_penalised() -> None:
     references = [[["a", "b", "c", "d"]], [["x", "z", "w"]]]
     penalty = math.exp(1 - 7 / 5)
     corpus = bleu(candidates, references).corpus
-    assert corpus[0] == pytest.approx(penalty * 4 / 5)
-    assert corpus[1] == pytest.approx(penalty * math.sqrt(4 / 5 * 1 / 3))
+    assert corpus[0] == pytest.approx(100 * penalty * 4 / 5)
+    assert corpus[1] == pytest.approx(100 * penalty * math.sqrt(4 / 5 * 1 / 3))
 
 
 def test_of_two_equally_near_references_the_shorter_counts() -> None:
     references = [[["a"] * 3, ["a"] * 5]]  # both one word away from a candidate of four
-    assert bleu([["a"] * 4], references).corpus[0] == pytest.approx(1.0)
+    assert bleu([["a"] * 4], references).corpus[0] == pytest.approx(100)
 
 
 def test_empty_caption_scores_zero() -> None:
@@ -45,7 +45,7 @@ def test_rouge_takes_best_precision_and_best_recall() -> None:
     # With "a b x": common 2, P 2/3, R 2/3. With "b": common 1, P 1/3, R 1.
     # Best P = 2/3, best R = 1, and F = (1 + 1.44)·P·R / (R + 1.44·P).
     result = rouge_l([["a", "b", "c"]], [[["a", "b", "x"], ["b"]]])
-    assert result.mean == pytest.approx(2.44 * (2 / 3) / (1 + 1.44 * 2 / 3))
+    assert result.mean == pytest.approx(100 * 2.44 * (2 / 3) / (1 + 1.44 * 2 / 3))
 
 
 def test_unequal_or_missing_input_is_refused() -> None:

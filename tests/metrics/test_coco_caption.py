@@ -26,13 +26,14 @@ def assert_equal_coco_caption(candidates: Candidates, references: References) ->
 
     corpus, per_image = Bleu(4).compute_score(wanted, found, verbose=0)
     ours = bleu(candidates, references)
-    np.testing.assert_allclose(ours.corpus, corpus, rtol=0, atol=EXACT)
-    np.testing.assert_allclose(ours.per_image, np.transpose(per_image), rtol=0, atol=EXACT)
+    np.testing.assert_allclose(ours.corpus, 100 * np.array(corpus), rtol=0, atol=100 * EXACT)
+    expected = 100 * np.transpose(per_image)
+    np.testing.assert_allclose(ours.per_image, expected, rtol=0, atol=100 * EXACT)
     for metric, scorer in ((rouge_l, Rouge()), (cider_d, Cider())):
         mean, each = scorer.compute_score(wanted, found)
         result = metric(candidates, references)
-        assert result.mean == pytest.approx(mean, abs=EXACT)
-        np.testing.assert_allclose(result.per_image, each, rtol=0, atol=EXACT)
+        assert result.mean == pytest.approx(100 * mean, abs=100 * EXACT)
+        np.testing.assert_allclose(result.per_image, 100 * np.array(each), rtol=0, atol=100 * EXACT)
 
     # The same n-grams counted once for both.
     matches = match_words(candidates, references)
@@ -80,17 +81,17 @@ def test_no_words_at_all() -> None:
     assert_equal_coco_caption([["a"], []], [[["b"], []], [["c"]]])
     # pycocoevalcap refuses to score CIDEr where no reference holds a word.
     assert cider_d([["a"], []], [[[]], [[], []]]).per_image == [0.0, 0.0]
-    assert bleu([[]], [[[]]]).corpus == pytest.approx([0.0] * 4, abs=1e-5)
+    assert bleu([[]], [[[]]]).corpus == pytest.approx([0.0] * 4, abs=1e-3)
 
 
 def test_images_drawn_again_are_images_scored_twice() -> None:
     candidates, references = drawn(4, 30)
     weights = np.array([np.random.default_rng(0).integers(0, 4, 30) for _ in range(3)])
-    pooled = bleu(candidates, references).counts.pooled(weights).scores()
+    pooled = bleu(candidates, references).counts.pooled(weights).fractions()
     for row, times in zip(pooled, weights, strict=True):
         chosen = np.repeat(np.arange(30), times)
         again = bleu([candidates[i] for i in chosen], [references[i] for i in chosen])
-        assert row == pytest.approx(again.corpus, abs=1e-12)
+        assert 100 * row == pytest.approx(again.corpus, abs=1e-10)
 
 
 def test_counts_come_in_the_order_of_the_images() -> None:

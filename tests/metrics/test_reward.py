@@ -89,10 +89,10 @@ def test_over_the_training_images_it_is_cider_d_with_the_end_as_a_word(
     found = reward(np.arange(12), padded(said, 9)[:, None])
     words = [[str(w) for w in row] for row in said]
     references = [[[str(w) for w in r] for r in refs] for refs in training]
-    assert found[:, 0] == pytest.approx(cider_d(words, references).per_image, abs=1e-9)
+    assert 100 * found[:, 0] == pytest.approx(cider_d(words, references).per_image, abs=1e-7)
 
     mixed = CiderReward.from_references(training, eos=EOS, ignored=(PAD,), cider=0.25, bleu=2.0)
-    bleu4 = np.array(bleu(words, references).per_image)[:, 3]
+    bleu4 = 0.01 * np.array(bleu(words, references).per_image)[:, 3]
     assert mixed(np.arange(12), padded(said, 9)[:, None])[:, 0] == pytest.approx(
         0.25 * found[:, 0] + 2.0 * bleu4, abs=1e-9
     )
