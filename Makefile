@@ -48,7 +48,7 @@ $(VENV)/.lint: pyproject.toml | $(BIN)/python
 demo: $(VENV)/.setup
 	$(BIN)/jaxcap prepare shapes --data-dir $(DEMO)/data
 	$(BIN)/python train.py configs/shapes.py --workdir $(DEMO)/shapes --data.data-dir $(DEMO)/data
-	$(BIN)/python evaluate.py $(DEMO)/shapes --split test
+	$(BIN)/python evaluate.py $(DEMO)/shapes --split test --data-dir $(DEMO)/data
 	@echo
 	@echo "The scenes, what was said of them, and the training curves: $(DEMO)/shapes/report-test.html"
 	@echo

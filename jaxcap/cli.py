@@ -1,8 +1,7 @@
 """The entry points: `train.py`, `evaluate.py` and `jaxcap`.
 
-What each command does is in `jaxcap.commands`; here arguments are parsed and errors become
-messages. A user's mistake ends with one message on standard error and status 2; a partial
-failure with status 1.
+They parse arguments, call a command of `jaxcap.commands` and turn errors into messages. A user's
+mistake ends with one message on standard error and status 2; a partial failure with status 1.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from typing import Any
 import tyro
 from rich.console import Console
 
+import jaxcap
 from jaxcap.commands import caption, data, export, prepare, replay, score, weights
 from jaxcap.commands import evaluate as evaluate_command
 from jaxcap.commands import train as train_command
@@ -55,13 +55,16 @@ def main() -> None:
 
     def command(console: Console) -> int:
         given = sys.argv[1:]
+        if given == ["--version"]:
+            print(f"jaxcap {jaxcap.__version__}")
+            return 0
         if given[:1] == ["caption"]:
-            given[1:] = caption.arranged(given[1:])
+            given[1:] = caption.paths_last(given[1:])
         arguments = tyro.extras.subcommand_cli_from_dict(
             {name: arguments for name, (arguments, _) in _COMMANDS.items()},
             args=given,
             prog="jaxcap",
-            description="CNN-LSTM image captioning in JAX.",
+            description="CNN-LSTM image captioning in JAX. --version prints the version.",
         )
         run = next(run for cls, run in _COMMANDS.values() if isinstance(arguments, cls))
         return run(arguments, console)
@@ -70,10 +73,10 @@ def main() -> None:
 
 
 def _run(command: Callable[[Console], int]) -> None:
-    """Runs a command with messages on standard error, so that output can be piped."""
+    """Run a command and exit with its status; messages go to standard error."""
     console = Console(stderr=True, markup=False, highlight=False)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # Any name of a file can be printed, in any locale, and `\udcff` is good JSON as well.
+        # File names must be printable in any locale; `\udcff` is also valid in JSON.
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         _configure_jax()
@@ -84,11 +87,11 @@ def _run(command: Callable[[Console], int]) -> None:
     except KeyboardInterrupt:
         console.print("interrupted", style="red")
         status = 130
-    except BrokenPipeError:  # the reader of our output has gone
+    except BrokenPipeError:  # the reader of our output has exited
         _abandon_stdout()
         status = 1
     except OSError as error:
-        if error.errno not in _NOT_OURS:
+        if error.errno not in _ENVIRONMENT:
             raise
         _abandon_stdout()
         console.print(f"error: {error}", style="red", soft_wrap=True)
@@ -96,22 +99,23 @@ def _run(command: Callable[[Console], int]) -> None:
     sys.exit(status)
 
 
-_NOT_OURS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-"""Full disks and missing permissions: the user's to mend, wherever they come up."""
+_ENVIRONMENT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+"""Full disks and missing permissions, which the user can fix wherever they occur."""
 
 
 def _abandon_stdout() -> None:
-    """Python would otherwise complain once more, when it flushes at exit."""
+    """Redirect standard output to nowhere, or Python would fail again when it flushes at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _configure_jax() -> None:
-    """Keeps compiled programs on disk: the second start of a command is the quick one."""
+    """Cache compiled programs on disk, so that later starts of a command are quick."""
     import jax
 
     cache = cache_dir("xla")
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ and cache is not None:
         jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    # Where nothing can be kept, programs are compiled anew each time: slower, and all else as ever.
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    # Without a writable cache, programs are compiled every time; nothing else changes.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")

@@ -1,4 +1,4 @@
-"""The commands as a user meets them: results, messages, exit codes, and no traceback."""
+"""The commands from a user's side: results, messages, exit codes, and no traceback."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import NamedTuple
 import pytest
 from PIL import Image
 
+import jaxcap
 from jaxcap import cli
 from jaxcap.config import to_dict
 
@@ -74,13 +75,13 @@ def png(path: Path, colour: str = "red") -> Path:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Which configuration?"),
-        (["--workdir", "x"], "Which configuration?"),
-        (["tinny.py"], "tinny.py: there is no such configuration file. Did you mean 'tiny.py'?"),
+        ([], "No configuration file is named first."),
+        (["--workdir", "x"], "No configuration file is named first."),
+        (["tinny.py"], "tinny.py: no such configuration file. Did you mean 'tiny.py'?"),
         (["tiny.py", "--train.epoch", "3"], "--train.epochs"),
         (["tiny.py", "--train.epochs", "ten"], "--train.epochs"),
         (["tiny.py", "--train.epochs"], "--train.epochs"),
-        (["tiny.py", "--train.epochs", "0"], "train.epochs is 0; it must be greater than 0"),
+        (["tiny.py", "--train.epochs", "0"], "train.epochs is 0; it must be at least 1"),
         (["tiny.py", "--decoder.name", "lstn"], "lstn"),
         (["tiny.py", "--data.data-dir", "/nowhere"], "run: jaxcap prepare shapes"),
         (["tiny.py", "--data.name", "shape"], "Did you mean 'shapes'?"),
@@ -107,17 +108,22 @@ def test_mistakes_in_training(command, config_file, tmp_path, arguments, message
     ("arguments", "message"),
     [
         ([], "Directory of a run"),
-        (["nowhere"], "nowhere: there is no such run directory"),
+        (["nowhere"], "nowhere: no such run directory"),
         (["."], "this is no run directory"),
-        (["RUN", "--split", "tets"], "no split 'tets'; expected one of train (50), dev (6), test (5)"),
+        (
+            ["RUN", "--split", "tets", "--data-dir", "DATA"],
+            "no split 'tets'; expected one of train (50), dev (6), test (5)",
+        ),
+        (["RUN"], "opens this folder only if you name it. If you trust it, give --data-dir "),
         (["RUN", "--beam-size", "0"], "beam size 0"),
         (["RUN", "--beam-size", "two"], "--beam-size"),
         (["RUN", "--data-dir", "/nowhere"], "not prepared in /nowhere"),
         (["RUN", "--spilt", "dev"], "--split"),
     ],
 )
-def test_mistakes_in_evaluation(command, tiny_run, arguments, message):
-    outcome = command(cli.evaluate, *[tiny_run if a == "RUN" else a for a in arguments])
+def test_mistakes_in_evaluation(command, tiny_run, tiny_data, arguments, message):
+    paths = {"RUN": tiny_run, "DATA": tiny_data}
+    outcome = command(cli.evaluate, *[paths.get(a, a) for a in arguments])
     assert outcome.code == 2
     assert outcome.out == ""
     assert message in outcome.err
@@ -133,7 +139,7 @@ def test_mistakes_in_evaluation(command, tiny_run, arguments, message):
         (["prepare", "flickr8k", "--source", "nowhere", "--data-dir", "x"], "nowhere"),
         (["prepare", "shapes", "--data-dir", "photo.png"], "photo.png"),
         (["caption", "--model", "RUN"], "No images given"),
-        (["caption", "photo.png", "--model", "nowhere"], "nowhere: there is no such run directory"),
+        (["caption", "photo.png", "--model", "nowhere"], "nowhere: no such run directory"),
         (["caption", "missing.jpg", "--model", "RUN"], "missing.jpg: there is no such file"),
         (["caption", "empty", "--model", "RUN"], "empty: no image in this folder"),
         (["caption", "photo.png", "--model", "RUN", "--beam-size", "0"], "beam size 0"),
@@ -155,6 +161,7 @@ def test_mistakes_in_the_jaxcap_command(command, tiny_run, tmp_path, arguments, 
         (cli.train, ["--help"], "--train.learning-rate"),
         (cli.evaluate, ["--help"], "--length-penalty"),
         (cli.main, ["--help"], "prepare"),
+        (cli.main, ["--version"], f"jaxcap {jaxcap.__version__}"),
         (cli.main, ["caption", "--help"], "--beam-size"),
     ],
 )
@@ -164,7 +171,7 @@ def test_help(command, entry, arguments, expected):
     assert expected in outcome.out
 
 
-# What works
+# Results
 
 
 def test_prepare(command, monkeypatch, tmp_path):
@@ -179,18 +186,21 @@ def test_prepare(command, monkeypatch, tmp_path):
     assert "prepared already" in again.err
 
 
-def test_train_goes_on_and_tells_what_to_do_next(command, config_file, tiny_run, tmp_path):
+def test_train_resumes_and_prints_the_next_commands(
+    command, config_file, tiny_run, tiny_data, tmp_path
+):
     workdir = shutil.copytree(tiny_run, tmp_path / "a [red] run")
     outcome = command(cli.train, config_file, "--workdir", workdir)
     assert (outcome.code, outcome.out) == (0, "")
     assert f"Training in {workdir} on" in outcome.err
     assert "Going on from step 30" in outcome.err
-    assert f"  python evaluate.py '{workdir}' --split dev\n" in outcome.err
+    assert f"  python evaluate.py '{workdir}' --split dev --data-dir {tiny_data}\n" in outcome.err
 
 
-def test_evaluate_writes_beside_the_run(command, tiny_run, tmp_path):
+def test_evaluate_writes_into_the_run(command, tiny_run, tiny_data, tmp_path):
     directory = shutil.copytree(tiny_run, tmp_path / "run")
-    outcome = command(cli.evaluate, directory, "--split", "dev[:5]", "--beam-size", 1)
+    options = ["--data-dir", tiny_data, "--split", "dev[:5]", "--beam-size", 1]
+    outcome = command(cli.evaluate, directory, *options)
     assert (outcome.code, outcome.out) == (0, "")
     assert "CIDEr-D" in outcome.err
     for name in ("predictions-dev[:5].json", "metrics-dev[:5].json", "report-dev[:5].html"):
@@ -200,6 +210,32 @@ def test_evaluate_writes_beside_the_run(command, tiny_run, tmp_path):
     assert protocol["images"] == 5
     assert protocol["decoding"].startswith("beam 1,")
     assert "--split 'dev[:5]' --beam-size 1" in protocol["command"]
+
+
+def test_evaluate_finds_data_in_the_users_own_folder(
+    command, tiny_run, tiny_data, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tiny_data))
+    directory = shutil.copytree(tiny_run, tmp_path / "run")
+    outcome = command(cli.evaluate, directory, "--split", "dev[:2]")
+    assert outcome.code == 0, outcome.err
+
+
+@pytest.mark.parametrize("entry", [["evaluate"], ["main", "replay"]])
+def test_the_data_folder_of_a_strangers_run_is_not_opened(
+    command, tiny_run, tiny_data, tmp_path, entry
+):
+    name, *arguments = entry
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    stranger = shutil.copytree(tiny_data, run / "data")
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["data_dir"] = str(stranger)
+    (run / "config.json").write_text(json.dumps(config))
+    path = run / "diverged-1.npz" if name == "main" else run
+    outcome = command(getattr(cli, name), *arguments, path)
+    assert outcome.code == 2
+    assert f"names the data folder {stranger}" in outcome.err
+    assert f"If you trust it, give --data-dir {stranger}" in outcome.err
 
 
 def test_caption_prints_results_alone(command, tiny_run, tmp_path):
@@ -246,7 +282,7 @@ def test_caption_of_good_and_bad_images(command, tiny_run, tmp_path):
     ("name", "shown"),
     [("a\nb\tc.png", r"a\nb\tc.png"), (os.fsdecode(b"caf\xe9.png"), r"caf\udce9.png")],
 )
-def test_a_name_stays_on_its_line(command, tiny_run, tmp_path, name, shown):
+def test_a_file_name_stays_on_one_line(command, tiny_run, tmp_path, name, shown):
     path = png(tmp_path / name)
     plain = command(cli.main, "caption", path, "--model", tiny_run)
     assert plain.code == 0
@@ -256,7 +292,7 @@ def test_a_name_stays_on_its_line(command, tiny_run, tmp_path, name, shown):
     assert json.loads(as_json.out)["image"] == str(path)
 
 
-# In a process of its own
+# In a separate process
 
 
 def environment() -> dict[str, str]:
@@ -276,15 +312,13 @@ def python(*arguments: object, **options: object) -> subprocess.CompletedProcess
 def test_the_scripts_start_quickly(tmp_path):
     result = python(ROOT / "train.py", tmp_path / "none.py", cwd=tmp_path)
     assert result.returncode == 2
-    assert re.fullmatch(
-        r"error: .*none\.py: there is no such configuration file\.\n", result.stderr
-    )
-    # What takes seconds to import is not needed to print help.
+    assert re.fullmatch(r"error: .*none\.py: no such configuration file\.\n", result.stderr)
+    # Help needs no module that takes seconds to import.
     code = "import sys, jaxcap.cli; print([m for m in sys.modules if m in ('jax', 'grain')])"
     assert python("-c", code).stdout == "[]\n"
 
 
-def test_a_reader_that_leaves_and_a_full_disk(tiny_run, tmp_path):
+def test_a_closed_pipe_and_a_full_disk(tiny_run, tmp_path):
     for number in range(40):
         png(tmp_path / f"{number:02}.png")
     arguments = ["-c", MAIN, "caption", tmp_path, "--model", tiny_run]

@@ -1,8 +1,8 @@
-"""One file for each command: its options, and what it does with them.
+"""One file per command: its options and what it does.
 
-Each has a frozen dataclass of arguments, which is its help as well, and
+Each has a frozen dataclass of arguments, whose docstrings are the help, and a function
 `run(arguments, console) -> exit status`. Results go to standard output, messages to `console`.
-`jaxcap.cli` parses, calls, and turns errors into messages.
+`jaxcap.cli` parses arguments and turns errors into messages.
 """
 
 from __future__ import annotations
@@ -11,13 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 
-def given(**options: object) -> dict[str, object]:
-    """The options that were given: those that are not None."""
-    return {name: value for name, value in options.items() if value is not None}
-
-
 def print_scores(console: Console, scores: dict[str, float], title: str) -> None:
-    """One row of scores under their names."""
+    """Print scores as a table with one row."""
     table = Table(title=title, title_justify="left")
     for name in scores:
         table.add_column(name, justify="right")

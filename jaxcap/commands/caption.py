@@ -1,4 +1,4 @@
-"""`jaxcap caption`: what a trained captioner says of photographs."""
+"""`jaxcap caption`: caption photographs with a trained model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from rich.console import Console
 
-from jaxcap.commands import given
+from jaxcap.commands.search_options import (
+    SEARCH_OPTIONS_WITH_VALUE,
+    SearchGroup,
+    SearchOptions,
+    given_search,
+)
 from jaxcap.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,83 +33,49 @@ if TYPE_CHECKING:
     from jaxcap.storage.program_cache import Store
 
 _LISTED = 1000
-"""Failures that are listed; beyond them there is a reason common to all."""
+"""Failures that are listed; so many more have a common cause."""
 _FEW = 8
-"""Images that are captioned together where there are more than one, and no more than these."""
+"""Batch size for 2 to 8 images."""
 _SECONDS = 15.0
-"""Between two lines that tell how far it is."""
+"""Seconds between progress lines."""
 
 
 @dataclass(frozen=True)
 class CaptionArguments:
-    """Captions photographs: files, folders and all in them, patterns in quotes ("*.jpg", "**"
-    for any folders), or a list on standard input, one a line (-).
+    """Caption photographs: files, folders with all their subfolders, quoted patterns ("*.jpg", or
+    "**" for any folders), or a list on standard input, one path per line (-).
 
-    Results go to standard output, or to a file: a command that was interrupted is given again, and
-    goes on from there. Images that cannot be captioned are listed at the end; the status is then 1.
+    Captions go to standard output or to a file. Repeat an interrupted command to continue its file.
+    Images that cannot be captioned are listed at the end, and the exit status is then 1.
     """
 
     paths: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="PATH…")]
     model: Annotated[tyro.conf.UseAppendAction[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")] = ()
-    """Directory of a run, as train.py left it, or a published model. Several, each after a --model
-    of its own, caption together, as an ensemble. Default: the model in the package."""
+    """Directory of a run, or a published model. Several, each with its own --model, form an
+    ensemble. Default: the model in the package."""
     output: Path | None = None
-    """File for the captions. What it holds already is not made again."""
+    """File for the captions. Images that it already holds are not captioned again."""
     format: Literal["text", "jsonl", "csv", "coco"] | None = None
-    """text: NAME<TAB>CAPTION. jsonl: an object a line, with all captions. csv: a table. coco: COCO
-    results, one JSON array. Default by the suffix of --output, else text."""
+    """text: NAME<TAB>CAPTION. jsonl: one object per line, with all captions. csv: a table. coco:
+    COCO results, one JSON array. Default: by the suffix of --output, else text."""
     json: bool = False
-    """The same as --format jsonl."""
+    """Short for --format jsonl."""
     words: bool = False
-    """jsonl: also the probability of each word, and where the model looked as it chose it."""
+    """jsonl: add the probability and the attention weights of each word."""
     part: str | None = None
-    """2/4 is the second of four shares of the images, for several processes or machines at once,
-    each with an --output of its own. Processes that srun or mpirun starts take a part each."""
+    """Caption one share of the images: 2/4 is the second of four, for several processes or
+    machines, each with its own --output. Processes started by srun or mpirun take one part each."""
     join: bool = False
-    """PATHs are the files of the parts: put them together in --output. No image is captioned."""
+    """Join the files of all parts, given as PATHs, into --output. No image is captioned."""
     batch_size: int = 32
-    """Images captioned at once; fewer where there are not so many."""
-    method: Literal["beam", "diverse", "greedy", "sample"] | None = None
-    """How words are searched for. This and all that follows: default as the run was configured."""
-    beam_size: int | None = None
-    """beam, diverse: beginnings of captions that are kept."""
-    n_best: int | None = None
-    """beam, diverse: captions of each image in jsonl; 0: as many as there are beams."""
-    length_penalty: float | None = None
-    """beam, diverse: above 1 favours longer captions; 0 sums log probabilities."""
-    groups: int | None = None
-    """diverse: groups that the beams are divided into, equally."""
-    diversity: float | None = None
-    """diverse: how much the groups avoid each other's words; 0.2 to 0.8 are usual."""
-    samples: int | None = None
-    """sample: captions drawn for each image."""
-    temperature: float | None = None
-    """sample: below 1 likely words become likelier, above 1 the others do."""
-    top_k: int | None = None
-    """sample: draw from that many likeliest words; 0: from all."""
-    top_p: float | None = None
-    """sample: draw from the fewest words whose probabilities come to this."""
-    seed: int | None = None
-    """sample: an image and a seed always give the same captions."""
-    min_length: int | None = None
-    """Shortest caption, in words."""
-    max_length: int | None = None
-    """Longest caption, in words."""
-    require: Annotated[
-        tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="WORD")
-    ] = ()
-    """beam: a word that every caption must hold, or alternatives, as in "dog|dogs|puppy"; up to
-    four, each after a --require of its own."""
-    ban: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="WORD")] = ()
-    """A word that no caption may hold; several, each after a --ban of its own."""
+    """Images captioned at once."""
+    search: SearchGroup = field(default_factory=SearchOptions)
 
 
-def arranged(arguments: Sequence[str]) -> list[str]:
-    """Command-line arguments with all paths last, so that they may stand between options too."""
-    options = {
-        f"--{each.name.replace('_', '-')}": each.type not in (bool, "bool")
-        for each in dataclasses.fields(CaptionArguments)
-    }
+def paths_last(arguments: Sequence[str]) -> list[str]:
+    """Reorder command-line arguments so that paths may also stand before or between options."""
+    own = {each.name for each in dataclasses.fields(CaptionArguments) if each.type != "bool"}
+    with_value = {f"--{name.replace('_', '-')}" for name in own | SEARCH_OPTIONS_WITH_VALUE}
     paths: list[str] = []
     others: list[str] = []
     left = iter(arguments)
@@ -115,17 +86,18 @@ def arranged(arguments: Sequence[str]) -> list[str]:
             paths.append(argument)
         else:
             others.append(argument)
-            if options.get(argument.replace("_", "-"), False):
+            if argument.replace("_", "-") in with_value:
                 others += itertools.islice(left, 1)
     return [*others, "--", *paths] if paths else others
 
 
 def run(arguments: CaptionArguments, console: Console) -> int:
-    """Prints or writes the captions of every image; status 1 if some could not be captioned."""
+    """Print or write the captions of every image; return 1 if some could not be captioned."""
     if arguments.join:
         return _join(arguments, console)
     if arguments.batch_size < 1:
         raise InputError(f"--batch-size is {arguments.batch_size}; it must be at least 1.")
+    from jaxcap.caption_files.text_files import shown
     from jaxcap.caption_files.writing import CaptionStream, CaptionWriter
     from jaxcap.captioning.loaded_model import load
     from jaxcap.data.image_paths import LIST, image_paths
@@ -140,13 +112,20 @@ def run(arguments: CaptionArguments, console: Console) -> int:
     if not arguments.model:
         about = f" ({captioner.note})" if captioner.note else ""
         console.print(f"Captioning with the model in the package{about}", soft_wrap=True)
-    if options := _search(arguments):
+    if options := given_search(arguments.search):
         captioner = captioner.with_search(**options)
     with (
         CaptionStream(lambda text: print(text, end="", flush=True), format)
         if arguments.output is None
         else CaptionWriter(arguments.output, format) as file
     ):
+        if isinstance(file, CaptionWriter) and file.removed:
+            left = shown(file.removed)
+            console.print(
+                f"{file.path}: an interrupted write left {left} at the end; it was removed.",
+                markup=False,
+                soft_wrap=True,
+            )
         _caption(captioner, _wanted(found, part, file, tally), file, tally, arguments)
     if arguments.output is not None:
         before = f", {tally.before} of them before" if tally.before else ""
@@ -158,9 +137,9 @@ def run(arguments: CaptionArguments, console: Console) -> int:
 
 
 def _shared(arguments: CaptionArguments, console: Console) -> tuple[CaptionArguments, Part | None]:
-    """What this process has to do: the part that was given, or else its own of several processes.
+    """Return the arguments and the part of this process, of several that a launcher started.
 
-    The latter cannot all write one file, so each has its own.
+    Each process writes a file of its own. A `--part` that the user gave comes first.
     """
     from jaxcap.data.image_paths import LIST, Part
     from jaxcap.devices.hosts import launched_share
@@ -172,8 +151,8 @@ def _shared(arguments: CaptionArguments, console: Console) -> tuple[CaptionArgum
         return arguments, None
     if Path(LIST) in arguments.paths:
         raise InputError(
-            "Several processes cannot share a list on standard input, which may reach but one of "
-            "them. Give files, folders or patterns, or a --part to each."
+            "Several processes cannot share a list on standard input, because it may reach only "
+            "one of them. Give files, folders or patterns, or a --part to each."
         )
     part, output = Part(share[0] + 1, share[1]), arguments.output
     where = ""
@@ -183,7 +162,7 @@ def _shared(arguments: CaptionArguments, console: Console) -> tuple[CaptionArgum
         where = f" into {own}"
         if part.number == 1:
             parts = output.with_stem(f"{output.stem}.*-of-{part.of}")
-            where += "; afterwards put the parts together:\n  jaxcap caption --join " + shlex.join(
+            where += "; afterwards join the parts:\n  jaxcap caption --join " + shlex.join(
                 [str(parts), "--output", str(output)]
             )
     console.print(f"Process {part.number} of {part.of} captions its part{where}", soft_wrap=True)
@@ -191,7 +170,7 @@ def _shared(arguments: CaptionArguments, console: Console) -> tuple[CaptionArgum
 
 
 def _store() -> Store | None:
-    """Where programs are kept on CPUs, which trace and lower one for longer than they caption."""
+    """Return the program cache, on CPUs only: there, tracing takes longer than captioning."""
     import jax
 
     from jaxcap.files import cache_dir
@@ -204,11 +183,11 @@ def _store() -> Store | None:
 
 
 def _standard_input() -> Iterable[bytes]:
-    # A view of its own: a thread may be waiting for a line when the program ends, and Python's own
-    # standard input is closed then, which must wait for the thread.
+    # A separate file object: Python closes `sys.stdin` at exit, and closing would wait for the
+    # thread that may still be blocked in a read.
     try:
         return open(sys.stdin.fileno(), "rb", closefd=False)
-    except OSError:  # no file, as where a program calls us
+    except OSError:  # not a real file, for example under a test runner
         return sys.stdin.buffer
 
 
@@ -217,36 +196,24 @@ def _format(arguments: CaptionArguments) -> Format:
 
     if arguments.json and arguments.format not in (None, "jsonl"):
         raise InputError(
-            f"--json is --format jsonl; leave one out, or --format {arguments.format}."
+            f"--json means --format jsonl, but --format is {arguments.format}; leave one out."
         )
     name: str | None = "jsonl" if arguments.json else arguments.format
     if name is None and arguments.output is not None:
         name = SUFFIXES.get(arguments.output.suffix.lower())
         if name is None:
             raise InputError(
-                f"--output {arguments.output}: which format? Give --format {', '.join(FORMATS)}, "
-                f"or a name that ends in {', '.join(SUFFIXES)}."
+                f"--output {arguments.output}: unknown format. Give --format "
+                f"{', '.join(FORMATS)}, or a name that ends in {', '.join(SUFFIXES)}."
             )
     if arguments.words and name != "jsonl":
-        raise InputError("--words: only JSON lines have room for words; give --format jsonl.")
+        raise InputError("--words needs --format jsonl.")
     return FORMATS[name or "text"](words=arguments.words)
-
-
-def _search(arguments: CaptionArguments) -> dict[str, object]:
-    from jaxcap.config import SearchConfig
-
-    names = {each.name for each in dataclasses.fields(SearchConfig)}
-    same = {name: value for name, value in vars(arguments).items() if name in names}
-    return given(
-        **same,
-        required_words=arguments.require or None,
-        banned_words=arguments.ban or None,
-    )
 
 
 @dataclass
 class _Tally:
-    """How many images were captioned, and which could not be, and why."""
+    """Counts of captioned and failed images, and why those failed."""
 
     console: Console
     quiet: bool
@@ -263,7 +230,7 @@ class _Tally:
             self.reasons.append(reason)
 
     def tell(self) -> None:
-        """Says now and then how far it is, where captions themselves are not seen."""
+        """Report progress from time to time, unless captions go to standard output."""
         now = time.monotonic()
         if not self.quiet and now - self.told >= _SECONDS:
             self.told = now
@@ -272,7 +239,7 @@ class _Tally:
             self.console.print(f"captioned {self.captioned}{failed}, {rate:.1f} images/s")
 
     def close(self) -> int:
-        """Lists what failed; the exit status."""
+        """List the failures and return the exit status."""
         from jaxcap.caption_files.formats import one_line
 
         for reason in self.reasons:
@@ -291,11 +258,12 @@ def _wanted(
     file: CaptionWriter | CaptionStream,
     tally: _Tally,
 ) -> Iterator[Path]:
-    """The images of this part that have no captions yet, each once."""
+    """Yield the images of this part that have no captions yet, each once."""
     seen: dict[Key, Path] = {}
     for image in found:
         key = file.format.key(str(image.path))
-        # Before parts are looked at: what is found twice, below two folders, has two names there.
+        # Before parts are checked: an image below two given folders has two names, and each name
+        # may belong to another part.
         other = seen.setdefault(key, image.path)
         if part is not None and image not in part:
             continue
@@ -316,7 +284,7 @@ def _caption(
     arguments: CaptionArguments,
 ) -> None:
     first = list(itertools.islice(wanted, arguments.batch_size))
-    # For few images a smaller program, but of few sizes, as each is compiled once.
+    # A few images get a smaller batch, of one of few sizes, because each size is compiled.
     sizes = (1, _FEW, arguments.batch_size)
     size = min(arguments.batch_size, next(n for n in sizes if n >= len(first)))
     for result in captioner.caption(
@@ -334,16 +302,16 @@ def _join(arguments: CaptionArguments, console: Console) -> int:
     from jaxcap.caption_files.writing import CaptionWriter, read_entries
 
     if arguments.output is None:
-        raise InputError("--join: into which file? Give --output.")
+        raise InputError("--join needs --output, the file to write.")
     parts = [
         path
         for argument in arguments.paths
         for path in ([argument] if argument.exists() else _matching(argument))
     ]
     if not parts:
-        raise InputError("--join: which files? Give those of all parts.")
+        raise InputError("--join needs the files of all parts as PATHs.")
     format = _format(arguments)
-    for part in parts:  # all of them, before anything is written
+    for part in parts:  # read every file once before writing anything
         for _ in read_entries(part, format):
             pass
     with CaptionWriter(arguments.output, format) as file:
@@ -360,5 +328,5 @@ def _join(arguments: CaptionArguments, console: Console) -> int:
 def _matching(pattern: Path) -> list[Path]:
     found = sorted(map(Path, glob.glob(str(pattern), recursive=True)))
     if not found:
-        raise InputError(f"{pattern}: there is no such file.")
+        raise InputError(f"{pattern}: no such file.")
     return found

@@ -1,43 +1,47 @@
-"""`evaluate.py`: captions and scores a split."""
+"""`evaluate.py`: caption and score a split."""
 
 from __future__ import annotations
 
 import os
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import tyro
 from rich.console import Console
 
-from jaxcap.commands import given, print_scores
+from jaxcap.commands import print_scores
+from jaxcap.commands.data_folder import choose_data_dir
+from jaxcap.commands.search_options import SearchGroup, SearchOptions, given_search
 from jaxcap.errors import InputError
 
 
 @dataclass(frozen=True)
 class EvaluateArguments:
-    """Captions every image of a split, scores the captions and writes a report.
+    """Caption every image of a split, score the captions and write a report.
 
-    Several processes, found as train.py finds them or named by JAX_COORDINATOR_ADDRESS,
-    JAX_NUM_PROCESSES and JAX_PROCESS_ID, share the images.
+    Several processes share the images. A launcher starts them as for train.py, or
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID connect them.
     """
 
     run: tyro.conf.Positional[Path]
-    """Directory of a run, as train.py left it, or a published model."""
+    """Directory of a run, or a published model."""
     split: str = "dev"
+    """The split to caption; dev[:100] is its first 100 images."""
     data_dir: Path | None = None
-    """Where prepared data sets lie, if not where they lay in training."""
-    beam_size: int | None = None
-    length_penalty: float | None = None
+    """Folder of the prepared data sets; default $TFDS_DATA_DIR, else ~/tensorflow_datasets. A
+    folder that only the run's config.json names is not opened."""
     output: Path | None = None
-    """Folder for captions, scores and report; default: the run's. A published model has none."""
+    """Folder for captions, scores and report; default: the run's directory. A published model
+    needs one."""
     latest: bool = False
     """Use the latest checkpoint instead of the best."""
+    search: SearchGroup = field(default_factory=SearchOptions)
 
 
 def run(arguments: EvaluateArguments, console: Console) -> int:
-    """Leaves captions, scores and a report in the directory of the run."""
+    """Write captions, scores and a report, and print the scores."""
     from jaxcap.captioning.loaded_model import load
     from jaxcap.datasets.prepare import load_source
     from jaxcap.devices import hosts
@@ -51,16 +55,15 @@ def run(arguments: EvaluateArguments, console: Console) -> int:
     with hosts.all_succeed():
         directory = _directory(arguments)
         captioner = load(arguments.run, best=not arguments.latest)
-        captioner = captioner.with_search(
-            **given(beam_size=arguments.beam_size, length_penalty=arguments.length_penalty)
-        )
+        captioner = captioner.with_search(**given_search(arguments.search))
         if hosts.is_first() and not (directory.is_dir() and os.access(directory, os.W_OK)):
             raise InputError(
-                f"{directory}: the results would lie there, but it is no folder that can be "
-                "written to. Give --output, a folder where you may write."
+                f"{directory}: cannot write the results to this folder. Give --output, a folder "
+                "with write permission."
             )
         data = captioner.config.data
-        source = load_source(data.name, arguments.split, arguments.data_dir or data.directory)
+        data_dir = choose_data_dir(arguments.data_dir, data, run=arguments.run)
+        source = load_source(data.name, arguments.split, data_dir)
     with (
         hosts.ending_with_others(),
         Display(console, f"captioning {arguments.split}", total=len(source)) as display,
@@ -75,7 +78,7 @@ def run(arguments: EvaluateArguments, console: Console) -> int:
             attention=True,
         )
     command = "python evaluate.py " + shlex.join(sys.argv[1:])
-    with hosts.all_succeed():  # the others wait until all is written
+    with hosts.all_succeed():  # the other processes wait until everything is written
         if hosts.is_first():
             paths = write_evaluation(
                 evaluation,
@@ -92,12 +95,14 @@ def run(arguments: EvaluateArguments, console: Console) -> int:
 
 
 def _directory(arguments: EvaluateArguments) -> Path:
-    """Where the results go; it exists."""
+    """Return the folder of the results, created if `--output` names a new one."""
     from jaxcap.storage.published import is_published
 
     if arguments.output is None:
         if is_published(arguments.run):
-            raise InputError(f"{arguments.run}: where do the results go? Give --output DIR.")
+            raise InputError(
+                f"{arguments.run}: a published model has no folder for results. Give --output DIR."
+            )
         return arguments.run
     try:
         arguments.output.mkdir(parents=True, exist_ok=True)

@@ -1,15 +1,15 @@
-"""`jaxcap export`: a trained captioner as a file for others."""
+"""`jaxcap export`: write a trained captioner to a file for others."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import tyro
 from rich.console import Console
 
-from jaxcap.commands import given
+from jaxcap.commands.search_options import SearchGroup, SearchOptions, given_search
 from jaxcap.errors import InputError
 
 _FORMATS = {".safetensors": "safetensors", ".stablehlo": "stablehlo"}
@@ -17,59 +17,53 @@ _FORMATS = {".safetensors": "safetensors", ".stablehlo": "stablehlo"}
 
 @dataclass(frozen=True)
 class ExportArguments:
-    """Writes a trained captioner to a file, in one of two forms.
+    """Write a trained captioner to a file, in one of two formats.
 
-    FILE.safetensors holds the weights and all that belongs to them, without the optimizer's state.
-    jaxcap loads it in the place of a run: this is how models are published.
+    FILE.safetensors holds the weights and all that the model needs, without the optimizer's state.
+    jaxcap loads it like a run: use it to publish a model.
 
-    FILE.stablehlo holds encoder and search as a program for CPU, GPU and TPU, for any number of
-    images, and FILE.json its vocabulary. To run it takes JAX alone; docs/export.md shows how.
+    FILE.stablehlo holds encoder and search as one program for CPU, GPU and TPU and any number of
+    images; FILE.json holds its vocabulary. JAX alone runs it, see docs/export.md.
     """
 
     run: tyro.conf.Positional[Path]
-    """Directory of a run, as train.py left it, or a captioner in a .safetensors file."""
+    """Directory of a run, or a captioner in a .safetensors file."""
     file: tyro.conf.Positional[Path]
-    """What to write; its suffix says in which form."""
+    """The file to write; its suffix selects the format."""
     average_with: tuple[Path, ...] = ()
-    """Further runs with the same train.start_from: the file holds the mean of all their parameters,
-    which often captions better than each of them."""
+    """More runs with the same train.start_from: write the mean of their parameters, which often
+    captions better than each of them."""
     format: Literal["safetensors", "stablehlo"] | None = None
-    """The form, for names with another suffix."""
+    """The format, for names with another suffix."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What weights are stored in. float32 keeps every bit. bfloat16 halves the file, and changes a
-    word here and there; what is computed in is left as it was trained."""
-    beam_size: int | None = None
-    """Beams kept in search; default as in training. This and the next are what the file is told;
-    whoever loads a .safetensors file may still choose otherwise."""
-    max_length: int | None = None
-    """Longest caption, in words; default as in training."""
-    length_penalty: float | None = None
-    """Exponent a of score = log p / length**a; default as in training."""
+    """Type of the stored weights. float32 keeps every bit. bfloat16 halves the file and changes a
+    word here and there; the type of computation stays as it was trained."""
     attention: bool = False
-    """stablehlo: return where the model looked at each word, too."""
+    """stablehlo: also return the attention weights of each word."""
     platforms: tuple[Literal["cpu", "cuda", "rocm", "tpu"], ...] = ("cpu", "cuda", "rocm", "tpu")
-    """stablehlo: where the program can run."""
+    """stablehlo: platforms that the program supports."""
     note: str | None = None
-    """safetensors: a line for users, such as data and licence; jaxcap caption says that of the
+    """safetensors: a line for users, such as data and licence; jaxcap caption prints it for the
     model in the package."""
     force: bool = False
-    """Replace files that exist."""
+    """Replace existing files."""
+    search: SearchGroup = field(default_factory=SearchOptions)
 
 
 def run(arguments: ExportArguments, console: Console) -> int:
-    """Writes the file, or files, and prints their names and sizes."""
+    """Write the file, or files, and print their names and sizes."""
     format = arguments.format or _FORMATS.get(arguments.file.suffix)
     if format is None:
         raise InputError(
-            f"{arguments.file}: which form? Let the name end in .safetensors (to be loaded by "
-            "jaxcap) or .stablehlo (to be run by JAX alone), or give --format."
+            f"{arguments.file}: unknown format. Let the name end in .safetensors (for jaxcap) or "
+            ".stablehlo (for JAX alone), or give --format."
         )
     if format == "safetensors" and arguments.attention:
-        raise InputError("--attention: only for .stablehlo; leave it out.")
+        raise InputError("--attention is for .stablehlo only; leave it out.")
     if format == "stablehlo" and arguments.note is not None:
-        raise InputError("--note: only for .safetensors; leave it out.")
+        raise InputError("--note is for .safetensors only; leave it out.")
     if not arguments.platforms:
-        raise InputError("--platforms: name one or more of cpu, cuda, rocm and tpu.")
+        raise InputError("--platforms is empty; give one or more of cpu, cuda, rocm and tpu.")
     files = [arguments.file]
     if format == "stablehlo":
         files.append(arguments.file.with_suffix(".json"))
@@ -79,12 +73,8 @@ def run(arguments: ExportArguments, console: Console) -> int:
     from jaxcap.captioning.loaded_model import load
     from jaxcap.storage import published
 
-    search = given(
-        beam_size=arguments.beam_size,
-        max_length=arguments.max_length,
-        length_penalty=arguments.length_penalty,
-    )
-    captioner = load(arguments.run, *arguments.average_with).averaged().with_search(**search).single
+    captioner = load(arguments.run, *arguments.average_with).averaged()
+    captioner = captioner.with_search(**given_search(arguments.search)).single
     if format == "safetensors":
         published.write(captioner, arguments.file, dtype=arguments.dtype, note=arguments.note)
     else:
@@ -101,10 +91,12 @@ def run(arguments: ExportArguments, console: Console) -> int:
 
 
 def _check_target(file: Path, files: list[Path], *, force: bool) -> None:
-    """Before minutes are spent: the file could be written, and nothing would be lost."""
+    """Refuse a file that cannot be written or would replace another, before the work starts."""
     if len(set(files)) < len(files):
-        raise InputError(f"{file}: the description goes there; call the program otherwise.")
-    if file.is_dir() or not file.parent.is_dir():
-        raise InputError(f"{file}: a folder is there, or none to write into.")
+        raise InputError(f"{file}: this is the name of the description; give another name.")
+    if file.is_dir():
+        raise InputError(f"{file}: this is a folder; give the name of a file.")
+    if not file.parent.is_dir():
+        raise InputError(f"{file}: the folder {file.parent} does not exist; create it first.")
     if file.exists() and not force:
-        raise InputError(f"{file}: there is such a file; --force replaces it.")
+        raise InputError(f"{file}: the file exists; --force replaces it.")

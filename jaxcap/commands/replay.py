@@ -1,4 +1,4 @@
-"""`jaxcap replay`: a training step that diverged, computed once more."""
+"""`jaxcap replay`: repeat a training step that diverged."""
 
 from __future__ import annotations
 
@@ -9,27 +9,36 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from jaxcap.commands.data_folder import choose_data_dir
+from jaxcap.config import load_config
+
 
 @dataclass(frozen=True)
 class ReplayArguments:
-    """Computes once more the step at which a training diverged.
+    """Repeat the step at which a training diverged.
 
     Exit status: 0 if it diverges again, 1 if it does not.
     """
 
     file: Annotated[Path, tyro.conf.Positional]
-    """diverged-STEP.npz, as the training left it in its directory."""
+    """diverged-STEP.npz in the directory of the run."""
+    data_dir: Path | None = None
+    """Folder of the prepared data sets; default $TFDS_DATA_DIR, else ~/tensorflow_datasets. A
+    folder that only the run's config.json names is not opened."""
 
 
 def run(arguments: ReplayArguments, console: Console) -> int:
-    """Says what the step gives this time, and which images it saw."""
+    """Print the results of the step and the names of its images."""
     from jaxcap.training.replaying import replay
 
-    found = replay(arguments.file, console=console)
+    data_dir, run = arguments.data_dir, arguments.file.parent
+    if (run / "config.json").is_file():
+        data_dir = choose_data_dir(data_dir, load_config(run / "config.json").data, run=run)
+    found = replay(arguments.file, data_dir=data_dir, console=console)
     print(f"step {found.step}: loss {found.loss:g}, grad_norm {found.grad_norm:g}")
     print(f"images: {' '.join(found.images)}")
     if found.divergence is None:
-        console.print("It went well this time: the device does not compute the same twice.")
+        console.print("The step did not diverge this time: this device is not deterministic.")
         return 1
-    console.print(f"It happened again: {found.divergence}.")
+    console.print(f"The step diverged again: {found.divergence}.")
     return 0

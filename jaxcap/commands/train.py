@@ -1,4 +1,4 @@
-"""`train.py`: trains what a configuration file describes."""
+"""`train.py`: train the captioner of a configuration file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _USAGE = "usage: train.py CONFIG.py [--workdir DIR] [--any.option VALUE …]; --
 
 @dataclass(frozen=True)
 class TrainArguments:
-    """Trains the captioner of a configuration file, or goes on with an interrupted run."""
+    """Train the captioner of a configuration file, or resume an interrupted run."""
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     workdir: Path = Path("runs/NAME")
@@ -28,13 +28,13 @@ class TrainArguments:
 
 
 def parse(argv: list[str]) -> TrainArguments:
-    """The arguments of `train.py`, whose defaults are the values of the file named first.
+    """Parse the arguments of `train.py`; defaults come from the configuration file named first.
 
     Raises:
-      InputError: no configuration file is named first, or it is faulty.
+      InputError: the first argument is not a configuration file, or the file is faulty.
     """
     if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
-        raise InputError(f"Which configuration? {_USAGE}")
+        raise InputError(f"No configuration file is named first. {_USAGE}")
     if argv[0] in ("-h", "--help"):
         program, options, default = "CONFIG.py", ["--help"], TrainArguments(Config())
     else:
@@ -45,7 +45,7 @@ def parse(argv: list[str]) -> TrainArguments:
 
 
 def run(arguments: TrainArguments, console: Console) -> int:
-    """Trains to the end and says what came of it, or how to go on after a signal."""
+    """Train to the end and print the scores; after a signal, print how to resume."""
     from jaxcap.devices import hosts
     from jaxcap.training import Interrupted, train
 
@@ -53,7 +53,7 @@ def run(arguments: TrainArguments, console: Console) -> int:
         summary = train(arguments.config, arguments.workdir, console=console)
     except Interrupted as interrupted:
         console.print(
-            f"{interrupted} To go on, give the same command again:", soft_wrap=True, highlight=False
+            f"{interrupted} To resume, repeat the command:", soft_wrap=True, highlight=False
         )
         console.print(f"  python {shlex.join(sys.argv)}", soft_wrap=True)
         return interrupted.status
@@ -63,6 +63,8 @@ def run(arguments: TrainArguments, console: Console) -> int:
     console.print(f"Trained for {summary.seconds / 60:.1f} minutes. Next:")
     directory = shlex.quote(str(arguments.workdir))
     split = shlex.quote(arguments.config.evaluation.split)
-    console.print(f"  python evaluate.py {directory} --split {split}", soft_wrap=True)
+    data_dir = arguments.config.data.directory
+    where = "" if data_dir is None else f" --data-dir {shlex.quote(str(data_dir))}"
+    console.print(f"  python evaluate.py {directory} --split {split}{where}", soft_wrap=True)
     console.print(f"  jaxcap caption PHOTO.jpg --model {directory}", soft_wrap=True)
     return 0

@@ -75,7 +75,7 @@ def _check_target(arguments: WeightsArguments) -> None:
     if target.is_dir() or not target.parent.is_dir():
         raise InputError(f"--to {target}: a folder is there, or none to write into.")
     if target.exists() and not arguments.force:
-        raise InputError(f"--to {target}: there is such a file; --force replaces it.")
+        raise InputError(f"--to {target}: the file exists; --force replaces it.")
 
 
 def _summary(file: WeightFile) -> str:

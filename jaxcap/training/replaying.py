@@ -36,11 +36,14 @@ class Replay:
     divergence: Divergence | None
 
 
-def replay(path: Path, *, console: Console) -> Replay:
+def replay(path: Path, *, console: Console, data_dir: Path | None = None) -> Replay:
     """Computes the steps from the last checkpoint to the one that diverged, whose batch is `path`.
 
     Writes nothing. The steps in between are those of the training, to the bit where the device
     computes the same twice.
+
+    Args:
+      data_dir: the folder of the data sets, in the place of the one in the run's configuration.
 
     Raises:
       InputError: `path` is no `diverged-STEP.npz` in the directory of a run, or its checkpoint is
@@ -48,6 +51,9 @@ def replay(path: Path, *, console: Console) -> Replay:
     """
     offender, workdir = load_offender(path), path.parent
     config = load_config(workdir / "config.json")
+    if data_dir is not None:
+        data = dataclasses.replace(config.data, data_dir=str(data_dir))
+        config = dataclasses.replace(config, data=data)
     if config.train.device == "cpu":
         use_device("cpu")
     # The other kinds are what JAX finds by itself, where they are.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import subprocess
@@ -14,13 +15,16 @@ import pytest
 from rich.console import Console
 
 from jaxcap.commands.export import ExportArguments, run
+from jaxcap.commands.search_options import SearchOptions
 from jaxcap.errors import InputError
 from jaxcap.storage import published
 
 
 def _run(*arguments: Path | str, **options: object) -> int:
     console = Console(file=io.StringIO(), markup=False)
-    return run(ExportArguments(*map(Path, arguments), **options), console)
+    names = {field.name for field in dataclasses.fields(SearchOptions)}
+    search = SearchOptions(**{name: options.pop(name) for name in names & options.keys()})
+    return run(ExportArguments(*map(Path, arguments), search=search, **options), console)
 
 
 def test_a_published_file_and_a_program_made_of_it(tiny_run, tmp_path, capsys) -> None:
@@ -45,20 +49,20 @@ def test_the_mean_of_two_runs(tiny_run, tmp_path) -> None:
         *(jax.tree.leaves(published.read(path).variables) for path in (mean, one)), strict=True
     ):
         np.testing.assert_allclose(found, expected, rtol=1e-6)
-    with pytest.raises(InputError, match="there is no such run directory"):
+    with pytest.raises(InputError, match="no such run directory"):
         _run(tiny_run, tmp_path / "other.safetensors", average_with=(tmp_path / "absent",))
 
 
 def test_what_exists_is_left_alone(tiny_run, tmp_path) -> None:
     model = tmp_path / "model.safetensors"
     model.write_text("old")
-    with pytest.raises(InputError, match=r"model\.safetensors: there is such a file; --force"):
+    with pytest.raises(InputError, match=r"model\.safetensors: the file exists; --force"):
         _run(tiny_run, model)
     assert model.read_text() == "old"
     assert _run(tiny_run, model, force=True) == 0
     assert published.read(model).step > 0
     (tmp_path / "model.json").write_text("{}")
-    with pytest.raises(InputError, match=r"model\.json: there is such a file; --force"):
+    with pytest.raises(InputError, match=r"model\.json: the file exists; --force"):
         _run(tiny_run, tmp_path / "model.stablehlo")
     assert not (tmp_path / "model.stablehlo").exists()
 
@@ -66,12 +70,12 @@ def test_what_exists_is_left_alone(tiny_run, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("file", "options", "message"),
     [
-        ("model.bin", {}, r"model\.bin: which form\?"),
-        ("no/model.stablehlo", {}, "a folder is there, or none to write into"),
-        (".", {"format": "safetensors"}, "a folder is there, or none to write into"),
-        ("model.json", {"format": "stablehlo"}, "call the program otherwise"),
-        ("model.safetensors", {"attention": True}, "--attention: only for"),
-        ("model.stablehlo", {"platforms": ()}, "--platforms: name one"),
+        ("model.bin", {}, r"model\.bin: unknown format"),
+        ("no/model.stablehlo", {}, r"the folder .*no does not exist; create it first"),
+        (".", {"format": "safetensors"}, "this is a folder; give the name of a file"),
+        ("model.json", {"format": "stablehlo"}, "this is the name of the description"),
+        ("model.safetensors", {"attention": True}, "--attention is for .stablehlo only"),
+        ("model.stablehlo", {"platforms": ()}, "--platforms is empty"),
         ("model.safetensors", {"beam_size": 0}, "beam size 0"),
     ],
 )
@@ -82,7 +86,7 @@ def test_what_cannot_be_done_is_refused(tiny_run, tmp_path, file, options, messa
 
 
 def test_no_run(tmp_path) -> None:
-    with pytest.raises(InputError, match="nothing: there is no such"):
+    with pytest.raises(InputError, match="nothing: no such run directory"):
         _run(tmp_path / "nothing", tmp_path / "model.safetensors")
     assert list(tmp_path.iterdir()) == []
 
@@ -92,4 +96,4 @@ def test_the_command_line_knows_it(tmp_path) -> None:
     arguments = [str(tmp_path / "run"), str(tmp_path / "x.safetensors")]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "there is no such" in done.stderr
+    assert "no such run directory" in done.stderr

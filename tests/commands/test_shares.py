@@ -97,7 +97,9 @@ def test_two_processes_evaluate_as_one(tiny_run: Path, tiny_data: Path, tmp_path
 
     one, two = (shutil.copytree(tiny_run, tmp_path / n / tiny_run.name) for n in ("one", "two"))
     quiet = Console(quiet=True)
-    assert evaluate.run(evaluate.EvaluateArguments(one, split="test"), quiet) == 0
+    assert (
+        evaluate.run(evaluate.EvaluateArguments(one, split="test", data_dir=tiny_data), quiet) == 0
+    )
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         port = listening.getsockname()[1]
@@ -106,6 +108,7 @@ def test_two_processes_evaluate_as_one(tiny_run: Path, tiny_data: Path, tmp_path
             [sys.executable, str(ROOT / "evaluate.py"), str(two), "--split", "test"],
             env=os.environ
             | {
+                "TFDS_DATA_DIR": str(tiny_data),
                 "JAX_NUM_CPU_DEVICES": "2",
                 "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
                 "JAX_NUM_PROCESSES": "2",
@@ -133,9 +136,9 @@ def test_two_processes_evaluate_as_one(tiny_run: Path, tiny_data: Path, tmp_path
     ]
 
 
-def test_results_that_could_not_be_written_are_refused_before_they_are_made(
+def test_an_unwritable_folder_is_refused_before_the_work(
     tiny_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: path != tiny_run)
-    with pytest.raises(InputError, match="no folder that can be written to"):
+    with pytest.raises(InputError, match="cannot write the results to this folder"):
         evaluate.run(evaluate.EvaluateArguments(tiny_run), Console(quiet=True))

@@ -102,7 +102,7 @@ def test_a_converted_file_gives_the_same_weights(vgg16, tmp_path, capsys):
 def test_a_file_is_replaced_only_by_force(vgg16, tmp_path):
     target = tmp_path / "out.safetensors"
     target.write_text("precious")
-    with pytest.raises(InputError, match=r"out\.safetensors: there is such a file; --force"):
+    with pytest.raises(InputError, match=r"out\.safetensors: the file exists; --force"):
         _run(vgg16[1], to=target)
     assert target.read_text() == "precious"
     assert _run(vgg16[1], to=target, force=True)[0] == 0
