@@ -6,14 +6,13 @@ transparency, or an EXIF orientation.
 
 from __future__ import annotations
 
-import io
-import warnings
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageEnhance
 
+from jaxcap.data.image_files import bound_memory, open_image
 from jaxcap.errors import InputError
 
 # The transposition that undoes each EXIF orientation (EXIF 2.32, tag 0x0112); 1 is upright.
@@ -27,7 +26,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_PILLOW = r"PIL\."  # matches Pillow's modules in a warning filter
 
 
 def decode(
@@ -54,9 +52,10 @@ def decode(
     elif isinstance(data, Image.Image):
         image = data
     else:
-        image = _open(data, name)
+        image = open_image(data, name)
         if size is not None:
             image.draft(None, (size, size))
+    bound_memory(image, name)
     try:
         image.load()
         rgb = np.array(_to_rgb(_upright(image)), np.uint8)
@@ -65,43 +64,6 @@ def decode(
     if rgb.size == 0:
         raise InputError(f"{name}: the image has no pixels ({rgb.shape[1]}×{rgb.shape[0]})")
     return rgb
-
-
-def _open(data: bytes | Path, name: str) -> Image.Image:
-    """Open an image file without decoding its pixels."""
-    if isinstance(data, Path):
-        try:
-            data = data.read_bytes()
-        except OSError as error:
-            raise InputError(f"{name}: cannot read the file: {error.strerror}") from error
-        except ValueError as error:  # a NUL in the path
-            raise InputError(f"{name}: cannot read the file: {error}") from error
-        except MemoryError as error:
-            raise InputError(f"{name}: cannot read the file: it is too large") from error
-    if not data:
-        raise InputError(f"{name}: the file is empty")
-    _silence_pillow()
-    try:
-        return Image.open(io.BytesIO(data))
-    except Image.DecompressionBombError as error:
-        raise InputError(
-            f"{name}: the image has more pixels than are safe to decode (a decompression bomb?): "
-            f"{error}. Scale it down first"
-        ) from error
-    except Exception as error:
-        start = bytes(data[:256]).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-        if start.startswith((b"<!doctype html", b"<html")):
-            raise InputError(f"{name}: an HTML page, not an image (a failed download?)") from error
-        raise InputError(f"{name}: not an image, or its header is damaged") from error
-
-
-def _silence_pillow() -> None:
-    """Suppress Pillow's warnings about odd metadata and large images: users cannot act on them.
-
-    `warnings.catch_warnings` would swap global state under the threads that decode.
-    """
-    if not any(getattr(entry[3], "pattern", None) == _PILLOW for entry in warnings.filters):
-        warnings.filterwarnings("ignore", module=_PILLOW)
 
 
 def _from_array(array: np.ndarray, name: str) -> Image.Image:

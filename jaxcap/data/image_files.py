@@ -1,0 +1,212 @@
+"""Open image files that strangers made: known formats only, and within bounds of memory.
+
+Pillow chooses a plugin by the first bytes of a file. Some of its plugins start other programs or
+expand without limit, so a file is opened only in one of `FORMATS`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import io
+import math
+import os
+import stat
+import warnings
+from pathlib import Path
+
+from PIL import Image, JpegImagePlugin
+
+from jaxcap.errors import InputError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+"""Pillow's names of the formats that are opened. The extra `heic` adds HEIF."""
+
+MAX_FILE_BYTES = 2**30
+MAX_DECODED_BYTES = 2**31
+"""Memory that the pixels of one image may take while it becomes upright RGB."""
+MAX_JPEG_PIXELS = 2**29
+"""A JPEG larger than `MAX_DECODED_BYTES` is decoded at a reduced size, up to this bound."""
+
+# Bytes per pixel while an image becomes RGB: Pillow's own, and the copies that conversion makes.
+_RGB_COST = 4 + 4 + 3
+_COST = {
+    "1": 8,
+    "L": 8,
+    "P": 8,
+    "RGB": _RGB_COST,
+    "YCbCr": _RGB_COST,
+    "CMYK": _RGB_COST,
+    "RGBA": 23,
+    "LA": 23,
+    "PA": 23,
+}
+_WIDE_COST = 32  # more than 8 bits a channel: scaled in float64
+
+# First bytes of files that are often called .jpg, and what to do about them.
+_STRANGERS: tuple[tuple[bytes, int, str], ...] = (
+    (b"<!doctype html", 0, "an HTML page, not an image (a failed download?)"),
+    (b"<html", 0, "an HTML page, not an image (a failed download?)"),
+    (b"<svg", 0, "an SVG drawing; convert it to PNG"),
+    (b"<?xml", 0, "XML, perhaps an SVG drawing; convert it to PNG"),
+    (b"%!ps", 0, "PostScript; convert it to PNG"),
+    (b"%pdf", 0, "a PDF document; convert its pages to PNG"),
+    (b"version https://git-lfs", 0, "a Git LFS pointer, not the image itself; run `git lfs pull`"),
+    (b"\x00\x05\x16\x07", 0, "metadata that macOS left beside the image (AppleDouble)"),
+    (b"\xff\x0a", 0, "a JPEG XL image; convert it to JPEG or PNG"),
+    (b"\x00\x00\x00\x0cjxl ", 0, "a JPEG XL image; convert it to JPEG or PNG"),
+    (b"ftypheic", 4, "a HEIC image; install 'jaxcap[heic]' to read it"),
+    (b"ftypheix", 4, "a HEIC image; install 'jaxcap[heic]' to read it"),
+    (b"ftypmif1", 4, "a HEIF image; install 'jaxcap[heic]' to read it"),
+    (b"ftyp", 4, "a video or an image of a format that is not read; convert it to JPEG"),
+    (b"pk\x03\x04", 0, "a ZIP archive; unpack it"),
+    (b"\x1f\x8b", 0, "a gzip archive; unpack it"),
+)
+
+# PNG chunks that hold no pixels and that Pillow refuses when they are large.
+_PNG_METADATA = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+_PILLOW = r"PIL\."  # matches Pillow's modules in a warning filter
+
+
+def open_image(data: bytes | Path, name: str) -> Image.Image:
+    """Open an image file without decoding its pixels.
+
+    Args:
+      data: the bytes of a file, or its path.
+      name: the name of the image in error messages.
+
+    Raises:
+      InputError: the file cannot be read, or is not in one of `FORMATS`; the message gives the
+        reason.
+    """
+    if isinstance(data, Path):
+        data = read_bytes(data, name)
+    if not data:
+        raise InputError(f"{name}: the file is empty")
+    _silence_pillow()
+    try:
+        return Image.open(io.BytesIO(data), formats=_formats())
+    except Image.DecompressionBombError:
+        if data[:2] == b"\xff\xd8":
+            return _open_large_jpeg(data, name)
+        raise InputError(_too_large(name, *_size_of(data))) from None
+    except Exception as error:
+        if (shorter := _without_png_metadata(data)) is not None:
+            return open_image(shorter, name)
+        raise InputError(f"{name}: {_reason(data)}") from error
+
+
+def read_bytes(path: Path, name: str) -> bytes:
+    """Read a regular file of at most `MAX_FILE_BYTES`.
+
+    Raises:
+      InputError: it cannot be read, is a pipe or a device, or is too large.
+    """
+    try:
+        # A pipe that nobody writes to would block `open` itself.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with open(descriptor, "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise InputError(f"{name}: not a regular file, but a folder, a pipe or a device")
+            if status.st_size > MAX_FILE_BYTES:
+                raise InputError(
+                    f"{name}: the file has {status.st_size:,} bytes; at most {MAX_FILE_BYTES:,} "
+                    "are read as an image"
+                )
+            return file.read(MAX_FILE_BYTES)
+    except OSError as error:
+        raise InputError(f"{name}: cannot read the file: {error.strerror}") from error
+    except ValueError as error:  # a NUL in the path
+        raise InputError(f"{name}: cannot read the file: {error}") from error
+
+
+def bound_memory(image: Image.Image, name: str) -> None:
+    """Make sure that decoding fits into `MAX_DECODED_BYTES`; reduce a JPEG that would not.
+
+    Raises:
+      InputError: the image has too many pixels for its format.
+    """
+    cost = _COST.get(image.mode, _WIDE_COST)
+    if isinstance(image, JpegImagePlugin.JpegImageFile):
+        scale = math.ceil(math.sqrt(image.width * image.height * cost / MAX_DECODED_BYTES))
+        if scale > 1:  # Pillow heeds one call only, and rounds down to 2, 4 or 8
+            scale = min(8, 2 ** math.ceil(math.log2(scale)))
+            image.draft(None, (image.width // scale, image.height // scale))
+    if image.width * image.height * cost <= MAX_DECODED_BYTES:
+        return
+    raise InputError(_too_large(name, *image.size, image.mode))
+
+
+def _open_large_jpeg(data: bytes, name: str) -> Image.Image:
+    image = JpegImagePlugin.JpegImageFile(io.BytesIO(data))
+    if image.width * image.height > MAX_JPEG_PIXELS:
+        raise InputError(_too_large(name, *image.size))
+    return image
+
+
+def _too_large(name: str, width: int = 0, height: int = 0, mode: str = "") -> str:
+    found = f" ({width}×{height}{f', mode {mode}' if mode else ''})" if width else ""
+    return f"{name}: the image has too many pixels to decode{found}; scale it down first"
+
+
+def _size_of(data: bytes) -> tuple[int, int]:
+    """Return width and height from the header, or (0, 0)."""
+    for kind in FORMATS:
+        factory, accepts = Image.OPEN[kind]
+        if accepts is not None and accepts(data[:16]) is True:
+            try:
+                return factory(io.BytesIO(data), "").size
+            except Exception:  # the size is only for the message
+                break
+    return 0, 0
+
+
+def _reason(data: bytes) -> str:
+    """Say why a file was not opened: what it is instead, or what its decoder complains of."""
+    start = data[:256].lstrip(b"\xef\xbb\xbf \t\r\n") if data[:1] in b"\xef \t\r\n<" else data
+    for magic, offset, what in _STRANGERS:
+        if start[offset : offset + len(magic)].lower() == magic:
+            return what
+    for kind in FORMATS:
+        factory, accepts = Image.OPEN[kind]
+        if accepts is not None and accepts(data[:16]) is True:
+            try:
+                factory(io.BytesIO(data), "")
+            except Exception as error:
+                return f"the header of this {kind} file is damaged: {error}"
+    return f"not an image in one of the formats that are read: {', '.join(FORMATS)}"
+
+
+def _without_png_metadata(data: bytes) -> bytes | None:
+    """Return a PNG file without texts and colour profile; None if there is nothing to leave out."""
+    if data[:8] != b"\x89PNG\r\n\x1a\n":
+        return None
+    parts, place = [data[:8]], 8
+    while place + 12 <= len(data):
+        end = place + 12 + int.from_bytes(data[place : place + 4], "big")
+        if data[place + 4 : place + 8] not in _PNG_METADATA:
+            parts.append(data[place:end])
+        place = end
+    shorter = b"".join(parts)
+    return shorter if len(shorter) < len(data) else None
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    try:
+        heif = importlib.import_module("pillow_heif")
+    except ImportError:
+        return FORMATS
+    heif.register_heif_opener()
+    return (*FORMATS, "HEIF")
+
+
+def _silence_pillow() -> None:
+    """Suppress Pillow's warnings about odd metadata and large images: users cannot act on them.
+
+    `warnings.catch_warnings` would swap global state under the threads that decode.
+    """
+    if not any(getattr(entry[3], "pattern", None) == _PILLOW for entry in warnings.filters):
+        warnings.filterwarnings("ignore", module=_PILLOW)

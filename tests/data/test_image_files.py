@@ -1,0 +1,131 @@
+"""Only known formats are opened, from regular files, and within bounds of memory."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from jaxcap.data import image_files, images
+from jaxcap.errors import InputError
+
+SCENE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8))
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", image_files.FORMATS)
+def test_every_listed_format_is_read(kind: str) -> None:
+    decoded = images.decode(encoded(SCENE, kind), name="x")
+    assert decoded.shape == (24, 32, 3)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PCX", "TGA", "ICO", "PDF", "SGI"])
+def test_no_other_format_is_opened(kind: str) -> None:
+    with pytest.raises(InputError, match=r"^photo\.jpg: "):
+        images.decode(encoded(SCENE, kind), name="photo.jpg")
+
+
+def test_postscript_starts_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, program = tmp_path / "log", tmp_path / "gs"
+    program.write_text(f"#!/bin/sh\necho called >> {log}\nexit 1\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(InputError, match=r"photo\.jpg: PostScript; convert it to PNG"):
+        images.decode(encoded(SCENE, "EPS"), name="photo.jpg")
+    assert not log.exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
+        (b"\0\x05\x16\x07\0\x02\0\0Mac OS X        ", "AppleDouble"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", r"HEIC image; install 'jaxcap\[heic\]'"),
+        (b"\0\0\0\x20ftypisom\0\0\2\0isomiso2", "a video"),
+        (b"\xff\x0a\xfa\x7f", "JPEG XL"),
+        (b"%PDF-1.7\n", "PDF"),
+        (b'<?xml version="1.0"?><svg/>', "SVG"),
+        (b"PK\3\4\x14\0", "ZIP archive"),
+    ],
+)
+def test_a_stranger_is_called_by_its_name(data: bytes, what: str) -> None:
+    with pytest.raises(InputError, match=rf"^IMG_1\.jpg: .*{what}"):
+        images.decode(data, name="IMG_1.jpg")
+
+
+def test_large_texts_and_profiles_in_png_files_do_not_matter() -> None:
+    text = PngImagePlugin.PngInfo()
+    text.add_text("workflow", "x" * 2_000_000, zip=True)
+    for data in (
+        encoded(SCENE, "PNG", pnginfo=text),
+        encoded(SCENE, "PNG", icc_profile=bytes(1_500_000)),
+    ):
+        np.testing.assert_array_equal(images.decode(data, name="x"), np.asarray(SCENE))
+
+
+def test_a_jpeg_beyond_the_bound_is_reduced_and_other_formats_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(image_files, "MAX_DECODED_BYTES", 11 * 400 * 300)
+    large = SCENE.resize((1600, 1200))
+    assert images.decode(encoded(large, "JPEG"), name="x").shape == (300, 400, 3)
+    with pytest.raises(InputError, match=r"x: .*too many pixels to decode \(1600×1200, mode RGB\)"):
+        images.decode(encoded(large, "PNG"), name="x")
+
+
+def test_a_jpeg_that_pillow_takes_for_a_bomb_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert images.decode(encoded(SCENE, "JPEG"), name="x").shape == (24, 32, 3)
+
+
+def test_a_small_tiff_that_unpacks_to_gigabytes_is_refused_before_decoding() -> None:
+    """10,000 × 10,000 floats, of which the file holds one empty strip."""
+    entries = [
+        (256, 4, 10_000),  # width
+        (257, 4, 10_000),  # height
+        (258, 3, 32),  # bits per sample
+        (259, 3, 8),  # deflate
+        (262, 3, 1),  # black is zero
+        (273, 4, 200),  # offset of the strip
+        (277, 3, 1),  # samples per pixel
+        (278, 4, 10_000),  # rows per strip
+        (279, 4, 20),  # bytes of the strip
+        (339, 3, 3),  # floats
+    ]
+    table = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
+    data = b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + bytes(4)
+    data = data.ljust(200, b"\0") + zlib.compress(bytes(1000))
+    with pytest.raises(InputError, match=r"too many pixels to decode \(10000×10000, mode F\)"):
+        images.decode(data, name="x.tif")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_pipes_devices_and_folders_are_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "zero.jpg").symlink_to("/dev/zero")
+    for name in ("pipe.jpg", "zero.jpg"):
+        with pytest.raises(InputError, match=rf"{name}: not a regular file"):
+            images.decode(tmp_path / name, name=name)
+    with pytest.raises(InputError, match=r"cannot read the file|not a regular file"):
+        images.decode(tmp_path, name="folder.jpg")
+
+
+def test_a_file_of_too_many_bytes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_files, "MAX_FILE_BYTES", 100)
+    (tmp_path / "a.bmp").write_bytes(encoded(SCENE, "BMP"))
+    with pytest.raises(InputError, match=r"a\.bmp: the file has [\d,]+ bytes; at most 100"):
+        images.decode(tmp_path / "a.bmp", name="a.bmp")
