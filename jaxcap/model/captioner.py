@@ -96,7 +96,8 @@ class Captioner(nn.Module):
           own_words: scheduled sampling; the tokens to replace by the model's own predictions.
 
         Raises:
-          TypeError: both or neither of `images` and `features` are given.
+          TypeError: both or neither of `images` and `features` are given, or one has another
+            type or rank.
 
         Returns:
           Logits `[B, N, T, V]` and attention weights `[B, N, T, P]`.
@@ -107,6 +108,8 @@ class Captioner(nn.Module):
             if images is None:
                 raise TypeError("Captioner: give images or features.")
             features = self.encode(images, train=train)
+        if features.ndim != 3:
+            raise TypeError(f"Captioner: features must be [B, P, D], not {list(features.shape)}.")
         return self.decoder(features, tokens, train=train, own_words=own_words)
 
 

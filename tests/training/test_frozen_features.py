@@ -17,13 +17,13 @@ import jax
 import numpy as np
 import pytest
 from configurations import changed
-from jaxcap.datasets.prepare import load_source
 from PIL import Image
 from rich.console import Console
 
 from jaxcap.captioning.loaded_model import load
 from jaxcap.config import Config, load_config, save_config, validate
 from jaxcap.data import images, pipeline
+from jaxcap.datasets.prepare import load_source
 from jaxcap.errors import InputError
 from jaxcap.evaluation import evaluate_source, read_metrics
 from jaxcap.model.captioner import Captioner, create_captioner, init_variables

@@ -1,1 +1,1 @@
-"""One training step, pure: losses, optimizer, state and `train_step`. Read `train_step` first."""
+"""One training step as pure functions. Read `train_step` first."""

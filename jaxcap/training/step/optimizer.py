@@ -1,4 +1,4 @@
-"""The gradient transformation of a configuration: schedule, optimizer, decay, clipping."""
+"""The optimizer: learning-rate schedule, update direction, weight decay and clipping."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from jaxcap.model.encoders.freezing import stage_of
 
 
 def learning_rate(config: TrainConfig, *, steps_per_epoch: int) -> optax.Schedule:
-    """Linear warm-up to the peak, then what `config.schedule` names.
+    """Create the schedule: linear warm-up to the peak, then decay by `config.schedule`.
 
-    With i steps since the warm-up, of n that remain, and the peak η:
+    With the peak η, at step i of the n steps after warm-up:
       cosine       η (1 + cos(π i / n)) / 2 (Loshchilov and Hutter 2016,
                    https://arxiv.org/abs/1608.03983, equation 5)
       linear       η (1 − i / n)
@@ -44,15 +44,15 @@ def learning_rate(config: TrainConfig, *, steps_per_epoch: int) -> optax.Schedul
 
 
 def _matrices(params: Any) -> Any:
-    """Weight decay shrinks matrices and kernels; biases and normalisation stay free."""
+    """Mask the parameters to decay: matrices and kernels, but no biases or normalisation."""
     return jax.tree.map(lambda x: x.ndim > 1, params)
 
 
-# Whither a step goes, before decay and learning rate.
+# The direction of one update, before weight decay and learning rate.
 _DIRECTIONS: dict[str, Callable[[TrainConfig], optax.GradientTransformation]] = {
     # Kingma and Ba 2014, https://arxiv.org/abs/1412.6980
     "adam": lambda _: optax.scale_by_adam(),
-    # The same with decay: Loshchilov and Hutter 2017, https://arxiv.org/abs/1711.05101
+    # Adam with decoupled decay: Loshchilov and Hutter 2017, https://arxiv.org/abs/1711.05101
     "adamw": lambda _: optax.scale_by_adam(),
     # Dozat 2016, https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ
     "nadamw": lambda _: optax.scale_by_adam(nesterov=True),
@@ -60,8 +60,8 @@ _DIRECTIONS: dict[str, Callable[[TrainConfig], optax.GradientTransformation]] = 
     "adabelief": lambda _: optax.scale_by_belief(),
     # Chen et al. 2023, https://arxiv.org/abs/2302.06675; rates 3 to 10 times below Adam's
     "lion": lambda _: optax.scale_by_lion(),
-    # Shazeer and Stern 2018, https://arxiv.org/abs/1804.04235, algorithm 4; moments by rows and
-    # columns, and a rate relative to the size of the parameters
+    # Shazeer and Stern 2018, https://arxiv.org/abs/1804.04235, algorithm 4: factored second
+    # moments, and a rate relative to the scale of the parameters
     "adafactor": lambda _: optax.chain(
         optax.scale_by_factored_rms(),
         optax.clip_by_block_rms(1.0),
@@ -71,7 +71,7 @@ _DIRECTIONS: dict[str, Callable[[TrainConfig], optax.GradientTransformation]] = 
     "rmsprop": lambda _: optax.scale_by_rms(),
     # Duchi, Hazan and Singer 2011
     "adagrad": lambda _: optax.scale_by_rss(),
-    # Polyak 1964, the heavy ball
+    # Polyak 1964, heavy-ball momentum
     "sgd": lambda train: optax.trace(train.momentum),
 }
 
@@ -79,13 +79,14 @@ _DIRECTIONS: dict[str, Callable[[TrainConfig], optax.GradientTransformation]] = 
 def create_optimizer(
     train: TrainConfig, encoder: EncoderConfig, *, steps_per_epoch: int
 ) -> optax.GradientTransformation:
-    """`train.optimizer` on the clipped gradient, encoder and decoder apart.
+    """Create the transformation: clip by global norm, then update encoder and decoder apart.
 
-    Weight decay is decoupled from the gradient for all of them, as in AdamW; `adam` has none.
-    The encoder learns at `encoder.learning_rate_factor` times the decoder's rate. What is
-    frozen, all of the encoder or its stages before `encoder.train_from`, has no optimizer
-    state and does not move: not by momentum and not by weight decay either. Nor does it
-    count in the norm that is clipped, because the model stops its gradient.
+    Weight decay is decoupled from the gradient for every optimizer, as in AdamW; `adam` has none.
+    The encoder's learning rate is `encoder.learning_rate_factor` times the decoder's.
+
+    Frozen parameters (the whole encoder, or its stages before `encoder.train_from`) have no
+    optimizer state and never move, neither by momentum nor by weight decay. The model stops their
+    gradient, so they do not count towards the clipped norm.
 
     Raises:
       InputError: the encoder has no stage `encoder.train_from`.
@@ -105,8 +106,8 @@ def create_optimizer(
             optax.scale_by_learning_rate(lambda step: factor * schedule(step)),
         )
 
-    moves = learner(encoder.learning_rate_factor) if encoder.trainable else optax.set_to_zero()
-    transforms = {"encoder": moves, "decoder": learner(1.0)}
+    learned = learner(encoder.learning_rate_factor) if encoder.trainable else optax.set_to_zero()
+    transforms = {"encoder": learned, "decoder": learner(1.0)}
     if frozen:
         transforms["frozen"] = optax.set_to_zero()
     return optax.chain(
@@ -116,10 +117,14 @@ def create_optimizer(
 
 
 def moving_average(average: Any, params: Any, *, decay: float, step: Any) -> Any:
-    """θ̄ ← d θ̄ + (1 − d) θ with d = min(`decay`, (1 + t) / (10 + t)) at step t, counted from 0.
+    """Update θ̄ ← d θ̄ + (1 − d) θ with d = min(`decay`, (1 + t) / (10 + t)) at step t, from 0.
 
-    Polyak and Juditsky 1992; the smaller d of the first steps, TensorFlow's, forgets the random
-    parameters of the beginning. What did not move keeps every bit.
+    Averages that equal their parameters keep every bit. `optax.incremental_update` computes the
+    sum as written above, which rounds: one frozen parameter in five would change.
+
+    References:
+      Polyak and Juditsky 1992. The smaller d of the first steps, as in TensorFlow, forgets the
+      random initial parameters.
     """
     d = jnp.minimum(decay, (1 + step) / (10 + step))
     return apply_nonzero_updates(
@@ -128,8 +133,8 @@ def moving_average(average: Any, params: Any, *, decay: float, step: Any) -> Any
 
 
 def apply_nonzero_updates(params: Any, updates: Any) -> Any:
-    """The parameters after the updates; those whose update is zero keep every bit.
+    """Add updates to parameters, leaving those with a zero update bit for bit unchanged.
 
-    A sum would not: −0 + 0 is 0, and a CPU takes subnormal numbers for zero.
+    `optax.apply_updates` would not: −0 + 0 is 0, and CPUs flush subnormal numbers to zero.
     """
     return jax.tree.map(lambda p, u: jnp.where(u == 0, p, p + u), params, updates)

@@ -1,8 +1,8 @@
 """Scheduled Sampling for Sequence Prediction with Recurrent Neural Networks (Bengio et al. 2015).
 
-https://arxiv.org/abs/1506.03099. A decoder that has only ever read true words meets its own
-mistakes for the first time when it is used. So, as training goes on, a coin decides before each
-word whether the decoder reads the true one or the one that it would have said itself.
+https://arxiv.org/abs/1506.03099. Under teacher forcing a decoder never reads its own mistakes
+until it is used. With scheduled sampling, a coin flip before each word decides whether it reads
+the true word or its own prediction; as training goes on, its own more and more often.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ from jaxcap.text.vocabulary import NEVER_SAID
 
 @dataclass(frozen=True)
 class ScheduledSampling:
-    """Which words are read, and what the model's own are. Names and symbols as in the paper.
+    """A schedule of probabilities, and how predicted words are chosen. Symbols as in the paper.
 
     Attributes:
-      schedule: how the probability εᵢ of a true word falls with the number i of the step
-        (section 2.4): `linear` max(ε, k − c i), `exponential` kⁱ, or `inverse_sigmoid`
-        k / (k + exp(i / k)); `floor`, the paper's ε, holds for all of them.
-      words: `sampled` from the softmax, or the likeliest.
-      first_step: of the training's steps the one that i is counted from.
+      schedule: how the probability εᵢ of reading the true word decays with step i (section 2.4):
+        `linear` max(ε, k − c i), `exponential` kⁱ, or `inverse_sigmoid` k / (k + exp(i / k)).
+      k: see `schedule`.
+      c: see `schedule`.
+      floor: ε, the smallest probability, for every schedule.
+      words: `sampled` from the softmax, or `greedy`, the likeliest.
+      first_step: the training step at which i is 0.
     """
 
     schedule: Literal["linear", "exponential", "inverse_sigmoid"]
@@ -41,7 +43,7 @@ class ScheduledSampling:
     first_step: int = 0
 
     def true_word_probability(self, step: Int[Array, ""] | int) -> Float[Array, ""]:
-        """εᵢ."""
+        """Return εᵢ."""
         i, k = jnp.asarray(step - self.first_step, jnp.float32), self.k
         match self.schedule:
             case "linear":
@@ -49,7 +51,7 @@ class ScheduledSampling:
             case "exponential":
                 probability = jnp.float32(k) ** i
             case "inverse_sigmoid":
-                # k / (k + exp(i / k)) without an exponential that overflows.
+                # k / (k + exp(i / k)), but the exponential would overflow.
                 probability = jax.nn.sigmoid(jnp.log(jnp.float32(k)) - i / k)
         return jnp.clip(probability, self.floor, 1.0)
 
@@ -61,20 +63,26 @@ class ScheduledSampling:
         *,
         axis_name: str | None = None,
     ) -> OwnWords:
-        """The coins of a step, one for each word of each caption.
+        """Flip the coins of a step, one for each word of each caption.
 
         Args:
-          axis_name: the mapped axis, where `tokens` are one device's share of the batch.
+          tokens: the true words.
+          axis_name: the mapped axis if `tokens` is one device's share of the batch.
+
+        Returns:
+          The positions at which to read predicted words, and how to choose them.
         """
         coins, draws = jax.random.split(rng)
-        toss = functools.partial(jax.random.bernoulli, coins, self.true_word_probability(step))
-        true = draw_rows(toss, tokens.shape, axis_name=axis_name)
-        choice = functools.partial(say, greedy=self.words == "greedy", axis_name=axis_name)
+        flip = functools.partial(jax.random.bernoulli, coins, self.true_word_probability(step))
+        true = draw_rows(flip, tokens.shape, axis_name=axis_name)
+        choice = functools.partial(
+            predict_words, greedy=self.words == "greedy", axis_name=axis_name
+        )
         return OwnWords(~true, draws, choice)
 
 
 def scheduled_sampling(train: TrainConfig, *, first_step: int = 0) -> ScheduledSampling | None:
-    """What the options ask for; None where all words that are read are the true ones."""
+    """Create the configured scheduled sampling, or None for teacher forcing."""
     if train.sampling == "none":
         return None
     return ScheduledSampling(
@@ -87,19 +95,19 @@ def scheduled_sampling(train: TrainConfig, *, first_step: int = 0) -> ScheduledS
     )
 
 
-def say(
+def predict_words(
     logits: Float[Array, "B N V"],
     rng: PRNGKeyArray,
     *,
     greedy: bool,
     axis_name: str | None = None,
 ) -> Int[Array, "B N"]:
-    """The next word by the model; never one that a search would not choose either."""
+    """Choose the next words from the logits, among those that a search may choose."""
     ids = jnp.arange(logits.shape[-1])
     logits = jnp.where(jnp.isin(ids, jnp.array(NEVER_SAID)), -jnp.inf, logits)
     if greedy:
         return logits.argmax(axis=-1).astype(jnp.int32)
-    # The Gumbel trick, as jax.random.categorical has it, with noise drawn for the whole batch.
+    # The Gumbel trick of jax.random.categorical, with noise drawn for the whole batch.
     gumbel = functools.partial(jax.random.gumbel, rng, dtype=logits.dtype)
     noise = draw_rows(gumbel, logits.shape, axis_name=axis_name)
     return (logits + noise).argmax(axis=-1).astype(jnp.int32)

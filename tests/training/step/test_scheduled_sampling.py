@@ -11,7 +11,11 @@ import pytest
 from jaxcap.config import TrainConfig
 from jaxcap.model.decoders import AttentionDecoder, Decoder, LSTMDecoder, OwnWords, StepOutput
 from jaxcap.search import greedy_search
-from jaxcap.training.step.scheduled_sampling import ScheduledSampling, say, scheduled_sampling
+from jaxcap.training.step.scheduled_sampling import (
+    ScheduledSampling,
+    predict_words,
+    scheduled_sampling,
+)
 
 B, N, T, P, D, V = 2, 3, 6, 4, 5, 11
 SIZES: dict[str, Any] = {"vocabulary_size": V, "hidden_size": 8, "embedding_size": 7}
@@ -77,7 +81,7 @@ def _read(
 ) -> StepOutput:
     words = None
     if own is not None:
-        words = OwnWords(own, jax.random.key(3), functools.partial(say, greedy=greedy))
+        words = OwnWords(own, jax.random.key(3), functools.partial(predict_words, greedy=greedy))
     features, tokens = _inputs()
     rngs = {"dropout": jax.random.key(2)} if train else None
     return DECODERS[name].apply(
@@ -124,7 +128,7 @@ def test_a_sampled_word_is_read_by_the_next_step(name: str) -> None:
     params, read = _params(name), []
 
     def record(logits: Any, rng: Any) -> Any:
-        words = say(logits, rng, greedy=False)
+        words = predict_words(logits, rng, greedy=False)
         jax.debug.callback(lambda x: read.append(np.asarray(x)), words, ordered=True)
         return words
 
@@ -150,7 +154,7 @@ def test_no_gradient_passes_through_the_choice_of_a_word() -> None:
     said = jnp.asarray(logits.argmax(-1), jnp.int32)
     as_read = jnp.concatenate([tokens[:, :, :1], said[:, :, :-1]], axis=2)
     own = OwnWords(
-        jnp.ones((B, N, T), bool), jax.random.key(5), functools.partial(say, greedy=True)
+        jnp.ones((B, N, T), bool), jax.random.key(5), functools.partial(predict_words, greedy=True)
     )
 
     def total(params: Any, tokens: Any, own_words: Any) -> Any:
@@ -171,7 +175,7 @@ def test_coins_fall_by_the_probability(words: Literal["sampled", "greedy"]) -> N
     # 10,000 coins: five standard deviations are 0.023.
     np.testing.assert_allclose(own.where.mean(), 0.3, atol=0.023)
     logits = jnp.log(jnp.array([9.0, 9.0, 1.0, 9.0, 3.0])) * jnp.ones((100, 100, 1))
-    said = own.say(logits, jax.random.key(1))
+    said = own.choose(logits, jax.random.key(1))
     assert set(np.unique(said)) == ({2, 4} if words == "sampled" else {4})
     expected = 0.75 if words == "sampled" else 1.0
     np.testing.assert_allclose((said == 4).mean(), expected, atol=0.022)

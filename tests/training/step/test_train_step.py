@@ -1,11 +1,14 @@
 """One step of training: the same on one device and on two, and a function of its arguments."""
 
 import functools
+import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -13,6 +16,7 @@ import pytest
 from jaxcap.config import Config, DecoderConfig, EncoderConfig
 from jaxcap.data.batch import Batch
 from jaxcap.model.captioner import Captioner, create_captioner, init_variables
+from jaxcap.text.vocabulary import PAD
 from jaxcap.training.step.losses import cross_entropy
 from jaxcap.training.step.state import TrainState
 from jaxcap.training.step.train_step import StepMetrics, train_step
@@ -237,3 +241,51 @@ def test_the_state_holds_arrays_only() -> None:
     assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(state))
     assert state.variables == {"params": state.params, "batch_stats": state.batch_stats}
     assert state.step == 0
+
+
+def test_normalised_images_do_not_pass_as_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The captioner itself refuses them, even where types are not checked at run time.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    batch = _batch()
+    normalised = (batch.pixels / np.float32(255)).astype(np.float32)
+    step = functools.partial(train_step, model=_model(), tx=SGD, objective=cross_entropy)
+    for wrong, message in (
+        (Batch(batch.tokens, pixels=normalised), "must be uint8 pixels"),
+        (Batch(batch.tokens, features=normalised), r"must be \[B, P, D\], not \[4, 16, 16, 3\]"),
+        (Batch(batch.tokens), "give images or features"),
+        (batch._replace(features=np.zeros((4, 1, 8), np.float32)), "not both"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            jax.eval_shape(step, _state(), wrong, jax.random.key(0))
+
+
+class _Logits(NamedTuple):
+    logits: Any
+
+
+class _Bigrams(nn.Module):
+    """The next word from the last one alone: no image, no attention weights, no statistics."""
+
+    @nn.compact
+    def __call__(self, images: Any, tokens: Any, **_: Any) -> _Logits:
+        return _Logits(nn.Embed(VOCABULARY, VOCABULARY)(tokens))
+
+
+def test_a_model_without_attention_weights_learns() -> None:
+    model, batch = _Bigrams(), Batch(_batch().tokens)
+    variables = model.init(jax.random.key(0), None, jnp.asarray(batch.tokens))
+    tx = optax.adam(0.5)
+    state = TrainState.create({"params": variables["params"], "batch_stats": {}}, tx)
+    step = jax.jit(functools.partial(train_step, model=model, tx=tx, objective=cross_entropy))
+    for _ in range(60):
+        state, metrics = step(state, batch, jax.random.key(0))
+    # The best a bigram can do: the entropy of the next word given the last, counted.
+    words = batch.tokens.reshape(-1, 7)
+    pairs = np.zeros((VOCABULARY, VOCABULARY))
+    for row in words:
+        for last, following in itertools.pairwise(row[row != PAD]):
+            pairs[last, following] += 1
+    seen = pairs[pairs > 0] / np.broadcast_to(pairs.sum(1, keepdims=True), pairs.shape)[pairs > 0]
+    best = -(pairs[pairs > 0] * np.log(seen)).sum()
+    np.testing.assert_allclose(metrics.loss, best, atol=0.2)
+    assert metrics.words == pairs.sum()
