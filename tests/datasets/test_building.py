@@ -214,7 +214,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"!")
     said: list[str] = []
     build(recipe(folder), tmp_path, workers=1, report=said.append)
-    assert said == [f"noise: going on; {len(kept) - 1} of 12 shards are there already"]
+    assert said == [f"noise: resuming; {len(kept) - 1} of 12 shards are finished"]
     assert contents(tmp_path) == expected
 
 

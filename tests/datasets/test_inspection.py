@@ -68,7 +68,7 @@ def test_coverage_by_hand():
     assert (found.vocabulary, found.unknown, found.whole) == (1, 4 / 7, 0)
     found = coverage(dev, train.words, min_count=1)
     assert (found.vocabulary, found.unknown, found.whole) == (4, 1 / 6, 2 / 3)
-    with pytest.raises(ValueError, match="counted was up to 20"):
+    with pytest.raises(ValueError, match="expected 1 to 20"):
         coverage(train, train.words, min_count=21)
 
 
@@ -312,7 +312,7 @@ def test_images_and_leaks():
     assert "by 2.0 times or more" in found["enlarged"].text
     assert "enlarged" not in kinds(data, image_size=50)
     assert "1 of 101" in found["unreadable"].text
-    assert found["leak"].text.startswith("test: 3 of 100 (3.0 %) images are in train as well")
+    assert found["leak"].text.startswith("test: 3 of 100 (3.0 %) images are also in train")
     assert found["repeated-images"].level == "note"
     both = dataclasses.replace(data, alike_images=more)
     leaks = [w.text for w in warnings(both, DataConfig()) if w.kind == "leak"]
@@ -333,7 +333,7 @@ def test_sides_are_told_where_images_are_mirrored():
     captions = [["a", "dog", "on", "the", "left"]] * 3 + [["a", "dog"]] * 196 + [["right"]]
     data = DataStatistics("d", {"train": count_captions([c] for c in captions)})
     found = kinds(data, flip=True)["mirrored"]
-    assert "there is 'left' 3 times and 'right' 1 time in 200 captions" in found.text
+    assert "'left' 3 times and 'right' 1 time in 200 captions" in found.text
     assert found.level == "warning"
     assert "mirrored" not in kinds(data)
     few = DataStatistics("d", {"train": count_captions([c] for c in captions[3:])})

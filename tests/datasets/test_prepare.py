@@ -247,13 +247,13 @@ def test_errors_tell_the_way_out(tmp_path: Path, release: Path) -> None:
         prepare("flickr8k", source=release, max_side=0, data_dir=tmp_path)
     with pytest.raises(InputError, match="--workers is 0"):
         prepare("flickr8k", source=release, workers=0, data_dir=tmp_path)
-    with pytest.raises(InputError, match=r"run: jaxcap prepare shapes$"):
+    with pytest.raises(InputError, match=r"Run: jaxcap prepare shapes$"):
         load_source("shapes", "train", tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot write to"):
         prepare("shapes", data_dir=tmp_path / "file")
     prepare("shapes", data_dir=tmp_path)
-    with pytest.raises(InputError, match=r"prepared there: shapes\. Did you mean 'shapes'"):
+    with pytest.raises(InputError, match=r"found shapes\. Did you mean 'shapes'"):
         load_source("shape", "train", tmp_path)
     with pytest.raises(InputError, match=r"no split 'val'.*train \(12\), dev \(4\), test \(5\)"):
         load_source("shapes", "val", tmp_path)

@@ -1,4 +1,4 @@
-"""What a data set holds, and what of it will hurt a training: looked at before, not after."""
+"""Inspect a data set before training, and warn about what will hurt."""
 
 from __future__ import annotations
 

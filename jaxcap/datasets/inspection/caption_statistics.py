@@ -1,4 +1,4 @@
-"""What the captions of a split are like: one pass, and memory by the vocabulary alone."""
+"""Count the captions of a split in one pass, with memory proportional to the vocabulary."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import numpy as np
 from jaxcap.data.captions import SplitCaptions
 
 Words = Sequence[str]
-"""A caption, tokenised."""
+"""A tokenised caption."""
 
 FREQUENT = 20
-"""Minimum counts that coverage is known for, unless told otherwise: 1 to this."""
+"""The default upper limit of `min_count` in `coverage`."""
 
 
 @dataclass(frozen=True)
 class CaptionStatistics:
-    """The captions of a split. One without a word counts as none.
+    """Counts over the captions of a split. Captions without words are not counted as captions.
 
     Attributes:
-      images: how many there are.
-      per_image: number of captions → how many images have so many.
-      lengths: number of words → how many captions have so many.
-      wordless: captions without a word.
-      repeated: captions whose words an earlier one of the same image has, too; None if nobody
-        looked.
-      words: word → how often it occurs.
-      rarest: how often the training captions have a caption's rarest word → how many captions;
-        what is seen `frequent` times and more counts as `frequent`.
-      frequent: the greatest minimum count that `rarest` tells about.
+      images: the number of images.
+      per_image: number of captions → number of images with that many.
+      lengths: number of words → number of captions of that length.
+      wordless: the number of captions without words.
+      repeated: the number of captions that repeat an earlier one of the same image word for word;
+        None if not counted.
+      words: word → number of occurrences.
+      rarest: number of occurrences in training of a caption's rarest word, at most `frequent` →
+        number of captions.
+      frequent: the highest `min_count` that `rarest` covers.
     """
 
     images: int
@@ -45,36 +45,37 @@ class CaptionStatistics:
 
     @property
     def captions(self) -> int:
-        """How many have a word."""
+        """The number of captions with at least one word."""
         return sum(self.lengths.values())
 
     @property
     def running_words(self) -> int:
-        """How many words all captions have together."""
+        """The total number of words."""
         return sum(n * count for n, count in self.lengths.items())
 
     @property
     def mean_length(self) -> float:
-        """In words; 0 where there are no captions."""
+        """The mean length in words; 0 without captions."""
         return self.running_words / max(1, self.captions)
 
     def percentile(self, percent: float | int) -> int:
-        """The shortest length, in words, that so many percent of the captions do not exceed."""
+        """Return the smallest length in words that `percent` of the captions do not exceed."""
         return percentile(self.lengths, percent)
 
     def longer_than(self, words: int) -> int:
-        """How many captions have more words."""
+        """Count the captions with more words."""
         return sum(count for n, count in self.lengths.items() if n > words)
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """What a vocabulary of the training words seen `min_count` times says of some captions.
+    """How well a vocabulary covers some captions.
 
     Attributes:
-      vocabulary: its words, without `<pad>` and its kin.
-      unknown: share of the running words that become `<unk>`.
-      whole: share of the captions that keep every word.
+      min_count: the minimum number of occurrences in training of a word of the vocabulary.
+      vocabulary: the number of words in the vocabulary, without special tokens.
+      unknown: the fraction of running words that become `<unk>`.
+      whole: the fraction of captions without `<unk>`.
     """
 
     min_count: int
@@ -84,7 +85,7 @@ class Coverage:
 
 
 def percentile(counts: Mapping[int, int], percent: float | int) -> int:
-    """The least value that at least so many percent of what is counted do not exceed; else 0."""
+    """Return the smallest value that `percent` of the counted items do not exceed, or 0."""
     wanted, seen = percent / 100 * sum(counts.values()), 0
     for value in sorted(counts):
         seen += counts[value]
@@ -99,12 +100,13 @@ def count_captions(
     known: Mapping[str, int] | None = None,
     frequent: int = FREQUENT,
 ) -> CaptionStatistics:
-    """Counts what the tokenised captions of each image say.
+    """Count the tokenised captions of each image.
 
     Args:
-      images: of each image its captions; read once.
-      known: how often each word occurs in the training split; None if this is that split.
-      frequent: the greatest minimum count of interest.
+      images: the captions of each image; iterated once.
+      known: the number of occurrences of each word in training; None if this is the training
+        split.
+      frequent: the highest `min_count` to support.
     """
     counter = CaptionCounter(known=known, frequent=frequent)
     for captions in images:
@@ -113,7 +115,7 @@ def count_captions(
 
 
 class CaptionCounter:
-    """Counts captions as they come; see `count_captions`."""
+    """Counts captions incrementally; see `count_captions`."""
 
     def __init__(self, *, known: Mapping[str, int] | None = None, frequent: int = FREQUENT) -> None:
         self._known, self._frequent = known, frequent
@@ -122,12 +124,12 @@ class CaptionCounter:
         self._lengths: Counter[int] = Counter()
         self._words: Counter[str] = Counter()
         self._rarest: Counter[int] = Counter()
-        # Captions that hold a word not yet seen often enough, with those words. A word is in here
-        # fewer than `frequent` times, so this grows with the vocabulary and not with the captions.
+        # The words of each caption that were still rare when it came. Each word is stored fewer
+        # than `frequent` times, so this grows with the vocabulary, not with the captions.
         self._open: list[tuple[str, ...]] = []
 
     def add(self, captions: Sequence[Words]) -> None:
-        """Counts the captions of one more image."""
+        """Count the captions of one more image."""
         self._images += 1
         said = [words for words in captions if words]
         self._wordless += len(captions) - len(said)
@@ -148,7 +150,7 @@ class CaptionCounter:
             self._rarest[self._frequent] += 1
 
     def statistics(self) -> CaptionStatistics:
-        """What was counted so far."""
+        """Return the counts so far."""
         rarest = self._rarest.copy()
         for rare in self._open:
             rarest[min(self._frequent, *(self._words[word] for word in rare))] += 1
@@ -165,14 +167,14 @@ class CaptionCounter:
 
 
 def of_split_captions(texts: SplitCaptions, *, frequent: int = FREQUENT) -> CaptionStatistics:
-    """`count_captions` of the training split, from flat arrays: a second for millions of captions.
+    """Compute `count_captions` of the training split from flat arrays, in a second for millions.
 
-    It does not look for repeated captions.
+    Repeated captions are not counted.
     """
     rows, lengths = texts.rows, texts.rows.lengths
     words = texts.counts()
     often = np.array([min(n, frequent) for n in words.values()], np.int32)[rows.values]
-    # Every caption here has a word, so none is empty.
+    # `reduceat` needs rows that are not empty, and every caption here has a word.
     rarest = np.minimum.reduceat(often, rows.captions[:-1]) if len(lengths) else often
     return CaptionStatistics(
         images=len(texts),
@@ -192,15 +194,15 @@ def _counted(values: np.ndarray) -> dict[int, int]:
 
 
 def coverage(captions: CaptionStatistics, known: Mapping[str, int], *, min_count: int) -> Coverage:
-    """How much of `captions` a vocabulary leaves whole.
+    """Compute how well a vocabulary covers captions.
 
     Args:
-      captions: of any split.
-      known: how often each word occurs in the training split.
-      min_count: how often a word must occur there to be in the vocabulary.
+      captions: the counts of any split.
+      known: the number of occurrences of each word in training.
+      min_count: the minimum number of occurrences of a word in the vocabulary.
     """
     if not 1 <= min_count <= captions.frequent:
-        raise ValueError(f"min_count is {min_count}; counted was up to {captions.frequent}")
+        raise ValueError(f"min_count is {min_count}; expected 1 to {captions.frequent}")
     lost = sum(n for word, n in captions.words.items() if known.get(word, 0) < min_count)
     whole = sum(n for least, n in captions.rarest.items() if least >= min_count)
     return Coverage(

@@ -1,4 +1,4 @@
-"""What a data set holds, in numbers."""
+"""Statistics of a data set."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from jaxcap.datasets.inspection.caption_statistics import CaptionStatistics
 from jaxcap.datasets.inspection.duplicates import Shared
 
 TRAIN = "train"
-"""The split whose words make the vocabulary."""
+"""The split whose words form the vocabulary."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where something stands in the data set.
+    """A record, or one of its captions.
 
     Attributes:
-      index: of the record in its split.
-      image_id: what the record says it is called.
-      text: the caption, where it is one that was found.
+      split: the split of the record.
+      index: the index of the record in its split.
+      image_id: the `image_id` of the record.
+      text: the caption, if this refers to one.
     """
 
     split: str
@@ -30,11 +31,11 @@ class Place:
 
 @dataclass(frozen=True)
 class Group:
-    """Items that are one.
+    """A group of identical items.
 
     Attributes:
-      count: how many.
-      places: where the first of them stand.
+      count: the number of items.
+      places: the first few of them.
     """
 
     count: int
@@ -43,12 +44,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Repeats:
-    """Items that are there more than once.
+    """Items that occur more than once.
 
     Attributes:
-      shared: how many, for each pair of splits that has any.
-      examples: some of them: those of several splits first, of captions the most frequent.
-      complete: whether all were compared.
+      shared: the number of common items for each pair of splits that has any.
+      examples: some groups: images across splits first, and the most frequent captions.
+      complete: whether all items were compared.
     """
 
     shared: tuple[Shared, ...] = ()
@@ -56,7 +57,7 @@ class Repeats:
     complete: bool = True
 
     def between(self, first: str, second: str) -> int:
-        """Items of `second` that are in `first`, too."""
+        """Return the number of items of `second` that also occur in `first`."""
         return next((s.items for s in self.shared if s.splits == (first, second)), 0)
 
 
@@ -65,10 +66,10 @@ class ImageStatistics:
     """The images of a split.
 
     Attributes:
-      sizes: (width, height) in pixels → how many.
-      kinds: format and mode, such as "JPEG RGB" → how many.
-      unreadable: how many cannot be decoded.
-      problems: of some of these, the image_id and why.
+      sizes: (width, height) in pixels → number of images.
+      kinds: format and mode, such as "JPEG RGB" → number of images.
+      unreadable: the number of images that cannot be decoded.
+      problems: the image_id and the reason for some of those.
     """
 
     sizes: Mapping[tuple[int, int], int]
@@ -78,11 +79,11 @@ class ImageStatistics:
 
     @property
     def readable(self) -> int:
-        """How many can be decoded."""
+        """The number of images that can be decoded."""
         return sum(self.sizes.values())
 
     def sides(self, *, longer: bool) -> dict[int, int]:
-        """The longer or the shorter side in pixels → how many images."""
+        """Count images by their longer or shorter side in pixels."""
         counts: dict[int, int] = {}
         for size, count in self.sizes.items():
             side = max(size) if longer else min(size)
@@ -92,16 +93,17 @@ class ImageStatistics:
 
 @dataclass(frozen=True)
 class DataStatistics:
-    """A data set. What was not looked at is empty or None.
+    """The statistics of a data set. Parts that were not inspected are empty or None.
 
     Attributes:
-      captions: by split, the one that makes the vocabulary first.
-      units: what captions were counted in: "words", "characters" or "pieces".
-      images: by split.
-      same_images: files of the same bytes.
-      alike_images: pictures that look the same, those of the same bytes among them.
-      same_names: records of the same image_id.
-      same_captions: captions of the same words, of one image or of several.
+      name: the name of the data set.
+      captions: captions by split, starting with the split that forms the vocabulary.
+      units: the unit of captions: "words", "characters" or "pieces".
+      images: images by split.
+      same_images: image files with the same bytes.
+      alike_images: images that look the same, including those with the same bytes.
+      same_names: records with the same image_id.
+      same_captions: captions with the same words, of one image or of several.
     """
 
     name: str
@@ -115,16 +117,16 @@ class DataStatistics:
 
     @property
     def vocabulary_split(self) -> str | None:
-        """`train`; where there is none, the first split stands for it."""
+        """The split that forms the vocabulary: `train`, or the first split if there is none."""
         return TRAIN if TRAIN in self.captions else next(iter(self.captions), None)
 
     @property
     def known(self) -> Mapping[str, int]:
-        """Word → how often the training captions have it."""
+        """Word → number of occurrences in the training captions."""
         split = self.vocabulary_split
         return {} if split is None else self.captions[split].words
 
 
 def in_order(splits: Iterable[str]) -> list[str]:
-    """The splits, the one that makes the vocabulary first."""
+    """Sort the splits, with `train` first."""
     return sorted(splits, key=lambda split: split != TRAIN)

@@ -1,5 +1,4 @@
-"""The statistics of a data set in three forms: tables for a terminal, lines for other programs, an
-object for JSON."""
+"""Format the statistics of a data set: tables for a terminal, lines for programs, or JSON."""
 
 from __future__ import annotations
 
@@ -22,29 +21,29 @@ REPEATS = {
     "same_names": "same image_id",
     "same_captions": "same caption",
 }
-"""Attributes of `DataStatistics`, and what their items have in common."""
+"""Attributes of `DataStatistics`, and what the items of a group have in common."""
 
 SURENESS = (
-    "same file: byte for byte, certain. same picture: those, and copies in another size, "
-    "compression or brightness, nearly all of photographs; not those cut, turned or mirrored, and "
-    "simple drawings may be taken for each other. same caption: the same {units}."
+    "same file: identical bytes. same picture: also copies of another size, compression or "
+    "brightness; nearly all are found among photographs, but not cropped, rotated or mirrored "
+    "ones, and simple drawings may be confused. same caption: the same {units}."
 )
 
 
 def min_counts(min_count: int) -> list[int]:
-    """Those that coverage is told for: the usual ones, and that of the configuration."""
+    """Return the minimum counts to show: the usual ones, and that of the configuration."""
     return sorted({*_MIN_COUNTS, min_count})
 
 
 def coverages(statistics: DataStatistics, min_count: int) -> Iterator[tuple[str, Coverage]]:
-    """For each minimum count and split: what the training words cover."""
+    """Yield the split and the coverage of the training words, for each minimum count and split."""
     for least in min_counts(min_count):
         for split, captions in statistics.captions.items():
             yield split, coverage(captions, statistics.known, min_count=least)
 
 
 def repeats_of(statistics: DataStatistics) -> dict[str, Repeats]:
-    """What was looked for more than once, by what the items have in common."""
+    """Return the repeats that were searched for, by what their items have in common."""
     found = {what: getattr(statistics, name) for name, what in REPEATS.items()}
     return {what: repeats for what, repeats in found.items() if repeats is not None}
 
@@ -55,7 +54,7 @@ def repeats_of(statistics: DataStatistics) -> dict[str, Repeats]:
 def as_object(
     statistics: DataStatistics, found: Sequence[DataWarning], min_count: int
 ) -> dict[str, Any]:
-    """For JSON: histograms whole, of the vocabulary the size alone."""
+    """Return JSON types with complete histograms, and the vocabulary as its size."""
     splits = {}
     for split, captions in statistics.captions.items():
         of_split: dict[str, Any] = {
@@ -121,7 +120,7 @@ def _repeats_object(repeats: Repeats) -> dict[str, Any]:
 
 
 def as_lines(statistics: DataStatistics, found: Sequence[DataWarning], min_count: int) -> list[str]:
-    """Lines of a kind and values, separated by tabs; each kind has its own columns.
+    """Return tab-separated lines that begin with their kind; each kind has its own columns.
 
     images SPLIT COUNT · captions SPLIT COUNT · per-image SPLIT CAPTIONS IMAGES · length SPLIT WORDS
     CAPTIONS · coverage SPLIT MIN_COUNT VOCABULARY UNKNOWN WHOLE · format SPLIT FORMAT IMAGES · size
@@ -149,7 +148,7 @@ def as_lines(statistics: DataStatistics, found: Sequence[DataWarning], min_count
 
 
 def as_tables(statistics: DataStatistics, min_count: int) -> list[Table]:
-    """For a person at a terminal."""
+    """Return tables for a terminal."""
     tables = [_splits_table(statistics), _coverage_table(statistics, min_count)]
     if statistics.images:
         tables.append(_images_table(statistics))
@@ -167,7 +166,7 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def between(counts: Mapping[int, int]) -> str:
-    """ "5", or "1 … 7, mean 4.9"."""
+    """Format a range of counts: "5", or "1 … 7, mean 4.9"."""
     if len(counts) < 2:
         return "".join(map(str, counts))
     total = sum(counts.values())
@@ -229,7 +228,7 @@ def _images_table(statistics: DataStatistics) -> Table:
 
 
 def spread(counts: Mapping[int, int]) -> str:
-    """ "224", or "112 … 333 … 500": the least, the middle and the greatest."""
+    """Format minimum, median and maximum: "112 … 333 … 500", or a single "224"."""
     if len(counts) < 2:
         return "".join(map(str, counts)) or "–"
     return " … ".join(str(percentile(counts, p)) for p in (0, 50, 100))
@@ -250,7 +249,7 @@ def _repeats_table(statistics: DataStatistics, repeats: Mapping[str, Repeats]) -
 
 
 def example_lines(statistics: DataStatistics, most: int = 3) -> list[str]:
-    """Some of what is there more than once, a line each."""
+    """Return lines with some examples of each kind of repeat."""
     lines = []
     for what, repeats in repeats_of(statistics).items():
         seen = statistics.same_images

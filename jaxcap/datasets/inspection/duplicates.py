@@ -1,4 +1,4 @@
-"""Which of many items are the same or alike, and which of their splits share some."""
+"""Find identical and similar items, and the splits that share them."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import numpy as np
 from jaxtyping import Int, UInt8, UInt64
 
 ALIKE = 12
-"""Bits in which the fingerprints of two copies of a picture differ at most, of 128."""
+"""The maximum number of different bits, of 128, in the fingerprints of two copies."""
 
 _BANDS = 8
 _NEAR = 512
-"""How many pictures that agree in a band a picture is compared with."""
+"""The maximum number of images that an image is compared with in each band."""
 
 
 @dataclass(frozen=True)
 class Shared:
-    """How many items two splits have in common, or one with itself.
+    """The number of items that two splits have in common, or that one split repeats.
 
     Attributes:
-      splits: their names, in the data set's order; twice the same for repeats within a split.
-      items: those of the second that are in the first, too; within a split, those that are in it
-        before.
+      splits: the names, in the order of the data set; twice the same for repeats within a split.
+      items: the number of items of the second split that also occur in the first; within a split,
+        the number of repeats of earlier items.
     """
 
     splits: tuple[str, str]
@@ -33,10 +33,10 @@ class Shared:
 
 
 def groups_of(keys: UInt64[np.ndarray, " n"]) -> list[list[int]]:
-    """The places of each key that occurs more than once, in order of the first place."""
+    """Return the indices of each key that occurs more than once, sorted by the first index."""
     order = np.argsort(keys, kind="stable")
     same = np.flatnonzero(np.diff(keys[order]) == 0)
-    # Runs of neighbours that agree: a new one begins where the numbers skip one.
+    # Runs of equal neighbours; a new run begins where the indices are not consecutive.
     runs = np.split(same, np.flatnonzero(np.diff(same) != 1) + 1) if len(same) else []
     groups = [order[run[0] : run[-1] + 2].tolist() for run in runs]
     return sorted(groups)
@@ -45,16 +45,16 @@ def groups_of(keys: UInt64[np.ndarray, " n"]) -> list[list[int]]:
 def alike(
     fingerprints: UInt8[np.ndarray, "n bytes"], *, most: int = ALIKE
 ) -> tuple[Int[np.ndarray, "pairs 2"], bool]:
-    """Pairs of fingerprints that differ in at most `most` bits, nearest first.
+    """Find pairs of fingerprints that differ in at most `most` bits, nearest first.
 
-    Two that differ in fewer bits than there are bands agree in a whole band, so only those
-    need be compared (multi-index hashing, Norouzi, Punjani and Fleet, CVPR 2012, section 3.1).
-    All pairs of up to 7 bits are found; of those of 10 and 12, if bits fall independently, 97 %
-    and 91 %.
+    Multi-index hashing (Norouzi, Punjani and Fleet, CVPR 2012, section 3.1): two fingerprints that
+    differ in fewer bits than there are bands agree in a whole band, so only those are compared.
+    All pairs that differ in up to 7 bits are found. If bits are independent, so are 97 % of those
+    that differ in 10 bits, and 91 % of those that differ in 12.
 
     Returns:
-      The pairs, each once, lower number first; and whether all were looked at. In a set
-      where thousands agree in a band (flat drawings) each is compared with `_NEAR` of them.
+      The pairs, each once with the lower index first, and whether the search was complete. Where
+      thousands agree in a band (flat drawings), each is compared with `_NEAR` of them only.
     """
     bands = np.ascontiguousarray(fingerprints).view(np.uint16)
     words = np.ascontiguousarray(fingerprints).view(np.uint64)
@@ -79,7 +79,7 @@ def alike(
 
 
 def joined(groups: Iterable[Sequence[int]]) -> list[list[int]]:
-    """Groups that share a member as one, members and groups in order."""
+    """Merge groups that share a member; members and groups are sorted."""
     parent: dict[int, int] = {}
 
     def root(item: int) -> int:
@@ -101,11 +101,11 @@ def joined(groups: Iterable[Sequence[int]]) -> list[list[int]]:
 def shared(
     groups: Iterable[Sequence[int]], split_of: Callable[[int], str], order: Sequence[str]
 ) -> list[Shared]:
-    """What splits have in common, from the groups of items that are one.
+    """Count the items that splits have in common.
 
     Args:
-      groups: the numbers of items that are one.
-      split_of: the split of a number.
+      groups: the indices of identical items.
+      split_of: returns the split of an index.
       order: the names of all splits.
     """
     counts: Counter[tuple[str, str]] = Counter()

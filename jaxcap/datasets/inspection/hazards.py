@@ -1,4 +1,4 @@
-"""What of a data set will hurt training or its scores, in words, before an hour is spent."""
+"""Warn about properties of a data set that will hurt training or its scores."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from jaxcap.datasets.inspection.caption_statistics import (
 from jaxcap.datasets.inspection.data_statistics import TRAIN, DataStatistics, Repeats
 
 _FRAME = 2
-"""`<bos>` and `<eos>`, which a bucket holds besides the words."""
+"""`<bos>` and `<eos>`, which count towards the length of a bucket."""
 
 _FEW = 100
-"""Images below which a split's scores say little."""
+"""The minimum number of images of a split for meaningful scores."""
 
 _CUT, _UNKNOWN, _ENLARGED, _SIDED = 0.001, 0.05, 0.01, 0.01
-"""Shares from which on it hurts: captions cut, words lost, images enlarged, words for a side."""
+"""Fractions that cause a warning: truncated captions, unknown words, enlarged images, sides."""
 
 _SIDES = ("left", "right")
 
 
 @dataclass(frozen=True)
 class DataWarning:
-    """One thing to know before training.
+    """A finding to consider before training.
 
     Attributes:
-      kind: a short name, for programs.
-      text: what was found, where, and the way out.
-      level: "warning" for what hurts, "note" for what may be as it should.
+      kind: a short identifier for programs.
+      text: what was found, where, and the remedy.
+      level: "warning" if it will hurt, "note" if it may be intended.
     """
 
     kind: str
@@ -45,9 +45,9 @@ class DataWarning:
 
 
 def warnings(statistics: DataStatistics, config: DataConfig) -> list[DataWarning]:
-    """What the data and the configuration will do to a training, those that hurt first.
+    """Return what may hurt training with this configuration, warnings before notes.
 
-    What was not looked at (images, duplicates) is passed over in silence.
+    Parts that were not inspected (images, duplicates) produce no findings.
     """
     found = [
         *_of_splits(statistics),
@@ -62,13 +62,13 @@ def warnings(statistics: DataStatistics, config: DataConfig) -> list[DataWarning
 
 
 def caption_warnings(texts: SplitCaptions, config: DataConfig) -> list[DataWarning]:
-    """`warnings` of what a training has at hand, the captions of its split, within moments."""
+    """Return `warnings` about the training captions alone, which takes moments."""
     captions = of_split_captions(texts, frequent=max(FREQUENT, config.min_count))
     return warnings(DataStatistics(config.name, {TRAIN: captions}, units=config.units), config)
 
 
 def share(part: int, whole: int) -> str:
-    """ "12 of 300 (4.0 %)", with as many digits as it needs not to read 0 or 100."""
+    """Format "12 of 300 (4.0 %)", with enough digits not to round to 0 or 100 %."""
     percent = 100 * part / max(1, whole)
     digits = 1 if part == 0 or part == whole or 0.1 <= percent <= 99.9 else 3
     return f"{part:,} of {whole:,} ({percent:.{digits}f} %)"
@@ -78,12 +78,10 @@ def _of_splits(statistics: DataStatistics) -> Iterator[DataWarning]:
     splits = statistics.captions
     if TRAIN not in splits:
         there = ", ".join(splits) or "none"
-        yield DataWarning(
-            "no-train", f"there is no split '{TRAIN}' to train on; there are: {there}"
-        )
+        yield DataWarning("no-train", f"no split '{TRAIN}' to train on; found {there}")
     for split, captions in splits.items():
         if captions.images < _FEW:
-            what = "to learn from" if split == TRAIN else "for a score: it is mostly chance"
+            what = "to learn from" if split == TRAIN else "for a score, which is mostly chance"
             number = _several(captions.images, "image")
             be = "is" if captions.images == 1 else "are"
             yield DataWarning(
@@ -91,7 +89,7 @@ def _of_splits(statistics: DataStatistics) -> Iterator[DataWarning]:
                 f"{split}: {number} {be} few {what}",
             )
         if bare := captions.per_image.get(0, 0):
-            what = "are not learned from" if split == TRAIN else "cannot be scored"
+            what = "are not trained on" if split == TRAIN else "cannot be scored"
             yield DataWarning(
                 "no-captions",
                 f"{split}: {share(bare, captions.images)} images have no caption and {what}",
@@ -99,7 +97,7 @@ def _of_splits(statistics: DataStatistics) -> Iterator[DataWarning]:
         if captions.wordless:
             number = _several(captions.wordless, "caption")
             yield DataWarning(
-                "no-words", f"{split}: {number} without a word, which count as none", "note"
+                "no-words", f"{split}: {number} without words, which are ignored", "note"
             )
 
 
@@ -110,8 +108,8 @@ def _of_images(statistics: DataStatistics, config: DataConfig) -> Iterator[DataW
             count = images.readable + images.unreadable
             yield DataWarning(
                 "unreadable",
-                f"{split}: {share(images.unreadable, count)} images cannot be decoded, and stop "
-                f"a training; first {name}: {problem}",
+                f"{split}: {share(images.unreadable, count)} images cannot be decoded and "
+                f"will stop training; the first is {name}: {problem}",
             )
         shorter = images.sides(longer=False)
         small = sum(n for side, n in shorter.items() if side < config.image_size)
@@ -132,8 +130,8 @@ def _of_images(statistics: DataStatistics, config: DataConfig) -> Iterator[DataW
 def _of_repeats(statistics: DataStatistics) -> Iterator[DataWarning]:
     same, alike = statistics.same_images, statistics.alike_images
     for repeats, kind, what in (
-        (same, "leak", "images are in {} as well, byte for byte"),
-        (alike, "leak", "images look like one of {}, the same bytes or not"),
+        (same, "leak", "images are also in {}, byte for byte"),
+        (alike, "leak", "images look like an image of {}, with the same bytes or not"),
         (statistics.same_names, "same-name", "images have the image_id of one in {}"),
     ):
         if repeats is None or (repeats is alike and not _says_more(alike, same)):
@@ -144,7 +142,9 @@ def _of_repeats(statistics: DataStatistics) -> Iterator[DataWarning]:
                 continue
             images = share(found.items, statistics.captions[second].images)
             effect = (
-                "scores there are too good" if first == TRAIN else "the two are not independent"
+                "its scores are too good"
+                if first == TRAIN
+                else "the two splits are not independent"
             )
             yield DataWarning(
                 kind, f"{second}: {images} {what.format(first)}: {effect} unless they are removed"
@@ -178,7 +178,7 @@ def _of_lengths(statistics: DataStatistics, config: DataConfig) -> Iterator[Data
     yield DataWarning(
         "too-long",
         f"{TRAIN}: {share(cut, captions.captions)} captions have more tokens ({statistics.units} "
-        f"and {_FRAME}) than the longest of data.length_buckets, {longest}, and lose their end; "
+        f"and {_FRAME}) than the longest of data.length_buckets, {longest}, and are truncated; "
         f"{', '.join(ways)}: --data.length-buckets {' '.join(map(str, buckets))}",
         "warning" if cut > _CUT * captions.captions else "note",
     )
@@ -192,7 +192,7 @@ def _of_words(statistics: DataStatistics, config: DataConfig) -> Iterator[DataWa
     if here.vocabulary == 0:
         yield DataWarning(
             "no-vocabulary",
-            f"{split}: no word occurs {config.min_count} times; lower data.min_count",
+            f"{split}: no word occurs {config.min_count} times; reduce data.min_count",
         )
         return
     for name, captions in statistics.captions.items():
@@ -203,8 +203,8 @@ def _of_words(statistics: DataStatistics, config: DataConfig) -> Iterator[DataWa
         way_out = (
             f"data.min_count {better} would leave {_UNKNOWN:.0%} or less"
             if better
-            else f"no data.min_count leaves {_UNKNOWN:.0%} or less: are these captions of another "
-            "kind?"
+            else f"no data.min_count leaves {_UNKNOWN:.0%} or less, so these captions may be of "
+            "another kind"
         )
         yield DataWarning(
             "unknown-words",
@@ -215,7 +215,7 @@ def _of_words(statistics: DataStatistics, config: DataConfig) -> Iterator[DataWa
 
 
 def _enough(captions: CaptionStatistics, known: Mapping[str, int], min_count: int) -> int | None:
-    """The greatest lower minimum count that leaves few words unknown."""
+    """Return the highest smaller minimum count that leaves few words unknown, if any."""
     lower = range(min(min_count, FREQUENT) - 1, 0, -1)
     return next(
         (m for m in lower if coverage(captions, known, min_count=m).unknown <= _UNKNOWN), None
@@ -231,7 +231,7 @@ def _of_numbers(statistics: DataStatistics, config: DataConfig) -> Iterator[Data
     if unused:
         yield DataWarning(
             "unused-captions",
-            f"{TRAIN}: {share(unused, captions.captions)} captions are never learned from: "
+            f"{TRAIN}: {share(unused, captions.captions)} captions are never trained on: "
             f"data.captions_per_image is {kept}, and images have up to {max(captions.per_image)}",
             "warning" if unused > _ENLARGED * captions.captions else "note",
         )
@@ -250,8 +250,8 @@ def _of_numbers(statistics: DataStatistics, config: DataConfig) -> Iterator[Data
     if captions.repeated:
         yield DataWarning(
             "repeated-captions",
-            f"{TRAIN}: {share(captions.repeated, captions.captions)} captions say what another "
-            "of the same image does, word for word",
+            f"{TRAIN}: {share(captions.repeated, captions.captions)} captions repeat another "
+            "one of the same image word for word",
             "note",
         )
 
@@ -265,9 +265,9 @@ def _of_sides(statistics: DataStatistics, config: DataConfig) -> Iterator[DataWa
         times = " and ".join(f"'{word}' {_several(n, 'time')}" for word, n in seen.items())
         yield DataWarning(
             "mirrored",
-            f"{TRAIN}: there is {times} in {_several(captions.captions, 'caption')}; where a side "
-            "is meant, that is false of the half of the images that data.flip mirrors, and "
-            "--data.no-flip keeps it true",
+            f"{TRAIN}: {times} in {_several(captions.captions, 'caption')}. If that means a "
+            "side, it is wrong for the half of the images that data.flip mirrors; turn that off "
+            "with --data.no-flip",
             "warning" if sum(seen.values()) > _SIDED * captions.captions else "note",
         )
 

@@ -1,4 +1,4 @@
-"""What one encoded image is, without keeping it: size, format, and two fingerprints."""
+"""Measure an encoded image: its size, its format and two fingerprints."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from jaxcap.data import images
 from jaxcap.errors import InputError
 
 BITS = 128
-"""Of a picture's fingerprint."""
+"""The length of a perceptual fingerprint."""
 
 _GRID = 8
 _CAST = 30.0
 _SIDE = 32
-"""Pixels a side that are decoded at least: a photograph of 500 is then decoded at an eighth."""
+"""The minimum side of a decoded JPEG in pixels: one of 500 pixels is decoded at 1/8."""
 
-# Neighbouring bits are of neighbouring pixels and fall together. 37 has no factor in common with
-# 128, so this is a permutation, and any 16 bits in a row come from all over the picture.
+# Neighbouring bits belong to neighbouring pixels and are correlated. 37 and 128 are coprime, so
+# this is a permutation, and any 16 consecutive bits come from all over the image.
 _SPREAD = np.arange(BITS) * 37 % BITS
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One image.
+    """The properties of an image.
 
     Attributes:
-      content: 64 bits of a hash of the file's bytes.
-      width: in pixels, upright.
-      height: in pixels, upright.
-      kind: format and mode as Pillow names them, such as "JPEG RGB".
-      fingerprint: `BITS` bits of what it looks like; None if it was not decoded.
-      problem: why it cannot be decoded; None if it can, or if nobody tried.
+      content: a 64-bit hash of the file.
+      width: the width of the upright image in pixels.
+      height: the height of the upright image in pixels.
+      kind: Pillow's format and mode, such as "JPEG RGB".
+      fingerprint: a perceptual fingerprint of `BITS` bits; None if the image was not decoded.
+      problem: the reason why decoding failed, or None.
     """
 
     content: int
@@ -48,17 +48,17 @@ class Picture:
 
 
 def hash_of(data: bytes) -> int:
-    """64 bits of BLAKE2: of a million different files two agree with probability 3·10⁻⁸."""
+    """Compute a 64-bit BLAKE2 hash; a million files collide with probability 3·10⁻⁸."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
 def look_at(data: bytes, name: str, *, decoded: bool) -> Picture:
-    """Looks at an image file.
+    """Measure an image file.
 
     Args:
       data: the file.
-      name: what messages call it.
-      decoded: whether to decode it (small), or to look at its bytes alone.
+      name: the name of the image in messages.
+      decoded: whether to decode it, at a reduced size, or only to hash its bytes.
     """
     content = hash_of(data)
     if not decoded:
@@ -69,17 +69,17 @@ def look_at(data: bytes, name: str, *, decoded: bool) -> Picture:
             (width, height), kind = header.size, f"{header.format} {header.mode}"
     except InputError as error:
         return Picture(content, problem=str(error).removeprefix(f"{name}: "))
-    # A camera held sideways: `decode` has turned the picture, the header tells of the file.
+    # `decode` applies the EXIF orientation; the header has the size without it.
     if (width - height) * (array.shape[1] - array.shape[0]) < 0:
         width, height = height, width
     return Picture(content, width, height, kind, fingerprint(array))
 
 
 def fingerprint(image: UInt8[np.ndarray, "H W 3"]) -> bytes:
-    """Whether each of 8×8 places is brighter than its neighbour on the left, and than that above.
+    """Compare each of 8×8 cells with its left and its upper neighbour.
 
-    The difference hash (N. Krawetz, "Kind of like that", 2013), both ways. A copy that was
-    scaled, compressed again, or made brighter as a whole keeps nearly all bits.
+    This is the difference hash (N. Krawetz, "Kind of like that", 2013) in both directions. A copy
+    that was rescaled, recompressed or brightened keeps nearly all bits.
     """
     grey = Image.fromarray(image).convert("L")
     across = np.asarray(grey.resize((_GRID + 1, _GRID), Image.Resampling.BOX), np.int16)
@@ -89,13 +89,13 @@ def fingerprint(image: UInt8[np.ndarray, "H W 3"]) -> bytes:
 
 
 def difference(first: bytes, second: bytes) -> tuple[float, float]:
-    """How unlike two pictures are as 32×32 pixels: the mean and the largest over all places.
+    """Return the mean and the maximum difference of two images, as 32×32 pixels.
 
-    In levels of 0 to 255, of the colour channels' mean. A cast of up to `_CAST` levels over the
-    whole is taken away before: a copy that was made brighter is a copy.
+    The unit is levels of 0 to 255, averaged over the colour channels. A uniform difference of up to
+    `_CAST` levels per channel is removed first, because a brightened copy is still a copy.
 
     Raises:
-      InputError: one of them cannot be decoded.
+      InputError: one of the images cannot be decoded.
     """
     apart = _small(first) - _small(second)
     apart -= np.clip(apart.mean(axis=(0, 1)), -_CAST, _CAST)

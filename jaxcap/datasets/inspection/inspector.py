@@ -1,4 +1,4 @@
-"""Reads a whole data set once and finds out what it holds."""
+"""Inspect a data set in one pass over its records."""
 
 from __future__ import annotations
 
@@ -35,21 +35,22 @@ from jaxcap.text.units import WORDS, TextUnits
 T = TypeVar("T")
 
 _AHEAD = 256
-"""Results, which are small, that may wait for the one before them."""
+"""The maximum number of finished results, which are small, that wait for an earlier one."""
 
 _SHOWN = 12
-"""Examples and problems that are kept."""
+"""The number of examples and problems to keep."""
 
 _COMPARED = 2000
-"""Pairs of pictures with like fingerprints that are decoded again to compare them."""
+"""The maximum number of pairs with similar fingerprints that are decoded and compared."""
 
 MEAN_APART, MOST_APART = 16.0, 48.0
-"""Pictures are the same if, as 32×32 pixels, they differ by no more on average and at most.
+"""Images count as the same if their `difference` has at most this mean and this maximum.
 
-With these and `duplicates.ALIKE`, of 500 photographs of Flickr8k at least 98.8 % are found again
-after each of: JPEG of quality 30, half or double size, 128×96 pixels, 15 % brighter, 20 % more
-contrast; after 2 % were cut off on every side, 7 %. Of its 24 million pairs of photographs only one
-is taken for the same, and its files are: no other pair differs in fewer than 18 bits."""
+With these limits and `duplicates.ALIKE`, at least 98.8 % of 500 photographs of Flickr8k are found
+again after each of: JPEG of quality 30, half or double size, 128×96 pixels, 15 % more brightness,
+20 % more contrast. After cropping 2 % on every side, 7 % are found. Among the 24 million pairs of
+Flickr8k, one pair matches, and its files are identical. All other pairs differ in 18 bits or
+more."""
 
 
 def inspect(
@@ -62,16 +63,15 @@ def inspect(
     threads: int = 4,
     progress: Progress = no_progress,
 ) -> DataStatistics:
-    """Reads every record once, in threads, and keeps some 50 bytes of each image and 12 of each
-    caption.
+    """Inspect every record once, with about 50 bytes of memory per image and 12 per caption.
 
     Args:
-      name: of the data set.
-      splits: its records.
-      min_count: coverage must be known for this minimum count.
-      images: whether to decode the images (small).
-      units: what captions are split into.
-      threads: how many read and decode.
+      name: the name of the data set.
+      splits: the records of each split.
+      min_count: a minimum count that `coverage` must support.
+      images: whether to decode the images, at a reduced size.
+      units: splits captions into words or other units.
+      threads: the number of threads that read and decode.
       progress: called with (split, done, total).
     """
     reader = _Reader(splits, images=images, units=units, frequent=max(FREQUENT, min_count))
@@ -93,7 +93,7 @@ def inspect(
 
 
 class _Reader:
-    """The records of all splits, numbered through, and what is kept of them."""
+    """Reads the records of all splits under consecutive numbers, and keeps their hashes."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class _Reader:
         self._begins = [0, *itertools.accumulate(sizes)]
 
     def read(self, split: str, pool: ThreadPoolExecutor, progress: Progress) -> None:
-        """Reads one split, from its first record to its last."""
+        """Read one split in order."""
         source = self._splits[split]
         known = self.captions[self.order[0]].words if self.captions else None
         counter = CaptionCounter(known=known, frequent=self._frequent)
@@ -170,10 +170,10 @@ class _Reader:
         image_id = self._record(number)["image_id"]
         return Place(self._split_of(number), self._index(number), image_id, text)
 
-    # What is there more than once
+    # Repeats
 
     def repeats(self, groups: Sequence[Sequence[int]], *, complete: bool = True) -> Repeats:
-        """What groups of records that are one come to."""
+        """Summarise groups of identical records."""
         first = sorted(groups, key=lambda group: -len(set(map(self._split_of, group))))[:_SHOWN]
         return Repeats(
             tuple(duplicates.shared(groups, self._split_of, self.order)),
@@ -184,7 +184,7 @@ class _Reader:
     def alike(
         self, same: Sequence[Sequence[int]], pool: ThreadPoolExecutor, progress: Progress
     ) -> Repeats:
-        """Pictures that look the same: their fingerprints do, and so do their pixels."""
+        """Find images that look the same, by their fingerprints and then by their pixels."""
         again = {number for group in same for number in group[1:]}
         prints = np.array(self._fingerprints, np.uint8).reshape(-1, BITS // 8)
         chosen = np.array(
@@ -210,7 +210,7 @@ class _Reader:
         return self.repeats(groups, complete=complete and len(pairs) <= _COMPARED)
 
     def repeated_captions(self) -> Repeats:
-        """Captions of the same words, the most frequent as examples."""
+        """Find captions with the same words; the most frequent become examples."""
         groups = duplicates.groups_of(np.array(self._caption_hashes, np.uint64))
         images = ([self._caption_images[caption] for caption in group] for group in groups)
         found = duplicates.shared(images, self._split_of, self.order)
@@ -230,7 +230,7 @@ def _hash_of_words(words: Sequence[str]) -> int:
 
 
 def _ahead(pool: ThreadPoolExecutor, work: Callable[[int], T], count: int) -> Iterator[T]:
-    """`work` of 0 to `count` − 1 in order, done in threads a little ahead of the reader."""
+    """Yield `work(0)` to `work(count - 1)` in order, computed ahead in threads."""
     numbers = iter(range(count))
     waiting = deque(pool.submit(work, n) for n in itertools.islice(numbers, _AHEAD))
     while waiting:
