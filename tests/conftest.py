@@ -46,10 +46,14 @@ jax.config.update("jax_num_cpu_devices", 2)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keeps compiled programs between runs, beside pytest's own cache."""
+    """Share compiled programs between tests, workers, child processes and runs."""
     assert config.cache is not None
-    jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    cache = str(config.cache.mkdir("jax"))
+    jax.config.update("jax_compilation_cache_dir", cache)
+    # Small programs too: the tests compile thousands of them, which is most of their time.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     # Two test runs at once may meet a half-written entry; it is then compiled again.
     config.addinivalue_line(
         "filterwarnings", "ignore:Error (reading|writing) persistent compilation cache"

@@ -290,6 +290,7 @@ class Terminal:
             "TFDS_DATA_DIR": str(self.home / "tensorflow_datasets"),
             "XDG_CACHE_HOME": str(self.home / ".cache"),
             "JAX_COMPILATION_CACHE_DIR": str(self.programs),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "XLA_FLAGS": os.environ["XLA_FLAGS"],
             "TERM": "dumb",
             "COLUMNS": "120",

@@ -31,10 +31,6 @@ def free_port() -> int:
 
 
 def start(config: Path, workdir: Path, port: int, processes: int, process: int) -> subprocess.Popen:
-    cache = {
-        "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-    }
     return subprocess.Popen(
         [
             sys.executable,
@@ -44,7 +40,7 @@ def start(config: Path, workdir: Path, port: int, processes: int, process: int) 
             f"127.0.0.1:{port}",
             *map(str, (processes, process)),
         ],
-        env={**os.environ, "JAX_NUM_CPU_DEVICES": "1", **cache},
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

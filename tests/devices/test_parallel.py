@@ -40,16 +40,12 @@ def free_port() -> int:
         return port
 
 
-def start(
-    cache: Path, out: Path, variants: str, devices: int, *several: object
-) -> subprocess.Popen[str]:
+def start(out: Path, variants: str, devices: int, *several: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, str(PROGRAM), str(out), variants, *map(str, several)],
         env={
             **os.environ,
             "JAX_NUM_CPU_DEVICES": str(devices),
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -69,15 +65,9 @@ def results(out: Path, *processes: subprocess.Popen[str]) -> Results:
 
 
 @pytest.fixture(scope="module")
-def cache(request: pytest.FixtureRequest) -> Path:
-    assert request.config.cache is not None
-    return Path(request.config.cache.mkdir("jax"))
-
-
-@pytest.fixture(scope="module")
-def one_device(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
+def one_device(tmp_path_factory: pytest.TempPathFactory) -> Results:
     out = tmp_path_factory.mktemp("one") / "one.npz"
-    return results(out, start(cache, out, "jit/random,jit/still", 1))
+    return results(out, start(out, "jit/random,jit/still", 1))
 
 
 def assert_same_training(found: Results, one_device: Results) -> None:
@@ -97,19 +87,19 @@ def assert_same_training(found: Results, one_device: Results) -> None:
 
 
 @pytest.fixture(scope="module")
-def four_devices(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Path]:
+def four_devices(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Path]:
     """Of two processes; and the checkpoint that they left half-way."""
     directory = tmp_path_factory.mktemp("four")
     out, address = directory / "out.npz", f"127.0.0.1:{free_port()}"
     ways = f"jit/random>{directory},pmap/random"
-    processes = [start(cache, out, ways, 2, address, 2, process) for process in range(2)]
+    processes = [start(out, ways, 2, address, 2, process) for process in range(2)]
     return results(out, *processes), directory
 
 
-def test_eight_devices_train_as_one(one_device: Results, cache: Path, tmp_path: Path) -> None:
+def test_eight_devices_train_as_one(one_device: Results, tmp_path: Path) -> None:
     """Accumulation, batch statistics, dropout, scheduled sampling, uneven captions and all."""
     out, ways = tmp_path / "out.npz", "jit/random,pmap/random,jit/parts,pmap/parts"
-    assert_same_training(results(out, start(cache, out, ways, 8)), one_device)
+    assert_same_training(results(out, start(out, ways, 8)), one_device)
 
 
 def test_two_processes_of_two_devices_train_as_one(
@@ -119,10 +109,10 @@ def test_two_processes_of_two_devices_train_as_one(
 
 
 def test_two_devices_train_as_one_and_go_on_with_what_four_began(
-    one_device: Results, four_devices: tuple[Results, Path], cache: Path, tmp_path: Path
+    one_device: Results, four_devices: tuple[Results, Path], tmp_path: Path
 ) -> None:
     out, ways = tmp_path / "out.npz", f"jit/parts,pmap/parts,jit/random<{four_devices[1]}"
-    found = results(out, start(cache, out, ways, 2))
+    found = results(out, start(out, ways, 2))
     (resumed,) = (result for way, result in found.items() if "<" in way)
     assert len(resumed["losses"]) == 2
     assert_same_training(found, one_device)
