@@ -1,11 +1,11 @@
-"""Knowing When to Look (Lu et al. 2017): spatial attention that may look away.
+"""Knowing When to Look (Lu et al. 2017): spatial attention that may look away from the image.
 
 https://arxiv.org/abs/1612.01887. Symbols as there: V the image features, v^g their mean, x the
 LSTM's input, h and m its hidden state and memory cell, s the visual sentinel, g its gate, α̂ the
 attention over positions and sentinel, β the sentinel's share of it, ĉ the adaptive context.
 
-What is looked at is chosen by the current h, and no later step is told of it. So all of attention
-is computed for all times at once, by `look`; only the LSTM is recurrent.
+Attention depends on the current h only, and no later step depends on attention. So only the LSTM
+is recurrent, and `look` computes attention for all times at once.
 """
 
 from __future__ import annotations
@@ -19,18 +19,17 @@ from jaxtyping import Array, Float, Int
 from jaxcap.model.decoders.attention_scores import Scores
 from jaxcap.model.decoders.base import Decoder
 from jaxcap.model.decoders.cell import Carry, LSTMCell
-from jaxcap.model.decoders.dropout import Dropout
 from jaxcap.model.decoders.products import dense, product
 
 
 class Context(NamedTuple):
-    """The image as the steps see it.
+    """The image, prepared once for all steps.
 
     Attributes:
       v: the features, `[B, P, H]`.
-      keys: what they are compared by, `[B, P, A]`.
-      mean_gates: the share of v^g in the gates of the LSTM, `[B, 1, 4H]`.
-      mean_sentinel: and in the sentinel's gate, `[B, 1, H]`.
+      keys: Wᵥ v, what states are compared with, `[B, P, A]`.
+      mean_gates: contribution of v^g to the gates of the LSTM, `[B, 1, 4H]`.
+      mean_sentinel: contribution of v^g to the sentinel's gate, `[B, 1, H]`.
     """
 
     v: Float[Array, "B P H"]
@@ -40,7 +39,7 @@ class Context(NamedTuple):
 
 
 class State(NamedTuple):
-    """A step of the LSTM: the word that it read, and h before; h and m after."""
+    """One step of the LSTM: the word it read, h before the step, h and m after it."""
 
     word: Float[Array, "B N *T E"]
     before: Float[Array, "B N *T H"]
@@ -48,40 +47,31 @@ class State(NamedTuple):
     m: Float[Array, "B N *T H"]
 
 
-class AdaptiveDecoder(Decoder):
-    """Each word is read off the image, off what the LSTM knows already, or off a mixture.
+class AdaptiveDecoder(Decoder[Carry, Context, State]):
+    """Each word comes from the image, from the LSTM's memory, or from a mixture of the two.
 
-    Attention weights come to 1 − β: what is missing is the sentinel's.
+    Attention weights sum to 1 − β; the sentinel has the rest.
 
     Attributes:
+      attention_size: A.
       scoring: `additive`, as in the paper, or `dot`; see `Scores`.
     """
 
-    vocabulary_size: int  # type: ignore[misc]  # the base's fields are keyword-only
-    hidden_size: int = 512
-    embedding_size: int = 512
     attention_size: int = 512
     scoring: Literal["additive", "dot"] = "additive"
-    embedding_dropout: float = 0.0
-    feature_dropout: float = 0.0
-    output_dropout: float = 0.0
 
     def setup(self) -> None:
+        super().setup()
         size = self.hidden_size
         self.project = dense(size, self.dtype)
         self.project_mean = dense(self.embedding_size, self.dtype)
         self.mean_gates = dense(4 * size, self.dtype, use_bias=False)
         self.mean_sentinel = dense(size, self.dtype, use_bias=False)
-        self.word_embed = nn.Embed(self.vocabulary_size, self.embedding_size)
         self.cell = LSTMCell(size, self.dtype)
         self.sentinel_x = dense(size, self.dtype, use_bias=False)
         self.sentinel_h = dense(size, self.dtype, use_bias=False)
         self.scores = Scores(self.attention_size, self.scoring, self.dtype)
         self.sentinel_key = dense(self.attention_size, self.dtype, use_bias=False)
-        self.output = dense(self.vocabulary_size, self.dtype)
-        self.drop_feature = Dropout(self.feature_dropout, self.axis_name)
-        self.drop_embedding = Dropout(self.embedding_dropout, self.axis_name)
-        self.drop_output = Dropout(self.output_dropout, self.axis_name)
 
     def start(self, features: Float[Array, "B P D"], *, train: bool) -> tuple[Carry, Context]:
         """The encoder of section 2.3: vᵢ = ReLU(Wₐ aᵢ), v^g = ReLU(W_b Σ aᵢ / k)."""
@@ -95,8 +85,8 @@ class AdaptiveDecoder(Decoder):
     def advance(
         self, carry: Carry, tokens: Int[Array, "B N"], context: Context, *, train: bool
     ) -> tuple[Carry, tuple[State, Float[Array, "B N 0"]]]:
-        """The LSTM, with x = [w; v^g]. Attention follows in `look`."""
-        word = self.drop_embedding(self.word_embed(tokens), deterministic=not train)
+        """Run the LSTM on x = [w; v^g]; `look` computes the attention."""
+        word = self.embed(tokens, train=train)
         m, h = self.cell(carry, word, context.mean_gates)
         return (m, h), (State(word, carry[1], h, m), jnp.zeros((*tokens.shape, 0)))
 
@@ -120,8 +110,8 @@ class AdaptiveDecoder(Decoder):
         s = nn.sigmoid(gate) * nn.tanh(state.m)
         queries = self.scores.queries(state.h)
         z = self.scores(queries, context.keys)
-        beside = self.scores.pairs(queries, self.sentinel_key(s))
-        shares = nn.softmax(jnp.concatenate([z, beside], axis=-1))  # (B, M, P + 1)
+        z_sentinel = self.scores.pairs(queries, self.sentinel_key(s))
+        shares = nn.softmax(jnp.concatenate([z, z_sentinel], axis=-1))  # (B, M, P + 1)
         weights, beta = shares[..., :-1], shares[..., -1:]
         c = beta * s + product("bmp,bph->bmh", weights, context.v, self.dtype)
         return (c + state.h).reshape(*shape, -1), weights.reshape(*shape, -1)

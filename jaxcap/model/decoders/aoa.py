@@ -1,8 +1,8 @@
 """Attention on Attention for Image Captioning (Huang et al. 2019), AoANet.
 
 https://arxiv.org/abs/1908.06954. Symbols as there: A the feature vectors, ā their mean, Q, K, V
-queries, keys and values, v̂ an attended vector, I information, G its gate, h and m the LSTM's hidden
-state and memory, c the context vector.
+queries, keys and values, v̂ an attended vector, I information, G its gate, h and m the LSTM's
+hidden state and memory, c the context vector.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from jaxcap.model.decoders.products import FLOAT32, dense, product
 
 
 class Context(NamedTuple):
-    """The image as the steps see it.
+    """The image, prepared once for all steps.
 
     Attributes:
-      keys: what queries are compared with, `[B, P, A]`.
-      values: what is averaged, `[B, P, A]`.
+      keys: K, the vectors to compare queries with, `[B, P, A]`.
+      values: V, the vectors to average, `[B, P, A]`.
       mean: ā, `[B, 1, A]`.
     """
 
@@ -42,10 +42,10 @@ def attend(
     heads: int,
     dtype: Any,
 ) -> tuple[Float[Array, "B M A"], Float[Array, "B M P"]]:
-    """Multi-head attention f_mh-att: head i = softmax(Qᵢ Kᵢᵀ / √d) Vᵢ, the heads side by side.
+    """Multi-head attention f_mh-att: head i = softmax(Qᵢ Kᵢᵀ / √d) Vᵢ, heads concatenated.
 
     Returns:
-      What was seen, and the weights, the mean of all heads'.
+      The attended vectors, and the attention weights averaged over heads.
     """
     q, k, v = (x.reshape(*x.shape[:2], heads, -1) for x in (queries, keys, values))
     e = product("bmhd,bphd->bhmp", q, k, dtype) / math.sqrt(q.shape[-1])
@@ -55,14 +55,14 @@ def attend(
 
 
 class AttentionOnAttention(nn.Module):
-    """What was asked and what was seen, joined, and what of that is of use.
+    """Join a query and its attended vector, and gate the useful part of them.
 
-    AoA = σ(W_q^g q + W_v^g v̂ + b^g) ⊙ (W_q^i q + W_v^i v̂ + b^i) (section 3.1). The two maps lie
-    side by side, G's first.
+    AoA = σ(W_q^g q + W_v^g v̂ + b^g) ⊙ (W_q^i q + W_v^i v̂ + b^i) (section 3.1). The weights of G
+    and I lie side by side, G first.
 
     Attributes:
       size: A, the width of q, of v̂ and of the result.
-      dtype: what products are computed in.
+      dtype: the type of matrix products.
     """
 
     size: int
@@ -80,9 +80,9 @@ class AttentionOnAttention(nn.Module):
 
 
 class RefiningLayer(nn.Module):
-    """A' = LayerNorm(A + AoA(f_mh-att, W_Q A, W_K A, W_V A)): features ask each other.
+    """Self-attention over features: A' = LayerNorm(A + AoA(f_mh-att, W_Q A, W_K A, W_V A)).
 
-    Section 3.2.1; there is no feed-forward layer.
+    Section 3.2.1; it has no feed-forward layer.
     """
 
     size: int
@@ -104,26 +104,28 @@ class RefiningLayer(nn.Module):
         return self.norm(a + found)
 
 
-class AoADecoder(Decoder):
-    """Asks the image, several questions at a time, and keeps of the answers what is of use.
+AoACarry = tuple[Carry, Float[Array, "B N A"]]
+"""The LSTM's carry and the context vector c."""
+State = Float[Array, "B N *T A"]
+"""c, the context vector."""
+
+
+class AoADecoder(Decoder[AoACarry, Context, State]):
+    """An LSTM whose multi-head attention over the image is gated by its relevance.
 
     Attributes:
-      heads: h, parts of A that attend on their own; it divides `attention_size`.
-      refiner_layers: layers in which the features are refined first; 0: they are not.
-      feature_dropout: of the projected features, and of what each refining layer adds to them.
+      attention_size: A.
+      heads: number of attention heads; it divides `attention_size`.
+      refiner_layers: layers of self-attention that refine the features first.
+      feature_dropout: on the projected features, and on the output of each refining layer.
     """
 
-    vocabulary_size: int  # type: ignore[misc]  # the base's fields are keyword-only
-    hidden_size: int = 512
-    embedding_size: int = 512
     attention_size: int = 512
     heads: int = 8
     refiner_layers: int = 2
-    embedding_dropout: float = 0.0
-    feature_dropout: float = 0.0
-    output_dropout: float = 0.0
 
     def setup(self) -> None:
+        super().setup()
         size = self.attention_size
         self.project = dense(size, self.dtype)
         self.refiner = [
@@ -134,17 +136,10 @@ class AoADecoder(Decoder):
         self.key = dense(size, self.dtype, use_bias=False)
         self.value = dense(size, self.dtype, use_bias=False)
         self.aoa = AttentionOnAttention(size, self.dtype)
-        self.word_embed = nn.Embed(self.vocabulary_size, self.embedding_size)
         self.cell = LSTMCell(self.hidden_size, self.dtype)
-        self.output = dense(self.vocabulary_size, self.dtype)
-        self.drop_feature = Dropout(self.feature_dropout, self.axis_name)
-        self.drop_embedding = Dropout(self.embedding_dropout, self.axis_name)
-        self.drop_output = Dropout(self.output_dropout, self.axis_name)
 
-    def start(
-        self, features: Float[Array, "B P D"], *, train: bool
-    ) -> tuple[tuple[Carry, Float[Array, "B 1 A"]], Context]:
-        """Section 3.2.1, the encoder. Cell, hidden state and context vector begin at zero."""
+    def start(self, features: Float[Array, "B P D"], *, train: bool) -> tuple[AoACarry, Context]:
+        """Section 3.2.1, the encoder; memory, hidden state and context vector start at zero."""
         a = nn.relu(self.project(features))
         a = self.drop_feature(a, deterministic=not train)
         for layer in self.refiner:
@@ -155,21 +150,21 @@ class AoADecoder(Decoder):
 
     def advance(
         self,
-        carry: tuple[Carry, Float[Array, "B N A"]],
+        carry: AoACarry,
         tokens: Int[Array, "B N"],
         context: Context,
         *,
         train: bool,
-    ) -> tuple[Any, tuple[Float[Array, "B N A"], Float[Array, "B N P"]]]:
+    ) -> tuple[AoACarry, tuple[Float[Array, "B N A"], Float[Array, "B N P"]]]:
         """Section 3.2.2: x = [Wₑ Π; ā + c₋₁]; h, m = LSTM(x); c = AoA(f_mh-att, W_Q h, K, V)."""
         lstm, c = carry
-        word = self.drop_embedding(self.word_embed(tokens), deterministic=not train)
+        word = self.embed(tokens, train=train)
         lstm = self.cell(lstm, jnp.concatenate([word, context.mean + c], axis=-1))
         q = self.query(lstm[1])
         seen, weights = attend(q, context.keys, context.values, heads=self.heads, dtype=self.dtype)
         c = self.aoa(q, seen)
         return (lstm, c), (c, weights)
 
-    def readout(self, state: Float[Array, "B N *T A"], *, train: bool) -> Float[Array, "B N *T V"]:
+    def readout(self, state: State, *, train: bool) -> Float[Array, "B N *T V"]:
         """Section 3.2.2: p = softmax(Wₚ c), before the softmax."""
         return self.output(self.drop_output(state, deterministic=not train))

@@ -6,24 +6,23 @@ features, here projected to width A), h the LSTM's hidden state, α attention, z
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxcap.model.decoders.base import Decoder
-from jaxcap.model.decoders.cell import optimized_cell
-from jaxcap.model.decoders.dropout import Dropout
+from jaxcap.model.decoders.cell import Carry, optimized_cell
 from jaxcap.model.decoders.products import dense, product
 
 
 class Context(NamedTuple):
-    """The image as the steps see it.
+    """The image, prepared once for all steps.
 
     Attributes:
-      annotations: the vectors that are averaged, `[B, P, A]`.
-      keys: what they are compared by, `[B, P, A]`.
+      annotations: a, the vectors to average, `[B, P, A]`.
+      keys: Wₐ a, what the hidden state is compared with, `[B, P, A]`.
     """
 
     annotations: Float[Array, "B P A"]
@@ -31,31 +30,27 @@ class Context(NamedTuple):
 
 
 class State(NamedTuple):
-    """What the output layer reads."""
+    """The inputs of the output layer."""
 
     embedding: Float[Array, "B N *T E"]
     h: Float[Array, "B N *T H"]
     z: Float[Array, "B N *T A"]
 
 
-class AttentionDecoder(Decoder):
-    """At each word the LSTM looks at a weighted mean of the image's positions.
+class AttentionDecoder(Decoder[Carry, Context, State]):
+    """An LSTM that reads, with each word, a weighted mean of the image's positions.
 
     Attributes:
+      attention_size: A.
       scoring: `additive`, eᵢ = vᵀ tanh(Wₐ aᵢ + Wₕ h) (Bahdanau et al. 2014), or `dot`,
         eᵢ = (Wₐ aᵢ)ᵀ (Wₕ h) / √A (Vaswani et al. 2017).
     """
 
-    vocabulary_size: int  # type: ignore[misc]  # the base's fields are keyword-only
-    hidden_size: int = 512
-    embedding_size: int = 512
     attention_size: int = 512
     scoring: Literal["additive", "dot"] = "additive"
-    embedding_dropout: float = 0.0
-    feature_dropout: float = 0.0
-    output_dropout: float = 0.0
 
     def setup(self) -> None:
+        super().setup()
         self.project = dense(self.attention_size, self.dtype)
         self.key = dense(self.attention_size, self.dtype)
         self.query = dense(self.attention_size, self.dtype, use_bias=False)
@@ -64,16 +59,11 @@ class AttentionDecoder(Decoder):
         self.init_c = dense(self.hidden_size, self.dtype)
         self.init_h = dense(self.hidden_size, self.dtype)
         self.gate = dense(self.attention_size, self.dtype)
-        self.word_embed = nn.Embed(self.vocabulary_size, self.embedding_size)
         self.cell = optimized_cell(self.hidden_size, self.dtype)
         self.output_h = dense(self.embedding_size, self.dtype)
         self.output_z = dense(self.embedding_size, self.dtype, use_bias=False)
-        self.output = dense(self.vocabulary_size, self.dtype)
-        self.drop_feature = Dropout(self.feature_dropout, self.axis_name)
-        self.drop_embedding = Dropout(self.embedding_dropout, self.axis_name)
-        self.drop_output = Dropout(self.output_dropout, self.axis_name)
 
-    def start(self, features: Float[Array, "B P D"], *, train: bool) -> tuple[Any, Context]:
+    def start(self, features: Float[Array, "B P D"], *, train: bool) -> tuple[Carry, Context]:
         """Section 3.1.2: c₀ and h₀ from the mean annotation vector."""
         a = nn.relu(self.project(features))
         a = self.drop_feature(a, deterministic=not train)
@@ -96,13 +86,13 @@ class AttentionDecoder(Decoder):
         return product("bnp,bpa->bna", weights, context.annotations, self.dtype), weights
 
     def advance(
-        self, carry: Any, tokens: Int[Array, "B N"], context: Any, *, train: bool
-    ) -> tuple[Any, tuple[State, Float[Array, "B N P"]]]:
+        self, carry: Carry, tokens: Int[Array, "B N"], context: Context, *, train: bool
+    ) -> tuple[Carry, tuple[State, Float[Array, "B N P"]]]:
         """Equations 1 to 3, with the gate β = σ(f_β(h)) of section 4.2.1."""
         _, h = carry
         z, weights = self.attend(h, context)
         z = nn.sigmoid(self.gate(h)) * z
-        embedding = self.drop_embedding(self.word_embed(tokens), deterministic=not train)
+        embedding = self.embed(tokens, train=train)
         carry, h = self.cell(carry, jnp.concatenate([embedding, z], axis=-1))
         return carry, (State(embedding, h, z), weights)
 

@@ -1,4 +1,4 @@
-"""How attention compares a state with what it may look at."""
+"""Scores of attention: how well a state matches each position of an image."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from jaxcap.model.decoders.products import FLOAT32, dense, product
 class Scores(nn.Module):
     """e = wᵀ tanh(Wᵥ v + Wₕ h) (Bahdanau et al. 2014) or (Wᵥ v)ᵀ (Wₕ h) / √A (Vaswani et al. 2017).
 
-    M states of an image are compared with its P positions: Wᵥ v, the keys, once for all of them.
-    The first holds `[B, M, P, A]` in memory, the second is a matrix product.
+    M states of an image are compared with its P positions. The keys Wᵥ v are computed once for
+    all states. The first form needs `[B, M, P, A]` in memory; the second is a matrix product.
 
     Attributes:
-      size: A, the width of the space in which they are compared.
-      scoring: `additive` or `dot`.
-      dtype: what products are computed in.
+      size: A, the width in which states and positions are compared.
+      scoring: `additive` (the first form) or `dot`.
+      dtype: the type of matrix products.
     """
 
     size: int
@@ -34,17 +34,17 @@ class Scores(nn.Module):
             self.score = dense(1, self.dtype, use_bias=False)
 
     def keys(self, v: Float[Array, "B P D"]) -> Float[Array, "B P A"]:
-        """Wᵥ v of the positions."""
+        """Return Wᵥ v for the positions."""
         return self.key(v)
 
     def queries(self, h: Float[Array, "*B H"]) -> Float[Array, "*B A"]:
-        """Wₕ h of the states."""
+        """Return Wₕ h for the states."""
         return self.query(h)
 
     def __call__(
         self, queries: Float[Array, "B M A"], keys: Float[Array, "B P A"]
     ) -> Float[Array, "B M P"]:
-        """Of every state with every position of its image."""
+        """Score every state against every position of its image."""
         if self.scoring == "additive":
             return self.score(nn.tanh(queries[:, :, None] + keys[:, None]))[..., 0]
         return product("bma,bpa->bmp", queries, keys, self.dtype) / math.sqrt(self.size)
@@ -52,7 +52,7 @@ class Scores(nn.Module):
     def pairs(
         self, queries: Float[Array, "*B A"], keys: Float[Array, "*B A"]
     ) -> Float[Array, "*B 1"]:
-        """Of every state with one key of its own."""
+        """Score every state against one key of its own."""
         if self.scoring == "additive":
             return self.score(nn.tanh(queries + keys))
         return (queries * keys).sum(axis=-1, keepdims=True) / math.sqrt(self.size)

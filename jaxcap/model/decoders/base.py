@@ -1,6 +1,6 @@
-"""What every decoder is: a start, one step, and the scan of that step over a caption.
+"""The interface of all decoders: a start, one step, and the scan of that step over a caption.
 
-B images   N captions of each   T tokens   P image positions   D feature width
+B images   N captions per image   T tokens   P image positions   D feature width
 H LSTM width   E embedding width   V vocabulary
 """
 
@@ -8,24 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import field
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from jaxcap.model.decoders.products import FLOAT32
+from jaxcap.model.decoders.dropout import Dropout
+from jaxcap.model.decoders.products import FLOAT32, dense
 from jaxcap.search.interface import repeat_captions
 
 
 class StepOutput(NamedTuple):
-    """What one step says; stacked over time it gains the axis T after N.
+    """The output of one step; stacked over time it gains the axis T after N.
 
     Attributes:
       logits: unnormalised log probabilities of the next word, `[B, N, V]`.
-      weights: attention over the image, `[B, N, P]`, none negative; P is 0 for a decoder without
-        attention. They come to 1; to less where the decoder may look beside the image
+      weights: attention over the image, `[B, N, P]`, never negative; P is 0 for a decoder without
+        attention. They sum to 1, or to less if the decoder may look away from the image
         (`AdaptiveDecoder`).
     """
 
@@ -34,63 +35,95 @@ class StepOutput(NamedTuple):
 
 
 class OwnWords(NamedTuple):
-    """Words that the decoder reads as it said them, in the place of the true ones.
+    """Scheduled sampling: the words to replace by the decoder's own predictions.
 
     Attributes:
-      where: which words of the captions, `[B, N, T]`; never the first, which nobody said.
-      rng: what random choices are made by.
-      say: `(logits [B, N, V], key) -> tokens [B, N]`, the choice.
+      where: which words of the captions, `[B, N, T]`; never the first, which is not predicted.
+      rng: key of the random choices.
+      choose: `(logits [B, N, V], key) -> tokens [B, N]`, the choice of a word.
     """
 
     where: Bool[Array, "B N T"]
     rng: PRNGKeyArray
-    say: Callable[..., Int[Array, "B N"]]
+    choose: Callable[..., Int[Array, "B N"]]
 
 
-class Decoder(nn.Module):
-    """Base of the decoders.
+CarryT = TypeVar("CarryT")
+ContextT = TypeVar("ContextT")
+StateT = TypeVar("StateT")
 
-    A subclass gives `start`, `advance` and `readout`. Search calls `step`; training scans
-    `advance`, the recurrent part of that same step, and applies `readout`, which depends on
-    no earlier time, to all times at once: one large matrix product instead of T small ones.
-    Where attention depends on no earlier attention, it is no part of the recurrence either: such
-    a decoder gives `look`, too, which comes between the two.
+
+class Decoder(nn.Module, Generic[CarryT, ContextT, StateT]):
+    """Base of the decoders, generic in their carry, context and state.
+
+    A subclass defines `start`, `advance` and `readout`, and extends `setup`. Search calls `step`.
+    Training scans `advance`, the recurrent part of that same step, and applies `readout` to all
+    times at once: it depends on no earlier time, so T small matrix products become a large one.
+    A decoder whose attention depends on no earlier attention moves that out of the recurrence
+    too: it defines `look`, which runs between `advance` and `readout`.
 
     Attributes:
-      dtype: what matrix products are computed in (`decoders/products.py`); all else is float32.
-      remat: keep nothing of a step for its gradient but the carry; compute the rest again.
-      axis_name: the mapped axis that the batch is shared out over, under `jax.pmap`.
+      vocabulary_size: V.
+      hidden_size: H, width of the LSTM.
+      embedding_size: E, width of the word embeddings.
+      embedding_dropout, feature_dropout, output_dropout: rates of dropout on word embeddings, on
+        image features and before the output layer.
+      dtype: the type of matrix products (`decoders/products.py`); everything else is float32.
+      remat: store only the carry of each step for the gradient, and recompute the rest.
+      axis_name: the mapped axis over which the batch is sharded, under `jax.pmap`.
     """
 
+    vocabulary_size: int = field(kw_only=True)
+    hidden_size: int = field(default=512, kw_only=True)
+    embedding_size: int = field(default=512, kw_only=True)
+    embedding_dropout: float = field(default=0.0, kw_only=True)
+    feature_dropout: float = field(default=0.0, kw_only=True)
+    output_dropout: float = field(default=0.0, kw_only=True)
     dtype: Any = field(default=FLOAT32, kw_only=True)
     remat: bool = field(default=False, kw_only=True)
     axis_name: str | None = field(default=None, kw_only=True)
 
-    def start(self, features: Float[Array, "B P D"], *, train: bool) -> tuple[Any, Any]:
-        """Returns the first carry `[B, 1, …]`, and the context: what of the image each step
-        looks at, computed once."""
+    def setup(self) -> None:
+        self.word_embed = nn.Embed(self.vocabulary_size, self.embedding_size)
+        self.output = dense(self.vocabulary_size, self.dtype)
+        self.drop_embedding = Dropout(self.embedding_dropout, self.axis_name)
+        self.drop_feature = Dropout(self.feature_dropout, self.axis_name)
+        self.drop_output = Dropout(self.output_dropout, self.axis_name)
+
+    def start(self, features: Float[Array, "B P D"], *, train: bool) -> tuple[CarryT, ContextT]:
+        """Return the first carry `[B, 1, …]` and the context.
+
+        The context is the part of the computation on the image that all steps share.
+        """
         raise NotImplementedError
 
     def advance(
-        self, carry: Any, tokens: Int[Array, "B N"], context: Any, *, train: bool
-    ) -> tuple[Any, tuple[Any, Float[Array, "B N P"]]]:
-        """One turn of the recurrence: `(carry, (state for readout, attention weights))`."""
+        self, carry: CarryT, tokens: Int[Array, "B N"], context: ContextT, *, train: bool
+    ) -> tuple[CarryT, tuple[StateT, Float[Array, "B N P"]]]:
+        """Read `tokens`: return `(carry, (state for readout, attention weights))`."""
         raise NotImplementedError
 
     def look(
-        self, state: Any, weights: Float[Array, "B N *T P"], context: Any, *, train: bool
+        self, state: StateT, weights: Float[Array, "B N *T P"], context: ContextT, *, train: bool
     ) -> tuple[Any, Float[Array, "B N *T P"]]:
-        """What of a step no later step waits for: `advance`'s `(state, weights)` to readout's."""
+        """Compute the part of a step that no later step needs.
+
+        Maps the `(state, weights)` of `advance` to those of `readout`; by default the same.
+        """
         return state, weights
 
     def readout(self, state: Any, *, train: bool) -> Float[Array, "B N *T V"]:
-        """Logits of the next word from the states of `advance`, or of `look`."""
+        """Return the logits of the next word from the state of `advance`, or of `look`."""
         raise NotImplementedError
 
+    def embed(self, tokens: Int[Array, "B N"], *, train: bool) -> Float[Array, "B N E"]:
+        """Embed words, with dropout."""
+        return self.drop_embedding(self.word_embed(tokens), deterministic=not train)
+
     def step(
-        self, carry: Any, tokens: Int[Array, "B N"], context: Any, *, train: bool = False
-    ) -> tuple[Any, StepOutput]:
-        """Reads the words `tokens` and predicts the next: `(carry, StepOutput)`."""
+        self, carry: CarryT, tokens: Int[Array, "B N"], context: ContextT, *, train: bool = False
+    ) -> tuple[CarryT, StepOutput]:
+        """Read `tokens` and predict the next: return `(carry, StepOutput)`."""
         carry, (state, weights) = self.advance(carry, tokens, context, train=train)
         state, weights = self.look(state, weights, context, train=train)
         return carry, StepOutput(self.readout(state, train=train), weights)
@@ -103,33 +136,40 @@ class Decoder(nn.Module):
         train: bool,
         own_words: OwnWords | None = None,
     ) -> StepOutput:
-        """Teacher forcing: logits `[B, N, T, V]` of the word after each of `tokens`.
+        """Predict the word after each of `tokens` (teacher forcing): logits `[B, N, T, V]`.
 
         Args:
-          own_words: scheduled sampling. No gradient passes through the choice of a word.
+          own_words: scheduled sampling. The choice of a word passes no gradient.
         """
         carry, context = self.start(features, train=train)
         first = repeat_captions(carry, tokens.shape[1])
 
-        def body(
-            decoder: Decoder, carry: Any, tokens: Int[Array, "B N"], context: Any
+        def read_true_word(
+            decoder: Decoder[CarryT, ContextT, StateT],
+            carry: CarryT,
+            tokens: Int[Array, "B N"],
+            context: ContextT,
         ) -> tuple[Any, Any]:
             return decoder.advance(carry, tokens, context, train=train)
 
-        def body_of_own_words(
-            decoder: Decoder, carry: tuple[Any, Any], words: tuple[Any, Any, Any], context: Any
+        def read_own_word(
+            decoder: Decoder[CarryT, ContextT, StateT],
+            carry: tuple[CarryT, Any],
+            words: tuple[Any, Any, Any],
+            context: ContextT,
         ) -> tuple[Any, Any]:
-            (carry, said), (true, own, rng) = carry, words
-            carry, (state, weights) = decoder.advance(
-                carry, jnp.where(own, said, true), context, train=train
+            (inner, predicted), (true, own, rng) = carry, words
+            inner, (state, weights) = decoder.advance(
+                inner, jnp.where(own, predicted, true), context, train=train
             )
             seen, _ = decoder.look(state, weights, context, train=False)
             logits = jax.lax.stop_gradient(decoder.readout(seen, train=False))
             assert own_words is not None
-            return (carry, own_words.say(logits, rng)), (state, weights)
+            return (inner, own_words.choose(logits, rng)), (state, weights)
 
         def scan(body: Any, carry: Any, words: Any, axes: Any) -> Any:
-            # In a loop nothing can be merged with the way forward, as remat else guards against.
+            # No CSE can merge a scan's recomputation with its forward pass, so `nn.remat` need
+            # not insert barriers against it.
             lifted = nn.scan(
                 nn.remat(body, prevent_cse=False) if self.remat else body,
                 variable_broadcast="params",
@@ -140,12 +180,12 @@ class Decoder(nn.Module):
             return lifted(self, carry, words, context)[1]
 
         if own_words is None:
-            state, weights = scan(body, first, tokens, 2)
+            state, weights = scan(read_true_word, first, tokens, 2)
         else:
             rngs = jax.random.split(own_words.rng, tokens.shape[2])
             own = own_words.where.at[:, :, 0].set(False)
             state, weights = scan(
-                body_of_own_words, (first, tokens[:, :, 0]), (tokens, own, rngs), (2, 2, 0)
+                read_own_word, (first, tokens[:, :, 0]), (tokens, own, rngs), (2, 2, 0)
             )
         state, weights = self.look(state, weights, context, train=train)
         return StepOutput(self.readout(state, train=train), weights)

@@ -1,4 +1,4 @@
-"""LSTM cells: Flax's, and one that is told what of its input stays the same."""
+"""LSTM cells: Flax's, and one that reads an input that is constant over time."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxcap.model.decoders.products import FLOAT32, RoundedDense, dense
+from jaxcap.model.decoders.products import FLOAT32, dense
 
 Carry = tuple[Float[Array, "B N H"], Float[Array, "B N H"]]
+"""An LSTM's memory cell c and hidden state h."""
 
 
 class RoundedLSTMCell(nn.Module):
@@ -26,9 +27,9 @@ class RoundedLSTMCell(nn.Module):
         c, h = carry
 
         def gate(name: str) -> Array:
-            x = RoundedDense(self.features, use_bias=False, name=f"i{name}")(inputs)
+            x = dense(self.features, jnp.bfloat16, use_bias=False, name=f"i{name}")(inputs)
             init = nn.initializers.orthogonal()
-            return x + RoundedDense(self.features, kernel_init=init, name=f"h{name}")(h)
+            return x + dense(self.features, jnp.bfloat16, kernel_init=init, name=f"h{name}")(h)
 
         i, f, g, o = map(gate, "ifgo")
         c = nn.sigmoid(f) * c + nn.sigmoid(i) * nn.tanh(g)
@@ -37,12 +38,12 @@ class RoundedLSTMCell(nn.Module):
 
 
 def optimized_cell(hidden_size: int, dtype: Any) -> nn.OptimizedLSTMCell | RoundedLSTMCell:
-    """Flax's LSTM cell, computing in `dtype`; the carry is float32."""
+    """Make Flax's LSTM cell, computing in `dtype` with a float32 carry."""
     return (nn.OptimizedLSTMCell if dtype == FLOAT32 else RoundedLSTMCell)(hidden_size)
 
 
 def orthogonal_gates(key: PRNGKeyArray, shape: tuple[int, int], dtype: Any) -> Array:
-    """An orthogonal matrix for each of the four gates (Saxe et al. 2013), side by side."""
+    """Initialise four orthogonal matrices side by side, one per gate (Saxe et al. 2013)."""
     size = shape[0]
     one = nn.initializers.orthogonal()
     gates = [one(k, (size, size), dtype) for k in jax.random.split(key, shape[1] // size)]
@@ -53,12 +54,12 @@ class LSTMCell(nn.Module):
     """Hochreiter and Schmidhuber 1997, with forget gates (Gers et al. 2000).
 
     i, f, o = σ(W x + U h + b), g = tanh(W x + U h + b); c' = f ⊙ c + i ⊙ g; h' = o ⊙ tanh(c').
-    The four gates lie side by side, in the order i, f, g, o. Of an input [x; v] with a v that is
-    the same at all times, W v is a constant, computed once by whoever knows v.
+    The four gates lie side by side, in the order i, f, g, o. If part v of an input [x; v] is the
+    same at all times, the caller computes W v once and passes it as a constant.
 
     Attributes:
       hidden_size: H, the width of c and h.
-      dtype: what products are computed in; c and h are float32.
+      dtype: the type of matrix products; c and h are float32.
     """
 
     hidden_size: int
@@ -69,7 +70,7 @@ class LSTMCell(nn.Module):
         self.h = dense(4 * self.hidden_size, self.dtype, kernel_init=orthogonal_gates)
 
     def zeros(self, features: Float[Array, "B P D"]) -> Carry:
-        """The carry (c, h) of the beginning, `[B, 1, H]` each, for so many images."""
+        """Return an initial carry (c, h) of zeros, `[B, 1, H]` each."""
         zeros = jnp.zeros((features.shape[0], 1, self.hidden_size))
         return zeros, zeros
 
@@ -79,7 +80,7 @@ class LSTMCell(nn.Module):
         x: Float[Array, "B N X"],
         constant: Float[Array, "B 1 G"] | float = 0.0,
     ) -> Carry:
-        """Reads `x`; `constant` is the share in the gates of what does not change."""
+        """Read `x`; `constant` is the contribution W v of the constant input to the gates."""
         c, h = carry
         i, f, g, o = jnp.split(self.x(x) + self.h(h) + constant, 4, axis=-1)
         c = nn.sigmoid(f) * c + nn.sigmoid(i) * nn.tanh(g)

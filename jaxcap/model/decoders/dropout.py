@@ -1,4 +1,4 @@
-"""Random numbers that are an image's own, whatever the number of devices."""
+"""Random numbers that depend on the image, not on the number of devices."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from jaxtyping import Array, Shaped
 def draw_rows(
     draw: Callable[[tuple[int, ...]], Array], shape: tuple[int, ...], *, axis_name: str | None
 ) -> Shaped[Array, "B ..."]:
-    """What `draw(shape)` gives, or this device's rows of what it gives for all devices together.
+    """Draw random numbers for this device's rows of the batch.
 
-    One device that holds the whole batch and several that share it then draw the same numbers
-    for the same image.
+    Every device draws for the whole batch and keeps its own rows. So an image gets the same
+    numbers whether one device holds the batch or several share it.
 
     Args:
-      draw: makes random numbers of a shape, with a key that is the same on all devices.
-      shape: of this device's share; the first axis is the batch's.
-      axis_name: the mapped axis that the batch is shared out over, if any.
+      draw: returns random numbers of a given shape, from a key that all devices share.
+      shape: of this device's shard; the first axis is the batch.
+      axis_name: the mapped axis over which the batch is sharded, if any.
     """
     if axis_name is None:
         return draw(shape)
@@ -33,13 +33,13 @@ def draw_rows(
 
 
 class Dropout(nn.Module):
-    """Zeroes numbers at random (Srivastava et al. 2014) and scales up the others.
+    """Zero elements at random and scale up the others (Srivastava et al. 2014).
 
-    Where the batch is whole, the numbers are those of `nn.Dropout` of the same name.
+    On an unsharded batch the mask equals that of an `nn.Dropout` of the same name.
 
     Attributes:
-      rate: probability of being zeroed.
-      axis_name: the mapped axis that the batch is shared out over, if any.
+      rate: probability of zeroing an element.
+      axis_name: the mapped axis over which the batch is sharded, if any.
     """
 
     rate: float

@@ -1,58 +1,52 @@
-"""Matrix products in the type that a decoder computes in; all between them is float32.
+"""Matrix products in the type that a decoder computes in; everything else is float32.
 
-In bfloat16 the factors are rounded, and the terms added up in float32; so are the factors of the
-two products that the gradient is made of. Parameters, sums, softmax and an LSTM's cell stay as
-they are.
+In bfloat16, the factors are rounded and the terms summed in float32. The two products of the
+gradient round their factors in the same way. Parameters, sums, softmax and LSTM states stay
+float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 FLOAT32 = jnp.dtype("float32")
 
 
-class RoundedDense(nn.Module):
-    """`nn.Dense` with the same parameters, whose product reads bfloat16.
+def dense(features: int, dtype: Any, **options: Any) -> nn.Dense:
+    """Make an `nn.Dense` that multiplies in `dtype`; parameters and results are float32.
 
-    The result is float32, and the bias is not rounded.
+    The bias is not rounded.
     """
-
-    features: int
-    use_bias: bool = True
-    kernel_init: Callable[..., Any] = nn.initializers.lecun_normal()
-
-    @nn.compact
-    def __call__(self, inputs: Float[Array, "... I"]) -> Float[Array, "... O"]:
-        shape = (inputs.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        y = _rounded("...i,io->...o", inputs, kernel)
-        if not self.use_bias:
-            return y
-        return y + self.param("bias", nn.initializers.zeros_init(), (self.features,))
-
-
-def dense(features: int, dtype: Any, **options: Any) -> nn.Dense | RoundedDense:
-    """A dense layer that computes in `dtype`, with the parameters of `nn.Dense`, float32."""
-    return (nn.Dense if dtype == FLOAT32 else RoundedDense)(features, **options)
+    return nn.Dense(
+        features, dot_general=None if dtype == FLOAT32 else rounded_dot_general, **options
+    )
 
 
 def product(
     subscripts: str, x: Float[Array, "..."], y: Float[Array, "..."], dtype: Any
 ) -> Float[Array, "..."]:
-    """`einsum` of two float32 arrays, computed in `dtype`; the result is float32."""
-    return jnp.einsum(subscripts, x, y) if dtype == FLOAT32 else _rounded(subscripts, x, y)
+    """Compute the `einsum` of two float32 arrays in `dtype`; the result is float32."""
+    einsum = partial(jnp.einsum, subscripts)
+    return einsum(x, y) if dtype == FLOAT32 else _rounded(einsum, x, y)
 
 
-def _rounded(subscripts: str, x: Array, y: Array) -> Array:
+def rounded_dot_general(x: Array, y: Array, dimension_numbers: Any, *, precision: Any) -> Array:
+    """`lax.dot_general` of bfloat16 factors, summed in float32; for `nn.Dense`."""
+    dot_general = partial(lax.dot_general, dimension_numbers=dimension_numbers, precision=precision)
+    return _rounded(dot_general, x, y)
+
+
+def _rounded(multiply: Callable[..., Array], x: Array, y: Array) -> Array:
     def exact(x: Array, y: Array) -> Array:
-        return jnp.einsum(subscripts, x, y, preferred_element_type=jnp.float32)
+        return multiply(x, y, preferred_element_type=jnp.float32)
 
     @jax.custom_vjp
     def rounded(x: Array, y: Array) -> Array:
@@ -62,8 +56,8 @@ def _rounded(subscripts: str, x: Array, y: Array) -> Array:
         return exact(x, y), (x, y)
 
     def backward(factors: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-        # Left to itself, JAX multiplies the float32 gradient by bfloat16: as slow as in float32.
-        plain = jax.vjp(lambda x, y: jnp.einsum(subscripts, x, y), *factors)[1]
+        # By itself, JAX multiplies a float32 gradient by bfloat16: as slow as in float32.
+        plain = jax.vjp(multiply, *factors)[1]
         return plain(gradient.astype(jnp.bfloat16))
 
     rounded.defvjp(forward, backward)

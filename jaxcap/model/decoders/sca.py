@@ -1,11 +1,11 @@
-"""SCA-CNN (Chen et al. 2017): what of the image matters, by channel, and where, by position.
+"""SCA-CNN (Chen et al. 2017): attention over the channels and the positions of the image.
 
 https://arxiv.org/abs/1611.05594, in the order C-S: channels first. Symbols as there: V the feature
 map, v the means of its channels, h the LSTM's hidden state, β attention over channels, α attention
 over positions, X the modulated features, y a word.
 
-The paper attends in several layers of the CNN. Here an encoder hands over its last feature map
-only, so that is the one that is attended; it is first projected to A channels.
+The paper attends to several layers of the CNN. Here an encoder returns only its last feature map,
+so the decoder attends to that one, projected to A channels.
 """
 
 from __future__ import annotations
@@ -19,16 +19,15 @@ from jaxtyping import Array, Float, Int
 
 from jaxcap.model.decoders.base import Decoder
 from jaxcap.model.decoders.cell import Carry, LSTMCell
-from jaxcap.model.decoders.dropout import Dropout
 from jaxcap.model.decoders.products import FLOAT32, dense, product
 
 
 class Context(NamedTuple):
-    """The image as the steps see it.
+    """The image, prepared once for all steps.
 
     Attributes:
       features: V, `[B, P, A]`.
-      means: v, of each channel, `[B, 1, A]`.
+      means: v, the mean of each channel, `[B, 1, A]`.
     """
 
     features: Float[Array, "B P A"]
@@ -36,7 +35,7 @@ class Context(NamedTuple):
 
 
 class State(NamedTuple):
-    """What the output layer reads."""
+    """The inputs of the output layer."""
 
     word: Float[Array, "B N *T E"]
     h: Float[Array, "B N *T H"]
@@ -45,13 +44,13 @@ class State(NamedTuple):
 class ChannelAttention(nn.Module):
     """β = softmax(w' b) with b = tanh((W_c ⊗ v + b_c) ⊕ W_hc h), the paper's Φ_c: `additive`.
 
-    The mean v of a channel is the one number that is known of it, and b has a column of k = A
-    numbers for each channel. `dot` has instead a key u of the channel's own, learned: e = v uᵀ h.
+    A channel is described by one number, its mean v; b has a column of k = A numbers for each
+    channel. `dot` instead learns a key u for each channel: e = v uᵀ h.
 
     Attributes:
       size: A, the number of channels, and k.
       scoring: `additive`, `[B, N, A, A]` in memory, or `dot`, `[B, N, A]`.
-      dtype: what products are computed in.
+      dtype: the type of matrix products.
     """
 
     size: int
@@ -67,7 +66,7 @@ class ChannelAttention(nn.Module):
     def __call__(
         self, h: Float[Array, "B N H"], means: Float[Array, "B 1 A"]
     ) -> Float[Array, "B N A"]:
-        """The channels' factors β A: 1 on average, so that the features keep their scale."""
+        """Return the factors β A of the channels: 1 on average, to keep the scale of features."""
         query = self.query(h)
         if self.scoring == "additive":
             columns = self.mean(means[..., None])  # (B, 1, A channels, k)
@@ -80,12 +79,12 @@ class ChannelAttention(nn.Module):
 class PositionAttention(nn.Module):
     """α = softmax(wᵀ tanh((W_s V' + b_s) ⊕ W_hs h)), the paper's Φ_s, of V' = β V: `additive`.
 
-    `dot`: e = V'ᵀ W_hs h / √A, for which V' need not be made.
+    `dot`: e = V'ᵀ W_hs h / √A, computed without storing V'.
 
     Attributes:
-      size: A, the width of what is compared.
+      size: A, the width in which states and positions are compared.
       scoring: `additive`, `[B, N, P, A]` in memory, or `dot`, `[B, N, P]`.
-      dtype: what products are computed in.
+      dtype: the type of matrix products.
     """
 
     size: int
@@ -114,38 +113,29 @@ class PositionAttention(nn.Module):
         return nn.softmax(e)
 
 
-class SCADecoder(Decoder):
-    """At each word the LSTM weighs the channels of the features, and then their positions.
+class SCADecoder(Decoder[Carry, Context, State]):
+    """An LSTM that weights the channels of the features, then their positions, at each word.
 
     Attributes:
+      attention_size: A.
       scoring: `additive`, as in the paper, or `dot`, which is many times faster.
     """
 
-    vocabulary_size: int  # type: ignore[misc]  # the base's fields are keyword-only
-    hidden_size: int = 512
-    embedding_size: int = 512
     attention_size: int = 512
     scoring: Literal["additive", "dot"] = "additive"
-    embedding_dropout: float = 0.0
-    feature_dropout: float = 0.0
-    output_dropout: float = 0.0
 
     def setup(self) -> None:
+        super().setup()
         self.project = dense(self.attention_size, self.dtype)
         self.channels = ChannelAttention(self.attention_size, self.scoring, self.dtype)
         self.positions = PositionAttention(self.attention_size, self.scoring, self.dtype)
         self.init_c = dense(self.hidden_size, self.dtype)
         self.init_h = dense(self.hidden_size, self.dtype)
-        self.word_embed = nn.Embed(self.vocabulary_size, self.embedding_size)
         self.cell = LSTMCell(self.hidden_size, self.dtype)
         self.output_h = dense(self.embedding_size, self.dtype)
-        self.output = dense(self.vocabulary_size, self.dtype)
-        self.drop_feature = Dropout(self.feature_dropout, self.axis_name)
-        self.drop_embedding = Dropout(self.embedding_dropout, self.axis_name)
-        self.drop_output = Dropout(self.output_dropout, self.axis_name)
 
     def start(self, features: Float[Array, "B P D"], *, train: bool) -> tuple[Carry, Context]:
-        """The first state is made of the mean feature, as in Xu et al. 2015."""
+        """Compute the first state from the mean feature, as Xu et al. 2015 do."""
         v = nn.relu(self.project(features))
         v = self.drop_feature(v, deterministic=not train)
         means = v.mean(axis=1, keepdims=True)
@@ -157,17 +147,17 @@ class SCADecoder(Decoder):
     ) -> tuple[Carry, tuple[State, Float[Array, "B N P"]]]:
         """β = Φ_c(h₋₁, V), α = Φ_s(h₋₁, β V), X = Σ αᵢ β ⊙ vᵢ; h = LSTM(h₋₁, X, y).
 
-        The last feature map is pooled over its positions, as the CNN would go on: hence the sum.
+        The sum pools the last feature map over its positions, as the next layer of the CNN would.
         """
         h = carry[1]
         channels = self.channels(h, context.means)
         weights = self.positions(h, context.features, channels)
         x = channels * product("bnp,bpa->bna", weights, context.features, self.dtype)
-        word = self.drop_embedding(self.word_embed(tokens), deterministic=not train)
+        word = self.embed(tokens, train=train)
         carry = self.cell(carry, jnp.concatenate([word, x], axis=-1))
         return carry, (State(word, carry[1]), weights)
 
     def readout(self, state: State, *, train: bool) -> Float[Array, "B N *T V"]:
-        """p = softmax(h, y) by a deep output layer, Lₒ(E y + Lₕ h), before the softmax."""
+        """p = softmax(h, y) with a deep output layer, Lₒ(E y + Lₕ h), before the softmax."""
         x = state.word + self.output_h(state.h)
         return self.output(self.drop_output(x, deterministic=not train))

@@ -2,8 +2,8 @@
 
 https://arxiv.org/abs/1707.07998. Symbols as there: v image features, v̄ their mean, h¹ and h² the
 states of the attention LSTM and of the language LSTM, α attention, v̂ the attended feature, Π a
-word. The features are a grid's, as in the paper's baseline, for encoders propose no regions; and
-they are projected to width A first.
+word. The features form a grid, as in the paper's baseline, because the encoders here propose no
+regions. They are first projected to width A.
 """
 
 from __future__ import annotations
@@ -17,17 +17,16 @@ from jaxtyping import Array, Float, Int
 from jaxcap.model.decoders.attention_scores import Scores
 from jaxcap.model.decoders.base import Decoder
 from jaxcap.model.decoders.cell import Carry, LSTMCell
-from jaxcap.model.decoders.dropout import Dropout
 from jaxcap.model.decoders.products import dense, product
 
 
 class Context(NamedTuple):
-    """The image as the steps see it.
+    """The image, prepared once for all steps.
 
     Attributes:
       v: the features, `[B, P, A]`.
-      keys: what they are compared by, `[B, P, A]`.
-      mean: the share of v̄ in the gates of the attention LSTM, `[B, 1, 4H]`.
+      keys: Wᵥ v, what states are compared with, `[B, P, A]`.
+      mean: contribution of v̄ to the gates of the attention LSTM, `[B, 1, 4H]`.
     """
 
     v: Float[Array, "B P A"]
@@ -35,38 +34,33 @@ class Context(NamedTuple):
     mean: Float[Array, "B 1 G"]
 
 
-class TopDownDecoder(Decoder):
-    """One LSTM chooses where to look, a second one chooses the word by what is seen there.
+State = Float[Array, "B N *T H"]
+"""h², the hidden state of the language LSTM."""
+
+
+class TopDownDecoder(Decoder[tuple[Carry, Carry], Context, State]):
+    """Two LSTMs: the first chooses where to look, the second chooses the word.
 
     Attributes:
+      attention_size: A.
       scoring: `additive`, as in the paper, or `dot`; see `Scores`.
     """
 
-    vocabulary_size: int  # type: ignore[misc]  # the base's fields are keyword-only
-    hidden_size: int = 512
-    embedding_size: int = 512
     attention_size: int = 512
     scoring: Literal["additive", "dot"] = "additive"
-    embedding_dropout: float = 0.0
-    feature_dropout: float = 0.0
-    output_dropout: float = 0.0
 
     def setup(self) -> None:
+        super().setup()
         self.project = dense(self.attention_size, self.dtype)
         self.scores = Scores(self.attention_size, self.scoring, self.dtype)
         self.mean_gates = dense(4 * self.hidden_size, self.dtype, use_bias=False)
-        self.word_embed = nn.Embed(self.vocabulary_size, self.embedding_size)
         self.attention_lstm = LSTMCell(self.hidden_size, self.dtype)
         self.language_lstm = LSTMCell(self.hidden_size, self.dtype)
-        self.output = dense(self.vocabulary_size, self.dtype)
-        self.drop_feature = Dropout(self.feature_dropout, self.axis_name)
-        self.drop_embedding = Dropout(self.embedding_dropout, self.axis_name)
-        self.drop_output = Dropout(self.output_dropout, self.axis_name)
 
     def start(
         self, features: Float[Array, "B P D"], *, train: bool
     ) -> tuple[tuple[Carry, Carry], Context]:
-        """Both LSTMs begin at zero."""
+        """Start both LSTMs at zero."""
         v = nn.relu(self.project(features))
         v = self.drop_feature(v, deterministic=not train)
         zeros = self.attention_lstm.zeros(features)
@@ -87,7 +81,7 @@ class TopDownDecoder(Decoder):
         x² = [v̂; h¹].
         """
         attention, language = carry
-        word = self.drop_embedding(self.word_embed(tokens), deterministic=not train)
+        word = self.embed(tokens, train=train)
         x = jnp.concatenate([language[1], word], axis=-1)
         attention = self.attention_lstm(attention, x, context.mean)
         h = attention[1]
@@ -96,6 +90,6 @@ class TopDownDecoder(Decoder):
         language = self.language_lstm(language, jnp.concatenate([seen, h], axis=-1))
         return (attention, language), (language[1], weights)
 
-    def readout(self, state: Float[Array, "B N *T H"], *, train: bool) -> Float[Array, "B N *T V"]:
+    def readout(self, state: State, *, train: bool) -> Float[Array, "B N *T V"]:
         """Section 3.2.2: p = softmax(Wₚ h² + bₚ), before the softmax."""
         return self.output(self.drop_output(state, deterministic=not train))
