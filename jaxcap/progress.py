@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -67,6 +67,9 @@ class Display:
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
+
+    def __rich__(self) -> RenderableType:
+        return self._progress.get_renderable()
 
     def update(self, done: int, note: str = "") -> None:
         """Shows that `done` of the total are done, with a few figures."""

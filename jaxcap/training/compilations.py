@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-_LONG = 2.0
+LONG = 2.0
 """Seconds from which on a compilation is told of."""
 # JAX's names of them (jax/_src/dispatch.py, jax/_src/compiler.py). Should they change, nothing is
 # told.
@@ -33,7 +33,7 @@ def telling(say: Callable[[str], None]) -> Iterator[None]:
         if event == _RETRIEVED:
             retrieved = True
         elif event == _COMPILED:
-            if duration_secs >= _LONG:
+            if duration_secs >= LONG:
                 name = about.get("fun_name", "a program").removeprefix("jit(").removesuffix(")")
                 how = "Read the compiled" if retrieved else "Compiled"
                 say(f"{how} {name} in {duration_secs:.1f} s")

@@ -58,7 +58,7 @@ def cached_features(
     encoder = {name: {"encoder": t["encoder"]} for name, t in variables.items() if "encoder" in t}
     encode = jax.jit(functools.partial(model.apply, method="encode"))
     root = config.encoder.cache_dir
-    cache = _cache(
+    cache = find_cache(
         default_cache_dir() if root is None else Path(root).expanduser(),
         source,
         split,
@@ -94,7 +94,7 @@ def cached_features(
     return cache.read()
 
 
-def _cache(
+def find_cache(
     root: Path,
     source: Source,
     split: str,

@@ -37,7 +37,8 @@ from jaxcap.text.vocabulary import BOS, EOS, PAD
 from jaxcap.training.step.state import TrainState
 from jaxcap.training.step.train_step import StepMetrics
 
-_PARTS = 2
+PARTS = 2
+"""The parts that a batch is sampled in."""
 # Keeps sampling keys apart from dropout keys, which are folded with the number of a step.
 _SAMPLING = 2**32 - 1
 
@@ -122,7 +123,7 @@ class SelfCritical:
         numbers = np.asarray(batch.numbers)
         variables = {"params": state.params, "batch_stats": state.batch_stats}
         rows, devices = len(numbers), jax.local_device_count()
-        parts = 1 if rows % (_PARTS * devices) else _PARTS
+        parts = 1 if rows % (PARTS * devices) else PARTS
         shares = [
             slice(*bounds) for bounds in itertools.pairwise(range(0, rows + 1, rows // parts))
         ]

@@ -184,7 +184,7 @@ class Records(list[dict[str, Any]]):
 
 
 def directory_of(config: Config, records: Records, model: Captioner, variables: Any) -> Path:
-    cache = frozen_features._cache(
+    cache = frozen_features.find_cache(
         Path("cache"),
         records,
         "train",
@@ -264,7 +264,7 @@ def test_the_program_is_part_of_the_key(config):
     encoder = {name: {"encoder": tree["encoder"]} for name, tree in variables.items()}
 
     def directory(encode: Any) -> Path:
-        cache = frozen_features._cache(
+        cache = frozen_features.find_cache(
             Path("cache"),
             records,
             "train",

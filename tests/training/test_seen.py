@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import re
+import threading
 import time
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +29,26 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.now = 100.0
-        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+        self._thread = threading.local()
+        monkeypatch.setattr(
+            time, "monotonic", lambda: getattr(self._thread, "waited_until", self.now)
+        )
 
     def passes(self, seconds: float) -> None:
         self.now += seconds
 
+    def step(self, seconds: float) -> Any:
+        """The result of a step that the device computes for so long, from now on.
 
-def at(moment: float) -> Future[float]:
-    """A step that the device ended then."""
-    step: Future[float] = Future()
-    step.set_result(moment)
-    return step
+        It is then later for the thread that waited for it, and for no other.
+        """
+        clock, end = self, self.now + seconds
+
+        class Result:
+            def block_until_ready(self) -> None:
+                clock._thread.waited_until = end
+
+        return Result()
 
 
 def test_only_time_in_which_the_device_has_nothing_to_do_is_waiting(
@@ -56,20 +66,24 @@ def test_only_time_in_which_the_device_has_nothing_to_do_is_waiting(
 
     with Waiting() as waiting:
         for seconds in waiting.batches(batches()):
-            waiting._last = at(clock.now + seconds)
+            waiting.handed_over(clock.step(seconds), lambda: None)
         assert waiting.seconds() == pytest.approx(3 + 3 + 0)
         assert waiting.seconds() == 0
 
 
 def test_the_end_of_a_step_is_noticed() -> None:
-    ended: list[int] = []
+    ended, last_ended, began = [], threading.Event(), time.monotonic()
+
+    def note(number: int) -> None:
+        ended.append(number)
+        if number == 2:
+            last_ended.set()
+
     with Waiting() as waiting:
         for number in waiting.batches(iter(range(3))):
-            waiting.handed_over(jnp.ones(3) * number, lambda number=number: ended.append(number))
-        began = time.monotonic()
-        assert waiting._last is not None
-        assert waiting._last.result() <= time.monotonic()
-        assert waiting.seconds() <= time.monotonic() - began + 1
+            waiting.handed_over(jnp.ones(3) * number, functools.partial(note, number))
+        assert last_ended.wait(timeout=60)
+        assert 0 <= waiting.seconds() <= time.monotonic() - began
     assert ended == [0, 1, 2]
 
 
@@ -160,7 +174,7 @@ def test_a_narrow_terminal_has_no_bar_and_cuts_the_end(width: int, expected: str
     console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
     display = Display(console, "step", total=3000)
     display.update(120, log.figures(LINE))
-    console.print(display._progress.get_renderable())
+    console.print(display)
     (line,) = console.file.getvalue().splitlines()
     assert line == expected  # without colours, the bar is blank
 
@@ -189,7 +203,7 @@ def test_what_takes_long_is_told_with_its_time(monkeypatch: pytest.MonkeyPatch) 
 
 def test_long_compilations_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr(compilations, "_LONG", 0.0)
+    monkeypatch.setattr(compilations, "LONG", 0.0)
     salt = time.time_ns() % 2**31  # never compiled before
 
     def polish(x: jax.Array) -> jax.Array:
@@ -212,7 +226,7 @@ def test_captions_that_will_hurt_are_told_before_a_training_but_not_when_it_goes
     saved = tmp_path / "vocabulary.json"
     vocabulary, _ = training_text(source, config, saved=saved, warn=said.append)
     (warning,) = said
-    assert warning.startswith("warning: train: there is 'left' 120 times in 120 captions")
+    assert warning.startswith("warning: train: 'left' 120 times in 120 captions")
     vocabulary.save(saved)
     training_text(source, config, saved=saved, warn=said.append)
     assert len(said) == 1

@@ -200,7 +200,7 @@ def test_what_is_drawn_is_an_images_own_whatever_the_batch_and_the_devices(
             continue
         np.testing.assert_array_equal(value[::-1], getattr(samples, name))
     monkeypatch.setattr(self_critical, "over_local_devices", lambda f: f)
-    monkeypatch.setattr(self_critical, "_PARTS", 1)
+    monkeypatch.setattr(self_critical, "PARTS", 1)
     whole = _critic()(state, batch)
     np.testing.assert_array_equal(whole.tokens, samples.tokens)
     np.testing.assert_array_equal(whole.rewards, samples.rewards)
