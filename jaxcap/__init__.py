@@ -1,25 +1,99 @@
 """jaxcap: a CNN-LSTM image captioner in JAX and Flax, trained end to end.
 
->>> run = jaxcap.load("runs/flickr8k")
->>> for result in run.caption(["photo.jpg"]):
+>>> model = jaxcap.load("runs/flickr8k")
+>>> for result in model.caption(["photo.jpg"]):
 ...     print(result.name, result.captions[0].text)
+
+Everything else is in a subpackage, which loads on first use: read `jaxcap.model`,
+`jaxcap.training.step` and `jaxcap.search` first.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from jaxcap.captioning.loaded_model import LoadedModel, load
+from jaxcap.errors import InputError
 
-__all__ = ["LoadedModel", "load"]
+if TYPE_CHECKING:
+    from jaxcap import (
+        caption_files,
+        captioning,
+        config,
+        data,
+        datasets,
+        devices,
+        evaluation,
+        metrics,
+        model,
+        report,
+        scoring,
+        search,
+        storage,
+        text,
+        training,
+    )
+    from jaxcap.captioning.loaded_model import LoadedModel, load
+    from jaxcap.captioning.results import Caption, Captioned
+
 __version__ = "0.1.0"
+
+_MODULES = (
+    "caption_files",
+    "captioning",
+    "config",
+    "data",
+    "datasets",
+    "devices",
+    "evaluation",
+    "metrics",
+    "model",
+    "report",
+    "scoring",
+    "search",
+    "storage",
+    "text",
+    "training",
+)
+_LOCATIONS = {
+    "Caption": "jaxcap.captioning.results",
+    "Captioned": "jaxcap.captioning.results",
+    "LoadedModel": "jaxcap.captioning.loaded_model",
+    "load": "jaxcap.captioning.loaded_model",
+}
+"""The module of each name, imported on first use: JAX takes a second to import."""
+
+__all__ = [
+    "Caption",
+    "Captioned",
+    "InputError",
+    "LoadedModel",
+    "caption_files",
+    "captioning",
+    "config",
+    "data",
+    "datasets",
+    "devices",
+    "evaluation",
+    "load",
+    "metrics",
+    "model",
+    "report",
+    "scoring",
+    "search",
+    "storage",
+    "text",
+    "training",
+]
 
 
 def __getattr__(name: str) -> Any:
-    # JAX takes a second to import, and `jaxcap --help` or `jaxcap.metrics` need none of it.
-    if name in __all__:
-        from jaxcap.captioning import loaded_model
-
-        return getattr(loaded_model, name)
+    if name in _MODULES:
+        return importlib.import_module(f"jaxcap.{name}")
+    if name in _LOCATIONS:
+        return getattr(importlib.import_module(_LOCATIONS[name]), name)
     raise AttributeError(f"module 'jaxcap' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__", "__doc__", "__file__", "__name__", "__path__"])
