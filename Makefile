@@ -10,13 +10,14 @@ SEARCH ?=
 DATA ?=
 MODEL := jaxcap/pretrained/flickr8k.safetensors
 
-.PHONY: help setup demo model test parity lint format clean
+.PHONY: help setup demo model test test-fast parity lint format clean
 
 help:
 	@echo "make setup   a virtual environment in $(VENV) with jaxcap in it"
 	@echo "make demo    train on drawn scenes, evaluate, caption photographs; a few minutes"
 	@echo "make model   RUN=runs/NAME: the model in the package, from a run"
 	@echo "make test    the tests"
+	@echo "make test-fast  the tests that take two minutes"
 	@echo "make parity  the tests, with PyTorch and Keras to compare with"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff mend what it can"
@@ -65,6 +66,9 @@ model: $(VENV)/.setup
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-fast: $(VENV)/.test
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
 
 parity: $(VENV)/.parity test
 

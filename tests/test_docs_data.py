@@ -340,6 +340,7 @@ def terminal(tmp_path: Path, pytestconfig: pytest.Config) -> Terminal:
 # ---- tests -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_command_of_the_page(terminal: Terminal) -> None:
     said, at = "", 0
     for block in blocks(PAGE):

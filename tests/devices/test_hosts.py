@@ -20,6 +20,8 @@ from jaxcap.devices import hosts
 from jaxcap.errors import InputError
 from jaxcap.evaluation import read_metrics
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = Path(__file__).with_name("hosts_process.py")
 
 

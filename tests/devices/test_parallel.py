@@ -96,18 +96,21 @@ def four_devices(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Pat
     return results(out, *processes), directory
 
 
+@pytest.mark.slow
 def test_eight_devices_train_as_one(one_device: Results, tmp_path: Path) -> None:
     """Accumulation, batch statistics, dropout, scheduled sampling, uneven captions and all."""
     out, ways = tmp_path / "out.npz", "jit/random,pmap/random,jit/parts,pmap/parts"
     assert_same_training(results(out, start(out, ways, 8)), one_device)
 
 
+@pytest.mark.slow
 def test_two_processes_of_two_devices_train_as_one(
     one_device: Results, four_devices: tuple[Results, Path]
 ) -> None:
     assert_same_training(four_devices[0], one_device)
 
 
+@pytest.mark.slow
 def test_two_devices_train_as_one_and_go_on_with_what_four_began(
     one_device: Results, four_devices: tuple[Results, Path], tmp_path: Path
 ) -> None:
@@ -217,6 +220,7 @@ def test_a_device_that_is_not_there_is_named() -> None:
         check_device("tpu")
 
 
+@pytest.mark.slow
 def test_asked_for_gpus_a_machine_without_says_so() -> None:
     program = (
         "from pathlib import Path\n"

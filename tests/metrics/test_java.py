@@ -13,6 +13,8 @@ from coco_caption import corenlp
 
 from jaxcap.metrics import Measured, Unavailable, java_scores
 
+pytestmark = pytest.mark.slow
+
 CANDIDATES = {"x": "The dog runs.", "y": "", "z": "a café"}
 REFERENCES = {"x": ["A dog runs!", "a brown dog runs fast"], "y": ["a dog"], "z": ["a café, x"]}
 

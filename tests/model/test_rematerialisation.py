@@ -13,6 +13,8 @@ import pytest
 from jaxcap.config import Config, DecoderConfig, EncoderConfig, TrainConfig
 from jaxcap.model.captioner import Captioner, create_captioner, init_variables
 
+pytestmark = pytest.mark.slow
+
 VOCABULARY = 50
 # Name of the encoder, its batch statistics, pixels a side, words: large where it is looked at.
 CASES: dict[str, tuple[str, str, int, int]] = {

@@ -31,6 +31,8 @@ from jaxcap.training.log import stalled
 from jaxcap.training.replaying import replay
 from jaxcap.training.workdir import claimed
 
+pytestmark = pytest.mark.slow
+
 
 class Sessions:
     """Asks `sessions.py` for trainings."""

@@ -13,6 +13,8 @@ from jaxcap.model.encoders import ENCODERS
 from jaxcap.model.encoders.weights import load_weights, weights_file
 from jaxcap.model.encoders.weights.torch_files import read_torch_file
 
+pytestmark = pytest.mark.slow
+
 
 def _features(model, images):
     import torch

@@ -9,6 +9,8 @@ from references import relative_error
 
 from jaxcap.model.encoders import ENCODERS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("name", "sides"),

@@ -10,6 +10,8 @@ from references import relative_error
 from jaxcap.data.images import decode, resize
 from jaxcap.model.encoders import ENCODERS, Preprocessing
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def jpegs(tmp_path_factory):

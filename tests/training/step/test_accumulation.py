@@ -96,6 +96,7 @@ def _assert_close(x: Tree, y: Tree, **tolerance: float) -> None:
         np.testing.assert_allclose(a, b, **tolerance)
 
 
+@pytest.mark.slow
 def test_four_parts_train_as_one() -> None:
     """Normalised by the real words of all: 21 words in one part, 6 in another."""
     one, curve = _trained(1, "frozen", 3)
