@@ -1,8 +1,8 @@
-"""One HTML page with scores, training curves and captioned images.
+"""One HTML page with scores, training curves, and captioned images.
 
-The page stands alone: pictures are embedded (or linked files beside it), the gallery's script
-and data lie inside, and a content policy in its head forbids every request, so it can be
-mailed, archived or opened offline. No JAX here.
+The page is self-contained: it embeds the images (or links to files), the data, and the gallery's
+script. A content security policy forbids every request, so the page can be mailed, archived, or
+opened offline. This package does not use JAX.
 
     from jaxcap.report import ReportCaption, ReportRow, write_report
 

@@ -1,11 +1,11 @@
 "use strict";
-// Attention, drawn: weights on a G×G grid, smoothed as in Xu et al. 2015 (figure 3) and laid over
-// the picture as a shadow that lets through what was looked at.
+// Draw attention: smooth the weights on a G×G grid as in Xu et al. 2015 (figure 3), and darken the
+// image where they are low.
 const attention = (() => {
   const MASK = 32;
   const SHADOW = 0.8;
   const kernels = new Map();
-  function kernel(side) { // Gaussian, [MASK][side], rows summing to 1: no dark rim
+  function kernel(side) { // Gaussian, [MASK][side]; rows sum to 1, to avoid a dark border
     if (!kernels.has(side)) {
       kernels.set(side, Array.from({ length: MASK }, (_, u) => {
         const x = (u + 0.5) / MASK * side - 0.5;
@@ -48,6 +48,6 @@ const attention = (() => {
     context.drawImage(mask, 0, 0, canvas.width, canvas.height);
   }
 
-  // Draws the image, where one is given, and the shadow of the weights (G·G, any scale) over it.
+  // Draw the image, if given, and a shadow by the weights (G·G, any scale) over it.
   return { shade };
 })();

@@ -1,7 +1,7 @@
-"""Training curves as small SVG charts, one for each metric.
+"""Training curves as small SVG charts, one per metric.
 
-Metrics have scales of their own (CIDEr-D of drawn scenes is five times BLEU-4), so each has a
-chart; what shares a chart is the same metric of several splits.
+Metrics have different scales (CIDEr-D of drawn scenes is five times BLEU-4), so each has its own
+chart. A chart shows one metric for several splits.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from typing import Any
 
 MAX_POINTS = 300
 MAX_DOTS = 40
-"""Longest series whose points are marked."""
+"""Longest series with marked points."""
 
 WIDTH, HEIGHT = 300, 170
 LEFT, RIGHT, TOP, BOTTOM = 40, 8, 8, 26
 
 COLOURS, DASHES = 6, 4
-"""Classes in page.css; colour and dash together tell COLOURS·DASHES series apart."""
+"""Numbers of classes in page.css; together they distinguish COLOURS·DASHES series."""
 
 Points = list[tuple[float, float]]
 
 
 def number(value: float, digits: int = 1) -> str:
-    """A number as people read it: a true minus sign, no "nan"."""
+    """Format a number for people: with a true minus sign, and a dash in place of "nan"."""
     return f"{value:,.{digits}f}".replace("-", "−") if math.isfinite(value) else "–"
 
 
 def training_charts(lines: Sequence[Mapping[str, Any]]) -> str:
-    """The section "Training", or nothing where no line holds a number to draw.
+    """Return the section "Training", or an empty string if there is nothing to draw.
 
     Args:
-      lines: of `metrics.jsonl`. "loss" and "SPLIT/METRIC" are drawn, METRIC by METRIC.
+      lines: the lines of `metrics.jsonl`. "loss" and every "SPLIT/METRIC" are drawn.
     """
     charts: dict[str, dict[str, Points]] = {}
     for name in dict.fromkeys(key for line in lines for key in line):
@@ -47,9 +47,9 @@ def training_charts(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _points(lines: Sequence[Mapping[str, Any]], name: str) -> Points:
-    """One series by step, thinned by averaging to what a chart can show."""
+    """Return one series by step, averaged down to at most `MAX_POINTS` points."""
     values = {
-        float(line["step"]): float(line[name])  # a resumed run's later line replaces the earlier
+        float(line["step"]): float(line[name])  # a resumed run's later line replaces an earlier one
         for line in lines
         if "step" in line and isinstance(line.get(name), int | float) and math.isfinite(line[name])
     }
@@ -62,8 +62,8 @@ def _points(lines: Sequence[Mapping[str, Any]], name: str) -> Points:
 
 
 def round_ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Round numbers (1, 2 or 5 times a power of ten) that cover low … high."""
-    if high - low <= 1e-9 * max(abs(low), abs(high)):  # the same but for rounding
+    """Return multiples of 1, 2, or 5 times a power of ten that cover low … high."""
+    if high - low <= 1e-9 * max(abs(low), abs(high)):  # equal up to rounding
         low, high = low - abs(low or 1) / 2, low + abs(low or 1) / 2
     rough = (high - low) / count
     magnitude = 10.0 ** math.floor(math.log10(rough))
@@ -78,18 +78,18 @@ def tick_label(value: float, ticks: Sequence[float]) -> str:
 
 
 def stroke_class(index: int) -> str:
-    """Neighbours differ in colour and in dash; the first COLOURS·DASHES pairs are all different."""
+    """Return classes of colour and dash; the first COLOURS·DASHES combinations differ."""
     return f"c{index % COLOURS} d{(index + index // COLOURS) % DASHES}"
 
 
 def _chart(metric: str, series: Mapping[str, Points]) -> str:
-    """One metric, a line for each split; the legend is HTML, so that it wraps."""
+    """Draw one metric, with a line per split. The legend is HTML, so that it wraps."""
     digits = 2 if metric == "loss" else 1
     xs = [x for points in series.values() for x, _ in points]
     ys = [y for points in series.values() for _, y in points]
     x_ticks = round_ticks(min(0.0, *xs), max(xs), 3)
     y_ticks = round_ticks(min(ys), max(ys), 3)
-    # Steps end where training ended, so that the lines fill the chart.
+    # The axis ends at the last step, so that the lines fill the chart.
     x_low, x_high = x_ticks[0], max(*xs, x_ticks[0] + 1e-9)
     y_low, y_high = y_ticks[0], y_ticks[-1]
 

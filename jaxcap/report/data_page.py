@@ -1,6 +1,6 @@
-"""The page about a data set: what will hurt, histograms, copies side by side, samples.
+"""Build the page about a data set: warnings, histograms, duplicates side by side, samples.
 
-Like a report it stands alone, and its policy forbids every request; it has no script at all.
+Like a report, the page is self-contained and its policy forbids every request. It has no script.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from jaxcap.report.histograms import histogram
 from jaxcap.report.pictures import Embedded, thumbnail, thumbnail_side
 
 _SIDE_BY_SIDE = 4
-"""Copies of a picture that are shown."""
+"""Number of copies shown of a duplicated image."""
 
 _LONG = 40
-"""Captions of a sample that are shown."""
+"""Largest number of captions shown of a sample."""
 
 
 def write_data_page(
@@ -45,16 +45,16 @@ def write_data_page(
     samples: int,
     seed: int,
 ) -> None:
-    """Writes the page to `path`, beside it first and then renamed.
+    """Write the page to a temporary file and rename it to `path`.
 
     Args:
       path: the file to write.
-      statistics: of the data set.
-      found: what will hurt.
-      splits: the records, from which the pictures come.
-      config: what the data set is judged by.
-      samples: images of each split that are shown.
-      seed: decides which.
+      statistics: the statistics of the data set.
+      found: warnings about it.
+      splits: the records of each split, with the images.
+      config: the options that the warnings and histograms refer to.
+      samples: number of images shown of each split.
+      seed: selects the samples.
     """
     style = _asset("page.css") + _asset("data_page.css")
     digest = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
@@ -106,8 +106,8 @@ def _summary(statistics: DataStatistics, config: DataConfig) -> str:
     if split is not None:
         known = coverage(captions[split], statistics.known, min_count=config.min_count)
         figures[f"{statistics.units} seen {config.min_count} times"] = f"{known.vocabulary:,}"
-        figures[f"of running {statistics.units} unknown"] = f"{number(100 * known.unknown)} %"
-        figures[f"{statistics.units} a caption"] = number(captions[split].mean_length)
+        figures[f"share of unknown {statistics.units}"] = f"{number(100 * known.unknown)} %"
+        figures[f"{statistics.units} per caption"] = number(captions[split].mean_length)
     shown = "".join(f"<div><dt>{escape(k)}</dt><dd>{v}</dd></div>" for k, v in figures.items())
     return f'<dl class="figures">{shown}</dl>'
 
@@ -119,7 +119,7 @@ def _warnings(found: Sequence[DataWarning]) -> str:
 
 def _charts(statistics: DataStatistics, config: DataConfig) -> str:
     captions, images = statistics.captions, statistics.images
-    # A bucket holds <bos> and <eos> besides; the mark stands behind the longest that fits.
+    # A bucket also holds <bos> and <eos>. The mark follows the longest caption that fits.
     limits = [bucket - 1 for bucket in config.length_buckets]
     drawn = [
         histogram(
@@ -138,8 +138,8 @@ def _charts(statistics: DataStatistics, config: DataConfig) -> str:
                 histogram(f"Images by {name} side in pixels", sides, marks=[config.image_size])
             )
     note = (
-        f"Dashed: the longest captions that fit data.length_buckets {config.length_buckets}, and "
-        f"data.image_size {config.image_size}. Bars: the first split; lines: the others."
+        f"Dashed lines: the longest captions that fit data.length_buckets {config.length_buckets}, "
+        f"and data.image_size {config.image_size}. Bars: the first split; outlines: the others."
     )
     return _section("Histograms", f'<div class="charts">{"".join(drawn)}</div>', note=note)
 
@@ -191,7 +191,7 @@ def _tables(statistics: DataStatistics, min_count: int) -> str:
     columns = ["min_count", statistics.units]
     for split in captions:
         columns += [f"{split}: <unk>", "whole captions"]
-    about = f"What a vocabulary of {statistics.vocabulary_split} covers"
+    about = f"Coverage of the vocabulary of {statistics.vocabulary_split}"
     tables.append(_table(about, columns, rows.values(), here=str(min_count)))
     if statistics.images:
         tables.append(
@@ -217,24 +217,24 @@ def _tables(statistics: DataStatistics, min_count: int) -> str:
 
 
 class _Pictures:
-    """Small copies of records' images, as HTML."""
+    """Thumbnails of the records' images, as HTML."""
 
     def __init__(self, splits: Mapping[str, Source], pool: ThreadPoolExecutor, *, side: int):
         self._splits, self._pool, self._side = splits, pool, side
 
     def of(self, places: Sequence[tuple[str, int]]) -> Iterator[tuple[dict[str, Any], str]]:
-        """The records, and what shows their images."""
+        """Return the records at `places`, with the HTML of their images."""
         return self._pool.map(self._load, places)
 
     def size_of(self, split: str) -> int:
-        """How many records a split has."""
+        """Return the number of records of a split."""
         return len(self._splits[split])
 
     def _load(self, place: tuple[str, int]) -> tuple[dict[str, Any], str]:
         record = self._splits[place[0]][place[1]]
         made = thumbnail(record["image"], name=record["image_id"], side=self._side)
         if not isinstance(made, Embedded):
-            reason = escape(f"picture could not be read: {made.reason}")
+            reason = escape(f"cannot read this image: {made.reason}")
             return record, f'<div class="picture none">{reason}</div>'
         data = base64.b64encode(made.data).decode("ascii")
         image = f'<img alt="" width="{made.width}" height="{made.height}" '
@@ -249,11 +249,11 @@ def _copies(statistics: DataStatistics, pictures: _Pictures) -> str:
     items = "".join(
         f"<li>{_side_by_side(group, pictures)}"
         f'<p class="quiet">{group.count} times, '
-        f"{'the same file' if group in same else 'the same picture'}</p></li>"
+        f"{'the same file' if group in same else 'the same image'}</p></li>"
         for group in repeats.examples
     )
     note = data_tables.SURENESS.format(units=statistics.units)
-    return _section("Copies", f'<ul class="copies">{items}</ul>', note=note)
+    return _section("Duplicates", f'<ul class="copies">{items}</ul>', note=note)
 
 
 def _side_by_side(group: Group, pictures: _Pictures) -> str:
@@ -278,7 +278,7 @@ def _captions(statistics: DataStatistics) -> str:
         f'<span class="quiet">{group.count} times</span></li>'
         for group in repeats.examples
     )
-    return _section("Captions written most often", f'<ul class="sentences">{items}</ul>')
+    return _section("Most frequent captions", f'<ul class="sentences">{items}</ul>')
 
 
 def _samples(split: str, pictures: _Pictures, count: int, rng: np.random.Generator) -> str:
@@ -295,4 +295,4 @@ def _samples(split: str, pictures: _Pictures, count: int, rng: np.random.Generat
             f'<p class="id">{escape(record["image_id"])}</p></div></li>'
         )
     shown = f'<ul class="cards">{"".join(cards)}</ul>' if cards else ""
-    return _section(f"{split}: {len(cards)} of {total:,} images, at random", shown)
+    return _section(f"{split}: {len(cards)} of {total:,} images at random", shown)

@@ -1,4 +1,4 @@
-"""How often each value occurs, as small SVG charts: bars, and outlines of further splits."""
+"""Histograms as small SVG charts: bars for the first split, outlines for the others."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from jaxcap.report.charts import (
 )
 
 _BINS = 50
-"""Most bars in a chart."""
+"""Largest number of bars in a chart."""
 
 Counts = Mapping[int, int]
 Scale = Callable[[float | int], float]
 
 
 def histogram(title: str, series: Mapping[str, Counts], marks: Sequence[int] = ()) -> str:
-    """A figure: of each split, the share of what it holds that has each value.
+    """Draw the share of each value in each split.
 
     Args:
-      title: what is counted, in what unit.
+      title: names the counted values and their unit.
       series: split to value to count. The first is drawn as bars, others as outlines.
-      marks: values at which a vertical line stands, such as limits; those beyond are left out.
+      marks: values to mark with a vertical line, such as limits. Values out of range are omitted.
     """
     series = {split: counts for split, counts in series.items() if counts}
     if not series:
@@ -58,7 +58,7 @@ def histogram(title: str, series: Mapping[str, Counts], marks: Sequence[int] = (
             f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{label} %</text>'
         )
     for tick in (t for t in round_ticks(float(low), float(ends), 5) if low <= t <= ends):
-        # A value's bar begins at the value; where bars are of one value, its label is below it.
+        # A bar begins at its value. If each bar has one value, centre the label below it.
         x = px(tick + 0.5) if width == 1 else px(tick)
         if x <= WIDTH - RIGHT and tick == int(tick):
             parts.append(
@@ -93,14 +93,14 @@ def histogram(title: str, series: Mapping[str, Counts], marks: Sequence[int] = (
 
 
 def _width(values: int) -> int:
-    """How many values a bar stands for: 1, 2 or 5 times a power of ten."""
+    """Return the number of values per bar: 1, 2, or 5 times a power of ten."""
     rough = max(1.0, values / _BINS)
     magnitude = 10 ** math.floor(math.log10(rough))
     return next(m * magnitude for m in (1, 2, 5, 10) if m * magnitude >= rough)
 
 
 def _shares(counts: Counts, low: int, width: int) -> list[float]:
-    """Percent in each bin, from the one that begins at `low`."""
+    """Return the percentage in each bin; the first begins at `low`."""
     bins = [0] * ((max(counts) - low) // width + 1)
     for value, count in counts.items():
         bins[(value - low) // width] += count

@@ -1,9 +1,9 @@
 "use strict";
-// The gallery: which rows are shown, in which order, and the cards near the window.
-// Text becomes DOM through textContent alone, so nothing that a caption holds is ever markup.
+// The gallery: select and sort rows, and create the cards near the window.
+// Text enters the DOM only through textContent, so captions are never parsed as markup.
 (() => {
-  const CHUNK = 24; // cards that appear and go together; whole rows of 1, 2, 3 or 4 columns
-  const AHEAD = "1000px"; // how far outside the window cards are kept
+  const CHUNK = 24; // cards created and removed together: full rows of 1, 2, 3, or 4 columns
+  const AHEAD = "1000px"; // distance from the window within which cards exist
   const HEADLINE = ["CIDEr-D", "BLEU-4"];
   const FIRST = { sort: "original", order: "best", q: "", in: "all", verdict: "all", words: "on",
     seed: "" };
@@ -19,7 +19,7 @@
   const hasWords = rows.some((row) => row.words);
   const hasAttention = rows.some((row) => row.attention);
 
-  // Small makers
+  // Formatting
 
   function make(tag, attributes, ...children) {
     const element = document.createElement(tag);
@@ -41,8 +41,8 @@
     return p > 0 ? `${digits}·10⁻${[...power].map((d) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[d]).join("")}` : "0 %";
   }
 
-  // Pictures: base64 in blocks of as many lines as rows; a block is split when first needed.
-  // They come last in the page, for the text need not wait for them.
+  // Images: blocks of base64 with one line per row, split on first use. They come last in the
+  // page, so that the text appears before them.
 
   function whenLoaded(work) {
     if (document.readyState !== "loading") work();
@@ -89,9 +89,9 @@
   function makePicture(row, index) {
     if (row.note || !(row.size || row.link)) {
       return make("div", { class: "picture none" },
-        row.note ? `picture could not be read: ${row.note}` : "no picture");
+        row.note ? `cannot read this image: ${row.note}` : "no image");
     }
-    // The text beside it is the picture's description; to read it twice helps nobody.
+    // The caption next to the image describes it; alt text would make screen readers repeat it.
     const image = make("img", { alt: "", decoding: "async" });
     if (row.size) [image.width, image.height] = row.size;
     else image.loading = "lazy";
@@ -99,7 +99,7 @@
     const frame = make("div", { class: "picture" }, image);
     image.addEventListener("error", () => {
       frame.className = "picture none";
-      frame.replaceChildren("picture could not be read");
+      frame.replaceChildren("cannot read this image");
     });
     return frame;
   }
@@ -137,7 +137,7 @@
     }
     if (others.length) {
       details.append(make("table", { class: "others" },
-        make("caption", null, "Captions, as the search ranked them"),
+        make("caption", null, "Captions, ranked by the search"),
         make("thead", null, make("tr", null, make("th", { scope: "col" }, "caption"),
           make("th", { scope: "col" }, "p"), make("th", { scope: "col" }, "log p"))),
         make("tbody", null, ...row.captions.map(([text, logProb]) => make("tr", null,
@@ -149,7 +149,7 @@
       details.append(make("p", { class: "numbers" },
         ...scores.map(([name, value]) => score(name, number(value)))));
     }
-    // Someone who searches the references wants to see the place.
+    // Open the references if the search matches one of them.
     details.open = current.terms.length > 0
       && references.some((text) => current.terms.some((t) => holds(text, t)))
       && state.in !== "captions" && state.in !== "invented";
@@ -176,7 +176,7 @@
     });
     const list = make("ol", {
       class: seen ? "strip" : "strip plain",
-      "aria-label": seen ? "Where the model looked, word by word" : "Probability of each word",
+      "aria-label": seen ? "Attention for each word" : "Probability of each word",
     }, ...tiles);
     if (!seen) return list;
     const buttons = [...list.querySelectorAll("button")];
@@ -193,7 +193,7 @@
     return list;
   }
 
-  // The word under the pointer or with the focus is shown in the large picture.
+  // Show the attention of the hovered or focused word on the large image.
   function enlarge(list, buttons, frame) {
     const large = make("canvas", { class: "overlay", "aria-hidden": "true", hidden: "" });
     [large.width, large.height] = [128, 128];
@@ -208,7 +208,7 @@
       button.addEventListener("pointerleave", () => show(focused()));
       button.addEventListener("focus", () => show(button));
       button.addEventListener("blur", () => show(null));
-      button.addEventListener("click", () => button.focus()); // Safari does not by itself
+      button.addEventListener("click", () => button.focus()); // Safari does not focus clicked buttons
     }
     list.addEventListener("keydown", (event) => {
       const at = buttons.indexOf(document.activeElement);
@@ -222,12 +222,12 @@
     });
   }
 
-  // Which rows, in which order
+  // Selection and order
 
   const state = { ...FIRST };
   const current = { order: [], terms: [] };
 
-  function shuffled(items, seed) { // Fisher and Yates, with the generator mulberry32
+  function shuffled(items, seed) { // Fisher–Yates, with mulberry32 as generator
     let a = seed >>> 0;
     const random = () => {
       a = (a + 0x6d2b79f5) | 0;
@@ -257,14 +257,14 @@
       const value = (index) => (state.sort === "confidence"
         ? rows[index].captions[0]?.[1] : rows[index].scores?.[state.sort]) ?? null;
       const sign = state.order === "best" ? -1 : 1;
-      const missing = chosen.filter((index) => value(index) === null); // last, either way
+      const missing = chosen.filter((index) => value(index) === null); // last in either order
       chosen = chosen.filter((index) => value(index) !== null)
         .sort((a, b) => sign * (value(a) - value(b)) || a - b).concat(missing);
     }
     current.order = chosen;
   }
 
-  // Cards exist near the window only; a list that is far away is empty and keeps its height.
+  // Cards exist only near the window. A distant list is empty but keeps its height.
 
   let estimate = 3000;
   const observer = new IntersectionObserver((entries) => {
@@ -303,7 +303,7 @@
       return list;
     });
     gallery.replaceChildren(...lists);
-    if (lists.length) fill(lists[0]); // what is seen first waits for nobody
+    if (lists.length) fill(lists[0]); // the first cards are visible at once
     if (lists.length && found > CHUNK) estimate = lists[0].offsetHeight || estimate;
     for (const list of lists.slice(1)) {
       const share = Math.min(CHUNK, found - CHUNK * list.chunk) / CHUNK;
@@ -312,7 +312,7 @@
     for (const list of lists) observer.observe(list);
   }
 
-  // Controls and the address: a view can be sent to others, as report.html#q=dog&sort=BLEU-4
+  // Controls and the address: views can be shared, such as report.html#q=dog&sort=BLEU-4
 
   function read() {
     const given = new URLSearchParams(location.hash.slice(1));

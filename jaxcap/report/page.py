@@ -1,4 +1,4 @@
-"""Puts the page together and writes it."""
+"""Assemble the report and write it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from jaxcap.report.pictures import (
 from jaxcap.report.rows import ReportRow, packed_row
 
 _TOGETHER = 100
-"""Rows whose images are in memory at once, and pictures in one block of the page."""
+"""Number of rows with images in memory at once, and of images in one block of the page."""
 
 
 def write_report(
@@ -46,27 +46,26 @@ def write_report(
     images: Literal["embed", "link"] = "embed",
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Writes the page to `path`, beside it first and then renamed.
+    """Write the page to a temporary file and rename it to `path`.
 
     Args:
-      path: the file to write; its directory is made if need be.
+      path: the file to write; its directory is created if necessary.
       title: the page's heading.
-      rows: the captioned images, in their original order; read once, a few at a time, so a
-        generator that opens images as it goes keeps thousands of them out of memory. An image
-        that cannot be read leaves a note in its place.
-      count: how many rows there will be, if `rows` has no length; it decides how large the
-        embedded pictures are.
-      scores: of the whole set, by name, as shown (×100, by convention).
+      rows: the captioned images, in their original order. They are read once, a few at a time,
+        so a generator that opens images lazily keeps memory low. The page shows a note in place
+        of an unreadable image.
+      count: number of rows, if `rows` has no length. It determines the size of the embedded
+        images.
+      scores: scores of the whole set, by name, as shown (×100 by convention).
       intervals: 95 % intervals of some of these scores, (low, high).
-      signature: the line that fixes how the scores were obtained.
-      facts: what else there is to know, in short; the value of "command" is shown as code.
+      signature: the signature of the scores.
+      facts: further short facts, by name. The value of "command" is shown as code.
       curves: the lines of `metrics.jsonl`, each with a "step". "loss" and every "SPLIT/METRIC"
-        are drawn, one chart for each metric; other keys are not.
+        are drawn, with one chart per metric; other keys are ignored.
       config: the run's configuration, shown as JSON.
-      images: "embed" puts small copies into the page, some 10 kB each if there are thousands;
-        "link" points to the files where rows give paths of a kind that browsers show, and
-        embeds the others.
-      progress: called with the number of rows done.
+      images: "embed" stores thumbnails in the page, about 10 kB each if there are thousands.
+        "link" points to image files in formats that browsers show, and embeds the others.
+      progress: called with the number of finished rows.
     """
     known = count if count is not None else len(rows) if isinstance(rows, Sequence) else 1
     packed: list[dict[str, Any]] = []
@@ -84,7 +83,7 @@ def write_report(
         script=_script(),
         summary=_summary(scores or {}, intervals or {}, signature, facts or {}),
         training=training_charts(curves),
-        gallery=_asset("gallery.html") if packed else '<p class="none">No captions were made.</p>',
+        gallery=_asset("gallery.html") if packed else '<p class="none">There are no captions.</p>',
         config=_configuration(config),
         rows=_json(packed),
         pictures="".join(blocks),
@@ -113,7 +112,7 @@ def _fill(name: str, **parts: str) -> str:
 
 
 def _policy(*, linked: bool) -> str:
-    """Nothing may be loaded, sent or run but this style and script, and linked pictures."""
+    """Return a policy that allows only this style, this script, and linked images."""
 
     def sha256(text: str) -> str:
         digest = hashlib.sha256(text.encode("utf-8")).digest()
@@ -146,14 +145,14 @@ def _with_pictures(
         return thumbnail(image, name=row.image_id, side=side)
 
     remaining = iter(rows)
-    # Pillow decodes and encodes without holding Python's lock.
+    # Pillow releases Python's lock while it decodes and encodes.
     with ThreadPoolExecutor() as pool:
         while some := list(itertools.islice(remaining, _TOGETHER)):
             yield some, list(pool.map(picture, some))
 
 
 def _picture_block(pictures: Sequence[Embedded | Linked | Unreadable | None]) -> str:
-    """A line of base64 for each row, empty where nothing is embedded; no browser runs it."""
+    """Return one line of base64 per row, empty if nothing is embedded. No browser runs it."""
     lines = "\n".join(
         base64.b64encode(p.data).decode("ascii") if isinstance(p, Embedded) else ""
         for p in pictures
@@ -162,7 +161,7 @@ def _picture_block(pictures: Sequence[Embedded | Linked | Unreadable | None]) ->
 
 
 def _json(value: Any) -> str:
-    """JSON that cannot end the element it stands in, or open another."""
+    """Return JSON that cannot close its HTML element or open another."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c")
 

@@ -1,4 +1,4 @@
-"""The pictures of a report: small copies that lie in the page, or links to the files."""
+"""The images of a report: thumbnails in the page, or links to files."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from jaxcap.data import images
 from jaxcap.errors import InputError
 
 QUALITY = 75
-"""Of the embedded JPEGs. WebP would save a fifth of the bytes for five times the time."""
+"""Quality of embedded JPEGs. WebP would save a fifth of the bytes but take five times as long."""
 
 _BY_BROWSERS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif")
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """A JPEG that lies in the page."""
+    """A JPEG embedded in the page."""
 
     data: bytes
     width: int
@@ -31,24 +31,24 @@ class Embedded:
 
 @dataclass(frozen=True)
 class Linked:
-    """The address of a picture, relative to the page where the file system allows it."""
+    """The address of an image, relative to the page if the file system allows it."""
 
     address: str
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """Why there is no picture."""
+    """The reason why there is no image."""
 
     reason: str
 
 
 def thumbnail_side(count: int) -> int:
-    """Longest side in pixels of `count` embedded pictures: sharp for few, light for thousands.
+    """Return the longest side in pixels for `count` thumbnails: large for few, small for many.
 
-    A photograph of 320 pixels takes some 14 KB and one of 184 some 7 KB, a third more as base64.
-    184 is just below half of 375, the usual shorter side of photographs from Flickr, which are
-    then decoded at half their size, in half the time for the whole copy.
+    A photograph of 320 pixels takes about 14 KB, one of 184 about 7 KB, and a third more in
+    base64. 184 is just below half of 375, the usual shorter side of photographs from Flickr.
+    They are then decoded at half size, which halves the time.
     """
     return 320 if count <= 1000 else 184
 
@@ -56,7 +56,7 @@ def thumbnail_side(count: int) -> int:
 def thumbnail(
     image: bytes | Path | Image.Image | np.ndarray, *, name: str, side: int
 ) -> Embedded | Unreadable:
-    """A copy at most `side` pixels on its longer side; an image is never enlarged."""
+    """Scale an image down to at most `side` pixels on its longer side. Never enlarge it."""
     try:
         picture = Image.fromarray(images.decode(image, name=name, size=side))
     except InputError as error:
@@ -68,18 +68,18 @@ def thumbnail(
 
 
 def shown_by_browsers(image: Path) -> bool:
-    """Whether every browser shows a file of this name's kind."""
+    """Return whether every browser shows this format, judged by the suffix."""
     return image.suffix.lower() in _BY_BROWSERS
 
 
 def link(image: Path, *, page: Path) -> Linked | Unreadable:
-    """The address of `image` as seen from `page`, so that both can be moved together."""
+    """Return the address of `image` relative to `page`, so that both can be moved together."""
     if not image.is_file():
-        return Unreadable("there is no such file")
+        return Unreadable("no such file")
     target = image.resolve()
     try:
         relative = os.path.relpath(target, page.resolve().parent)
     except ValueError:  # another drive
         return Linked(target.as_uri())
-    # A name may begin with what looks like a scheme, as in "a:b.jpg"; "./" keeps it a file.
+    # A name such as "a:b.jpg" looks like a URL with a scheme; "./" keeps it a file.
     return Linked("./" + quote(os.fsencode(Path(relative).as_posix())))

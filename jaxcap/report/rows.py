@@ -1,4 +1,4 @@
-"""What a report shows of one image, and the compact form in which the page holds it."""
+"""The content of a report for one image, and its compact form in the page."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class ReportCaption:
     """One caption of an image.
 
     Attributes:
-      text: its words, separated by single spaces; `words` tells them where it is otherwise.
-      log_prob: natural log-probability of the whole caption, where it is known.
-      word_log_probs: log p of each word given those before it. What goes beyond the words of
-        `text` (the end of the sentence) is not shown; fewer than the words are not shown at all.
-      attention: where the model looked while it chose each word, `[T, P]` with P a square
-        number (the grid covers the whole image) and T at least the number of words. uint8 holds
-        weights already scaled (`scale_attention`); floats are scaled here. None, or a P that is
-        no square, as P = 0 of a decoder without attention: no overlays.
-      words: the words one by one, or the characters or pieces that the caption was made of; what
-        SentencePiece writes for a space is shown as one. None: those that spaces separate.
+      text: words separated by single spaces, or any text if `words` is given.
+      log_prob: natural log probability of the whole caption, if known.
+      word_log_probs: log p of each word given the words before it. Values beyond the words of
+        `text`, such as that of `<eos>`, are ignored. With fewer values than words, none is shown.
+      attention: attention weights for each word, `[T, P]`, with P a square number (the grid
+        covers the whole image) and T at least the number of words. uint8 weights are already
+        scaled (`scale_attention`); floats are scaled here. Without overlays: None, or a P that
+        is not a square number, such as P = 0 of a decoder without attention.
+      words: the words, characters, or pieces of the caption. SentencePiece's mark for a space is
+        shown as a space. None: split `text` at spaces.
     """
 
     text: str
@@ -44,14 +44,14 @@ class ReportRow:
     """One image with its captions.
 
     Attributes:
-      image_id: how the image is called; searched and shown.
+      image_id: the image's name, shown and searched.
       image: the bytes of an image file, its path, a `PIL.Image.Image`, or an array as in
-        `jaxcap.data.images.decode`; None where there is no picture to show.
+        `jaxcap.data.images.decode`; None for no image.
       captions: generated captions, best first.
-      references: what people wrote.
-      scores: of the best caption, by any names, shown as they come (×100, by convention);
-        higher is better, for "best first" means largest first.
-      verdict: whether the best caption is true and complete, where that is known.
+      references: captions by people.
+      scores: scores of the best caption, by any name, shown unchanged (×100 by convention).
+        Higher is better: "best first" sorts the largest first.
+      verdict: whether the best caption is true and complete, if known.
     """
 
     image_id: str
@@ -63,9 +63,9 @@ class ReportRow:
 
 
 def scale_attention(weights: np.ndarray) -> np.ndarray:
-    """Attention weights `[…, P]` as uint8, the largest of each word 255: as bright as it gets.
+    """Scale attention weights `[…, P]` to uint8, with 255 for the largest weight of each word.
 
-    A word that looks everywhere alike is bright everywhere; one without weights is dark.
+    Uniform weights are 255 everywhere. Weights of zero stay zero.
     """
     peak = weights.max(axis=-1, keepdims=True, initial=0.0)
     scaled = np.divide(weights, peak, out=np.zeros_like(weights), where=peak > 0)
@@ -73,12 +73,12 @@ def scale_attention(weights: np.ndarray) -> np.ndarray:
 
 
 def packed_row(row: ReportRow, picture: Embedded | Linked | Unreadable | None) -> dict[str, Any]:
-    """The row as the page's script reads it; absent keys stand for nothing to show.
+    """Return the row as the page's script reads it. Keys without content are omitted.
 
     Keys: `id`; `captions`, pairs of text and log p; `words`, p of each word of the best caption;
-    `units`, these words themselves where they are not what spaces separate;
-    `attention`, base64 of its T×P bytes; `references`; `scores`; `verdict`; and of the picture
-    `size` (embedded: width and height; its bytes lie elsewhere), `link` or `note`.
+    `units`, these words, if splitting at spaces does not give them; `attention`, base64 of its
+    T×P bytes; `references`; `scores`; `verdict`. The image has `size` (embedded: width and height;
+    the bytes are in another block), `link`, or `note`.
     """
     packed: dict[str, Any] = {
         "id": row.image_id,
@@ -124,5 +124,5 @@ def _packed_words(caption: ReportCaption) -> dict[str, Any]:
 
 
 def _rounded(value: float | None, digits: int) -> float | None:
-    """None for what JSON cannot hold: nan and the infinities."""
+    """Round a number; return None for nan and infinities, which JSON lacks."""
     return None if value is None or not math.isfinite(value) else round(float(value), digits)

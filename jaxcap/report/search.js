@@ -1,7 +1,7 @@
 "use strict";
-// Search: every term must begin a word; "a phrase" in quotes is one term.
+// Search: every term must match the beginning of a word; a quoted phrase is one term.
 const search = (() => {
-  // Scripts that put no space between words have no beginnings to insist on.
+  // In scripts without spaces, a term may match anywhere.
   const UNSPACED = /^[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}]/u;
 
   function patterns(query) {

@@ -111,7 +111,7 @@ def test_a_page_stands_alone_and_is_the_same_twice(tiny_data, tmp_path, capsys):
     assert all(source.startswith("data:image/jpeg;base64,") for source in images)
     assert not {"script", "iframe", "object"} & {tag for tag, _ in html.tags}
     assert not [a for _, a in html.tags if {"style", "onclick"} & a.keys()]
-    assert "train: 4 of 50 images, at random" in html.text
+    assert "train: 4 of 50 images at random" in html.text
     (policy,) = (a["content"] for t, a in html.tags if a.get("http-equiv"))
     assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
 
@@ -126,7 +126,7 @@ def test_what_captions_hold_stays_text(tmp_path):
     html = _Html(path.read_text())
     assert "script" not in {tag for tag, _ in html.tags}
     assert html.text.count(evil) > 8
-    assert "picture could not be read: the file is empty" in html.text
+    assert "cannot read this image: the file is empty" in html.text
     assert [p.name for p in tmp_path.iterdir()] == ["page.html"]
 
 

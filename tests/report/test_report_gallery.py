@@ -268,9 +268,9 @@ def test_pictures_embedded_linked_and_broken(
         [90, 60],
     ]
     assert shown(page, ".picture.none") == [
-        "picture could not be read",
-        "picture could not be read: the file is empty",
-        "no picture",
+        "cannot read this image",
+        "cannot read this image: the file is empty",
+        "no image",
     ]
 
 

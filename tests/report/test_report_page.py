@@ -18,7 +18,7 @@ def row(image: Any = None, text: str = "a dog", name: str = "1", **rest: Any) ->
 
 def test_nothing_to_show_is_still_a_page(html: Callable, tmp_path: Path) -> None:
     page = html(name="new/report.html")
-    assert "No captions" in page.text
+    assert "There are no captions" in page.text
     assert page.named("svg") == []
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["report.html"]  # none beside it
 

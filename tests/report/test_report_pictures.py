@@ -101,7 +101,7 @@ def test_links_lead_from_the_page_to_the_file(html: Callable, jpeg: Callable, tm
         "./../my%20photos/c%2520d.webp",
         *(None, None, None),
     ]
-    assert page.rows[4]["note"] == "there is no such file"
+    assert page.rows[4]["note"] == "no such file"
     # Browsers show no TIFF, and bytes have no address.
     assert [bool(data) for data in embedded(page.source)] == [False] * 3 + [True, False, True]
 
