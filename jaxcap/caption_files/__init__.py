@@ -1,1 +1,1 @@
-"""Captions on disk, in any layout: read, match with images, write."""
+"""Read caption files in any common format, match them with images, and write them."""

@@ -1,4 +1,4 @@
-"""What the ids and the captions of images are called in people's files."""
+"""Common names of the columns and JSON keys that hold image ids and captions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ID_NAMES = (
     "filepath", "path", "file", "img", "img_id", "imgid", "cocoid",
 )  # fmt: skip
 LAST_ID_NAMES = ("id", "name")
-"""Used where there is no other: beside an `image_id`, COCO's `id` is the caption's."""
+"""Used only if no other id is found: in COCO, `id` next to `image_id` identifies the caption."""
 CAPTION_NAMES = (
     "caption", "captions", "prediction", "generated_caption", "hypothesis", "reference",
     "references", "sentence", "sentences", "comment", "text", "description",
@@ -23,12 +23,12 @@ SPLIT_NAME = "split"
 
 @dataclass(frozen=True)
 class Names:
-    """Columns of a table, or keys of JSON entries, where they are not found by their usual names.
+    """Names of columns or JSON keys, for files that do not use the common ones.
 
     Attributes:
-      image: holds the id of the image.
-      captions: each holds a caption, or a list of them.
-      split: holds the split of the image.
+      image: the column of image ids.
+      captions: the columns of captions, or of lists of captions.
+      split: the column of splits.
     """
 
     image: str | None = None
@@ -37,11 +37,11 @@ class Names:
 
     @property
     def given(self) -> tuple[str, ...]:
-        """All that are given."""
+        """All names that are not None."""
         return tuple(n for n in (self.image, *self.captions, self.split) if n is not None)
 
     def of_columns(self) -> Names:
-        """The same, as `table_columns` writes names."""
+        """Return the names as `table_columns` normalises them."""
         return Names(
             None if self.image is None else column_name(self.image),
             tuple(column_name(name) for name in self.captions),
@@ -49,7 +49,7 @@ class Names:
         )
 
     def ids(self, record: Mapping[str, Any]) -> dict[str, str]:
-        """The ids of a record, by their names."""
+        """Return the ids of a record by column."""
         choices = (ID_NAMES, LAST_ID_NAMES) if self.image is None else ((self.image,),)
         for names in choices:
             found = {n: text for n in names if (text := id_text(record.get(n))) is not None}
@@ -58,18 +58,18 @@ class Names:
         return {}
 
     def captions_in(self, record: Mapping[str, Any]) -> tuple[str, ...]:
-        """The names under which a record holds captions: those given, or the first usual one."""
+        """Return the columns of captions in a record: the given ones, or the first common one."""
         if self.captions:
             return tuple(name for name in self.captions if name in record)
         return tuple(name for name in CAPTION_NAMES if name in record)[:1]
 
     def split_of(self, record: Mapping[str, Any]) -> object:
-        """The split of a record, whatever it is; None if it has none."""
+        """Return the split of a record, of any type, or None."""
         return record.get(self.split or SPLIT_NAME)
 
 
 def id_text(value: object) -> str | None:
-    """An id as text: 42 and "42" are the same image. None for what can be no id."""
+    """Return an id as text, so that 42 and "42" are the same image; None if it is not an id."""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         return None
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""Which encoding a text is in that is not UTF-8: a guess, to be shown to the person who knows."""
+"""Guess the encoding of a text that is not UTF-8, to suggest it to the user."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Encoding:
-    """An encoding, as people call it and as `iconv` does."""
+    """The common name of an encoding, and its name in `iconv`."""
 
     title: str
     iconv: str
 
 
-# Python's codec, what it is called, and how the letters of its languages are named in Unicode; of
-# those that fit equally well the first is taken.
+# Python codec, encoding, and the prefixes of its letters' Unicode names. The first of equal scores
+# wins.
 _CANDIDATES = (
     ("cp1252", Encoding("Windows-1252 or Latin-1 (Western)", "WINDOWS-1252"), ("LATIN",)),
     ("cp1251", Encoding("Windows-1251 (Cyrillic)", "WINDOWS-1251"), ("CYRILLIC",)),
@@ -33,11 +33,11 @@ _SAMPLE = 1 << 16
 
 
 def utf16(data: bytes) -> str:
-    """What UTF-16 text is called for its byte order, with or without its mark; "" if it is none."""
+    """Return the name of the UTF-16 variant of a text, with or without a byte order mark, or ""."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "UTF-16"
     start = data[: min(len(data), _SAMPLE) // 2 * 2]
-    # Of a table or JSON at least the marks between captions are ASCII, in any language.
+    # In any language, the delimiters of a table or of JSON are ASCII.
     for name, zeros, others in (("UTF-16LE", 1, 0), ("UTF-16BE", 0, 1)):
         count = start[zeros::2].count(0)
         if count > len(start) / 10 and start[others::2].count(0) < count / 10:
@@ -46,8 +46,8 @@ def utf16(data: bytes) -> str:
 
 
 def guess(data: bytes) -> Encoding:
-    """The encoding in which a text reads most like one, of nine from before UTF-8."""
-    # Whole lines: a cut might fall within a character.
+    """Return the most plausible of ten legacy encodings."""
+    # Sample whole lines, since a cut could split a character.
     sample = b""
     for line in data.split(b"\n"):
         if not line.isascii() and len(sample) < _SAMPLE:
@@ -64,11 +64,11 @@ def guess(data: bytes) -> Encoding:
 
 
 def _likeness(text: str, scripts: tuple[str, ...]) -> float:
-    """How much of what is not ASCII in a text is of these scripts and stands as it does in them.
+    """Score from 0 to 1 how well the non-ASCII characters of a text fit these scripts.
 
-    Western letters stand singly among those of ASCII, others in runs without; capitals begin
-    words; Japanese is written with kana, and Chinese, in which any two bytes may be a character,
-    only believed where nothing else fits.
+    Accented Latin letters occur between ASCII letters; letters of other scripts form runs of their
+    own. Capitals start words. Japanese contains kana. Almost any two bytes decode as Chinese, so
+    Chinese scores low and wins only if nothing else fits.
     """
     points, total, kana = 0.0, 0, 0
     for before, char, after in zip(" " + text, text, text[1:] + " ", strict=False):

@@ -1,8 +1,8 @@
-"""Which image of one file is which of another: by one rule for all images, and the rule is named.
+"""Match the images of two files by a single, named rule.
 
-Files write the same image as 42, "42", "val/COCO_val2014_000000000042.jpg" or without its
-extension, and some give several ids. The rule that fits the most images is taken, of equals the
-strictest; no image is ever matched by a rule of its own, or by likeness.
+Files refer to the same image as 42, "42", "val/COCO_val2014_000000000042.jpg" or without its
+extension, and some give several ids. The rule that matches the most images is used; of equal
+rules, the strictest. All images are matched by the same rule, and never by similarity.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _stem(text: str) -> str:
 
 
 def _number(text: str) -> str | None:
-    """The number in "COCO_val2014_000000000042.jpg", "000000000042.jpg" or "42"."""
+    """Return the number in "COCO_val2014_000000000042.jpg", "000000000042.jpg" or "42"."""
     match = _COCO_NAME.fullmatch(_stem(text))
     return match[1] if match else None
 
@@ -45,10 +45,10 @@ _RULES: tuple[tuple[str, Callable[[str], str | None]], ...] = (
 
 @dataclass(frozen=True)
 class Matching:
-    """Which images are the same.
+    """The matched images of two sequences.
 
     Attributes:
-      rule: in words, such as "image_id = cocoid, exactly".
+      rule: the rule in words, such as "image_id = cocoid, exactly".
       pairs: index in the first sequence to index in the second.
     """
 
@@ -59,7 +59,7 @@ class Matching:
 def _keys(
     images: Sequence[ImageCaptions], kind: str, simplify: Callable[[str], str | None]
 ) -> dict[str, int] | None:
-    """The key of each image, or None if the rule makes two images one."""
+    """Map the key of each image to its index; None if two images have the same key."""
     keys: dict[str, int] = {}
     for index, image in enumerate(images):
         key = simplify(image.ids[kind]) if kind in image.ids else None
@@ -73,14 +73,14 @@ def _kinds(images: Sequence[ImageCaptions]) -> list[str]:
 
 
 def examples(images: Sequence[ImageCaptions], indices: Sequence[int], limit: int = 3) -> str:
-    """A few images by their first ids, and how many more there are."""
+    """List the first ids of a few images and count the rest."""
     names = [next(iter(images[i].ids.values())) for i in indices[:limit]]
     more = f" and {len(indices) - limit} more" if len(indices) > limit else ""
     return ", ".join(names) + more
 
 
 def _described(images: Sequence[ImageCaptions]) -> str:
-    """A few ids of each kind."""
+    """List a few ids of each kind."""
     parts = []
     for kind in _kinds(images):
         ids = [image.ids[kind] for image in images if kind in image.ids]
@@ -94,13 +94,16 @@ def match(
     *,
     paths: tuple[Path, Path],
 ) -> Matching:
-    """Finds the rule by which most images of `ours` are images of `theirs`.
+    """Match images by the rule that finds most images of `ours` in `theirs`.
 
     Args:
-      paths: the two files, for the message.
+      ours: the images to find.
+      theirs: the images to search.
+      paths: the two files, for error messages.
 
     Raises:
-      InputError: no rule matches any image, or two rules match equally many, but others.
+      InputError: no rule matches any image, or the two best rules match equally many images in
+        different ways.
     """
     best: Matching | None = None
     rival: Matching | None = None
@@ -120,28 +123,34 @@ def match(
     if best is None or not best.pairs:
         raise InputError(
             f"{paths[0]} and {paths[1]} have no image in common. The first has "
-            f"{_described(ours)}; the second has {_described(theirs)}. Images match if an id of "
-            "one is an id of the other, whole or without folders and extension."
+            f"{_described(ours)}; the second has {_described(theirs)}. Images match if they have "
+            "the same id, with or without folders and extension."
         )
     if rival is not None:
         raise InputError(
             f"{paths[0]} and {paths[1]} match in two ways that differ: {best.rule}, and "
-            f"{rival.rule} ({len(best.pairs)} images each). Leave only one kind of id in a file."
+            f"{rival.rule} ({len(best.pairs)} images each). Keep only one kind of id in each file."
         )
     return best
 
 
 def pictures_of(ids: list[dict[str, str]], directory: Path) -> list[Path | None]:
-    """The file of each image in a folder or below it, by the one rule that fits most.
+    """Find the file of each image in a folder and its subfolders; None for images without one.
+
+    Args:
+      ids: the ids of each image.
+      directory: the folder to search.
 
     Raises:
-      InputError: the folder is none, or holds no picture of these images.
+      InputError: `directory` is not a folder, or holds none of the images.
     """
     if not directory.is_dir():
-        raise InputError(f"--images {directory}: expected the folder of the images; found none.")
+        raise InputError(
+            f"--images {directory}: expected the folder of the images; found no such folder."
+        )
     paths = images_below(directory)
     if not paths:
-        raise InputError(f"--images {directory}: no image in this folder.")
+        raise InputError(f"--images {directory}: found no images in this folder or below it.")
     files = [ImageCaptions({"file": str(path.relative_to(directory))}, []) for path in paths]
     wanted = [ImageCaptions(each, []) for each in ids]
     pairs = match(wanted, files, paths=(Path("the captions"), directory)).pairs

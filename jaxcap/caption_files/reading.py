@@ -1,7 +1,7 @@
-"""Files of captions, in the formats that people have: images, their ids, and their captions.
+"""Read caption files in common formats: images, their ids and their captions.
 
-One reader for what models wrote and what people wrote; which format a file is in, is told from
-its content (`read_captions` lists them).
+The same reader serves predictions and references. It detects the format from the content;
+`read_captions` lists the formats.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ _EXPECTED = (
 
 @dataclass
 class ImageCaptions:
-    """An image, by all the ids its file gives, and its captions in the order of the file.
+    """An image with its ids and its captions, in the order of the file.
 
     Attributes:
       ids: kind of id ("image_id", "file_name", …) to the id as text.
-      captions: one or more. Of a model's n best only the first, which is its answer.
-      split: of those files that name splits.
-      n_best: a model's n best captions with their log probabilities, where the file has them.
-      place: where in the file the image first occurs, such as "line 3".
-      places: where each caption stands.
-      folder: of the image's file, where Karpathy's files name it.
+      captions: one or more. Of an n-best list, only the best.
+      split: the split, if the file names splits.
+      n_best: the n-best list of a model with log probabilities in nats, if the file has one.
+      place: where the image first occurs in the file, such as "line 3".
+      places: where each caption occurs.
+      folder: the folder of the image file, if a file in Karpathy's format names it.
     """
 
     ids: dict[str, str]
@@ -69,14 +69,14 @@ class ImageCaptions:
 
 @dataclass
 class CaptionFile:
-    """What a file holds.
+    """The contents of a caption file.
 
     Attributes:
       path: the file.
-      format: one of the names above, to be shown.
-      images: in the order in which they first occur.
-      bare_images: those that have no caption; they are not in `images`.
-      tokenised: the file holds words, not sentences; they were joined by spaces.
+      format: the name of the format, one of the constants above.
+      images: the images with captions, in the order in which they first occur.
+      bare_images: the images without captions.
+      tokenised: whether the file holds tokens, which were joined by spaces.
     """
 
     path: Path
@@ -87,19 +87,19 @@ class CaptionFile:
 
     @property
     def bare(self) -> int:
-        """How many images have no caption."""
+        """The number of images without captions."""
         return len(self.bare_images)
 
 
 @dataclass
 class _Collector:
-    """Gathers entries into images by their first id."""
+    """Groups entries into images by their first id."""
 
     problems: Problems
     images: dict[str, ImageCaptions] = field(default_factory=dict)
 
     def add(self, ids: dict[str, str], value: object, place: str, split: object = None) -> None:
-        """Adds the caption or captions that `value` holds; says so if it holds none."""
+        """Add the caption or captions in `value`; report a problem if it holds none."""
         key = next(iter(ids.values()))
         n_best = _n_best(value)
         texts = [n_best[0][0]] if n_best else _texts(value, f"{place} (image {key})", self.problems)
@@ -120,21 +120,21 @@ class _Collector:
 def read_captions(
     path: Path, names: Names | None = None, problems: Problems | None = None
 ) -> CaptionFile:
-    """Reads a file of captions.
+    """Read a caption file.
 
     Formats: COCO results `[{"image_id": …, "caption": …}, …]`; COCO annotations (`images` and
-    `annotations`); Karpathy's `dataset_*.json`; a JSON object of images, each with a caption or a
-    list of them; JSON lines, with `caption` or `captions`, among them those of
-    `jaxcap caption --json`; CSV, TSV and the like, columns named in the first line; Flickr token
-    files.
+    `annotations`); Karpathy's `dataset_*.json`; a JSON object that maps images to a caption or a
+    list of captions; JSON lines with `caption` or `captions`, such as `jaxcap caption --json`
+    writes; CSV, TSV and similar tables with a header; Flickr token files.
 
     Args:
-      names: columns or keys, where they are not found by their usual names.
-      problems: collects what is wrong with single entries, instead of an error in the end.
+      path: the file.
+      names: columns or keys, if the file does not use the common names.
+      problems: collects the problems of single entries. If None, they are raised as an error.
 
     Raises:
-      InputError: the file cannot be read, is of none of these formats, is malformed, holds no
-        caption, or holds captions that are no text; lists what is wrong, with lines or entries.
+      InputError: the file cannot be read, is malformed or has none of these formats, or it holds
+        no captions or captions that are not text. Lists all problems with lines or entries.
     """
     text, names, collected = read_text(path), names or Names(), problems
     problems = Problems(path) if collected is None else collected
@@ -184,7 +184,7 @@ def _objects(values: Any, what: str, problems: Problems) -> Iterator[tuple[str, 
 
 
 def _texts(value: object, place: str, problems: Problems) -> list[str]:
-    """The captions in a value: text, a list of texts, or of objects with a caption each."""
+    """Return the captions in a text, a list of texts, or a list of objects with captions."""
     values = value if isinstance(value, list) else [value]
     texts = [text for each in values if (text := _text(each)) is not None]
     if texts and len(texts) == len(values):
@@ -201,7 +201,7 @@ def _text(value: object) -> str | None:
 
 
 def _n_best(value: object) -> list[tuple[str, float]]:
-    """What `jaxcap caption --json` writes: captions with log probabilities, best first."""
+    """Return the n-best list that `jaxcap caption --json` writes, or an empty list."""
     if not isinstance(value, list) or not all(isinstance(v, dict) for v in value):
         return []
     pairs = [(_text(each), each.get("log_prob")) for each in value]
@@ -228,7 +228,7 @@ def _entries(
     problems: Problems,
     names: Names,
 ) -> CaptionFile:
-    """Entries of any kind that have an id and a caption, or captions, each."""
+    """Collect entries of any kind that each have an id and one or more captions."""
     collector = _Collector(problems)
     for place, entry in entries:
         ids, under = names.ids(entry), names.captions_in(entry)
@@ -237,7 +237,7 @@ def _entries(
             expected = f"expected one of {', '.join(known)}, …"
             problems.add(place, f"no image id; {expected}; found {_names(entry)}")
         elif "error" in entry and not any(entry[name] for name in under):
-            # `jaxcap caption --json` writes this of a file that is no image.
+            # `jaxcap caption --json` writes such entries for files that are not images.
             problems.add(place, f"{next(iter(ids.values()))} has no caption: {entry['error']}")
         elif not under:
             expected = f"expected one of {', '.join(names.captions or CAPTION_NAMES[:3])}, …"
@@ -249,7 +249,7 @@ def _entries(
 
 
 def _joined(entry: Mapping[str, Any], names: tuple[str, ...]) -> list[Any]:
-    """What stands under several names, such as caption_1, caption_2, …; some may stay empty."""
+    """Return the captions in several columns, such as caption_1, caption_2, …, unless empty."""
     values = [entry[name] for name in names if entry[name] not in ("", None)]
     return [each for value in values for each in (value if isinstance(value, list) else [value])]
 
@@ -264,7 +264,7 @@ def _read_mapping(path: Path, document: dict[str, Any], problems: Problems) -> C
     for number, (name, value) in enumerate(pairs, start=1):
         collector.add({"image": name}, value, f"entry {number}")
     if not collector.images and document:
-        # Nothing in it is a caption, so it is another kind of file altogether.
+        # No value is a caption, so this is another kind of file.
         fail(path, f"a JSON object with {_names(document)}", _EXPECTED)
     return CaptionFile(path, MAPPING, list(collector.images.values()))
 
@@ -279,7 +279,7 @@ def _read_coco(
             problems.add(place, f"no id; found {_names(record)}")
             continue
         if key in images:
-            problems.add(place, f"the id {key} is that of {images[key].place}, too")
+            problems.add(place, f"the id {key} is also that of {images[key].place}")
         ids = {"id": key, "file_name": id_text(record.get("file_name"))}
         images[key] = ImageCaptions(
             {kind: text for kind, text in ids.items() if text is not None},
@@ -370,7 +370,7 @@ def _read_lines(path: Path, text: str, problems: Problems, names: Names) -> Capt
 
 
 def _read_tokens(path: Path, text: str, problems: Problems) -> CaptionFile:
-    """Captions come in the order of their numbers."""
+    """Read a Flickr token file; captions are ordered by their numbers."""
     lines: dict[str, dict[str, tuple[str, str]]] = {}
     for number, line in numbered_lines(text):
         match, place = _TOKEN_LINE.fullmatch(line), f"line {number}"
@@ -380,7 +380,7 @@ def _read_tokens(path: Path, text: str, problems: Problems) -> CaptionFile:
         of_image = lines.setdefault(match["image"], {})
         if match["number"] in of_image:
             first, _ = of_image[match["number"]]
-            problems.add(place, f"{match['image']}#{match['number']} is that of {first}, too")
+            problems.add(place, f"{match['image']}#{match['number']} is also in {first}")
         of_image[match["number"]] = place, match["caption"].strip()
     collector = _Collector(problems)
     for image, captions in lines.items():

@@ -1,5 +1,4 @@
-"""Text files to records: what the file is, is told from its content, and all that is wrong with
-it is said at once."""
+"""Parse JSON, JSON lines and tables into records, and report all problems of a file at once."""
 
 from __future__ import annotations
 
@@ -16,22 +15,22 @@ from jaxcap.caption_files.encodings import guess, utf16
 from jaxcap.errors import InputError
 
 SHOWN = 10
-"""Problems listed before the rest is only counted."""
+"""The number of problems to list; the rest is counted."""
 
 
 @dataclass
 class Problems:
-    """What is wrong with one file, collected so that it can be mended in one go."""
+    """The problems of one file, collected so that the user can correct them all at once."""
 
     path: Path
     found: list[str] = field(default_factory=list)
 
     def add(self, place: str, text: str) -> None:
-        """Args: place is where in the file ("line 3"), text what was found and expected there."""
+        """Add a problem at `place`, such as "line 3"; `text` says what was found and expected."""
         self.found.append(f"{place}: {text}" if place else text)
 
     def raise_if_any(self) -> None:
-        """Raises `InputError` with the first ten problems and their number, if there are any."""
+        """Raise `InputError` if there are problems, with the first ten and their total number."""
         if not self.found:
             return
         if len(self.found) == 1:
@@ -44,17 +43,17 @@ class Problems:
 
 
 def shown(value: object, width: int = 60) -> str:
-    """A value as it stands in a file, shortened to about `width` characters."""
+    """Return a value as written in a file, shortened to about `width` characters."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     text = repr(text) if isinstance(value, str) else text
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, with or without a byte order mark.
+    """Return the text of a UTF-8 file, with or without a byte order mark.
 
     Raises:
-      InputError: there is no such file, it is empty, or not UTF-8 text; says on which line.
+      InputError: the file does not exist, is empty, or is not UTF-8 text. Names the line.
     """
     try:
         data = path.read_bytes()
@@ -67,8 +66,8 @@ def read_text(path: Path) -> str:
         )
     if b"\0" in data[:65536]:
         raise InputError(
-            f"{path}: this is no text file; expected JSON, JSON lines, CSV, TSV or a Flickr token "
-            "file (unpacked, if it was compressed)."
+            f"{path}: this is not a text file; expected JSON, JSON lines, CSV, TSV or a Flickr "
+            "token file. Decompress compressed files first."
         )
     try:
         text = data.decode("utf-8-sig")
@@ -85,7 +84,7 @@ def read_text(path: Path) -> str:
 
 
 class Repeated(dict[str, Any]):
-    """A JSON object in which names occur more than once; the last value of each is kept."""
+    """A JSON object with repeated names. As a dictionary it holds the last value of each."""
 
     def __init__(self, pairs: list[tuple[str, Any]]):
         super().__init__(pairs)
@@ -98,10 +97,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_json(path: Path, text: str) -> Any:
-    """Parses JSON; an object with repeated names comes back as `Repeated`.
+    """Parse JSON; an object with repeated names is returned as `Repeated`.
 
     Raises:
-      InputError: names line and column, and shows the line.
+      InputError: the JSON is malformed. Names line and column, and shows the line.
     """
     try:
         return json.loads(text, object_pairs_hook=_object)
@@ -117,7 +116,7 @@ def read_json(path: Path, text: str) -> Any:
 
 
 def _why(error: ValueError | RecursionError) -> str:
-    """In words that stand after "malformed JSON: "."""
+    """Return the reason that follows "malformed JSON: " in a message."""
     if isinstance(error, json.JSONDecodeError):
         return error.msg
     if isinstance(error, RecursionError):
@@ -126,14 +125,14 @@ def _why(error: ValueError | RecursionError) -> str:
 
 
 def is_json_lines(text: str) -> bool:
-    """Whether the lines are objects of their own: more than one, and most begin and end as one."""
+    """Return whether there are several lines and most of them look like JSON objects."""
     lines = [line.strip() for line in _lines(text) if line.strip()]
     whole = sum(line.startswith("{") and line.endswith("}") for line in lines[:1000])
     return len(lines) > 1 and whole > min(len(lines), 1000) / 2
 
 
 def read_json_lines(text: str, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields ("line 3", object); lines that are no object go to `problems`."""
+    """Yield ("line 3", object); add lines that are not objects to `problems`."""
     for number, line in enumerate(_lines(text), start=1):
         if not line.strip():
             continue
@@ -149,28 +148,28 @@ def read_json_lines(text: str, problems: Problems) -> Iterator[tuple[str, dict[s
 
 
 def table_columns(text: str) -> tuple[str, list[str]]:
-    """The delimiter of a table and the names in its first line, in lower case."""
+    """Return the delimiter of a table and the names of its columns, normalised by `column_name`."""
     first = next(line for line in _lines(text) if line.strip())
     best = max("\t,;|", key=first.count)  # the first of equals
     try:
         cells = next(csv.reader([first.rstrip("\r")], delimiter=best))
-    except csv.Error:  # no names of columns, at any rate
+    except csv.Error:  # not a header
         cells = [first]
     return best, [column_name(cell) for cell in cells]
 
 
 def column_name(cell: str) -> str:
-    """A column's name as people vary it: "Image Name" and "image-name" are image_name."""
+    """Normalise the name of a column: "Image Name" and "image-name" become image_name."""
     return re.sub(r"[\s-]+", "_", cell.strip().lower())
 
 
 def read_table(text: str, problems: Problems) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yields ("line 3", column to cell) for the lines after the first, which names the columns.
+    """Yield ("line 3", column to cell) for each line after the first, which names the columns.
 
-    Lines with another number of cells and broken quotes go to `problems`.
+    Lines with a wrong number of cells or malformed quotes are added to `problems`.
     """
     delimiter, columns = table_columns(text)
-    # Quotes are quotes in CSV; in TSV most writers mean them as they stand.
+    # Most writers of TSV do not quote: a quotation mark is part of the text.
     literal = delimiter in "\t|" and not _quoted(text)
     rows = csv.reader(
         io.StringIO(text, newline=""),
@@ -200,22 +199,22 @@ def read_table(text: str, problems: Problems) -> Iterator[tuple[str, dict[str, s
 
 
 def _quoted(text: str) -> bool:
-    """Whether a table of tabs or bars quotes its cells: it then has quotes at both ends of one."""
+    """Return whether any cell of a table with tabs or bars is enclosed in quotes."""
     return re.search(r'(?:^|[\t|])"(?:[^"\n]|"")*"(?:[\t|]|\r?$)', text, re.MULTILINE) is not None
 
 
 def _lines(text: str) -> list[str]:
-    # Not splitlines(), which also breaks at characters that may stand within a caption.
+    # Not splitlines(), which also splits at characters that captions may contain.
     return text.split("\n")
 
 
 def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank, with their numbers from 1."""
+    """Yield the lines that are not blank, with their numbers from 1."""
     for number, line in enumerate(_lines(text), start=1):
         if line.strip():
             yield number, line.rstrip("\r")
 
 
 def fail(path: Path, found: str, expected: str) -> NoReturn:
-    """Raises an `InputError` of the usual form."""
+    """Raise an `InputError` that says what was found and what was expected."""
     raise InputError(f"{path}: found {found}; expected {expected}.")

@@ -187,7 +187,7 @@ def test_all_problems_come_together_the_first_ten_in_full(tmp_path: Path) -> Non
     [
         (b"image,caption\na.jpg,a caf\xe9\n", "line 2: the byte 0xE9 is not UTF-8"),
         ("image,caption\n".encode("utf-16"), "UTF-16 text; expected UTF-8"),
-        (b"PK\x03\x04\x00\x00", "this is no text file"),
+        (b"PK\x03\x04\x00\x00", "this is not a text file"),
     ],
 )
 def test_another_encoding_is_named(data: bytes, message: str, tmp_path: Path) -> None:

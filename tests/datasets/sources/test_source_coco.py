@@ -138,7 +138,7 @@ def test_all_that_is_wrong_with_annotations(coco, problems):
     (coco / "val2014" / "COCO_val2014_000000000008.jpg").unlink()
     message = problems("coco", source=coco)
     assert "6 problems" in message
-    assert f"{path}, image 4: the id 3 is that of image 2, too" in message
+    assert f"{path}, image 4: the id 3 is also that of image 2" in message
     assert f"{path}, annotation 2 (image 3): the caption is null; expected text" in message
     assert f"{path}, annotation 7: image_id 5 is not among the file's images" in message
     assert f"{path}, annotation 1: empty caption of COCO_train2014_000000000009" in message

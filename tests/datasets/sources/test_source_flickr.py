@@ -51,7 +51,7 @@ def test_all_problems_are_listed_at_once(release, problems):
     assert "5 problems" in message
     assert f"{tokens}, line 2: expected NAME.jpg#NUMBER<TAB>CAPTION" in message
     assert f"{tokens}, line 1: empty caption of 1_a.jpg" in message
-    assert f"{tokens}, line 17: 3_c.jpg#0 is that of line 12, too" in message
+    assert f"{tokens}, line 17: 3_c.jpg#0 is also in line 12" in message
     assert "Flickr_8k.trainImages.txt, line 2: no image '2_b.jpg'" in message
     assert "Flickr_8k.devImages.txt, line 1: no caption of 4_d.jpg" in message
 
