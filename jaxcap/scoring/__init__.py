@@ -1,6 +1,6 @@
-"""Captions of any captioner against references of any data set: read, matched, scored, explained.
+"""Score the captions of any captioner against the references of any data set, without JAX.
 
-`captions` reads files, `matching` and `pairing` put the same images side by side, `statistics`
-scores, `bootstrap` says how far to trust the scores, `diversity` and `baselines` what they mean,
-`signature` and `pitfalls` what they compare with. The command is `jaxcap score`. No JAX.
+`pairing` pairs captions with references, `statistics` scores them, `bootstrap` gives confidence
+intervals and tests, `diversity` and `baselines` put the scores in context, and `signature` and
+`pitfalls` say which scores are comparable. The command is `jaxcap score`.
 """

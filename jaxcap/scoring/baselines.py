@@ -1,10 +1,10 @@
-"""What scores mean: what people reach on the same images, and what one sentence does for all.
+"""Baselines on the same images: human captions, and the best constant caption.
 
-- People: each reference of an image, in turn, against the image's others. A model is scored
-  against all references, and more references give a higher BLEU; so the model's captions are
-  scored here as well, in the same turns against the same others.
-- The best constant caption: of all references, the one that scores highest when it is given to
-  every image. The search is exhaustive and exact.
+- People: each reference of an image in turn is scored against the other references. More
+  references give a higher BLEU, so the captions of the model are scored here as well, in the same
+  turns against the same references.
+- The best constant caption: the reference that scores highest when it captions every image. The
+  search is exhaustive and exact.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ MAX_ORDER = len(BLEU)
 
 Tokens = Sequence[str]
 Feature = tuple[tuple[str, ...], int]
-"""An n-gram and a number k: present in a caption that holds the n-gram k times or more."""
+"""An n-gram and a number k. A caption has the feature if it holds the n-gram at least k times."""
 
 
 @dataclass(frozen=True)
 class People:
-    """Scores against one reference fewer, by name, ×100, averaged over the turns.
+    """Scores against all references but one, by name, ×100, averaged over the turns.
 
     Attributes:
-      people: of the reference left out.
-      captions: of the model's captions, against the same references.
-      images: images with two references or more; the others cannot take part.
+      people: scores of the reference that was left out.
+      captions: scores of the model's captions against the same references.
+      images: the number of images with at least two references; only these are scored.
     """
 
     people: dict[str, float]
@@ -45,15 +45,15 @@ class People:
 
 
 def people(candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> People:
-    """Scores each reference against the others of its image.
+    """Score each reference against the other references of its image.
 
-    In turn t = 0, 1, … of as many as any image has references, the reference number t modulo k of
-    an image with k is scored against its k − 1 others, over the whole corpus; the scores of the
-    turns are averaged.
+    The number of turns is the largest number of references of any image. In turn t, reference
+    t mod k of each image with k references is scored against the other k − 1, over the whole
+    corpus. The scores of all turns are averaged.
 
     Args:
       candidates: the model's captions, tokenised, one per image.
-      references: tokenised.
+      references: tokenised references of each image.
 
     Raises:
       InputError: no image has two references.
@@ -85,7 +85,7 @@ class Constant:
     """One caption for every image.
 
     Attributes:
-      caption: its tokens.
+      caption: the tokens of the caption.
       scores: name to score, ×100.
     """
 
@@ -94,22 +94,25 @@ class Constant:
 
 
 def best_constant(references: Sequence[Sequence[Tokens]], metric: str = "CIDEr-D") -> Constant:
-    """Finds the reference that, given to every image, scores highest.
+    """Find the reference that scores highest when it captions every image.
 
     Args:
       references: tokenised, one or more per image.
       metric: "CIDEr-D" or "BLEU-4".
+
+    Raises:
+      InputError: there are no images, an image has no references, or a caption is a string.
     """
     check_pairs(references, references)
     score = {"CIDEr-D": cider_of_constant, "BLEU-4": bleu_of_constant}[metric](references)
-    # Different captions of equal words come once; sorted, so that ties always fall the same way.
+    # Score captions of equal tokens once; sort them so that ties are broken deterministically.
     distinct = sorted({tuple(reference) for refs in references for reference in refs})
     best = max(distinct, key=score)
     return Constant(list(best), collect([best] * len(references), references).corpus())
 
 
 def _features(tokens: Tokens) -> dict[int, Counter[tuple[str, ...]]]:
-    """How often each n-gram occurs, for each n."""
+    """Count the n-grams of each order n."""
     return {
         n: Counter(tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1))
         for n in range(1, MAX_ORDER + 1)
@@ -117,10 +120,10 @@ def _features(tokens: Tokens) -> dict[int, Counter[tuple[str, ...]]]:
 
 
 def bleu_of_constant(references: Sequence[Sequence[Tokens]]) -> Callable[[Tokens], float]:
-    """Returns a function that gives the corpus BLEU-4, a fraction, of one caption for all images.
+    """Return a function from a caption to its corpus BLEU-4 in [0, 1] if it captions all images.
 
-    A count clipped at m is the sum over k = 1 … of [count ≥ k][m ≥ k], so the clipped matches of
-    a caption, over all images, are a sum over its features of the images that have them.
+    A count clipped at m is the sum over k = 1, 2, … of [count ≥ k][m ≥ k]. So the clipped matches
+    of a caption over all images are the sum, over its features, of the images that have them.
     """
     holders: Counter[Feature] = Counter()
     for refs in references:
@@ -151,11 +154,11 @@ def bleu_of_constant(references: Sequence[Sequence[Tokens]]) -> Callable[[Tokens
 
 
 def cider_of_constant(references: Sequence[Sequence[Tokens]]) -> Callable[[Tokens], float]:
-    """Returns a function that gives the mean CIDEr-D / 10 of one caption for all images.
+    """Return a function from a caption to its mean CIDEr-D in [0, 1] if it captions all images.
 
-    Clipping as above makes the product of two captions' weights a sum over features; what the
-    references of one length contribute to it is added up once for all captions, since only their
-    length and the caption's decide the Gaussian penalty (Vedantam et al. 2015, section 8).
+    With the clipping above, the product of the weights of two captions is a sum over features. The
+    Gaussian penalty depends only on the two lengths (Vedantam et al. 2015, section 8). So the
+    contributions of all references of one length are summed once.
     """
     frequency: Counter[tuple[str, ...]] = Counter()
     for refs in references:
@@ -166,7 +169,7 @@ def cider_of_constant(references: Sequence[Sequence[Tokens]]) -> Callable[[Token
     def norm(grams: Counter[tuple[str, ...]]) -> float:
         return math.sqrt(sum((count * idf.get(gram, unseen)) ** 2 for gram, count in grams.items()))
 
-    # Feature to (length of reference, in bigrams) to the weight of all references of that length.
+    # Feature to reference length in bigrams to the summed weight of all references of that length.
     weight: dict[Feature, dict[int, float]] = defaultdict(lambda: defaultdict(float))
     for refs in references:
         for reference in refs:
@@ -182,7 +185,7 @@ def cider_of_constant(references: Sequence[Sequence[Tokens]]) -> Callable[[Token
     summed: dict[tuple[Feature, int], float] = {}
 
     def of_feature(feature: Feature, length: int) -> float:
-        """The weight of a feature in a caption of this length; common ones are asked for often."""
+        """Return the weight of a feature in a caption of this length, from a cache if possible."""
         key = feature, length
         if key not in summed:
             summed[key] = sum(

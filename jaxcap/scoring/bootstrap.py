@@ -1,9 +1,9 @@
-"""How far scores may be trusted: 95 % intervals, and whether one model is better than another.
+"""Bootstrap confidence intervals of scores, and paired tests between two models.
 
-Images are drawn with replacement, as many as there are, again and again (Efron 1979); for two
-models the same images are drawn for both (Koehn 2004, "Statistical Significance Tests for Machine
-Translation Evaluation", https://aclanthology.org/W04-3250, section 5). It says how the scores
-would vary with other photographs of the same kind; nothing about other training seeds.
+Each sample draws as many images as there are, with replacement (Efron 1979). To compare two
+models, the same images are drawn for both (Koehn 2004, "Statistical Significance Tests for Machine
+Translation Evaluation", https://aclanthology.org/W04-3250, section 5). The intervals cover the
+variation between images, not between training seeds.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from jaxcap.scoring.statistics import Statistics
 
 _TAILS = (2.5, 97.5)
 _BLOCK = 2_000_000
-"""Numbers held at once, which bounds the memory."""
+"""The number of draws held in memory at once."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """The 2.5th and 97.5th percentiles."""
+    """A 95 % interval: the 2.5th and 97.5th percentiles."""
 
     low: float
     high: float
@@ -31,17 +31,17 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The first model's score minus the second's.
+    """A score of the first model minus that of the second.
 
     Attributes:
-      difference: on all images.
-      interval: of the difference.
-      ahead: the share of samples in which the first is better, Koehn's confidence.
-      p: two-sided, of the hypothesis that there is no difference: twice the smaller share of
-        samples on either side of it, counting one more than there were, so that it is never 0.
-      wins: images whose own score is higher with the first model.
-      ties: images whose own scores are equal.
-      losses: the others.
+      difference: the difference on all images, ×100.
+      interval: the interval of the difference, ×100.
+      ahead: the fraction of samples in which the first model is better, Koehn's confidence.
+      p: the two-sided p-value of no difference: twice the smaller fraction of samples on either
+        side of 0. One sample is added to each count, so p is never 0.
+      wins: the number of images that score higher with the first model.
+      ties: the number of images with equal scores.
+      losses: the number of images that score higher with the second model.
     """
 
     difference: float
@@ -54,10 +54,10 @@ class Comparison:
 
 
 def resamples(images: int, number: int, seed: int) -> Iterator[np.ndarray]:
-    """Yields blocks `[r, images]` of how often each image is drawn, `number` rows in all.
+    """Yield blocks `[r, images]` of counts of how often each image is drawn, `number` rows in all.
 
     Raises:
-      InputError: `number` is below 100, too few for percentiles at either end.
+      InputError: `number` is below 100, which is too few for the percentiles.
     """
     if number < 100:
         raise InputError(f"--resamples {number}: expected 100 or more (usual: 1000).")
@@ -82,7 +82,7 @@ def _sampled(statistics: Statistics, number: int, seed: int) -> dict[str, np.nda
 
 
 def intervals(statistics: Statistics, *, number: int = 1000, seed: int = 0) -> dict[str, Interval]:
-    """The 95 % interval of each score, by name."""
+    """Return the 95 % interval of each score by name, ×100."""
     return {
         name: _interval(samples) for name, samples in _sampled(statistics, number, seed).items()
     }
@@ -91,7 +91,7 @@ def intervals(statistics: Statistics, *, number: int = 1000, seed: int = 0) -> d
 def compare(
     first: Statistics, second: Statistics, *, number: int = 1000, seed: int = 0
 ) -> dict[str, Comparison]:
-    """Compares two models on the same images, in the same order, score by score.
+    """Compare two models by each score, on the same images in the same order.
 
     Raises:
       InputError: the numbers of images differ.
@@ -108,7 +108,7 @@ def compare(
         samples = ours[name] - theirs[name]
         behind, ahead = int((samples <= 0).sum()), int((samples >= 0).sum())
         gap = alone[name] - other_alone[name]
-        # Equal captions may differ in the last bit when sums run in another order.
+        # Scores of equal captions may differ in the last bit, by the order of summation.
         wins, losses = int((gap > 1e-9).sum()), int((gap < -1e-9).sum())
         result[name] = Comparison(
             difference=corpus[name] - other[name],

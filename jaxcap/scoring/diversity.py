@@ -1,4 +1,4 @@
-"""Whether a model says many things or one thing many times: no matter how well."""
+"""Measures of diversity: how varied captions are, whether or not they are correct."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from jaxcap.metrics.checks import check_tokenised
 
 @dataclass(frozen=True)
 class Diversity:
-    """Of a set of captions, one per image. Shares depend on how many captions there are: compare
-    sets of the same images only.
+    """The diversity of a set of captions, one per image.
+
+    Fractions depend on the number of captions, so only sets of the same images are comparable.
 
     Attributes:
-      distinct: distinct-1 and distinct-2: how many different words, and pairs of neighbouring
-        words, there are, each divided by the number of all words (Li et al. 2016, "A
-        Diversity-Promoting Objective Function for Neural Conversation Models",
-        https://arxiv.org/abs/1510.03055, section 5.3).
-      vocabulary: how many different words.
-      unique: how many different captions there are, divided by the number of captions.
-      novel: the share of captions that are not in the training set word for word, or None.
+      distinct: distinct-1 and distinct-2, the numbers of different words and of different bigrams,
+        each divided by the number of all words (Li et al. 2016, "A Diversity-Promoting Objective
+        Function for Neural Conversation Models", https://arxiv.org/abs/1510.03055, section 5.3).
+      vocabulary: the number of different words.
+      unique: the number of different captions, divided by the number of captions.
+      novel: the fraction of captions that do not occur in the training set; None if unknown.
       length: the mean number of words.
-      length_sd: their standard deviation over the captions.
+      length_sd: the standard deviation of the number of words.
     """
 
     distinct: tuple[float, float]
@@ -39,14 +39,14 @@ class Diversity:
 def measure(
     captions: Sequence[Sequence[str]], training: Collection[str] | None = None
 ) -> Diversity:
-    """Measures tokenised captions.
+    """Measure the diversity of tokenised captions.
 
     Args:
       captions: one or more.
       training: the training captions, tokenised and joined by spaces.
 
     Raises:
-      InputError: there are no captions.
+      InputError: there are no captions, or a caption is a string.
     """
     if not captions:
         raise InputError("There are no captions to measure: expected one or more, found 0.")

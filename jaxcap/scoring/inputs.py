@@ -1,4 +1,4 @@
-"""The captions that a scoring needs, from the files that the user names."""
+"""Select references and training captions from the files that the user names."""
 
 from __future__ import annotations
 
@@ -14,25 +14,28 @@ from jaxcap.scoring.pitfalls import share
 def references_of(
     file: CaptionFile, *, split: str | None = None, image_list: Path | None = None
 ) -> tuple[CaptionFile, list[str]]:
-    """The references of a split or a list of images, and what they leave out.
+    """Select the references of a split or of a list of images.
+
+    Returns:
+      The selected references, and notes on images that were left out.
 
     Raises:
-      InputError: the split or the list is wrong.
+      InputError: the file has no such split, or the list is invalid.
     """
     path, notes = file.path, []
     if file.bare:
         notes.append(
             f"{path}: {share(file.bare, file.bare + len(file.images))} images have no "
-            "references and are left out"
+            "references and are not scored"
         )
-    # Whoever names the images need not name their split.
+    # With a list of images, no split is needed.
     if split is not None or image_list is None:
         whole, file = file, in_split(file, split)
         rest = sum(image.split == "restval" for image in whole.images)
         if split is not None and "train" in split.split("+") and "restval" not in split and rest:
             notes.append(
-                f"{path}: --split {split} leaves out the {rest} images of 'restval', on which most "
-                "papers train, too (--split train+restval)"
+                f"{path}: --split {split} leaves out the {rest} images of 'restval'; most papers "
+                "also train on these (--split train+restval)"
             )
     return (file if image_list is None else in_list(file, image_list)), notes
 
@@ -45,14 +48,18 @@ def training_captions(
     references: Path,
     units: ScoringUnits = "words",
 ) -> set[str]:
-    """The captions of a training set, tokenised and joined by spaces.
+    """Return the captions of a training set, each tokenised and joined by spaces.
 
     Args:
-      split: default "train", with "restval" where there is one.
-      references: of the evaluation; the same file must be told apart by split or list.
+      path: the caption file of the training set.
+      split: the split; None means "train", or "train+restval" if the file has both.
+      image_list: a file that lists the training images.
+      references: the file of the references. If it is the same file, a split or a list is needed.
+      units: words or characters.
 
     Raises:
-      InputError: the file, the split or the list is wrong, or the file is that of the references.
+      InputError: the file, the split or the list is invalid, or the file is that of the references
+        without a split or a list.
     """
     file = read_captions(path)
     splits = {image.split for image in file.images} - {None}

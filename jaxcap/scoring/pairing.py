@@ -1,4 +1,4 @@
-"""Predictions beside references: the same images, one caption each, nothing left out unsaid."""
+"""Pair predictions with the references of the same images, and report every image left out."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from jaxcap.errors import InputError, did_you_mean
 
 @dataclass(frozen=True)
 class Allowed:
-    """What is refused otherwise, since it makes scores that compare with no others."""
+    """Options to score input that is refused by default. Such scores are not comparable."""
 
     missing: bool = False
-    """Images without a caption; the others are scored."""
+    """Accept images without a caption and score the others."""
     duplicates: bool = False
-    """Several captions for an image; the first is scored."""
+    """Accept several captions of an image and score the first."""
 
 
 @dataclass(frozen=True)
 class Pairing:
-    """Captions to score.
+    """Captions with their references, ready to be scored.
 
     Attributes:
-      names: the images' ids, as the predictions write them, in their order.
-      captions: one for each image.
-      references: one or more for each image.
-      ids: of each image, all that the references and the predictions give.
-      n_best: of each image, where the predictions have them; else empty.
-      places: of each image among the references' images.
-      of: how many images the references have; more than there are names if some are missing.
-      rule: how images were matched, in words.
-      warnings: what makes the scores hard to compare, in sentences.
+      names: the ids of the images as written in the predictions, in their order.
+      captions: one caption per image.
+      references: one or more references per image.
+      ids: all ids of each image, from the references and the predictions.
+      n_best: the n-best list of each image; empty if the predictions have none.
+      places: the index of each image among the images of the references.
+      of: the number of images with references, including those without a caption.
+      rule: the rule by which images were matched, in words.
+      warnings: reasons why the scores may not be comparable, as sentences.
     """
 
     names: list[str]
@@ -50,7 +50,7 @@ class Pairing:
     warnings: list[str]
 
     def only(self, chosen: Sequence[int]) -> Pairing:
-        """The part of it with these indices, in their order."""
+        """Return the images with these indices, in this order."""
         return replace(
             self,
             names=[self.names[i] for i in chosen],
@@ -63,7 +63,7 @@ class Pairing:
 
 
 def _several(file: CaptionFile) -> int:
-    """How many images have more than one caption."""
+    """Count the images with more than one caption."""
     return sum(len(image.captions) > 1 for image in file.images)
 
 
@@ -72,7 +72,7 @@ def _are_references(file: CaptionFile) -> bool:
 
 
 def check_roles(predictions: CaptionFile, references: CaptionFile) -> None:
-    """Raises `InputError` if the two files seem to be mixed up, or to be of the same kind."""
+    """Raise `InputError` if the files seem to be swapped or to be of the same kind."""
     if _are_references(predictions):
         what = f"{predictions.path} holds references ({predictions.format}, {_counts(predictions)})"
         if _are_references(references):
@@ -87,7 +87,7 @@ def check_roles(predictions: CaptionFile, references: CaptionFile) -> None:
     if any(image.n_best for image in references.images):
         raise InputError(
             f"{references.path}: the captions have log probabilities, so a model wrote them; "
-            "expected references. If the files are mixed up, swap them: "
+            "expected references. If the files are in the wrong order, swap them: "
             "jaxcap score PREDICTIONS REFERENCES."
         )
 
@@ -99,19 +99,21 @@ def _counts(file: CaptionFile) -> str:
 
 
 def count_range(references: Sequence[Sequence[str]]) -> tuple[int, int]:
-    """The smallest and the largest number of captions per image."""
+    """Return the smallest and the largest number of captions per image."""
     counts = [len(each) for each in references]
     return min(counts), max(counts)
 
 
 def in_split(file: CaptionFile, split: str | None, option: str = "--split") -> CaptionFile:
-    """The images of one split, or of several ("train+restval").
+    """Select the images of one split, or of several such as "train+restval".
 
     Args:
-      split: None for all, which is refused if the file names several splits.
+      file: the captions.
+      split: the split; None selects all images if the file has at most one split.
+      option: the option of the split, for error messages.
 
     Raises:
-      InputError: an unknown split, or none given where there are several; names those there are.
+      InputError: the split is unknown, or is None although the file has several. Lists the splits.
     """
     sizes = Counter(image.split for image in file.images if image.split is not None)
     known = ", ".join(f"{name} ({size} images)" for name, size in sizes.items())
@@ -133,10 +135,10 @@ def in_split(file: CaptionFile, split: str | None, option: str = "--split") -> C
 
 
 def in_list(file: CaptionFile, path: Path) -> CaptionFile:
-    """The images that a text file lists, one a line, as Flickr8k's lists of splits do.
+    """Select the images that a text file lists, one per line, like the split lists of Flickr8k.
 
     Raises:
-      InputError: the list cannot be read, or names images that `file` has no captions for.
+      InputError: the list cannot be read, or lists images without captions in `file`.
     """
     lines = list(numbered_lines(read_text(path)))
     named = list(dict.fromkeys(line.strip() for _, line in lines))
@@ -154,11 +156,11 @@ def in_list(file: CaptionFile, path: Path) -> CaptionFile:
 def pair(
     predictions: CaptionFile, references: CaptionFile, *, allowed: Allowed | None = None
 ) -> Pairing:
-    """Puts each image's caption beside its references.
+    """Pair the caption of each image with its references.
 
     Raises:
-      InputError: the files are mixed up, have no image in common, images have no caption, or
-        several; the last two unless `allowed`.
+      InputError: the files are swapped or have no image in common. Unless `allowed`, also if images
+        have no caption or several different ones.
     """
     allowed = allowed or Allowed()
     check_roles(predictions, references)
@@ -203,7 +205,7 @@ def _duplicates(predictions: CaptionFile, several: list[int], allowed: Allowed) 
         )
         if not allowed.duplicates:
             raise InputError(
-                f"{what}. Leave one for each image, or score the first with --allow-duplicates."
+                f"{what}. Keep one per image, or score the first with --allow-duplicates."
             )
         return f"{what}; the first is scored"
     return (
@@ -224,19 +226,19 @@ def _missing(
     if not allowed.missing:
         there = total - len(missing)
         restrict = (
-            " If the references are of more images than the split, say which are its: "
-            "--image-list FILE, or --split where the file names splits."
+            " If the references cover more images than the split, select its images with "
+            "--image-list FILE, or with --split if the file names splits."
         )
         raise InputError(
             f"{what}.{restrict if 2 * len(missing) > total else ''} Caption them all, or score the "
-            f"other {there} with --allow-missing; such scores compare with no others, and their "
-            f"signature says images:{there}of{total}."
+            f"other {there} with --allow-missing. Such scores are not comparable with others, and "
+            f"their signature says images:{there}of{total}."
         )
-    return f"{what}; they are not scored, and the scores compare with no others"
+    return f"{what}; they are not scored, and the scores are not comparable with others"
 
 
 def common(first: Pairing, second: Pairing) -> tuple[Pairing, Pairing]:
-    """The images that both have, in the order of the first."""
+    """Select the images of both pairings, in the order of the first."""
     index = {place: i for i, place in enumerate(second.places)}
     both = [(i, index[place]) for i, place in enumerate(first.places) if place in index]
     return first.only([i for i, _ in both]), second.only([j for _, j in both])

@@ -1,4 +1,4 @@
-"""A file with the scores of every image, to sort and to search."""
+"""Write the scores of each image to a CSV or JSON lines file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SUFFIXES = (".csv", ".jsonl")
 
 
 def check_writable(path: Path, option: str, suffixes: Sequence[str] = SUFFIXES) -> None:
-    """Raises `InputError` before any work is done for a file that could not be written."""
+    """Raise `InputError` early if a file could not be written later."""
     if path.suffix.lower() not in suffixes:
         raise InputError(f"{option} {path}: expected a file that ends in {' or '.join(suffixes)}.")
     if not path.parent.is_dir():
@@ -34,12 +34,16 @@ def write_per_image(
     captions: Mapping[str, Sequence[str]],
     scores: Mapping[str, np.ndarray],
 ) -> None:
-    """Writes a row for each image: its id, its captions, its scores ×100.
+    """Write one row per image: its id, its captions and its scores ×100.
 
     Args:
-      path: ends in .csv or .jsonl, which decides the format.
+      path: the file; its suffix, .csv or .jsonl, decides the format.
+      names: the ids of the I images.
       captions: column to a caption for each image.
       scores: column to a score for each image, `[I]`.
+
+    Raises:
+      InputError: the file cannot be written.
     """
     rows: list[dict[str, Any]] = []
     for i, name in enumerate(names):
@@ -57,5 +61,5 @@ def write_per_image(
 
 
 def _number(value: float) -> float | None:
-    """None, an empty cell, for SPICE of captions without a proposition."""
+    """Round a score; None, an empty cell, if SPICE is nan for lack of propositions."""
     return round(float(value), 4) if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""What makes scores incomparable though nothing is wrong with the files: said, not mended."""
+"""Warn of properties of captions and references that make scores incomparable."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SPECIAL = re.compile(
     rf"</?(?:{_NAMES})>|\[(?:{_NAMES})\]|<\|\w+\|>|\b(?:start|begin|end)seq\b|\b(?:eos|unk)\b",
     re.IGNORECASE,
 )
-"""Tokens for a model's use that are no words: start, end, unknown and padding."""
+"""Special tokens: start, end, unknown, padding and the like."""
 _UNKNOWN = re.compile(r"<unk(?:nown)?>|\[unk\]|\bunk\b", re.IGNORECASE)
 _SPACED_STOP = re.compile(r"\s[.!?]\s*$")
 _MARKS = re.compile(r"[.,;:!?\"()]")
@@ -21,15 +21,16 @@ _MOST = 0.9
 
 
 def share(part: int, whole: int) -> str:
-    """Returns "3 of 12 (25.0 %)"."""
+    """Format a share such as "3 of 12 (25.0 %)"."""
     return f"{part} of {whole} ({100 * part / whole:.1f} %)"
 
 
 def of_captions(captions: Sequence[str], where: str) -> list[str]:
-    """What a model should not have written: end and unknown tokens, nothing.
+    """Warn of predictions that are empty or contain special tokens.
 
     Args:
-      where: the file, for the message.
+      captions: the predictions.
+      where: the file, for the warnings.
     """
     warnings = []
     tokens = Counter(token for text in captions for token in set(_SPECIAL.findall(text)))
@@ -48,11 +49,12 @@ def of_captions(captions: Sequence[str], where: str) -> list[str]:
 def of_references(
     references: Sequence[Sequence[str]], where: str, *, tokenised: bool = False
 ) -> list[str]:
-    """What references should not be: uneven, empty, or changed before they are scored.
+    """Warn of references that are empty, preprocessed, or of uneven number.
 
     Args:
-      where: the file, for the message.
-      tokenised: the file is known to hold words instead of sentences.
+      references: the references of each image.
+      where: the file, for the warnings.
+      tokenised: whether the file is known to hold tokens instead of sentences.
     """
     warnings = []
     low, high = count_range(references)
@@ -81,11 +83,11 @@ def of_references(
 
 
 def _tokenised(texts: Sequence[str]) -> str:
-    """Why references look tokenised, or "".
+    """Return why references look tokenised, or "".
 
-    A space before the full stop alone is no sign: Flickr8k was published so, and full stops are
-    dropped. Lower case throughout is harmless, too, but people do not write so for long. Scripts
-    that have no capitals tell nothing.
+    A space before the full stop is not enough: Flickr8k was published that way, and full stops do
+    not count. Text in lower case is harmless by itself, but people rarely write only in lower case.
+    Scripts without capitals are not judged.
     """
     texts = [text for text in texts if text.lower() != text.upper()]
     if not texts:
@@ -93,7 +95,7 @@ def _tokenised(texts: Sequence[str]) -> str:
     lower = sum(text == text.lower() for text in texts) / len(texts)
     plain = sum(_MARKS.search(text) is None for text in texts) / len(texts)
     spaced = sum(_SPACED_STOP.search(text) is not None for text in texts) / len(texts)
-    # Of a handful of captions it may be chance.
+    # A few captions may look like this by chance.
     if lower < _MOST + 0.08 or len(texts) < 20:
         return ""
     if plain >= _MOST + 0.08:

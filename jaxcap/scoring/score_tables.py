@@ -1,4 +1,4 @@
-"""A scoring in three forms: tables for a terminal, lines for other programs, an object for JSON."""
+"""Present scores as tables for a terminal, as lines for other programs, or as a JSON object."""
 
 from __future__ import annotations
 
@@ -15,18 +15,24 @@ from jaxcap.scoring.diversity import Diversity
 
 @dataclass
 class Result:
-    """All that `jaxcap score` found out; what was not asked for is None or empty.
+    """The result of `jaxcap score`. Parts that were not requested are None or empty.
 
     Attributes:
+      predictions: the file of the predictions.
+      references: the file of the references.
+      signature: the protocol, in one line.
+      matched: the rule by which images were matched.
       scores: name to score, ×100.
-      unavailable: metrics that could not be computed, and how they could be.
-      intervals: of the scores.
-      against: the scores of the other predictions, on the same images.
-      comparison: the first predictions with the others.
-      baselines: who (people, a constant caption, …) to name to score.
-      constants: the constant captions, by the metric for which each is best.
-      diversity: whose captions to their diversity.
-      protocol: how the intervals, comparison and baselines were computed.
+      diversity: name of a set of captions to its diversity.
+      warnings: reasons why the scores may not be comparable.
+      unavailable: metrics that could not be computed, and how to enable them.
+      other: the file of the other predictions.
+      against: the scores of the other predictions on the same images, ×100.
+      intervals: the intervals of the scores.
+      comparison: the comparison of the predictions with the others.
+      baselines: baseline (people, a constant caption, …) to name to score, ×100.
+      constants: metric to the constant caption that is best by it.
+      protocol: how intervals, comparison and baselines were computed.
     """
 
     predictions: str
@@ -47,19 +53,19 @@ class Result:
 
 
 def as_object(result: Result) -> dict[str, Any]:
-    """For JSON: without what was not asked for."""
+    """Return the result as a JSON object, without the parts that were not requested."""
     return {n: _finite(v) for n, v in asdict(result).items() if v not in (None, {})}
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no nan, which SPICE is of captions without a proposition."""
+    """Replace nan by None for JSON. SPICE is nan for captions without propositions."""
     if isinstance(value, dict):
         return {name: _finite(each) for name, each in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def as_lines(result: Result) -> list[str]:
-    """Lines of a kind, a name and values, separated by tabs; each kind has its own columns.
+    """Return lines of a kind and its columns, separated by tabs:
 
     score NAME SCORE · interval NAME LOW HIGH · against NAME SCORE · difference NAME DIFFERENCE LOW
     HIGH P AHEAD WINS TIES LOSSES · baseline WHO NAME SCORE · constant NAME CAPTION · diversity
@@ -97,7 +103,7 @@ def _diversity(found: Diversity) -> dict[str, float]:
 
 
 def as_tables(result: Result) -> list[Table]:
-    """For a person at a terminal."""
+    """Return tables to print in a terminal."""
     tables = [_scores_table(result)]
     if result.baselines:
         tables.append(_baselines_table(result.scores, result.baselines))

@@ -1,5 +1,8 @@
-"""The line that fixes a protocol, after sacreBLEU's (Post 2018, "A Call for Clarity in Reporting
-BLEU Scores", https://aclanthology.org/W18-6319): scores compare if their lines are equal."""
+"""The signature of a protocol: scores are comparable if their signatures are equal.
+
+Modelled on sacreBLEU's (Post 2018, "A Call for Clarity in Reporting BLEU Scores",
+https://aclanthology.org/W18-6319).
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,12 @@ from jaxcap.metrics import ScoringUnits
 from jaxcap.scoring.pairing import count_range
 
 TOKENIZERS = {"words": "ptb3.4.1", "characters": "graphemes.nfkc"}
-"""Stanford CoreNLP 3.4.1's Penn Treebank tokens, as coco-caption has them; or each character by
-itself with the marks on it, in Unicode's normal form KC, without spaces."""
+"""Penn Treebank tokens of Stanford CoreNLP 3.4.1, like coco-caption; or grapheme clusters in
+Unicode normal form KC, without spaces."""
 
 
 def fingerprint(references: Sequence[Sequence[Sequence[str]]]) -> str:
-    """Eight hexadecimal digits of the tokenised references, whatever their ids and order."""
+    """Return eight hexadecimal digits of the tokenised references, regardless of ids and order."""
     images = sorted("\n".join(sorted(" ".join(tokens) for tokens in each)) for each in references)
     return hashlib.sha256("\n\n".join(images).encode(errors="replace")).hexdigest()[:8]
 
@@ -29,14 +32,14 @@ def signature(
     split: str | None = None,
     units: ScoringUnits = "words",
 ) -> str:
-    """Returns "BLEU|ROUGE-L|CIDEr-D|jaxcap:0.1.0|tok:ptb3.4.1|case:lc|punct:no|images:1000|…".
+    """Return "BLEU|ROUGE-L|CIDEr-D|jaxcap:0.1.0|tok:ptb3.4.1|case:lc|punct:no|images:1000|…".
 
     Args:
       references: the tokenised references of the scored images.
-      metrics: names in the order in which they are scored.
-      of: how many images there were to score, if more than were.
-      split: the split's name, where the file of the references names splits.
-      units: what the references were split into.
+      metrics: names of the metrics, in order.
+      of: the number of images with references, if not all were scored.
+      split: the name of the split, if the file of the references names splits.
+      units: the units into which the references were split.
     """
     images = len(references)
     low, high = count_range([[" ".join(t) for t in each] for each in references])

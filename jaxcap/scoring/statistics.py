@@ -1,5 +1,4 @@
-"""What each image contributes to a score, so that the scores of any choice of images follow
-without scoring again."""
+"""Statistics per image, from which the scores of any sample of the images can be computed."""
 
 from __future__ import annotations
 
@@ -17,12 +16,12 @@ _PERCENT = 100.0
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of each of I images, in their order.
+    """The statistics of I images, in their order.
 
     Attributes:
-      counts: what BLEU pools.
-      rouge: `[I]`, ROUGE-L in percent.
-      cider: `[I]`, CIDEr-D in percent, with the document frequencies of all I images.
+      counts: the counts of BLEU for each image.
+      rouge: `[I]`, ROUGE-L ×100.
+      cider: `[I]`, CIDEr-D ×100, with the document frequencies of all I images.
     """
 
     counts: BleuCounts
@@ -33,17 +32,16 @@ class Statistics:
         return len(self.rouge)
 
     def corpus(self) -> dict[str, float]:
-        """The scores of all images, by name, ×100: what `metrics.evaluate_captions` gives."""
+        """Return the scores of all images by name, ×100, like `metrics.evaluate_captions`."""
         return {name: float(v[0]) for name, v in self.scores(np.ones((1, len(self)))).items()}
 
     def scores(self, weights: np.ndarray) -> dict[str, np.ndarray]:
-        """The scores of R choices of images.
+        """Return the scores of R samples of the images.
 
-        BLEU is pooled anew for each choice. Document frequencies stay those of all images: a
-        choice is scored by the measure of the whole set.
+        BLEU is pooled over each sample. Document frequencies remain those of all images.
 
         Args:
-          weights: `[R, I]`, how often each image occurs in each choice.
+          weights: `[R, I]`, how often each image occurs in each sample.
 
         Returns:
           Name to scores `[R]`, ×100.
@@ -56,7 +54,7 @@ class Statistics:
         return scores
 
     def per_image(self) -> dict[str, np.ndarray]:
-        """Name to the scores of each image alone, `[I]`, ×100."""
+        """Return name to the scores of each image alone, `[I]`, ×100."""
         alone = self.counts.fractions()  # [I, 4]
         scores = {name: _PERCENT * alone[:, n] for n, name in enumerate(BLEU)}
         return scores | {"ROUGE-L": self.rouge, "CIDEr-D": self.cider}
@@ -65,14 +63,14 @@ class Statistics:
 def collect(
     candidates: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]
 ) -> Statistics:
-    """Scores tokenised captions.
+    """Collect the statistics of tokenised captions.
 
     Args:
       candidates: one tokenised caption per image.
       references: one or more tokenised references per image, in the same order.
 
     Raises:
-      InputError: no images, or an image without references.
+      InputError: there are no images, an image has no references, or a caption is a string.
     """
     return Statistics(
         counts=bleu(candidates, references).counts,

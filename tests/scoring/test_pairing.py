@@ -92,7 +92,7 @@ def test_missing_captions_are_refused_unless_allowed() -> None:
         assert part in str(caught.value)
     found = pair(few, many, allowed=Allowed(missing=True))
     assert (found.names, found.of) == (["a", "b", "c"], 8)
-    assert "compare with no others" in found.warnings[0]
+    assert "not comparable with others" in found.warnings[0]
 
 
 def test_extra_captions_are_left_out_aloud() -> None:
