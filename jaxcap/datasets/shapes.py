@@ -1,19 +1,18 @@
-"""Shapes: a data set that the program draws itself, scenes of one or two objects and captions.
+"""Draw the Shapes data set: scenes of one or two objects, with captions.
 
-It needs no download, trains in minutes, and its captions can be *checked*: a scene is known
-down to the pixel, so whether a generated caption is true and complete is decided by geometry
-(`is_true_and_complete`), not by likeness to reference captions.
+It needs no download, trains in minutes, and its captions can be *checked*. A scene is known down to
+the pixel, so geometry decides whether a generated caption is true and complete
+(`is_true_and_complete`), not similarity to reference captions.
 
-A scene holds one object (30 %) or two (70 %) of 5 shapes, 7 colours and 2 sizes on a muted
-background. Two objects stand left, right, above or below of one another, beyond doubt: their
-centres are at least twice as far apart along that axis as along the other, and a line
-can be drawn between them.
+A scene has one object (30 %) or two (70 %) of 5 shapes, 7 colours and 2 sizes on a muted
+background. Two objects are unambiguously left, right, above or below each other: their centres are
+at least twice as far apart along that axis as along the other, and there is a gap between them.
 
-What the test split holds, and training never shows: a *kind* is a colour with a shape; there
-are 35. Of the unordered pairs of kinds, those whose positions in `KINDS` add up to a multiple
-of 6 are held out, one in six. (Not of 5, the number of shapes: that would hold out whole pairs
-of shapes, whatever their colours.) No scene of `train` or `dev` shows such a pair; every scene of
-`test` does: two objects, each of a kind that training has shown, but never together.
+The test split has held-out combinations. A *kind* is a colour with a shape; there are 35. An
+unordered pair of kinds is held out if the sum of their positions in `KINDS` is a multiple of 6,
+which is one pair in six. (With 5, the number of shapes, whole pairs of shapes would be held out in
+all colours.) No scene of `train` or `dev` shows a held-out pair. Every scene of `test` does: two
+kinds that training has shown, but never together.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ from PIL import Image, ImageDraw
 
 from jaxcap.datasets.building import Recipe
 
-IMAGE_SIZE = 80  # pixels, both ways
-_OVERSAMPLING = 4  # outlines are drawn so many times larger and averaged down
+IMAGE_SIZE = 80  # width and height in pixels
+_OVERSAMPLING = 4  # outlines are drawn this many times larger and averaged down
 
 SHAPES = ("circle", "square", "triangle", "star", "cross")
 COLOURS = {
@@ -44,7 +43,7 @@ COLOURS = {
     "blue": (30, 60, 215),
     "purple": (145, 35, 175),
 }
-# Radius in pixels of the circle about the centre that an object keeps within.
+# Range of the radius in pixels of the circle that contains the object.
 SIZES = {"small": (10.0, 11.5), "large": (15.5, 17.0)}
 _LARGE_FROM = 13.5
 BACKGROUNDS = ("plain", "gradient", "stripes", "noise")
@@ -52,8 +51,8 @@ BACKGROUNDS = ("plain", "gradient", "stripes", "noise")
 Kind = tuple[str, str]  # colour, shape
 KINDS: tuple[Kind, ...] = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
 
-_GAP = 3.0  # least free space between two objects along the axis of their relation, pixels
-_DOMINANCE = 2.0  # how many times that axis must outweigh the other one
+_GAP = 3.0  # minimum gap in pixels between two objects along the axis of their relation
+_DOMINANCE = 2.0  # minimum ratio of the distances along that axis and the other one
 
 
 # ---- scenes ----------------------------------------------------------------------------------
@@ -61,7 +60,7 @@ _DOMINANCE = 2.0  # how many times that axis must outweigh the other one
 
 @dataclasses.dataclass(frozen=True)
 class Object:
-    """A drawn object; `x` to the right, `y` downward, `radius`: all in pixels."""
+    """An object to draw; `x` (to the right), `y` (downward) and `radius` are in pixels."""
 
     shape: str
     colour: str
@@ -76,12 +75,12 @@ class Object:
 
     @property
     def kind(self) -> Kind:
-        """Its colour and shape."""
+        """The colour and the shape."""
         return self.colour, self.shape
 
     @property
     def words(self) -> tuple[str, str, str]:
-        """Size, colour, shape, as captions name them."""
+        """The size, the colour and the shape, as captions name them."""
         return self.size, self.colour, self.shape
 
 
@@ -94,10 +93,10 @@ class Scene:
 
 
 def relation(a: Object, b: Object) -> str | None:
-    """Returns where `a` is, seen from `b`: `"left"`, `"right"`, `"above"`, `"below"`.
+    """Return the position of `a` relative to `b`: `"left"`, `"right"`, `"above"` or `"below"`.
 
-    None if that is open to doubt: the offset along the axis must outweigh the other one
-    twice, and must keep the two objects clear of each other.
+    None if it is ambiguous: the distance along one axis must be at least twice that along the
+    other, and must leave a gap between the objects.
     """
     dx, dy = a.x - b.x, a.y - b.y
     along, across = max(abs(dx), abs(dy)), min(abs(dx), abs(dy))
@@ -113,7 +112,7 @@ def _is_held_out_pair(a: Kind, b: Kind) -> bool:
 
 
 def sample_scene(rng: np.random.Generator, held_out: bool) -> Scene:
-    """Returns a random scene with (`held_out`) or without a combination kept from training."""
+    """Sample a scene with (`held_out`) or without a combination that is held out from training."""
     background = str(rng.choice(BACKGROUNDS))
     kinds = _sample_kinds(rng, held_out)
     sizes = [str(rng.choice(list(SIZES))) for _ in kinds]
@@ -142,13 +141,13 @@ def _sample_kinds(rng: np.random.Generator, held_out: bool) -> list[Kind]:
 
 
 def _sample_places(rng: np.random.Generator, a: float, b: float) -> list[tuple[float, float]]:
-    """Centres of two objects of radius `a` and `b`, the first left of or above the second."""
-    nearest = a + b + _GAP + 0.1  # the tenth outlives rounding
+    """Sample the centres of two objects with radii `a` and `b`; the first is left of or above."""
+    nearest = a + b + _GAP + 0.1  # the tenth allows for rounding
     farthest = IMAGE_SIZE - 2.0 - a - b
     along = rng.uniform(nearest, max(farthest, nearest))
     first = rng.uniform(a + 1, max(IMAGE_SIZE - b - 1 - along, a + 1))
     across = rng.uniform(-1, 1) * (along / _DOMINANCE - 0.1)
-    # Both stay in the picture across, too: the offset is cut where there is no room for it.
+    # Both stay inside the image along the other axis, too.
     room = IMAGE_SIZE - 2.0 - a - b
     across = float(np.clip(across, -room, room))
     low = max(a + 1, b + 1 - across)
@@ -161,12 +160,12 @@ def _sample_places(rng: np.random.Generator, a: float, b: float) -> list[tuple[f
 
 
 def scene_to_json(scene: Scene) -> str:
-    """Returns the scene as the text that a record carries."""
+    """Serialise a scene for a record."""
     return json.dumps(dataclasses.asdict(scene))
 
 
 def scene_from_json(text: str) -> Scene:
-    """The inverse of `scene_to_json`."""
+    """Invert `scene_to_json`."""
     data = json.loads(text)
     return Scene(tuple(Object(**o) for o in data["objects"]), data["background"])
 
@@ -175,10 +174,10 @@ def scene_from_json(text: str) -> Scene:
 
 
 def draw(scene: Scene, rng: np.random.Generator) -> UInt8[np.ndarray, "80 80 3"]:
-    """Returns the picture of the scene.
+    """Draw the scene.
 
-    `rng` decides what captions don't mention: the background's colours, small changes of the
-    objects' colours, and a slight turn of up to 8 degrees.
+    `rng` decides what captions do not mention: the colours of the background, small changes to
+    the objects' colours, and rotations of up to 8 degrees.
     """
     image = Image.fromarray(_draw_background(scene.background, rng))
     side = IMAGE_SIZE * _OVERSAMPLING
@@ -195,7 +194,7 @@ def draw(scene: Scene, rng: np.random.Generator) -> UInt8[np.ndarray, "80 80 3"]
 
 
 def _outline(shape: str) -> np.ndarray:
-    """Returns the corners [K, 2] of a shape within the unit circle, `y` downward."""
+    """Return the corners [K, 2] of a shape inside the unit circle, with `y` downward."""
     if shape == "circle":
         return _on_circle(np.arange(48) * 7.5)
     if shape == "square":
@@ -219,7 +218,7 @@ def _on_circle(degrees: np.ndarray) -> np.ndarray:
 
 
 def _draw_background(kind: str, rng: np.random.Generator) -> np.ndarray:
-    """Returns a muted background uint8 [80, 80, 3]; no colour of an object comes near it."""
+    """Draw a muted background, uint8 [80, 80, 3], unlike the colour of any object."""
     y, x = np.mgrid[0:IMAGE_SIZE, 0:IMAGE_SIZE] / IMAGE_SIZE
     first = _muted(rng)
     if kind == "plain":
@@ -242,7 +241,7 @@ def _draw_background(kind: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def _muted(rng: np.random.Generator) -> np.ndarray:
-    """A nearly grey colour [3] of any brightness."""
+    """Sample a nearly grey colour [3]."""
     return rng.uniform(55, 205) + rng.uniform(-14, 14, size=3)
 
 
@@ -255,7 +254,7 @@ _PHRASES = {
     "below": ("below", "under"),
 }
 _OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
-# Where the second object is, when a caption begins with the first.
+# The position of the second object, in captions that begin with the first.
 _AFTERTHOUGHTS = {
     "left": "to its left",
     "right": "to its right",
@@ -281,11 +280,11 @@ _TWO_AFTERTHOUGHT = "{a} with {b} {afterthought}"
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What a caption says.
+    """The content of a caption.
 
     Attributes:
-      objects: size, colour and shape of each object, in the caption's order.
-      relation: where the first is, seen from the second; None for one object.
+      objects: the size, colour and shape of each object, in the order of the caption.
+      relation: the position of the first relative to the second; None for one object.
     """
 
     objects: tuple[tuple[str, str, str], ...]
@@ -293,7 +292,7 @@ class Description:
 
 
 def captions(scene: Scene, rng: np.random.Generator) -> list[str]:
-    """Returns five different captions, each true of the scene and complete."""
+    """Return five different captions, each true and complete."""
     if len(scene.objects) == 1:
         a = _noun(scene.objects[0])
         chosen = rng.permutation(len(_ONE))[:5]
@@ -303,7 +302,7 @@ def captions(scene: Scene, rng: np.random.Generator) -> list[str]:
 
 
 def _salience(o: Object) -> tuple[bool, float]:
-    """People name first what stands out: the large object, or the one further up and left."""
+    """Sort key for captions: large objects first, then those nearer the upper left corner."""
     return o.size == "small", o.x + o.y
 
 
@@ -323,7 +322,7 @@ def _noun(o: Object) -> str:
 
 
 def _grammar() -> list[re.Pattern[str]]:
-    """The templates, as patterns with groups for what they say."""
+    """Compile the templates to patterns with named groups."""
 
     def one_of(words: Iterable[str]) -> str:
         return "|".join(words)
@@ -349,9 +348,9 @@ _RELATION_OF |= {phrase: _OPPOSITE[where] for where, phrase in _AFTERTHOUGHTS.it
 
 
 def parse(caption: str) -> Description | None:
-    """Returns what the caption says, or None if it is no sentence of the grammar.
+    """Parse a caption; return None if the grammar does not produce it.
 
-    Case, spacing and a full stop at the end are of no account.
+    Case, spacing and a final full stop are ignored.
     """
     text = " ".join(caption.lower().removesuffix(".").split())
     for pattern in _PATTERNS:
@@ -368,9 +367,9 @@ def parse(caption: str) -> Description | None:
 
 
 def is_true_and_complete(caption: str, scene: Scene) -> bool:
-    """Whether the caption names every object of the scene rightly, and no other.
+    """Check that the caption describes every object of the scene correctly, and no other.
 
-    Size and relation are judged from the scene's geometry, by `Object.size` and `relation`.
+    Size and relation follow from the geometry of the scene (`Object.size`, `relation`).
     """
     said = parse(caption)
     if said is None or len(said.objects) != len(scene.objects):
@@ -389,17 +388,17 @@ def is_true_and_complete(caption: str, scene: Scene) -> bool:
 NUM_SCENES = {"train": 10_000, "dev": 300, "test": 500}
 
 _STREAMS = ("train", "dev", "test")
-"""The position of a split here is part of the seed of its scenes."""
+"""The index of a split in this tuple is part of the seed of its scenes."""
 
 
 def recipe(num_scenes: Mapping[str, int] | None = None) -> Recipe:
-    """Returns how to build the data set: `train` and `dev` of seen combinations, `test` of unseen.
+    """Return the recipe: `train` and `dev` with seen combinations, `test` with unseen ones.
 
     Records hold `image` (PNG, 80×80), `captions` (five), `image_id` ("test-00012") and `scene`,
-    the scene as JSON, by which captions can be checked.
+    the scene as JSON, against which captions can be checked.
 
     Args:
-      num_scenes: scenes of each split; by default `NUM_SCENES`.
+      num_scenes: the number of scenes in each split; by default `NUM_SCENES`.
     """
     num_scenes = dict(NUM_SCENES if num_scenes is None else num_scenes)
     made_from = {"format": "shapes", "scenes": num_scenes}
@@ -409,14 +408,14 @@ def recipe(num_scenes: Mapping[str, int] | None = None) -> Recipe:
         make=make_example,
         fingerprint=json.dumps(made_from),
         description="Drawn scenes of one or two objects, with captions that can be checked.",
-        # A mirrored picture would belie "left of".
+        # Mirroring would make "left of" false.
         metadata={"flippable": False, "made_from": made_from},
         texts=("scene",),
     )
 
 
 def make_example(split: str, index: int) -> dict[str, Any]:
-    """Returns the record of scene `index` of a split, which depends on nothing but these two."""
+    """Make the record of scene `index` of a split; it depends only on these two."""
     rng = np.random.default_rng([_STREAMS.index(split), index])
     scene = sample_scene(rng, held_out=split == "test")
     file = io.BytesIO()

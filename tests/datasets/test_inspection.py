@@ -292,7 +292,7 @@ def test_splits_and_numbers_of_captions():
     bare = count_captions([[["a"]], [], [[]], []])
     found = kinds(DataStatistics("d", {"train": bare}))
     assert "3 of 4 (75.0 %) images have no caption" in found["no-captions"].text
-    assert "1 caption without a word" in found["no-words"].text
+    assert "1 caption without words" in found["no-words"].text
 
 
 def test_images_and_leaks():

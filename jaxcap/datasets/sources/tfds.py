@@ -1,8 +1,8 @@
-"""A TFDS data set that is prepared already, of any name, such as a copy of coco_captions.
+"""Read a prepared TFDS data set of any name, such as a copy of coco_captions.
 
-Its records are `tf.train.Example` messages, which TFDS reads without TensorFlow; a feature within
-a sequence has its path for a name: the captions of coco_captions are "captions/text". Copies in
-array_record and in TFRecord files are read, and images stay where they are until they are stored.
+Its records are `tf.train.Example` messages in array_record or TFRecord files, read without
+TensorFlow. Nested features are named by their paths: the captions of coco_captions are
+"captions/text". Images are not copied until they are stored.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _ID_KEYS = ("image/filename", *ID_NAMES, "image/id", *LAST_ID_NAMES)
 
 @dataclass(frozen=True)
 class StoredImage:
-    """An image in a file of records.
+    """An image in a record.
 
     Attributes:
-      path: the file.
+      path: the file of the record.
       file_format: "array_record" or "tfrecord".
-      place: of the record in it.
-      key: of the image in the record.
+      place: the place of the record in the file, as `record_files.records` returns it.
+      key: the feature of the image.
     """
 
     path: Path
@@ -42,26 +42,28 @@ class StoredImage:
 
     @property
     def where(self) -> str:
-        """The place in the file."""
+        """The place in the file, for messages."""
         return f"{'byte' if self.file_format == 'tfrecord' else 'record'} {self.place}"
 
     @property
     def name(self) -> str:
-        """The file and the place in it."""
+        """The file and the place in it, for messages."""
         return f"{self.path}, {self.where}"
 
     def read(self) -> bytes:
-        """The encoded image.
+        """Read the encoded image.
 
         Raises:
-          InputError: the file is damaged, or no longer the same.
+          InputError: the file is damaged, or has changed.
         """
         from jaxcap.datasets.sources.record_files import read_record
 
         record = read_record(self.path, self.file_format, self.place)
         values = _values(_parse(record, self.path), self.key)
         if not values:
-            raise InputError(f"{self.name}: no image under {self.key!r}; was the file changed?")
+            raise InputError(
+                f"{self.name}: no image in the feature {self.key!r}; has the file changed?"
+            )
         return bytes(values[0])
 
 
@@ -73,11 +75,11 @@ class _Keys:
 
 
 def read(options: SourceOptions, progress: Progress = no_progress) -> Listing:
-    """Returns the images in the splits of the data set; reads every record once, for its captions.
+    """Read the images and captions in the splits of the data set, in one pass over the records.
 
     Raises:
-      InputError: there is no such data set, it lacks a feature, or something is wrong with its
-        records: then the message lists all that is.
+      InputError: no such data set, a missing feature, or faulty records; the message lists all
+        problems.
     """
     directory = find_copy(options)
     builder = open_directory(directory)
@@ -105,14 +107,16 @@ def read(options: SourceOptions, progress: Progress = no_progress) -> Listing:
     if reader.keys is not None and options.id_key is None:
         found, note = _with_own_ids(found, reader.keys.id)
         notes.append(
-            f"features taken: image '{reader.keys.image}', captions '{reader.keys.caption}', {note}"
+            f"features used: image '{reader.keys.image}', captions '{reader.keys.caption}', {note}"
         )
     if reader.count != total and not findings:
-        findings.add(directory, "", f"{reader.count:,} records; expected {total:,}; copy it again")
+        findings.add(
+            directory, "", f"holds {reader.count:,} records; expected {total:,}; copy it again"
+        )
     splits = _in_splits(found, options, directory, findings)
     findings.raise_if_any()
     if not splits:
-        raise InputError(f"{directory}: no image with a caption; expected one or more")
+        raise InputError(f"{directory}: no image with a caption; expected at least one")
     return Listing(
         splits,
         description=f"Images and captions of the TFDS data set {builder.info.full_name}.",
@@ -125,7 +129,7 @@ def read(options: SourceOptions, progress: Progress = no_progress) -> Listing:
 def _with_own_ids(
     found: Mapping[str, list[Example]], key: str | None
 ) -> tuple[dict[str, list[Example]], str]:
-    """The same, numbered where no feature tells images apart, and what their ids are."""
+    """Number the examples if no feature identifies them; also return a note about their ids."""
     ids = [example.image_id for examples in found.values() for example in examples]
     if key is not None and len(set(ids)) == len(ids):
         return dict(found), f"ids '{key}'"
@@ -133,7 +137,7 @@ def _with_own_ids(
         split: [replace(e, image_id=f"{split}-{i:06d}") for i, e in enumerate(examples)]
         for split, examples in found.items()
     }
-    return numbered, "ids by their numbers"
+    return numbered, "ids by number"
 
 
 def _in_splits(
@@ -146,15 +150,15 @@ def _in_splits(
         for example in examples:
             split = draw(example.image_id, fractions) if fractions else canonical(given)
             if example.image_id in seen:
-                where = f"in {given}, and in {seen[example.image_id]} before"
-                findings.add(directory, "", f"the image id {example.image_id!r} is {where}")
+                where = f"in both {seen[example.image_id]} and {given}"
+                findings.add(directory, "", f"the image id {example.image_id!r} occurs {where}")
             seen[example.image_id] = given
             splits.setdefault(split, []).append(example)
     return {split: tuple(splits[split]) for split in in_order(splits)}
 
 
 class _Reader:
-    """Makes examples of records, by keys that are given or found in the first record."""
+    """Makes examples from records, with keys that are given or found in the first record."""
 
     def __init__(self, options: SourceOptions, file_format: str, findings: Findings) -> None:
         self._options, self._file_format, self._findings = options, file_format, findings
@@ -162,7 +166,7 @@ class _Reader:
         self.count = 0
 
     def examples(self, paths: list[Path]) -> Iterator[Example]:
-        """The examples of a split; problems go to the findings."""
+        """Yield the examples of a split, and add problems to the findings."""
         for path in paths:
             for place, features in self._records(path):
                 self.count += 1
@@ -176,7 +180,7 @@ class _Reader:
             for place, record in records(path, self._file_format):
                 yield place, _parse(record, path)
         except OSError as error:
-            self._findings.add(path, "", f"cannot read it: {error.strerror or error}")
+            self._findings.add(path, "", f"cannot read this file: {error.strerror or error}")
         except InputError as error:
             self._findings.add_all(error)
 
@@ -193,8 +197,8 @@ class _Reader:
             return None
         except AttributeError:
             raise InputError(
-                f"{path}: the feature {keys.caption!r} holds numbers; expected text: "
-                f"--caption-key one of {', '.join(_texts(features))}"
+                f"{path}: the feature {keys.caption!r} holds numbers; expected text. Choose "
+                f"--caption-key from {', '.join(_texts(features))}"
             ) from None
         full = tuple(caption for caption in captions if caption.strip())
         if len(full) < max(len(captions), 1):
@@ -213,11 +217,13 @@ def _parse(record: bytes, path: Path) -> Mapping[str, Any]:
     try:
         return dict(tf_example_pb2.Example.FromString(record).features.feature)
     except DecodeError as error:
-        raise InputError(f"{path}: a record is no tf.train.Example message: {error}") from error
+        raise InputError(
+            f"{path}: a record is not a tf.train.Example message; copy the file again ({error})"
+        ) from error
 
 
 def _values(features: Mapping[str, Any], key: str) -> list[Any]:
-    """All values of a feature, whatever their kind."""
+    """Return all values of a feature, of any kind."""
     feature = features.get(key)
     kind = None if feature is None else feature.WhichOneof("kind")
     return [] if kind is None else list(getattr(feature, kind).value)
@@ -232,16 +238,16 @@ def _id(value: Any) -> str:
 
 
 def _find_keys(features: Mapping[str, Any], options: SourceOptions, path: Path) -> _Keys:
-    """The keys that were asked for, or those that the first record suggests.
+    """Return the requested keys, or infer them from the first record.
 
     Raises:
-      InputError: there is no such feature, or none that suggests itself, or several do.
+      InputError: a requested feature does not exist, or inference is ambiguous.
     """
     texts = _texts(features)
     images = [k for k in texts if any(v.startswith(_IMAGE_STARTS) for v in _values(features, k))]
     others = [key for key in texts if key not in images]
     captions = [key for key in others if set(key.split("/")) & set(CAPTION_NAMES)]
-    # Below "captions" there may be more than the text; of "caption" and "text" the first will do.
+    # "captions" may have more features than the text; "caption" is preferred to "text".
     rank = {key: min(map(_rank, key.split("/"))) for key in captions}
     captions = [key for key in captions if rank[key] == min(rank.values())]
     image = _chosen("image", options.image_key, images, features, path)
@@ -264,31 +270,33 @@ def _chosen(
         return given
     if given is not None:
         raise InputError(
-            f"{path}: no feature {given!r} (--{what}-key); there are {', '.join(known)}."
+            f"{path}: no feature {given!r} (--{what}-key); expected one of {', '.join(known)}."
             f"{did_you_mean(given, known)}"
         )
     if len(found) != 1:
-        which = f"several look like it: {', '.join(found)}" if found else "none looks like it"
+        which = f"several candidates: {', '.join(found)}" if found else "no candidate"
         raise InputError(
-            f"{path}: which feature is the {what}? Of {', '.join(known)}, {which}. "
-            f"Name it: --{what}-key KEY"
+            f"{path}: cannot tell which feature is the {what} ({which}). Choose one of "
+            f"{', '.join(known)} with --{what}-key KEY"
         )
     return found[0]
 
 
 def find_copy(options: SourceOptions) -> Path:
-    """The folder of the data set, with its version: the one that has a dataset_info.json.
+    """Find the directory of the data set's newest version, which has a dataset_info.json.
 
     Raises:
-      InputError: there is none, or several configurations.
+      InputError: no such directory, or several configurations.
     """
     if (options.source is None) == (options.dataset is None):
-        raise InputError("expected the folder of a TFDS data set (--source DIR), or its --dataset")
+        raise InputError(
+            "expected the folder of a TFDS data set (--source DIR) or its name (--dataset NAME)"
+        )
     if options.source is not None:
         base, version = options.source, ""
     else:
         if options.data_dir is None:
-            raise InputError("expected the folder of the data sets, too: --data-dir DIR")
+            raise InputError("--dataset also needs the folder of the data sets; add --data-dir DIR")
         name, _, version = str(options.dataset).partition(":")
         base = options.data_dir / name
     there = [base / "dataset_info.json", *base.glob("*/dataset_info.json")]
@@ -305,7 +313,7 @@ def find_copy(options: SourceOptions) -> Path:
         )
     if len({folder.parent for folder in folders}) > 1:
         names = ", ".join(sorted(str(folder.relative_to(base)) for folder in folders))
-        raise InputError(f"{base}: several configurations ({names}); say which, as NAME/CONFIG")
+        raise InputError(f"{base}: several configurations ({names}); choose one as NAME/CONFIG")
     return max(folders, key=_version)
 
 

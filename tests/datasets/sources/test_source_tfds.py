@@ -151,16 +151,16 @@ def test_ids_that_are_given_and_ids_that_do_not_tell_images_apart(copies, proble
     message = problems("tfds", source=copies["array_record"], id_key="image/id")
     # 0, 1, 2 and 3 occur in several splits: 4 + 3 + 2 second occurrences.
     assert "9 problems" in message
-    assert "the image id '0' is in restval, and in train before" in message
+    assert "the image id '0' occurs in both train and restval" in message
 
 
 def test_questions_that_the_records_leave_open(copies, problems):
     source = copies["tfrecord"]
     message = problems("tfds", source=source, caption_key="captions")
-    assert "no feature 'captions' (--caption-key); there are captions/id, captions/text" in message
+    assert "no feature 'captions' (--caption-key); expected one of captions/id, captions/text" in message
     assert "Did you mean 'captions/" in message
     message = problems("tfds", source=source, caption_key="captions/id")
-    assert "holds numbers; expected text: --caption-key one of captions/text" in message
+    assert "holds numbers; expected text. Choose --caption-key from captions/text" in message
     message = problems("tfds", source=source, image_key="picture")
     assert "no feature 'picture' (--image-key)" in message
 
@@ -168,7 +168,7 @@ def test_questions_that_the_records_leave_open(copies, problems):
 def test_what_is_no_data_set(tmp_path, copies, problems):
     assert "no prepared TFDS data set" in problems("tfds", source=tmp_path)
     assert "--data-dir DIR" in problems("tfds", dataset="coco_captions")
-    assert "(--source DIR), or its --dataset" in problems("tfds")
+    assert "(--source DIR) or its name (--dataset NAME)" in problems("tfds")
     message = problems("tfds", dataset="coco_captions:2.0.0", data_dir=tmp_path)
     assert "no prepared TFDS data set of version 2.0.0" in message
     for config in ("2014", "2017"):
@@ -265,4 +265,4 @@ def test_damaged_array_record_files(tmp_path, copies, problems):
         path.write_bytes(spoil(path.read_bytes()))
         assert "copy it again" in problems("tfds", source=folder)
     path.unlink()
-    assert "cannot read it: No such file" in problems("tfds", source=folder)
+    assert "cannot read this file: No such file" in problems("tfds", source=folder)
