@@ -25,7 +25,7 @@ from jaxcap.config import Config, DecoderConfig, EncoderConfig
 from jaxcap.data.batch import Batch
 from jaxcap.datasets import shapes
 from jaxcap.model.captioner import Captioner, create_captioner, init_variables
-from jaxcap.search import SearchResult, beam_search
+from jaxcap.search import Ranking, SearchResult, beam_search
 from jaxcap.text.vocabulary import PAD, Vocabulary
 from jaxcap.training.step.losses import cross_entropy
 from jaxcap.training.step.state import TrainState
@@ -66,7 +66,7 @@ def caption(
         # One word further for each beam: tokens (B, N) -> logits (B, N, V)
         return model.apply(variables, carry, tokens, context, method="step")
 
-    return beam_search(step, carry, beam_size=3, max_length=LONGEST, n_best=1)
+    return beam_search(step, carry, beam_size=3, max_length=LONGEST, ranking=Ranking(n_best=1))
 
 
 def main(*, steps: int, scenes: int, seed: int = 0) -> float:

@@ -16,6 +16,7 @@ from jaxcap.errors import InputError, did_you_mean
 from jaxcap.model.captioner import Captioner
 from jaxcap.search import (
     Processor,
+    Ranking,
     SearchResult,
     StepFunction,
     average,
@@ -108,13 +109,12 @@ def _create_search(
         "max_length": config.max_length + 1,  # room for <eos>
         "processors": rules,
     }
-    of_beams = {
-        "beam_size": config.beam_size,
-        "n_best": config.n_best or None,
-        "normalisation": config.length_normalisation,
-        "length_penalty": config.length_penalty,
-        **common,
-    }
+    ranking = Ranking(
+        n_best=config.n_best or None,
+        normalisation=config.length_normalisation,
+        length_penalty=config.length_penalty,
+    )
+    beams = {"beam_size": config.beam_size, "ranking": ranking, **common}
     required = [_ids(words.split("|"), vocabulary) for words in config.required_words]
 
     def search(step: StepFunction, carry: Any, images: Any) -> SearchResult:
@@ -134,12 +134,12 @@ def _create_search(
                 )
             case "diverse":
                 return diverse_beam_search(
-                    step, carry, groups=config.groups, diversity=config.diversity, **of_beams
+                    step, carry, groups=config.groups, diversity=config.diversity, **beams
                 )
             case "beam" if required:
-                return constrained_beam_search(step, carry, required, **of_beams)
+                return constrained_beam_search(step, carry, required, **beams)
             case "beam":
-                return beam_search(step, carry, **of_beams)
+                return beam_search(step, carry, **beams)
 
     return search
 

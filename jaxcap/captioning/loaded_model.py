@@ -18,6 +18,7 @@ from jaxcap.captioning.image_reading import ImageLike
 from jaxcap.captioning.results import Captioned
 from jaxcap.captioning.stream import caption_images
 from jaxcap.config import Config, check_heeded, load_config
+from jaxcap.config.extensions import source_digests
 from jaxcap.errors import InputError
 from jaxcap.model.captioner import Captioner, create_captioner, variable_shapes
 from jaxcap.pretrained import packaged
@@ -224,7 +225,11 @@ class LoadedModel:
             decode,
             self.store,
             result=SearchResult,
-            identity=(configs, self.vocabulary.to_json()),
+            identity=(
+                configs,
+                self.vocabulary.to_json(),
+                [source_digests(config) for config in configs],
+            ),
         )
 
     def caption(

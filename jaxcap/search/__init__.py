@@ -1,9 +1,9 @@
 """From step function to sentences: greedy, sampled, beam, diverse and constrained search.
 
-Pure functions over any `step(carry, tokens) -> (carry, output)` where `output.logits` is
-`[B, N, V]` and `output.weights` `[B, N, P]`; they know no model. The first carry is
-`[B, 1, …]`, one per image, and is spread over the N beams or samples. `interface` says what
-goes in and what comes out.
+Pure functions over any `step(carry, tokens) -> (carry, output)`, independent of the model.
+`output.logits` is `[B, N, V]`, and `output.weights`, if any, is `[B, N, P]`. The first carry is
+`[B, 1, …]`, one per image, and is repeated for the N beams or samples. `interface` defines the
+inputs and outputs.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from jaxcap.search.interface import (
     SpecialTokens,
     StepFunction,
 )
-from jaxcap.search.length import LengthNormalisation, normalise
 from jaxcap.search.next_word import length_between
+from jaxcap.search.ranking import LengthNormalisation, Ranking, normalise
 from jaxcap.search.sampling import greedy_search, sample
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "LengthNormalisation",
     "Output",
     "Processor",
+    "Ranking",
     "SearchResult",
     "SpecialTokens",
     "StepFunction",

@@ -7,9 +7,9 @@ from typing import Any
 
 from jaxtyping import Array, Bool, Float
 
-from jaxcap.search.beams import Choice, candidates, ranked, run_beams, select
+from jaxcap.search.beams import Choice, candidates, rank_beams, run_beams, select
 from jaxcap.search.interface import Processor, SearchResult, SpecialTokens, StepFunction
-from jaxcap.search.length import LengthNormalisation
+from jaxcap.search.ranking import Ranking
 
 
 def beam_search(
@@ -18,24 +18,23 @@ def beam_search(
     *,
     beam_size: int,
     max_length: int,
-    n_best: int | None = None,
-    normalisation: LengthNormalisation = "exponent",
-    length_penalty: float = 1.0,
+    ranking: Ranking = Ranking(),  # noqa: B008 (immutable)
     processors: Sequence[Processor] = (),
     special: SpecialTokens = SpecialTokens(),  # noqa: B008 (immutable)
 ) -> SearchResult:
-    """Keeps the `beam_size` likeliest beginnings, ended captions among them.
+    """Search for the most probable captions, extending the `beam_size` best prefixes per image.
 
-    An ended caption stays in the beam with its log probability for as long as no longer
-    beginning is likelier. The search stops when all have ended; what has not ended after
-    `max_length` tokens, `<eos>` among them, is cut there. One beam is greedy search; a beam as
-    wide as the space of captions is exhaustive.
+    A finished caption stays in the beam until enough unfinished prefixes have a higher log
+    probability. The search stops when every caption in the beam is finished; captions are
+    truncated after `max_length` tokens, including `<eos>`. A beam of one is greedy search, and a
+    beam as wide as the space of captions is exhaustive.
 
     Args:
-      n_best: how many to return; all, if None.
-      normalisation: how scores allow for length, and `length_penalty`, its exponent: see
-        `normalise`. The search itself compares log probabilities.
-      processors: constraints, applied in turn.
+      step: the step function, see `interface.StepFunction`.
+      carry: its first carry, `[B, 1, …]`.
+      beam_size: N, captions kept per image.
+      ranking: how finished captions are ranked, and how many are returned.
+      processors: constraints, applied in order.
 
     Returns:
       The best captions of each image, all different, best first.
@@ -44,7 +43,7 @@ def beam_search(
     def choose(
         log_probs: Float[Array, "B N V"], scores: Float[Array, "B N"], done: Bool[Array, "B N"]
     ) -> Choice:
-        # The best of all lie among the best of each beam: two small selections, not a large one.
+        # The overall best are among the best of each beam: two small top-k beat one large one.
         found = candidates(log_probs, scores, done, k=beam_size, special=special)
         return select(found, beam_size)
 
@@ -52,16 +51,15 @@ def beam_search(
         step,
         carry,
         choose,
-        begin=[0],
+        first_beams=[0],
         n=beam_size,
         max_length=max_length,
         processors=processors,
         special=special,
     )
-    return ranked(
+    return rank_beams(
         beams,
-        n=n_best or beam_size,
-        normalisation=normalisation,
-        length_penalty=length_penalty,
+        n=ranking.n_best or beam_size,
+        ranking=ranking,
         special=special,
     )

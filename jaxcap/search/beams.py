@@ -1,6 +1,6 @@
-"""What all beam searches share: the loop, and the way beams are extended and ranked.
+"""The parts that all beam searches share: the loop, and how beams are extended and ranked.
 
-B images   N beams   T words at most   V vocabulary   P image positions
+B images   N beams   T tokens at most   V vocabulary   P image positions
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from jaxcap.search.interface import (
     SearchResult,
     SpecialTokens,
     StepFunction,
+    attention_weights,
     repeat_captions,
 )
-from jaxcap.search.length import LengthNormalisation, normalise
 from jaxcap.search.next_word import next_log_probs
+from jaxcap.search.ranking import Ranking, normalise
 from jaxcap.search.top import largest
 
 
 class Choice(NamedTuple):
-    """The beams after a step: each extends a parent by a token."""
+    """The beams after a step: each one extends a parent by one token."""
 
     parents: Int[Array, "B N"]
     tokens: Int[Array, "B N"]
@@ -34,7 +35,7 @@ class Choice(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """Continuations to choose from, and their log probabilities after the choice."""
+    """C possible continuations, and the total log probability of each."""
 
     totals: Float[Array, "B C"]
     parents: Int[Array, "B C"]
@@ -46,10 +47,10 @@ class Beams(NamedTuple):
     """The state of the loop.
 
     Attributes:
-      scores: log p of each beam; `NEVER` of one that does not exist.
-      done: ended, or not existing.
-      slots: the beam that each word's attention weights were computed in, for only words are
-        moved with their beams at every step, and weights, which are many, once at the end.
+      scores: log p of each beam; `NEVER` if the beam does not exist.
+      done: whether the beam is finished or does not exist.
+      slots: the beam in which each word's attention weights were computed. Reordering the weights
+        at every step would be slow, so `rank_beams` gathers them once, at the end.
     """
 
     time: Int[Array, ""]
@@ -64,11 +65,11 @@ class Beams(NamedTuple):
 
 
 Choose = Callable[[Float[Array, "B N V"], Float[Array, "B N"], Bool[Array, "B N"]], Choice]
-"""`choose(log_probs, scores, done)`: which beams go on, and how."""
+"""`choose(log_probs, scores, done)`: select the beams to continue, and their next tokens."""
 
 
 def gather_beams(x: Any, index: Int[Array, "B K"]) -> Any:
-    """`x[b, index[b, k]]` for arrays `[B, N, …]`."""
+    """Return `x[b, index[b, k]]` for an array `[B, N, …]`."""
     return jnp.take_along_axis(x, index.reshape(index.shape + (1,) * (x.ndim - 2)), axis=1)
 
 
@@ -77,27 +78,29 @@ def run_beams(
     carry: Any,
     choose: Choose,
     *,
-    begin: Sequence[int],
+    first_beams: Sequence[int],
     n: int,
     max_length: int,
     processors: Sequence[Processor],
     special: SpecialTokens,
 ) -> Beams:
-    """Extends `n` beams until all have ended or hold `max_length` tokens.
+    """Extend `n` beams until all are finished or have `max_length` tokens.
 
     Args:
-      begin: the beams that exist at first, for as they begin alike, others would stay alike.
+      first_beams: the beams that exist at first. All beams start alike, and identical beams would
+        stay identical.
     """
     if n < 1 or max_length < 1:
-        raise ValueError(f"need at least one caption of one word, not {n} of {max_length}")
-    # All beams begin alike, and one takes the first step for all.
+        raise ValueError(f"n_captions and max_length must be at least 1, not {n} and {max_length}")
+    # All beams start alike, so one of them takes the first step for all.
     batch = jax.tree.leaves(carry)[0].shape[0]
     carry, output = step(carry, jnp.full((batch, 1), special.bos, jnp.int32))
+    weights = attention_weights(output)
     unwritten = jnp.full((batch, n, max_length), special.pad, jnp.int32)
     log_probs = next_log_probs(
         output.logits, unwritten[:, :1], jnp.array(0), processors=processors, special=special
     )
-    exists = jnp.zeros((batch, n), bool).at[:, jnp.array(begin)].set(True)
+    exists = jnp.zeros((batch, n), bool).at[:, jnp.array(first_beams)].set(True)
     first = Beams(
         time=jnp.array(0),
         carry=repeat_captions(carry, n),
@@ -107,7 +110,7 @@ def run_beams(
         tokens=unwritten,
         gains=jnp.zeros(unwritten.shape),
         slots=jnp.zeros(unwritten.shape, jnp.int32),
-        weights=jnp.zeros((max_length, batch, n, output.weights.shape[-1]), output.weights.dtype),
+        weights=jnp.zeros((max_length, batch, n, weights.shape[-1]), weights.dtype),
     )
 
     def unfinished(beams: Beams) -> Any:
@@ -138,11 +141,9 @@ def run_beams(
         log_probs = next_log_probs(
             output.logits, beams.tokens, beams.time, processors=processors, special=special
         )
-        return grow(beams, carry, log_probs, output.weights)
+        return grow(beams, carry, log_probs, attention_weights(output))
 
-    first = grow(
-        first, first.carry, repeat_captions(log_probs, n), repeat_captions(output.weights, n)
-    )
+    first = grow(first, first.carry, repeat_captions(log_probs, n), repeat_captions(weights, n))
     return jax.lax.while_loop(unfinished, extend, first)
 
 
@@ -155,9 +156,12 @@ def candidates(
     special: SpecialTokens,
     first: int = 0,
 ) -> Candidates:
-    """The `k` best continuations of each of M beams, the one numbered `first` and those after it.
+    """Return the `k` best continuations of each of M beams.
 
-    An ended caption goes on in one way only: with `<pad>`, at no cost.
+    A finished caption has a single continuation, `<pad>`, at no cost.
+
+    Args:
+      first: the number of the first of these beams among all beams.
     """
     gains, tokens = largest(log_probs, min(k, log_probs.shape[-1]))
     stay = jnp.where(jnp.arange(gains.shape[-1]) == 0, 0.0, NEVER)
@@ -169,25 +173,24 @@ def candidates(
 
 
 def select(found: Candidates, n: int) -> Choice:
-    """The `n` candidates with the largest totals."""
+    """Return the `n` candidates with the largest totals."""
     _, best = jax.lax.top_k(found.totals, n)
     return Choice(*(gather_beams(x, best) for x in found[1:]))
 
 
-def ranked(
+def rank_beams(
     beams: Beams,
     *,
     n: int,
-    normalisation: LengthNormalisation,
-    length_penalty: float,
+    ranking: Ranking,
     special: SpecialTokens,
     satisfied: Int[Array, " N"] | None = None,
     required: int = 0,
 ) -> SearchResult:
-    """The `n` best captions: by how many requirements they satisfy, then by their scores.
+    """Return the `n` best captions, by satisfied requirements first and then by score.
 
     Args:
-      satisfied: of the `required` requirements those that each beam satisfies; none, if None.
+      satisfied: how many of the `required` requirements each beam satisfies; by default 0.
     """
     if satisfied is None:
         satisfied = jnp.zeros(beams.scores.shape[1], jnp.int32)
@@ -195,12 +198,12 @@ def ranked(
     tokens = jnp.where(exists[..., None], beams.tokens, special.pad)
     written = tokens != special.pad  # (B, N, T)
     lengths = jnp.maximum(written.sum(axis=-1), 1)
-    scores = normalise(beams.scores, lengths, normalisation, length_penalty)
+    scores = normalise(beams.scores, lengths, ranking.normalisation, ranking.length_penalty)
     scores = jnp.where(exists, scores, NEVER)
     first = jnp.where(exists, -satisfied, 1)
     order = jnp.lexsort((-scores, first), axis=-1)[:, :n]  # (B, n)
     written = gather_beams(written, order)
-    # The weights of the beam that computed them: [time, image, slot].
+    # Weights were stored as [time, image, slot], slot being the beam that computed them.
     time = jnp.arange(tokens.shape[-1])
     image = jnp.arange(tokens.shape[0])[:, None, None]
     weights = beams.weights[time, image, gather_beams(beams.slots, order)]  # (B, n, T, P)

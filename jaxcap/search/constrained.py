@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxcap.search.beams import Candidates, Choice, candidates, ranked, run_beams, select
+from jaxcap.search.beams import Candidates, Choice, candidates, rank_beams, run_beams, select
 from jaxcap.search.interface import NEVER, Processor, SearchResult, SpecialTokens, StepFunction
-from jaxcap.search.length import LengthNormalisation
+from jaxcap.search.ranking import Ranking
 
 
 def constrained_beam_search(
@@ -21,40 +21,45 @@ def constrained_beam_search(
     *,
     beam_size: int,
     max_length: int,
-    n_best: int | None = None,
-    normalisation: LengthNormalisation = "exponent",
-    length_penalty: float = 1.0,
+    ranking: Ranking = Ranking(),  # noqa: B008 (immutable)
     processors: Sequence[Processor] = (),
     special: SpecialTokens = SpecialTokens(),  # noqa: B008 (immutable)
 ) -> SearchResult:
-    """Beam search for captions that hold a word of each set of `required`.
+    """Search for captions that contain a word from each set of `required`.
 
     As in section 3.1, a finite state machine accepts these captions, and each of its states has
-    a beam of its own. The machine here remembers which of the C sets a word has been seen of, so
-    there are 2^C states, and 2^C · `beam_size` beams: a caption competes with those that have
-    come equally far, and a required word is tried at every time, however unlikely it is.
+    its own beam. The state records which of the C sets are already covered, so there are 2^C
+    states and 2^C · `beam_size` beams. A caption competes only with captions that cover the same
+    sets, and required words are tried at every time, however improbable.
 
     Args:
-      required: sets of word ids, the words of a set being alternatives (a disjunction).
-      beam_size: beams of each state.
+      step: the step function, see `interface.StepFunction`.
+      carry: its first carry, `[B, 1, …]`.
+      required: sets of word ids; the words of a set are alternatives (a disjunction).
+      beam_size: beams per state.
+      ranking: how finished captions are ranked, and how many are returned.
+      processors: constraints, applied in order.
 
     Returns:
-      As `beam_search` does, first the captions that are `satisfied`. Where these are too few
-      (a required word is ruled out, or `max_length` leaves no room), those follow, or stand
-      alone, that satisfy most sets; they are marked as not `satisfied`.
+      The best captions of each image, `satisfied` ones first. If there are too few of them (a
+      required word is forbidden, or `max_length` is too small), captions that cover the most sets
+      follow, marked as not `satisfied`.
+
+    Raises:
+      ValueError: a set is empty or contains a special token.
     """
     if not required or not all(required):
-        raise ValueError(f"each set needs at least one word: {required}")
+        raise ValueError(f"required: each set needs at least one word, found {required}")
     reserved = {special.pad, special.bos, special.eos, special.unk}
     if any(reserved & set(words) for words in required):
-        raise ValueError(f"a caption holds none of the tokens {sorted(reserved)}: {required}")
+        raise ValueError(f"required: {sorted(reserved)} are special tokens, found {required}")
     states = range(1 << len(required))
     slots = [slice(state * beam_size, (state + 1) * beam_size) for state in states]
 
     def choose(
         log_probs: Float[Array, "B N V"], scores: Float[Array, "B N"], done: Bool[Array, "B N"]
     ) -> Choice:
-        bits = np.zeros(log_probs.shape[-1], np.int32)  # the sets that each word belongs to
+        bits = np.zeros(log_probs.shape[-1], np.int32)  # bit c: the word is in set c
         for number, words in enumerate(required):
             bits[list(words)] |= 1 << number
         choices = []
@@ -97,18 +102,17 @@ def constrained_beam_search(
         step,
         carry,
         choose,
-        begin=[0],
+        first_beams=[0],
         n=n,
         max_length=max_length,
         processors=processors,
         special=special,
     )
     satisfied = [state.bit_count() for state in states for _ in range(beam_size)]
-    return ranked(
+    return rank_beams(
         beams,
-        n=n_best or beam_size,
-        normalisation=normalisation,
-        length_penalty=length_penalty,
+        n=ranking.n_best or beam_size,
+        ranking=ranking,
         satisfied=jnp.array(satisfied, jnp.int32),
         required=len(required),
         special=special,

@@ -8,9 +8,9 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxcap.search.beams import Choice, candidates, gather_beams, ranked, run_beams, select
+from jaxcap.search.beams import Choice, candidates, gather_beams, rank_beams, run_beams, select
 from jaxcap.search.interface import Processor, SearchResult, SpecialTokens, StepFunction
-from jaxcap.search.length import LengthNormalisation
+from jaxcap.search.ranking import Ranking
 
 
 def diverse_beam_search(
@@ -21,26 +21,30 @@ def diverse_beam_search(
     groups: int,
     diversity: float,
     max_length: int,
-    n_best: int | None = None,
-    normalisation: LengthNormalisation = "exponent",
-    length_penalty: float = 1.0,
+    ranking: Ranking = Ranking(),  # noqa: B008 (immutable)
     processors: Sequence[Processor] = (),
     special: SpecialTokens = SpecialTokens(),  # noqa: B008 (immutable)
 ) -> SearchResult:
-    """Beam search in groups, each of which avoids the words of the groups before it.
+    """Run beam search in groups that avoid each other's words.
 
-    Equation 5 with Hamming diversity: at each time the groups choose in turn, and a group finds
-    the score of a word lower by λ for every beam of earlier groups that has just chosen this word
-    at this time. λ bears on the choice alone: log probabilities and scores are the model's own.
-    One group is plain beam search.
+    Equation 5 with Hamming diversity: at each time the groups choose in order, and a word costs λ
+    for every beam of an earlier group that chose it at this time. λ affects only the choice; log
+    probabilities and scores remain the model's own. One group is plain beam search.
 
     Args:
+      step: the step function, see `interface.StepFunction`.
+      carry: its first carry, `[B, 1, …]`.
       beam_size: beams of all groups together, a multiple of `groups`.
-      diversity: λ; in the paper 0.2 to 0.8 do well on captions.
+      diversity: λ; the paper finds 0.2 to 0.8 to work well for captions.
+      ranking: how finished captions are ranked, and how many are returned.
+      processors: constraints, applied in order.
 
     Returns:
-      The captions of all groups as `beam_search` does, best first. Within a group all differ;
-      two groups may still find the same one, if λ is small.
+      The captions of all groups, best first. Those of one group differ; two groups may find the
+      same caption if λ is small.
+
+    Raises:
+      ValueError: `groups` does not divide `beam_size`.
     """
     if groups < 1 or beam_size % groups:
         raise ValueError(f"{beam_size} beams cannot be divided into {groups} equal groups")
@@ -68,7 +72,7 @@ def diverse_beam_search(
             gains = jnp.where(gather_beams(done, found.parents), found.gains, gains)
             choices.append(select(found._replace(gains=gains), size))
             tokens = choices[-1].tokens
-            # An ended caption goes on with <pad>, which no beam is kept from.
+            # Finished captions continue with <pad>, which costs nothing.
             chosen = jnp.where(tokens == special.pad, 0.0, diversity)
             penalty = penalty.at[image, tokens].add(chosen)
         return Choice(*(jnp.concatenate(each, axis=1) for each in zip(*choices, strict=True)))
@@ -77,16 +81,15 @@ def diverse_beam_search(
         step,
         carry,
         choose,
-        begin=[group * size for group in range(groups)],
+        first_beams=[group * size for group in range(groups)],
         n=beam_size,
         max_length=max_length,
         processors=processors,
         special=special,
     )
-    return ranked(
+    return rank_beams(
         beams,
-        n=n_best or beam_size,
-        normalisation=normalisation,
-        length_penalty=length_penalty,
+        n=ranking.n_best or beam_size,
+        ranking=ranking,
         special=special,
     )

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxcap.search.interface import StepFunction
+from jaxcap.search.interface import StepFunction, attention_weights
 
 
 class AverageOutput(NamedTuple):
@@ -42,6 +42,6 @@ def average(steps: Sequence[StepFunction]) -> StepFunction:
             [jax.nn.log_softmax(output.logits.astype(jnp.float32)) for output in outputs]
         )
         logits = jax.nn.logsumexp(log_probs, axis=0) - jnp.log(len(steps))
-        return carries, AverageOutput(logits, outputs[0].weights)
+        return carries, AverageOutput(logits, attention_weights(outputs[0]))
 
     return step

@@ -1,4 +1,4 @@
-"""What a search is given and what it returns.
+"""The inputs and outputs of every search.
 
 B images   N captions, beams or samples of each   T tokens at most   V vocabulary
 P image positions
@@ -15,17 +15,23 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 NEVER = -1e9
-"""Log probability of what must not be chosen; finite, so that differences stay defined."""
+"""Log probability of a forbidden choice; finite, so that differences stay defined."""
 
 
 class Output(Protocol):
-    """What a step function returns beside its carry."""
+    """The output of a step function.
+
+    It may also have `weights`, attention weights `[B, N, P]` or None.
+    """
 
     @property
     def logits(self) -> Float[Array, "B N V"]: ...
 
-    @property
-    def weights(self) -> Float[Array, "B N P"]: ...
+
+def attention_weights(output: Any) -> Float[Array, "B N P"]:
+    """Return the weights of a step function's output; P is 0 if it has none."""
+    weights = getattr(output, "weights", None)
+    return jnp.zeros((*output.logits.shape[:2], 0)) if weights is None else weights
 
 
 def repeat_captions(tree: Any, n: int) -> Any:
@@ -34,25 +40,25 @@ def repeat_captions(tree: Any, n: int) -> Any:
 
 
 StepFunction = Callable[[Any, Int[Array, "B N"]], tuple[Any, Any]]
-"""`step(carry, tokens) -> (carry, Output)`: reads a word, predicts the next.
+"""`step(carry, tokens) -> (carry, Output)`: reads one word per caption and predicts the next.
 
-The first carry is `[B, 1, …]`, one per image; a search spreads it over its N beams or samples.
+The first carry is `[B, 1, …]`, one per image; a search repeats it for its N beams or samples.
 """
 
 Processor = Callable[
     [Float[Array, "B N V"], Int[Array, "B N T"], Int[Array, ""]], Float[Array, "B N V"]
 ]
-"""A constraint, `(log_probs, tokens, time) -> log_probs`: sets words that may not come next to
-`NEVER`, and leaves the others as they are, so that scores stay the model's own.
+"""A constraint, `(log_probs, tokens, time) -> log_probs`: sets forbidden next words to `NEVER`.
 
-`tokens[..., :time]` are the words so far without `<bos>`, the rest is `<pad>`. Pure, and applied
-in turn. What is returned for captions that have ended is ignored. Where nothing is left, the
-caption ends: `<eos>` is then let through, whatever ruled it out.
+It leaves the other log probabilities unchanged, so that scores remain the model's own.
+`tokens[..., :time]` are the words so far without `<bos>`; the rest is `<pad>`. A processor is
+pure, and several are applied in order. Its result for finished captions is ignored. If it forbids
+every word, the caption ends: `<eos>` is then allowed, whatever forbade it.
 """
 
 
 class SpecialTokens(NamedTuple):
-    """Ids with a meaning of their own. `pad`, `bos` and `unk` are never chosen."""
+    """Reserved ids. A search never chooses `pad`, `bos` or `unk`."""
 
     pad: int = 0
     bos: int = 1
@@ -64,11 +70,12 @@ class SearchResult(NamedTuple):
     """N captions of each image; from beam search, best first.
 
     Attributes:
-      tokens: ids without `<bos>`, up to and with `<eos>`, then `<pad>`, `[B, N, T]`.
-      word_log_probs: log p of each of them given the words before, 0 at `<pad>`, `[B, N, T]`.
-      scores: what the captions are ranked by, `[B, N]`.
-      weights: attention while each word was chosen, 0 at `<pad>`, `[B, N, T, P]`.
-      satisfied: whether the caption holds all that was required of it, `[B, N]`.
+      tokens: ids without `<bos>`, up to and including `<eos>`, then `<pad>`, `[B, N, T]`.
+      word_log_probs: log p of each token given the tokens before it, 0 at `<pad>`, `[B, N, T]`.
+      scores: the scores by which captions are ranked, `[B, N]`.
+      weights: attention while each word was chosen, 0 at `<pad>`, `[B, N, T, P]`. P is 0 if the
+        step function has no attention.
+      satisfied: whether the caption contains all required words, `[B, N]`.
     """
 
     tokens: Int[Array, "B N T"]
@@ -79,13 +86,13 @@ class SearchResult(NamedTuple):
 
     @property
     def log_probs(self) -> Float[Array, "B N"] | Float[np.ndarray, "B N"]:
-        """log p of the whole caption, `[B, N]`, in nats."""
+        """log p of each whole caption, `[B, N]`, in nats."""
         return self.word_log_probs.sum(axis=-1)
 
     @property
     def exists(self) -> Bool[Array, "B N"] | Bool[np.ndarray, "B N"]:
-        """False where the constraints allow fewer captions than there are beams, `[B, N]`.
+        """Whether there is a caption, `[B, N]`: False if fewer are possible than there are beams.
 
-        The tokens there are all `<pad>`, and the score is `NEVER`. Existing captions come first.
+        Missing captions come last; their tokens are all `<pad>` and their scores `NEVER` or NaN.
         """
         return self.scores > NEVER / 2

@@ -1,4 +1,4 @@
-"""Which words may come next, and how likely each is."""
+"""The log probabilities of the next word, and which words are allowed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxcap.search.interface import NEVER, Processor, SpecialTokens
 
-# What the model itself holds impossible (−inf) is not ruled out, but chosen last.
+# A word that the model considers impossible (−inf) is not forbidden, but chosen last.
 _LEAST = -1e6
 
 
@@ -23,10 +23,10 @@ def next_log_probs(
     processors: Sequence[Processor],
     special: SpecialTokens,
 ) -> Float[Array, "B N V"]:
-    """The model's log probabilities, with `NEVER` in the place of words that may not come next.
+    """Return the model's log probabilities, with `NEVER` for forbidden words.
 
-    Words are ruled out after the softmax, so that scores stay the model's own: `<pad>`, `<bos>`,
-    `<unk>`, and what the processors say. Where they leave nothing, `<eos>` remains.
+    Words are forbidden after the softmax, so that scores remain the model's own: `<pad>`, `<bos>`,
+    `<unk>`, and those that the processors forbid. If no word is left, `<eos>` is allowed.
     """
     log_probs = jnp.maximum(jax.nn.log_softmax(logits.astype(jnp.float32)), _LEAST)
     ids = jnp.arange(logits.shape[-1])
@@ -37,9 +37,9 @@ def next_log_probs(
     for process in processors:
         processed = process(processed, tokens, time)
     if len(processors) == 1 and isinstance(processors[0], _LengthBetween):
-        return processed  # it always leaves something, and to ask costs a pass over all words
-    nothing = processed.max(axis=-1, keepdims=True) <= NEVER / 2
-    return jnp.where(nothing & (ids == special.eos), log_probs, processed)
+        return processed  # it never forbids all words, and checking costs a pass over them
+    none_left = processed.max(axis=-1, keepdims=True) <= NEVER / 2
+    return jnp.where(none_left & (ids == special.eos), log_probs, processed)
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ def length_between(
     maximum: int,
     special: SpecialTokens = SpecialTokens(),  # noqa: B008 (immutable)
 ) -> Processor:
-    """Captions of `minimum` to `maximum` words, `<eos>` not counted, all properly ended.
+    """Allow only finished captions of `minimum` to `maximum` words, not counting `<eos>`.
 
-    A search needs `max_length = maximum + 1` tokens for them. A caption ends sooner than
-    `minimum` only where other processors leave no word.
+    The search needs `max_length = maximum + 1` tokens. A caption is shorter than `minimum` only
+    if other processors forbid every word.
     """
     if not 0 <= minimum <= maximum:
-        raise ValueError(f"no caption has at least {minimum} and at most {maximum} words")
+        raise ValueError(f"expected 0 <= minimum <= maximum, found {minimum} and {maximum}")
     return _LengthBetween(minimum, maximum, special)

@@ -1,7 +1,7 @@
-"""Rules for captions: which words may not come next.
+"""Constraints on captions: which words may not come next.
 
-Each function makes a `Processor`, the constraint that every search takes; several are applied in
-turn, in any order, since all that a rule does is to rule words out.
+Each function returns a `Processor`, which every search accepts. Several may be combined in any
+order, because each one only forbids words.
 
     B images   N beams or samples   T tokens at most   V vocabulary
 """
@@ -31,25 +31,25 @@ ENGLISH_FUNCTION_WORDS: tuple[str, ...] = (
     *("whom", "whose"),
     # forms of be and have
     *("am", "are", "be", "been", "being", "had", "has", "have", "having", "is", "was", "were"),
-    # what qualifies a word to come
+    # modifiers
     *("next", "very"),
 )
-"""English words that announce another, so that a caption that ends on one is cut short.
+"""English words that need another word after them; a caption that ends on one is truncated.
 
-Scores of n-grams hardly notice such endings, and training on them, as on CIDEr, may even bring
-them about; Luo's captioning code therefore counts and bars seventeen `bad_endings`
+N-gram scores barely penalise such endings, and training on them, as on CIDEr, may even cause
+them. Luo's captioning code counts and forbids seventeen `bad_endings`
 (https://github.com/ruotianluo/self-critical.pytorch, `AttModel.py` and `eval_utils.py`). This list
-is longer, and checked: in 35,000 captions of Flickr8k (training and development images) each word
-is the last of its caption in fewer than one in a hundred of its places, and all of them together
-in 52 of 144,647. That leaves out `on`, `by`, `up`, `down`, `her`, `outside` and the numerals: "a
-dog looks on", "two boys walk by".
+is longer. It was checked on the 35,000 captions of Flickr8k's training and development images:
+each word is the last of its caption in fewer than 1 % of its occurrences, and all words together
+in 52 of 144,647. The list leaves out `on`, `by`, `up`, `down`, `her`, `outside` and the numerals,
+as in "a dog looks on" or "two boys walk by".
 """
 
 
 def never(ids: Collection[int]) -> Processor:
-    """No caption holds any of these words.
+    """Forbid these words.
 
-    `<unk>`, `<pad>` and `<bos>` need not be among them: no search chooses those.
+    `<unk>`, `<pad>` and `<bos>` need not be listed; no search chooses them.
     """
 
     def process(
@@ -61,7 +61,7 @@ def never(ids: Collection[int]) -> Processor:
 
 
 def no_repetition() -> Processor:
-    """No word comes twice in succession."""
+    """Forbid repeating the previous word."""
 
     def process(
         log_probs: Float[Array, "B N V"], tokens: Int[Array, "B N T"], time: Int[Array, ""]
@@ -74,13 +74,13 @@ def no_repetition() -> Processor:
 
 
 def no_repeated_ngram(n: int) -> Processor:
-    """No `n` words in succession come twice (Paulus et al. 2017, section 2.5, with n = 3).
+    """Forbid repeating any n-gram (Paulus et al. 2017, section 2.5, with n = 3).
 
-    https://arxiv.org/abs/1705.04304. With n = 1 no word comes twice at all. The two places may
-    overlap: n = 2 allows "very very", and not "very very very".
+    https://arxiv.org/abs/1705.04304. n = 1 forbids repeating any word. Overlapping occurrences
+    count: n = 2 allows "very very", but not "very very very".
     """
     if n < 1:
-        raise ValueError(f"an n-gram has at least one word, not {n}")
+        raise ValueError(f"n must be at least 1, not {n}")
 
     def process(
         log_probs: Float[Array, "B N V"], tokens: Int[Array, "B N T"], time: Int[Array, ""]
@@ -88,13 +88,13 @@ def no_repeated_ngram(n: int) -> Processor:
         size, places = log_probs.shape[-1], tokens.shape[-1] - n + 1
         if places < 1:
             return log_probs
-        # The n − 1 words before the next, against those at every place before.
+        # Compare the last n − 1 words with those at every earlier place.
         before = jax.lax.dynamic_slice_in_dim(tokens, time - n + 1, n - 1, axis=-1)
         same = jnp.broadcast_to(jnp.arange(places) + n - 1 < time, (*tokens.shape[:-1], places))
         for offset in range(n - 1):
             word = tokens[..., offset : offset + places]  # (B, N, places)
             same &= word == before[..., offset : offset + 1]
-        # What followed there may not follow here; `size` is no word, and is dropped.
+        # Forbid the word that followed there; `size` is out of range, and dropped.
         barred = jnp.where(same, tokens[..., n - 1 :], size)
         images, captions = jnp.indices(tokens.shape[:-1], sparse=True)
         return log_probs.at[images[..., None], captions[..., None], barred].set(NEVER, mode="drop")
@@ -106,10 +106,10 @@ def no_ending_on(
     ids: Collection[int],
     special: SpecialTokens = SpecialTokens(),  # noqa: B008 (immutable)
 ) -> Processor:
-    """No caption has one of these words as its last.
+    """Forbid ending a caption on one of these words.
 
-    `<eos>` may not follow them. Nor may they stand in the last two of the T places, of which the
-    last is for `<eos>`: a caption that is cut for its length does not end on one either.
+    `<eos>` may not follow them. They are also forbidden in the last two of the T places, so that
+    a caption truncated for its length does not end on one either.
     """
 
     def process(
@@ -126,15 +126,15 @@ def no_ending_on(
 
 
 def _among(ids: Collection[int], size: int) -> Bool[Array, "V"]:
-    """Which of `size` words are among `ids`."""
+    """Return which of `size` words are among `ids`."""
     outside = [i for i in ids if not 0 <= i < size]
     if outside:
-        raise ValueError(f"no words have the ids {outside}; there are {size}")
+        raise ValueError(f"word ids {outside} are out of range; the vocabulary has {size} words")
     among = np.zeros(size, bool)
     among[list(ids)] = True
     return jnp.asarray(among)
 
 
 def _last(tokens: Int[Array, "B N T"], time: Int[Array, ""]) -> Int[Array, "B N"]:
-    """The words before the next, some word or other where `time` is 0."""
+    """Return the previous words; arbitrary if `time` is 0."""
     return jax.lax.dynamic_index_in_dim(tokens, jnp.maximum(time - 1, 0), axis=-1, keepdims=False)

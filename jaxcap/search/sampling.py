@@ -1,6 +1,6 @@
-"""One word after the other: greedy search and sampling.
+"""Greedy search and sampling.
 
-B images   N samples   T words at most   V vocabulary   P image positions
+B images   N samples   T tokens at most   V vocabulary   P image positions
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from jaxcap.search.interface import (
     SearchResult,
     SpecialTokens,
     StepFunction,
+    attention_weights,
     repeat_captions,
 )
 from jaxcap.search.next_word import next_log_probs
@@ -43,13 +44,13 @@ def _unroll(
     processors: Sequence[Processor],
     special: SpecialTokens,
 ) -> SearchResult:
-    """Each word by `choose(log_probs, time)`, until all captions have ended."""
+    """Choose each word by `choose(log_probs, time)`, until all captions are finished."""
     if n < 1 or max_length < 1:
-        raise ValueError(f"need at least one caption of one word, not {n} of {max_length}")
+        raise ValueError(f"n and max_length must be at least 1, not {n} and {max_length}")
     carry = repeat_captions(carry, n)
     batch = jax.tree.leaves(carry)[0].shape[0]
     last = jnp.full((batch, n), special.bos, jnp.int32)
-    weights = jax.eval_shape(step, carry, last)[1].weights
+    weights = jax.eval_shape(lambda *now: attention_weights(step(*now)[1]), carry, last)
     shape = (batch, n, max_length)
     first = _State(
         time=jnp.array(0),
@@ -81,7 +82,7 @@ def _unroll(
             tokens=state.tokens.at[:, :, time].set(tokens),
             gains=state.gains.at[:, :, time].set(jnp.where(state.done, 0.0, gains)),
             weights=state.weights.at[:, :, time].set(
-                jnp.where(state.done[..., None], 0.0, output.weights)
+                jnp.where(state.done[..., None], 0.0, attention_weights(output))
             ),
         )
 
@@ -103,7 +104,7 @@ def greedy_search(
     processors: Sequence[Processor] = (),
     special: SpecialTokens = SpecialTokens(),  # noqa: B008 (immutable)
 ) -> SearchResult:
-    """The likeliest word each time: one caption per image, its log probability the score."""
+    """Choose the most probable word each time; the score of a caption is its log probability."""
     return _unroll(
         step,
         carry,
@@ -128,35 +129,41 @@ def sample(
     processors: Sequence[Processor] = (),
     special: SpecialTokens = SpecialTokens(),  # noqa: B008 (immutable)
 ) -> SearchResult:
-    """`n` captions per image, each word drawn with p ∝ exp(log p / temperature).
+    """Sample `n` captions per image, each word with p ∝ exp(log p / temperature).
 
-    The number i of a caption and the key of its image decide what is drawn, and nothing else:
-    neither the other images of the batch, nor its size, nor n.
+    Sample i of an image depends only on i and the image's key: not on the other images of the
+    batch, the batch size or n.
 
     Args:
       rngs: a key for each image, `[B]`.
-      top_k: draw from the `top_k` likeliest words only (Fan et al. 2018); of all, if None.
-      top_p: then from the fewest words whose probabilities come to `top_p`, after temperature
-        and `top_k` (nucleus sampling, Holtzman et al. 2020, https://arxiv.org/abs/1904.09751).
+      top_k: sample only from the `top_k` most probable words (Fan et al. 2018,
+        https://arxiv.org/abs/1805.04833); from all words if None.
+      top_p: sample only from the smallest set of words whose probabilities reach `top_p`, after
+        temperature and `top_k` (nucleus sampling, Holtzman et al. 2020,
+        https://arxiv.org/abs/1904.09751).
 
     Returns:
-      Captions in the order they were drawn in. Scores and log probabilities are the model's
-      own: at temperature 1, of all words.
+      Captions in the order in which they were sampled. Scores and log probabilities are the
+      model's own, at temperature 1 and over all words.
+
+    Raises:
+      ValueError: `temperature`, `top_k` or `top_p` is out of range.
     """
     if temperature <= 0 or not 0 < top_p <= 1 or (top_k is not None and top_k < 1):
         raise ValueError(
-            f"cannot sample at temperature {temperature} from {top_k} words that come to {top_p}"
+            "expected temperature > 0, top_k >= 1 and 0 < top_p <= 1, "
+            f"found {temperature}, {top_k} and {top_p}"
         )
 
     def choose(log_probs: Float[Array, "B N V"], time: Int[Array, ""]) -> Int[Array, "B N"]:
         words = log_probs.shape[-1]
-        ids = None  # of the words drawn from, where they are not all in their own order
+        ids = None  # the candidate words' ids, if not simply 0 to V − 1
         if top_k is not None or top_p < 1:
             log_probs, ids = largest(log_probs, min(top_k or words, words))
         tempered = log_probs / temperature
         if top_p < 1:
             p = jax.nn.softmax(tempered)
-            before = jnp.cumsum(p, axis=-1) - p  # what the likelier ones come to
+            before = jnp.cumsum(p, axis=-1) - p  # total probability of more probable words
             tempered = jnp.where(before < top_p, tempered, -jnp.inf)
 
         def draw(rng: PRNGKeyArray, of_image: Float[Array, "N W"]) -> Int[Array, " N"]:

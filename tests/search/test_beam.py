@@ -28,6 +28,7 @@ from chains import (
 
 from jaxcap.search import (
     NEVER,
+    Ranking,
     SearchResult,
     beam_search,
     greedy_search,
@@ -65,8 +66,7 @@ def test_a_beam_as_wide_as_the_space_is_brute_force(normalisation: Any, alpha: f
         chain.carry,
         beam_size=space,
         max_length=max_length,
-        normalisation=normalisation,
-        length_penalty=alpha,
+        ranking=Ranking(normalisation=normalisation, length_penalty=alpha),
     )
     check_against_hand(chain, result)
     assert np.all(result.satisfied)
@@ -113,7 +113,7 @@ def test_length_penalty_changes_the_winner_as_worked_by_hand() -> None:
         ({"normalisation": "gnmt"}, (a, EOS), -1.18825),
         ({"normalisation": "gnmt", "length_penalty": 2.5}, (b, b, EOS), -0.83535),
     ):
-        result = search(**options)  # type: ignore[arg-type]
+        result = search(ranking=Ranking(**options))  # type: ignore[arg-type]
         assert captions(result, 0)[0] == winner
         np.testing.assert_allclose(result.scores[0, 0], score, atol=1e-5)
 
@@ -141,7 +141,9 @@ def test_greedy_takes_the_likeliest_word_each_time() -> None:
 def test_one_beam_is_greedy() -> None:
     chain = Chain.random(2, images=16, time=6, words=5)
     greedy = greedy_search(chain.step, chain.carry, max_length=6)
-    beam = beam_search(chain.step, chain.carry, beam_size=1, max_length=6, normalisation="none")
+    beam = beam_search(
+        chain.step, chain.carry, beam_size=1, max_length=6, ranking=Ranking(normalisation="none")
+    )
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), greedy, beam)
 
 
@@ -168,17 +170,17 @@ def test_beams_are_distinct_and_best_first(beam_size: int, max_length: int) -> N
         scores = [chain.log_prob(image, s) / len(s) for s in found]
         np.testing.assert_allclose(result.scores[image], scores, atol=1e-4)
         assert np.all(np.diff(result.scores[image]) <= 0)
-    best = search(max_length=max_length, n_best=1)
+    best = search(max_length=max_length, ranking=Ranking(n_best=1))
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(x, y[:, :1]), best, result)
 
 
 @pytest.mark.parametrize(("n", "max_length"), [(0, 3), (2, 0)])
 def test_no_caption_or_no_word_is_refused(n: int, max_length: int) -> None:
     chain = Chain.random(6, images=1, time=1, words=3)
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="must be at least 1"):
         beam_search(chain.step, chain.carry, beam_size=n, max_length=max_length)
     rngs = jax.random.split(jax.random.key(0), 1)
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="must be at least 1"):
         sample(chain.step, chain.carry, rngs, n=n, max_length=max_length)
 
 
@@ -329,5 +331,5 @@ def _jitted_beam(logits: Any, carry: Any, beam_size: int, length_penalty: float)
         carry,
         beam_size=beam_size,
         max_length=logits.shape[1],
-        length_penalty=length_penalty,
+        ranking=Ranking(length_penalty=length_penalty),
     )

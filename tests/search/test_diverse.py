@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from chains import BOS, EOS, PAD, UNK, Chain, Sentence, captions, check_against_hand, stepper
 
-from jaxcap.search import SearchResult, beam_search, diverse_beam_search
+from jaxcap.search import Ranking, SearchResult, beam_search, diverse_beam_search
 
 
 def _by_hand(
@@ -103,9 +103,17 @@ def test_groups_begin_with_different_words_as_worked_by_hand() -> None:
 def test_one_group_is_beam_search() -> None:
     chain = Chain.random(1, images=3, time=5, words=6)
     diverse = diverse_beam_search(
-        chain.step, chain.carry, beam_size=4, groups=1, diversity=3.0, max_length=5, n_best=3
+        chain.step,
+        chain.carry,
+        beam_size=4,
+        groups=1,
+        diversity=3.0,
+        max_length=5,
+        ranking=Ranking(n_best=3),
     )
-    beam = beam_search(chain.step, chain.carry, beam_size=4, max_length=5, n_best=3)
+    beam = beam_search(
+        chain.step, chain.carry, beam_size=4, max_length=5, ranking=Ranking(n_best=3)
+    )
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), diverse, beam)
 
 

@@ -97,7 +97,9 @@ def test_an_overlapping_ngram_counts() -> None:
 @pytest.mark.parametrize("rule", [never, no_ending_on])
 @pytest.mark.parametrize("ids", [[-1], [4, SIZE]])
 def test_words_outside_the_vocabulary_are_named(rule: Any, ids: list[int]) -> None:
-    with pytest.raises(ValueError, match=rf"\[{ids[-1]}\]; there are {SIZE}"):
+    with pytest.raises(
+        ValueError, match=rf"\[{ids[-1]}\] are out of range; the vocabulary has {SIZE}"
+    ):
         rule(ids)(jnp.zeros((1, 1, SIZE)), jnp.zeros((1, 1, LENGTH), jnp.int32), jnp.array(0))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import hypothesis
 import hypothesis.extra.numpy as hnp
@@ -14,7 +14,15 @@ import numpy as np
 import pytest
 from chains import Chain, captions, check_against_hand, log_softmax
 
-from jaxcap.search import average, beam_search, normalise
+from jaxcap.search import (
+    average,
+    beam_search,
+    constrained_beam_search,
+    diverse_beam_search,
+    greedy_search,
+    normalise,
+    sample,
+)
 from jaxcap.search.top import largest
 
 
@@ -74,3 +82,32 @@ def test_attention_of_an_ensemble_is_the_first_ones_whatever_the_others_have() -
     assert result.weights[1, 0, 0].tolist() == [100.0, 2.0]
     with pytest.raises(ValueError, match="at least one"):
         average([])
+
+
+class LogitsAlone(NamedTuple):
+    logits: Any
+
+
+@pytest.mark.parametrize("weights", ["none", "absent"])
+def test_a_step_without_attention_finds_the_same_captions(weights: str) -> None:
+    chain = Chain.random(6, images=2, time=4, words=5)
+
+    def blind(carry: Any, tokens: Any) -> Any:
+        carry, output = chain.step(carry, tokens)
+        if weights == "none":
+            return carry, output._replace(weights=None)
+        return carry, LogitsAlone(output.logits)
+
+    keys = jax.random.split(jax.random.key(0), 2)
+    for search in (
+        functools.partial(beam_search, beam_size=3),
+        functools.partial(diverse_beam_search, beam_size=4, groups=2, diversity=0.5),
+        functools.partial(constrained_beam_search, required=[[5]], beam_size=2),
+        functools.partial(sample, rngs=keys, n=3),
+        greedy_search,
+    ):
+        seeing = search(chain.step, chain.carry, max_length=4)
+        found = search(blind, chain.carry, max_length=4)
+        np.testing.assert_array_equal(found.tokens, seeing.tokens)
+        np.testing.assert_array_equal(found.scores, seeing.scores)
+        assert found.weights.shape == (*found.tokens.shape, 0)
