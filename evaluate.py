@@ -1,4 +1,4 @@
-"""Scores a trained captioner: `python evaluate.py RUN [--split dev]`."""
+"""Score a trained captioner: `python evaluate.py RUN [--split dev]`."""
 
 from jaxcap.devices.huge_pages import restart_with_huge_pages
 

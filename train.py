@@ -1,4 +1,4 @@
-"""Trains a captioner: `python train.py configs/NAME.py [--workdir DIR] [--any.option value]`."""
+"""Train a captioner: `python train.py configs/NAME.py [--workdir DIR] [--any.option value]`."""
 
 from jaxcap.devices.huge_pages import restart_with_huge_pages
 

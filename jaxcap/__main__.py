@@ -1,4 +1,4 @@
-"""What `jaxcap` and `python -m jaxcap` start."""
+"""The entry point of `jaxcap` and `python -m jaxcap`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from jaxcap.devices.huge_pages import restart_with_huge_pages
 def main() -> None:
     """Entry point of the `jaxcap` command."""
     restart_with_huge_pages()
-    # Only now: all that was imported before would be imported twice.
+    # Imported after the restart, which would repeat every import.
     from jaxcap.cli import main as run
 
     run()

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, those that are images, and locks."""
+"""Atomic writes, image files below a folder, file locks and the cache folder."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.
 
 
 def locked(file: int | IO[Any], waiting: Callable[[], None] | None = None) -> bool:
-    """Keeps other processes out of an open file, until it is closed or this process ends, however.
+    """Lock an open file against other processes, until it is closed or this process ends.
 
-    Where there are no locks, on Windows and on some file systems of networks, nobody is kept out.
+    Windows and some network file systems have no locks; there, this has no effect.
 
     Args:
-      waiting: called before waiting for another process that has it, if that is wished.
+      waiting: called before waiting for another process that holds the lock. None: do not wait.
 
     Returns:
-      False if another process has it, and nobody waits.
+      False if another process holds the lock and `waiting` is None.
 
     Raises:
-      OSError: as flock(2) does, but for there being no locks.
+      OSError: flock(2) failed for another reason than missing support.
     """
     try:
         import fcntl
@@ -46,7 +46,7 @@ def locked(file: int | IO[Any], waiting: Callable[[], None] | None = None) -> bo
 
 
 def images_below(folder: Path) -> list[Path]:
-    """The image files in a folder and all folders in it, by their suffixes, in order of name."""
+    """Return the image files in a folder and all its subfolders, by suffix, sorted by name."""
     return sorted(
         p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
     )
@@ -54,10 +54,10 @@ def images_below(folder: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write, which takes its place when all went well.
+    """Yield a temporary file to write, which replaces `path` if the `with` block succeeds.
 
-    Whoever reads `path` finds the old file or the new one. If anything fails, `path` is as it was,
-    and nothing lies beside it.
+    Readers of `path` find the old file or the new one, never a part. After an error `path` is
+    unchanged, and the temporary file is deleted.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -68,18 +68,21 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text whole or not at all, see `replacing`.
+    """Write a text file atomically, see `replacing`.
 
     Raises:
-      OSError: no room or no permission.
+      OSError: the disk is full, or permission is missing.
     """
     with replacing(path) as beside:
-        # File names may hold bytes that are no text in any encoding: those become "?".
+        # File names may contain bytes that are not valid text; they become "?".
         beside.write_text(text, encoding="utf-8", errors="replace")
 
 
 def cache_dir(name: str) -> Path | None:
-    """`$XDG_CACHE_HOME/jaxcap/NAME`, by default `~/.cache/jaxcap/NAME`; None without a home."""
+    """Return `$XDG_CACHE_HOME/jaxcap/NAME`, by default `~/.cache/jaxcap/NAME`.
+
+    None if there is neither the variable nor a home directory.
+    """
     try:
         root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""What a person sees while training runs: a live line on a terminal, plain lines elsewhere."""
+"""Show progress: a live line on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from rich.table import Column
 
 _PLAIN_SECONDS = 15.0
 _LONG = 2.0
-"""Seconds from which on it is told how long something took."""
+"""Seconds from which on `timed` prints the duration."""
 _WIDE, _BAR = 80, 8
-"""Columns of a terminal on which there is room for a bar beside the figures, and of the bar."""
+"""Width in columns from which on a terminal has room for a bar, and the width of the bar."""
 
 
 def print_line(console: Console, text: str) -> None:
-    """Prints a line as it is: file names may hold what rich takes for markup, and long paths
-    must stay whole to be copied."""
+    """Print a line unchanged: without rich's markup, which may occur in file names, and without
+    line breaks in long paths."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
 def timed(console: Console, what: str) -> Iterator[None]:
-    """Says what is done within, such as "Reading captions", and how long it took if it was long."""
+    """Announce the work of a `with` block, and print its duration if it is long."""
     print_line(console, f"{what}…")
     began = time.monotonic()
     yield
@@ -72,7 +72,7 @@ class Display:
         return self._progress.get_renderable()
 
     def update(self, done: int, note: str = "") -> None:
-        """Shows that `done` of the total are done, with a few figures."""
+        """Show that `done` units are done, with a short note."""
         self._progress.update(self._task, completed=done, note=self._fitting(note))
         now = time.monotonic()
         if not self._live and now - self._printed >= _PLAIN_SECONDS:
@@ -82,18 +82,18 @@ class Display:
             self.line(f"{self._label} {done}/{self._total}  {note}  left {_clock(left)}")
 
     def _fitting(self, note: str) -> str:
-        """What of a note a terminal has room for; rich would cut the other columns instead."""
+        """Cut a note to the width of the terminal; rich would cut the other columns instead."""
         width = self._console.width
         taken = len(f"{self._label} {self._total}/{self._total} 00:00:00 left ")
         room = width - taken - (_BAR + 1 if width >= _WIDE else 0)
         return note if len(note) <= room else note[: max(0, room - 1)] + "…"
 
     def advance(self, done: int) -> None:
-        """Moves the live line only, from any thread; the figures in it stay."""
+        """Move the live line without a new note; callable from any thread."""
         self._progress.update(self._task, completed=done)
 
     def line(self, text: str) -> None:
-        """Prints a line that stays."""
+        """Print a line above the live line."""
         print_line(self._progress.console, text)
 
 
@@ -106,4 +106,4 @@ def _clock(seconds: float) -> str:
 
 
 Report = Callable[[int, str], None]
-"""`(done, note)`: how a library function tells its caller how far it is."""
+"""`report(done, note)`: called by library functions to report their progress."""

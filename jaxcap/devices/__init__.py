@@ -1,1 +1,1 @@
-"""One device, many devices, many hosts."""
+"""Use one device, many devices or many hosts."""

@@ -1,11 +1,11 @@
-"""Large arrays in large pages: on Linux, a training step on a CPU takes a third less time.
+"""Use huge pages on Linux: a training step on a CPU takes a third less time.
 
-XLA asks for the memory of a step when it begins and gives it back at its end: gigabytes, which the
-kernel hands out anew each time, 4 kB after 4 kB. glibc (2.35 and newer) asks for pages of 2 MB
-instead if `GLIBC_TUNABLES` says so when a process starts, and at no later time. See "Memory
-Allocation Tunables" in the manual of glibc, and `docs/benchmarks.md` for what it gives.
+XLA allocates gigabytes at the start of each step and frees them at its end, and the kernel maps
+them in pages of 4 kB every time. glibc 2.35 and newer asks for pages of 2 MB if `GLIBC_TUNABLES`
+says so, but reads the variable only when a process starts. See "Memory Allocation Tunables" in the
+glibc manual; `docs/benchmarks.md` has measurements.
 
-This module imports nothing but the standard library: it is the first thing that a command does.
+Commands call this module before anything else, so it imports only the standard library.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ _KERNEL = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def restart_with_huge_pages() -> None:
-    """Starts this process again, with the same arguments, where that gives it large pages.
+    """Restart this process with the same arguments and huge pages.
 
-    Does nothing where the C library or the kernel knows no such choice, or where `GLIBC_TUNABLES`
-    is set already: an empty one keeps the process as it is.
+    Do nothing if the C library or the kernel lacks support, or if `GLIBC_TUNABLES` is set: an
+    empty value disables huge pages.
     """
     if _helps(os.environ, platform.libc_ver(), _text(_KERNEL)):
         environment = {**os.environ, _VARIABLE: TUNABLE}
-        with contextlib.suppress(OSError):  # who may not start it again goes on without
-            # What Python was started with, so that its own options (-X, -W) are kept.
+        with contextlib.suppress(OSError):  # without permission to restart, continue
+            # The original arguments keep Python's own options (-X, -W).
             os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
 def _helps(environment: Mapping[str, str], libc: tuple[str, str], kernel: str) -> bool:
-    """Whether large pages are there for those who ask, and this process did not."""
+    """Return whether huge pages are available on request, and not requested yet."""
     name, version = libc
     return (
         _VARIABLE not in environment
