@@ -1,16 +1,17 @@
-"""How much of the device's speed `jaxcap caption` reaches, and how much memory it takes.
+"""Measure throughput and memory of `jaxcap caption`.
 
     python benchmarks/captioning.py --run runs/flickr8k --photographs FLICKR8K_DIR/Flicker8k_Dataset
     python benchmarks/captioning.py --photographs FLICKR8K_DIR/Flicker8k_Dataset --memory
 
-Speed: photographs are captioned from their files into a JSON lines file, as the command does it,
-and from arrays that are in memory already, by encoder and search alone; the two take turns, each
-with photographs of its own, so that whatever else the machine does falls on both.
+Throughput: one mode captions files into a JSON lines file, as the command does. The other runs
+only encoder and search, on arrays in memory. The two alternate, with different photographs, so
+that other load affects both.
 
-Memory: the whole command, as a process, for a folder and for one with ten times as many images
-(links to the same photographs), with a small encoder of random weights or that of `--run`.
+Memory: run the whole command as a process, for one folder and for another with ten times as many
+images (links to the same photographs). The encoder is small, with random weights, or that of
+`--run`.
 
-Without `--photographs`, smooth noise of the size of photographs.
+Without `--photographs`, the images are smooth noise of the size of photographs.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from jaxcap.text.vocabulary import SPECIALS, Vocabulary
 
 @dataclass(frozen=True)
 class Arguments:
-    """Times captioning from files against captioning from arrays, or measures memory."""
+    """Time captioning from files against captioning from arrays, or measure memory."""
 
     run: Path | None = None
     """A trained run; else random weights."""
@@ -60,7 +61,7 @@ class Arguments:
 
 
 def main(arguments: Arguments) -> None:
-    """Prints images a second of both ways and their ratio, or megabytes."""
+    """Print the images per second of both modes and their ratio, or the memory."""
     with tempfile.TemporaryDirectory() as folder:
         paths = _photographs(arguments, Path(folder))
         with Image.open(paths[0]) as first:

@@ -1,13 +1,12 @@
-"""Building and reading a million small records: time, size and memory.
+"""Build and read a million small records: time, size, and memory.
 
     python benchmarks/data.py [--records 1000000] [--workers 2] [--reads 50000] [--steps 1000]
 
-Records hold a JPEG of 32×32 pixels, one of 256 that are drawn at the start, and five captions that
-name the record's number. They are built as `jaxcap prepare` builds any data set, every image
-decoded, then read in random order, one at a time, and a sample is compared with what was put in.
-Last comes what training does: all captions are split into words, counted and encoded, and batches
-of 64 images are made in the order of an epoch, decoding included. Peak memory is that of the
-process, and of the largest worker.
+A record holds a JPEG of 32×32 pixels, one of 256 drawn at the start, and five captions with the
+record's number. The records are built as by `jaxcap prepare`, which decodes every image. They are
+then read in random order, one at a time, and a sample is compared with the input. Finally, as in
+training, all captions are split, counted, and encoded, and batches of 64 decoded images are made in
+the order of an epoch. Peak memory is that of the process and of the largest worker.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from jaxcap.text.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class Arguments:
-    """Times building and reading of many small records."""
+    """Time building and reading many small records."""
 
     records: int = 1_000_000
     workers: int = 2
@@ -56,7 +55,7 @@ def _jpeg(number: int) -> bytes:
 
 
 def make(split: str, index: int) -> dict[str, Any]:
-    """The record of a number."""
+    """Return the record of a number."""
     name = f"{split}-{index:07d}"
     return {
         "image": to_stored(_jpeg(index % 256), name=name),
@@ -66,7 +65,7 @@ def make(split: str, index: int) -> dict[str, Any]:
 
 
 def main(arguments: Arguments) -> None:
-    """Builds, reads and prints."""
+    """Build, read, and print."""
     recipe = Recipe(
         name="many",
         splits={"train": range(arguments.records)},

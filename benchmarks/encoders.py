@@ -1,19 +1,18 @@
-"""Images per second of every encoder, against PyTorch, in one run.
+"""Measure images per second of every encoder, against PyTorch.
 
     pip install -e '.[parity]'
     python benchmarks/encoders.py --arch resnet50 efficientnet_lite0
 
-Two processes, one with jaxcap and one with PyTorch, hold the same architecture with random
-weights and take turns at the same batch, so that whatever else the machine does falls on both
-alike; a turn begins with a step that is not timed, for what a pause leaves cold. PyTorch comes in
-three forms, of which the fastest counts: eager, eager with channels last, and `torch.compile`.
-*forward* is inference; *train* is forward and backward with batch statistics, down to the gradient
-of every parameter. Images are float32 and already normalised; the classifier is left off. Memory is
-the highest resident size of the process while the steps ran. Both processes have large pages where
-the system has them, which jaxcap's commands take by themselves (`jaxcap.devices.huge_pages`);
-`--no-huge-pages` shows both without.
+One process runs jaxcap, another PyTorch. They hold the same architecture with random weights and
+alternate on the same batch, so that other load affects both. Each turn begins with an untimed step
+that warms up the caches. PyTorch runs eager, eager with channels last, and with `torch.compile`;
+the fastest counts. *forward* is inference; *train* is forward and backward with batch statistics,
+with the gradient of every parameter. Images are float32 and normalised; there is no classifier.
+Memory is the peak resident size of the process during the steps. Both processes use large pages
+if the system has them, as jaxcap's commands do (`jaxcap.devices.huge_pages`).
+`--no-huge-pages` measures both without.
 
-On a GPU (both frameworks must see it) add `--dtype bfloat16`.
+On a GPU that both frameworks see, add `--dtype bfloat16`.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ Step = Callable[[], None]
 
 @dataclass(frozen=True)
 class Arguments:
-    """Times encoders, forward and forward + backward, jaxcap against PyTorch."""
+    """Time encoders, forward and forward + backward, jaxcap against PyTorch."""
 
     arch: tuple[str, ...] = ARCHITECTURES
     modes: tuple[Literal["forward", "train"], ...] = MODES
@@ -79,7 +78,7 @@ class Timing:
 
 
 def main(arguments: Arguments) -> None:
-    """Prints a line per architecture and mode, in Markdown."""
+    """Print a Markdown line per architecture and mode."""
     with contextlib.ExitStack() as stack:
         workers = [
             stack.enter_context(_Worker(name, huge_pages=arguments.huge_pages))
@@ -135,7 +134,7 @@ def _compare(workers: list[_Worker], arch: str, mode: str, arguments: Arguments)
 
 
 class _Worker:
-    """The other end of a process that runs `_serve`."""
+    """The parent side of a process that runs `_serve`."""
 
     def __init__(self, name: str, *, huge_pages: bool) -> None:
         self.name = name
@@ -171,7 +170,7 @@ class _Worker:
 
 
 def _serve(name: str) -> None:
-    """Answers requests from standard input, one JSON line each, until it closes."""
+    """Answer requests from standard input, one JSON line each, until it closes."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not mix with the answers
     build = _jaxcap_steps if name == "jaxcap" else _pytorch_steps
@@ -201,7 +200,7 @@ def _serve(name: str) -> None:
 
 
 def _highest_resident_size() -> float:
-    """In megabytes, since it was last forgotten; 0 where the system does not tell."""
+    """Return the peak resident size in megabytes since the last reset; 0 if unknown."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -225,7 +224,7 @@ def _images(batch_size: int, image_size: int) -> np.ndarray:
 
 
 def jaxcap_peak(dtype: str) -> float:
-    """FLOP/s of a large matrix product."""
+    """Return the FLOP/s of a large matrix product."""
     import jax
     import jax.numpy as jnp
 
@@ -274,7 +273,7 @@ def _jaxcap_steps(
 
 
 def _pytorch_peak(dtype: str) -> float:
-    """FLOP/s of a large matrix product."""
+    """Return the FLOP/s of a large matrix product."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"

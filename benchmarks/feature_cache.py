@@ -1,14 +1,13 @@
-"""How much faster a decoder trains from cached features than from pixels.
+"""Compare training a decoder from cached features with training from pixels.
 
     python benchmarks/feature_cache.py
     python benchmarks/feature_cache.py --decoder.name lstm
 
-times optimizer steps of a frozen encoder (ResNet-50 at 224 pixels, random weights) and a learning
-decoder, reading and decoding of images included: the two ways take turns, a few steps each, so
-that whatever else the machine does falls on both; processor time is less disturbed by it than the
-clock. Captions are padded or cut to 20 tokens, five of them an image. The images are the first of a
-prepared data set, the vocabulary that of its whole training split; without the data set, noise and
-random words.
+Time optimizer steps of a decoder on a frozen encoder (ResNet-50 at 224 pixels, random weights),
+including reading and decoding. The two modes alternate every few steps, so that other load affects
+both. Processor time is reported because it is less sensitive to load. Each image has five captions
+of 20 tokens, padded or cut. The images are the first of a prepared data set, and the vocabulary is
+that of its training split. Without a data set, they are noise and random words.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ from jaxcap.training.step.train_step import train_step
 
 @dataclass(frozen=True)
 class Arguments:
-    """Times training steps from pixels and from cached features."""
+    """Time training steps from pixels and from cached features."""
 
     encoder: str = "resnet50"
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
@@ -60,7 +59,7 @@ class Arguments:
 
 
 def main(arguments: Arguments) -> None:
-    """Prints images a second of both ways, and their ratio."""
+    """Print the images per second of both modes, and their ratio."""
     with tempfile.TemporaryDirectory() as cache:
         config = validate(
             Config(
@@ -120,7 +119,7 @@ def _compare(
     rng = jax.random.key(0)
 
     def run(features: np.ndarray | None) -> Iterator[float]:
-        """The loss after each step."""
+        """Return the loss after each step."""
         state = TrainState.create(jax.tree.map(jax.numpy.array, variables), tx)
         for batch in training_batches(
             source,
@@ -167,7 +166,7 @@ def _compare(
 
 
 def _data(config: Config, images: int) -> tuple[Source, SplitCaptions]:
-    """The first records, and the words of all of the split's captions."""
+    """Return the first records, and the words of all captions of the split."""
     try:
         source = load_source(config.data.name, f"train[:{images}]")
         everything = load_source(config.data.name, "train")
@@ -185,7 +184,7 @@ class _Noise(list[dict[str, Any]]):
 
 
 def _noise(rng: np.random.Generator, side: int) -> dict[str, Any]:
-    """A smooth random image and five captions of nine to thirteen of 500 words."""
+    """Return a smooth random image and five captions of 9 to 13 words out of 500."""
     coarse = Image.fromarray(rng.integers(0, 256, (side // 8, side // 8, 3), np.uint8))
     file = io.BytesIO()
     coarse.resize((side, side)).save(file, "JPEG")

@@ -1,11 +1,11 @@
-"""How long scoring takes beside pycocoevalcap, and the reward of self-critical training.
+"""Measure scoring against pycocoevalcap, and the reward of self-critical training.
 
     OMP_NUM_THREADS=1 python benchmarks/metrics.py --captions Flickr8k.token.txt
 
-scores 5,000 images with 5 references each, both programs by turns on the same tokens, and checks
-that they agree. The captions are Flickr8k's (its token file), or without `--captions` made up with
-the word frequencies and lengths of real ones. The candidate of an image is a reference of another
-image: a stand-in for a model's. Java's times include its start, once for all captions.
+Score 5,000 images with 5 references each. Both programs alternate on the same tokens and must
+agree. The captions come from Flickr8k's token file. Without `--captions` they are random, with
+realistic word frequencies and lengths. The candidate of an image is a reference of another image,
+in place of a model's caption. Java's times include its start, once for all captions.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PAD, EOS, FIRST_WORD = 0, 2, 4
 
 @dataclass(frozen=True)
 class Arguments:
-    """Times BLEU, ROUGE-L, CIDEr-D, the tokenizer and the reward."""
+    """Time BLEU, ROUGE-L, CIDEr-D, the tokenizer, and the reward."""
 
     captions: Path | None = None
     """Flickr8k.token.txt."""
@@ -50,7 +50,7 @@ class Arguments:
 
 
 def read(path: Path, images: int, references: int) -> list[list[str]]:
-    """The captions of the first images of a Flickr token file."""
+    """Return the captions of the first images of a Flickr token file."""
     captions: dict[str, list[str]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         name, caption = line.split("\t")
@@ -59,7 +59,7 @@ def read(path: Path, images: int, references: int) -> list[list[str]]:
 
 
 def invent(images: int, references: int) -> list[list[str]]:
-    """Captions whose words follow Zipf's law, 11 long on average, like Flickr8k's."""
+    """Return random captions: Zipf's law, 11 words on average, as in Flickr8k."""
     rng = random.Random(0)
     words = [f"w{''.join(chr(97 + int(d)) for d in str(i))}" for i in range(8000)]
     weights = [1 / (i + 2) for i in range(len(words))]
@@ -78,7 +78,7 @@ def invent(images: int, references: int) -> list[list[str]]:
 
 
 def alternate(repeats: int, **programs: Callable[[], object]) -> dict[str, list[float]]:
-    """Seconds of each program, run by turns."""
+    """Return the seconds of each program, run in alternation."""
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(repeats):
         for name, run in programs.items():
@@ -89,7 +89,7 @@ def alternate(repeats: int, **programs: Callable[[], object]) -> dict[str, list[
 
 
 def coco_caption(candidates: list[list[str]], references: list[list[list[str]]]) -> dict:
-    """pycocoevalcap's three scorers: what is run, and its scores of each image."""
+    """Return a function that runs pycocoevalcap's three scorers, and its scores per image."""
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
@@ -104,7 +104,7 @@ def coco_caption(candidates: list[list[str]], references: list[list[list[str]]])
 
 
 def java(captions: list[str]) -> Callable[[], object] | None:
-    """coco-caption's tokeniser, started anew each time; None where it cannot be."""
+    """Run coco-caption's tokeniser in a new process each time; None without Java."""
     package = importlib.util.find_spec("pycocoevalcap")
     if shutil.which("java") is None or package is None:
         return None
@@ -126,7 +126,7 @@ def java(captions: list[str]) -> Callable[[], object] | None:
 
 
 def reward_milliseconds(arguments: Arguments, tokens: list[list[list[str]]]) -> list[float]:
-    """Times batches of samples: other images' references with a tenth of the words changed."""
+    """Time rewards of samples: other images' references with a tenth of the words changed."""
     ids: dict[str, int] = {}
     training = [
         [[ids.setdefault(w, len(ids) + FIRST_WORD) for w in words] + [EOS] for words in refs]
@@ -150,7 +150,7 @@ def reward_milliseconds(arguments: Arguments, tokens: list[list[list[str]]]) -> 
 
 
 def main(arguments: Arguments) -> None:
-    """Prints medians, and the ratio of the two programs."""
+    """Print medians, and the ratio of the two programs."""
     if arguments.captions is None:
         texts = invent(arguments.images, arguments.references)
     else:

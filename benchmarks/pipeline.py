@@ -1,4 +1,4 @@
-"""How many images a second come from their files into training's batches, without a model."""
+"""Measure how many images per second the input pipeline delivers, without a model."""
 
 from __future__ import annotations
 

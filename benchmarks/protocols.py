@@ -1,11 +1,11 @@
-"""What a sloppy protocol does to the scores of one and the same captions.
+"""Show how deviations from the protocol change the scores of the same captions.
 
     python benchmarks/protocols.py runs/flickr8k/predictions-dev.json \\
         DIR/Flickr8k.token.txt --image-list DIR/Flickr_8k.devImages.txt \\
         --train-list DIR/Flickr_8k.trainImages.txt
 
-prints a table in Markdown: BLEU-1, BLEU-4 and CIDEr-D by coco-caption's protocol, and with one
-thing done otherwise at a time. docs/scores.md holds such a table.
+Print BLEU-1, BLEU-4, and CIDEr-D as a Markdown table: by coco-caption's protocol, and with one
+change at a time. docs/scores.md has this table.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RARE = 5
 
 @dataclass(frozen=True)
 class Arguments:
-    """Scores the same captions by a protocol and by what is often made of it."""
+    """Score the same captions by the protocol and by common deviations."""
 
     predictions: tyro.conf.Positional[Path]
     references: tyro.conf.Positional[Path]

@@ -1,16 +1,16 @@
-"""jaxcap's attention decoder and beam search in PyTorch, for `search.py` to compare with.
+"""jaxcap's attention decoder and beam search in PyTorch, the reference of `search.py`.
 
-Written as well as we can in four forms, all of which give the same captions:
+Four optimised forms give the same captions:
 
-- `tutorial`: an image at a time, a beam of rows that shrinks as captions end, features repeated for
-  every row and projected anew at every word, as in the best known tutorial,
+- `tutorial`: one image at a time, with a beam of rows that shrinks as captions end. Features are
+  repeated for every row and projected again at every word, as in the best known tutorial,
   https://github.com/sgrvinod/a-PyTorch-Tutorial-to-Image-Captioning (caption.py);
-- `one by one`: the same loop, but features are projected once and shared by the rows;
+- `one by one`: the same loop, but the rows share features that are projected once;
 - `batched`: all beams of a batch of images together;
-- `compiled`: the same, each step by `torch.compile`.
+- `compiled`: the same, with `torch.compile` for each step.
 
-Ended captions compete with the others for a place in the beam, and are ranked by log p / length, as
-jaxcap does it; the tutorial sets them aside.
+Ended captions compete with the others for a place in the beam and are ranked by log p / length, as
+in jaxcap. The tutorial sets them aside.
 
     B images   K beams   T words at most   V vocabulary   P image positions
     D feature width   A attention width   H LSTM width
@@ -59,12 +59,12 @@ class Decoder(nn.Module):
         self.output = _linear(weights, "output")
 
     def look(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Annotation vectors and keys `[B, P, A]` of features `[B, P, D]`."""
+        """Return annotation vectors and keys `[B, P, A]` of features `[B, P, D]`."""
         annotations = F.relu(self.project(features))
         return annotations, self.key(annotations)
 
     def begin(self, annotations: Tensor) -> tuple[Tensor, Tensor]:
-        """The first `(h, c)`, each `[B, H]`."""
+        """Return the first `(h, c)`, each `[B, H]`."""
         mean = annotations.mean(1)
         return torch.tanh(self.init_h(mean)), torch.tanh(self.init_c(mean))
 
@@ -118,7 +118,7 @@ def _lstm_cell(weights: dict[str, np.ndarray]) -> nn.LSTMCell:
 
 
 class State(NamedTuple):
-    """Where the beams of a batch are."""
+    """The beams of a batch."""
 
     h: Tensor  # (B, K, H)
     c: Tensor  # (B, K, H)
@@ -128,7 +128,7 @@ class State(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """What a step adds to the beams."""
+    """The extension of the beams by one step."""
 
     tokens: Tensor  # (B, K)
     parents: Tensor  # (B, K)

@@ -1,16 +1,16 @@
-"""jaxcap's captioner and its training step in PyTorch, for `training.py` to compare with.
+"""jaxcap's captioner and its training step in PyTorch, the reference of `training.py`.
 
-The same equations, parameters, loss and optimizer in these forms:
+All forms have the same equations, parameters, loss, and optimizer:
 
 - `pairs`: as the best known tutorial trains,
-  https://github.com/sgrvinod/a-PyTorch-Tutorial-to-Image-Captioning (train.py, models.py): a batch
-  is image–caption pairs, each image encoded for each of its captions; captions are sorted by
-  length, and a Python loop over the words takes those that have not ended, down to the logits. (The
-  tutorial projects the features anew at every word; here they are projected once.)
-- `shared`: an image is encoded once for all its captions. What needs no recurrence is taken out of
-  the loop: the words' part of the gates before it, the logits of all words after it.
+  https://github.com/sgrvinod/a-PyTorch-Tutorial-to-Image-Captioning (train.py, models.py). A batch
+  consists of image–caption pairs, and each image is encoded for each of its captions. Captions are
+  sorted by length, and a Python loop over words computes those that have not ended, including the
+  logits. (The tutorial projects the features again at every word; here they are projected once.)
+- `shared`: each image is encoded once for all its captions. Work without recurrence is outside the
+  loop: the words' part of the gates before it, the logits of all words after it.
 - `channels last`: the same, in the memory format that PyTorch recommends for convolutions.
-- `torch.compile`: the same, with encoder, step and logits compiled.
+- `torch.compile`: the same, with encoder, step, and logits compiled.
 
     B images   N captions of each   T words   V vocabulary   P positions   D feature width
     A attention width   E embedding width   H LSTM width
@@ -47,7 +47,7 @@ class Recipe:
 
 
 class Captioner(nn.Module):
-    """An encoder, or None where features are given, and the decoder of jaxcap's `weights`."""
+    """jaxcap's encoder (None if features are given) and decoder, from jaxcap's `weights`."""
 
     def __init__(
         self, encoder: nn.Module | None, weights: dict[str, np.ndarray], recipe: Recipe
@@ -60,7 +60,7 @@ class Captioner(nn.Module):
         self.encode: Any = encoder
 
     def compiled(self) -> Captioner:
-        """Itself, with its parts compiled."""
+        """Return the module with its parts compiled."""
         self.advance = torch.compile(self._advance, dynamic=False)
         self.readout = torch.compile(self._readout, dynamic=False)
         if self.encoder is not None:
@@ -68,7 +68,7 @@ class Captioner(nn.Module):
         return self
 
     def features(self, images: Tensor) -> Tensor:
-        """`[B, P, D]` of images `[B, 3, S, S]`; features pass as they are."""
+        """Encode images `[B, 3, S, S]` to `[B, P, D]`; pass precomputed features through."""
         if self.encoder is None:
             return images
         wide = self.recipe.dtype == "bfloat16"
@@ -86,7 +86,7 @@ class Captioner(nn.Module):
         return F.dropout(self.decoder.embed(tokens), self.recipe.embedding_dropout, self.training)
 
     def _look(self, h: Tensor, annotations: Tensor, keys: Tensor) -> Tensor:
-        """The gated context `[B, N, A]` of states `[B, N, H]`."""
+        """Return the gated context `[B, N, A]` of states `[B, N, H]`."""
         query = self.decoder.query(h)
         if self.decoder.score is None:
             e = query @ keys.mT / math.sqrt(query.shape[-1])
@@ -97,7 +97,7 @@ class Captioner(nn.Module):
     def _advance(
         self, gates: Tensor, h: Tensor, c: Tensor, annotations: Tensor, keys: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One word further, with the words' part of the gates at hand: `(h, c, z)`."""
+        """Read one word, given its part of the gates: `(h, c, z)`."""
         z = self._look(h, annotations, keys)
         cell = self.decoder.cell
         of_z = cell.weight_ih[:, cell.weight_ih.shape[1] - z.shape[-1] :]
@@ -110,7 +110,7 @@ class Captioner(nn.Module):
         return self.decoder.output(F.dropout(x, self.recipe.output_dropout, self.training))
 
     def shared(self, images: Tensor, tokens: Tensor) -> Tensor:
-        """The summed loss of captions `[B, N, T + 1]` of images, each encoded once."""
+        """Return the summed loss of captions `[B, N, T + 1]`, encoding each image once."""
         inputs, targets = tokens[:, :, :-1], tokens[:, :, 1:]
         annotations, keys, h, c = self._begin(self.features(images))
         h, c = (x[:, None].expand(-1, tokens.shape[1], -1) for x in (h, c))
@@ -126,7 +126,7 @@ class Captioner(nn.Module):
         return self._loss(self.readout(embedding, h, z), targets)
 
     def pairs(self, images: Tensor, tokens: Tensor) -> Tensor:
-        """The summed loss of captions `[B, T + 1]`, the i-th of the i-th image."""
+        """Return the summed loss of captions `[B, T + 1]`, the i-th of the i-th image."""
         lengths, order = (tokens[:, 1:] != PAD).sum(1).sort(descending=True)
         images, tokens = images[order], tokens[order]
         annotations, keys, h, c = self._begin(self.features(images))
@@ -158,7 +158,7 @@ class Captioner(nn.Module):
 def train_step(
     model: Captioner, loss: Callable[[Tensor, Tensor], Tensor], images: Tensor, tokens: Tensor
 ) -> Step:
-    """A step of AdamW on the mean loss a word, clipped; returns that loss."""
+    """Take an AdamW step on the clipped gradient of the mean loss per word; return that loss."""
     recipe = model.recipe
     optimizer = torch.optim.AdamW(
         [
@@ -183,7 +183,7 @@ def train_step(
 
 
 def published(encoder: nn.Module) -> dict[str, Any]:
-    """The encoder's tensors by the names that published files have."""
+    """Return the encoder's tensors under their published names."""
     state = encoder.state_dict()
     children = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
     if "0.weight" not in state:

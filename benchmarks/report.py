@@ -1,10 +1,10 @@
-"""How long a report takes to write, and how large it is.
+"""Measure the time to write a report, and its size.
 
-    python benchmarks/report.py                     # 5,000 drawn pictures of 500×375
-    python benchmarks/report.py --photographs DIR   # JPEGs of a folder, again and again
+    python benchmarks/report.py                     # 5,000 drawn images of 500×375
+    python benchmarks/report.py --photographs DIR   # JPEG files of a folder, repeated
 
-Every row has five captions with probabilities, attention over 7×7 places for ten words, five
-references and six scores, as after `evaluate.py` on Flickr8k.
+Every row has five captions with probabilities, attention over 7×7 positions for ten words, five
+references, and six scores, as after `evaluate.py` on Flickr8k.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SCORES = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D")
 
 @dataclass(frozen=True)
 class Arguments:
-    """Writes one report and says how long it took."""
+    """Write one report and print its time."""
 
     images: int = 5000
     photographs: Path | None = None
@@ -39,7 +39,7 @@ class Arguments:
 
 
 def drawn(number: int) -> list[bytes]:
-    """JPEGs as detailed as photographs: noise at several scales."""
+    """Return JPEGs as detailed as photographs: noise at several scales."""
     rng = np.random.default_rng(0)
     pictures = []
     for _ in range(number):
@@ -54,7 +54,7 @@ def drawn(number: int) -> list[bytes]:
 
 
 def rows(pictures: list[bytes], number: int) -> Iterator[ReportRow]:
-    """The rows, their numbers random, their texts alike."""
+    """Return rows with random numbers and similar texts."""
     rng = np.random.default_rng(0)
     words = len(TEXT.split())
     for i, picture in zip(range(number), itertools.cycle(pictures), strict=False):
@@ -67,7 +67,7 @@ def rows(pictures: list[bytes], number: int) -> Iterator[ReportRow]:
 
 
 def main(arguments: Arguments) -> None:
-    """Prints seconds, processor seconds and megabytes."""
+    """Print seconds, processor seconds, and megabytes."""
     if arguments.photographs is None:
         pictures = drawn(200)
     else:

@@ -1,22 +1,21 @@
-"""Beam search, jaxcap against PyTorch: images captioned a second, from features to words.
+"""Measure beam search from features to words, against PyTorch.
 
     pip install -e '.[parity]'
     python benchmarks/search.py
     python benchmarks/search.py --vocabulary 10000 --beams 5 --scoring dot
 
-Two processes, one with jaxcap and one with PyTorch, hold the same attention decoder and the same
-features and take turns at the same images, so that whatever else the machine does falls on both
-alike. PyTorch comes in the forms that `pytorch_search.py` describes: the loop over images of the
-tutorials, the same loop without its needless work, and batches, eager and compiled, of which the
-faster counts. All return words, scores and attention of all beams. Captions must be the same: an
-image may differ only where two candidates were nearly as likely, within `TIE` in log p or score,
-when PyTorch searches it in float64; such images are counted.
+One process runs jaxcap, another PyTorch. They hold the same attention decoder and the same features
+and alternate on the same images, so that other load affects both. PyTorch comes in the forms of
+`pytorch_search.py`: the tutorials' loop over images, the same loop without its redundant work, and
+batches, eager and compiled, of which the faster counts. All return words, scores, and attention of
+all beams. The captions must be equal. An image may differ only if two candidates are nearly
+equally likely, within `TIE` in log p or score, when PyTorch searches it in float64; such images
+are counted.
 
-Untrained weights never end a caption, or end all at once. Here one unit of the LSTM counts the
-words and makes `<eos>` likelier the later it is, and the logits of the other words are spread as
-widely as a trained captioner's; so captions end as on Flickr8k, after 11 words or so, some earlier
-and some later. With `--run` the weights are those of a trained run; features are random all the
-same.
+Untrained weights never end a caption, or end all at once. Here one LSTM unit counts words and
+makes `<eos>` likelier over time, and the logits of other words spread as widely as a trained
+captioner's. Captions then end after about 11 words, as on Flickr8k, some earlier and some later.
+With `--run` the weights are those of a trained run; the features are still random.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ Captions = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Arguments:
-    """Times beam search of jaxcap and PyTorch on the same weights and features."""
+    """Time beam search of jaxcap and PyTorch on the same weights and features."""
 
     vocabulary: tuple[int, ...] = (3000, 10000)
     beams: tuple[int, ...] = (1, 3, 5, 10)
@@ -72,7 +71,7 @@ class Arguments:
 
 @dataclass(frozen=True)
 class Task:
-    """What both processes search: everything that decides the captions."""
+    """The task of both processes: everything that determines the captions."""
 
     weights: Weights
     scoring: str
@@ -83,7 +82,7 @@ class Task:
 
 
 def main(arguments: Arguments) -> None:
-    """Prints a line per vocabulary and beam, in Markdown."""
+    """Print a Markdown line per vocabulary and beam."""
     if arguments.images % arguments.turns:
         raise SystemExit(
             f"--images {arguments.images} does not divide into --turns {arguments.turns}; give "
@@ -161,7 +160,7 @@ def _ratio(rate: dict[str, float], form: str) -> str:
 
 
 def _different(one: Captions, other: Captions) -> list[int]:
-    """The images, of those in both, whose captions are not the same or not in the same order."""
+    """Return the images whose captions or their order differ."""
     n = min(len(one[0]), len(other[0]))
     same = (one[0][:n] == other[0][:n]).all(axis=(1, 2))
     np.testing.assert_allclose(one[1][:n][same], other[1][:n][same], rtol=1e-4, atol=1e-4)
@@ -169,7 +168,7 @@ def _different(one: Captions, other: Captions) -> list[int]:
 
 
 def random_features(arguments: Arguments) -> np.ndarray:
-    """What an encoder that ends in relu6 might say: images differ, and so do their positions."""
+    """Return features like those of an encoder with relu6: images and positions differ."""
     rng = np.random.default_rng(0)
     image = rng.standard_normal((arguments.images, 1, arguments.width), np.float32)
     shape = (arguments.images, arguments.positions, arguments.width)
@@ -177,10 +176,10 @@ def random_features(arguments: Arguments) -> np.ndarray:
 
 
 class _Jaxcap:
-    """What the process with jaxcap does."""
+    """The process that runs jaxcap."""
 
     def weights(self, size: int, arguments: Arguments) -> tuple[Weights, str]:
-        """The decoder's weights, by name, and its kind of scoring."""
+        """Return the decoder's weights by name, and its scoring."""
         from flax import traverse_util
 
         if arguments.run is None:
@@ -242,7 +241,7 @@ class _Jaxcap:
 
 
 class _PyTorch:
-    """What the process with PyTorch does."""
+    """The process that runs PyTorch."""
 
     def build(self, task: Task, features: np.ndarray) -> list[str]:
         """Compiles; returns the names of the forms."""
@@ -285,7 +284,7 @@ class _PyTorch:
         return seconds, (tokens, np.concatenate([result.scores.cpu().numpy() for result in found]))
 
     def gaps(self, features: np.ndarray) -> list[float]:
-        """How close each image's search came to another result, in float64."""
+        """Return, in float64, how close each image's search came to another result."""
         return self._exact.gaps(self._to_device(features).double()).tolist()
 
     def _to_device(self, features: np.ndarray) -> Any:

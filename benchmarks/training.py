@@ -1,24 +1,24 @@
-"""Optimizer steps of a whole captioner, jaxcap against PyTorch, in one run.
+"""Measure optimizer steps of a whole captioner, against PyTorch.
 
     pip install -e '.[parity]'
     python benchmarks/training.py --arch efficientnet_lite0 resnet50
 
-Two processes, one with jaxcap and one with PyTorch (`pytorch_training.py`, which names the forms),
-hold the same architecture with the same weights and take turns at the same images and captions: a
-turn begins with a step that is not timed, for what a pause leaves cold. A step is everything from
-uint8 pixels on the device to new parameters: encoder and attention decoder forward and backward,
-batch statistics, clipping, AdamW. jaxcap's is the very step of `train.py` with the options of
-`configs/flickr8k.py`, but for the encoder, which learns. Before anything is timed, both must give
-the same loss (without dropout, which they draw differently).
+One process runs jaxcap, another PyTorch (`pytorch_training.py` describes its forms). They hold the
+same architecture with the same weights and alternate on the same images and captions. Each turn
+begins with an untimed step that warms up the caches. A step goes from uint8 pixels on the device to
+new parameters: encoder and attention decoder forward and backward, batch statistics, clipping,
+AdamW. jaxcap runs the step of `train.py` with the options of `configs/flickr8k.py`, except that
+the encoder is trained. Before timing, both must give the same loss, without dropout, which they
+draw differently.
 
-*all* trains the encoder too; *decoder* has features of a frozen one at hand. `pairs` takes
-`--pairs` image–caption pairs a step, the others `--batch-size` images with five captions each, so
-it is captions a second that compare. Captions are padded to 20 tokens; `pairs` drops the padding.
+*all* also trains the encoder; *decoder* uses precomputed features of a frozen one. `pairs` takes
+`--pairs` image–caption pairs per step, the others `--batch-size` images with five captions each, so
+compare captions per second. Captions are padded to 20 tokens; `pairs` drops the padding.
 
-The last lines are of the input pipeline alone: JPEG files to batches, two threads, with the
-augmentation of that configuration. Records are those of the prepared data set `--data`.
+The last lines measure the input pipeline alone: JPEG files to batches, two threads, with the
+augmentation of that configuration, on records of the prepared data set `--data`.
 
-On a GPU (both frameworks must see it) add `--dtype bfloat16`.
+On a GPU that both frameworks see, add `--dtype bfloat16`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ FORMS = ("pairs", "shared", "channels last", "torch.compile")
 
 @dataclass(frozen=True)
 class Arguments:
-    """Times training steps, jaxcap against PyTorch."""
+    """Time training steps, jaxcap against PyTorch."""
 
     arch: tuple[str, ...] = ("efficientnet_lite0", "resnet50")
     modes: tuple[Literal["all", "decoder"], ...] = ("all", "decoder")
@@ -83,7 +83,7 @@ class Arguments:
 
 @dataclass(frozen=True)
 class Task:
-    """What a process is to build."""
+    """The model and data that a process builds."""
 
     arch: str
     mode: str
@@ -101,7 +101,7 @@ class Task:
         return Config(encoder=encoder, decoder=DECODER, train=train)
 
     def captions(self) -> np.ndarray:
-        """Random words; nine to thirteen of them, as most captions have."""
+        """Return random captions, most of 9 to 13 words."""
         rng = np.random.default_rng(1)
         shape = (self.batch_size, CAPTIONS, TOKENS)
         tokens = rng.integers(4, WORDS, shape, np.int32)
@@ -121,7 +121,7 @@ class Task:
 
 
 def main(arguments: Arguments) -> None:
-    """Prints a line for each architecture and mode, in Markdown, and one for the pipeline."""
+    """Print a Markdown line per architecture and mode, and one for the pipeline."""
     needed: dict[str, tuple[float, float]] = {}
     with Worker(_Jaxcap) as ours, Worker(_PyTorch) as theirs:
         peak = ours.ask("peak", arguments.dtype)
@@ -184,12 +184,12 @@ def _compare(
 
 
 class _Steps:
-    """What both processes do with the steps that they have built."""
+    """The part that both processes share: running the steps that they built."""
 
     steps: dict[str, Callable[[], float]]
 
     def turn(self, form: str, count: int) -> float:
-        """Seconds of so many steps, after one that does not count."""
+        """Return the seconds of `steps` steps, after one untimed step."""
         self.steps[form]()
         began = time.perf_counter()
         for _ in range(count):
@@ -198,10 +198,10 @@ class _Steps:
 
 
 class _Jaxcap(_Steps):
-    """The process with jaxcap."""
+    """The process that runs jaxcap."""
 
     def peak(self, dtype: str) -> float:
-        """FLOP/s of a large matrix product."""
+        """Return the FLOP/s of a large matrix product."""
         from encoders import jaxcap_peak
 
         return jaxcap_peak(dtype)
@@ -282,7 +282,7 @@ class _Jaxcap(_Steps):
 
 
 def _flops(model: Any, variables: Any, task: Task, shape: tuple[int, int]) -> float:
-    """Of an image's share in a step: forward once, and backward twice that."""
+    """Return the FLOPs of one image's share of a step: forward, and backward twice that."""
     import jax
 
     from jaxcap.model.encoders.conv import written_for
@@ -302,7 +302,7 @@ def _flops(model: Any, variables: Any, task: Task, shape: tuple[int, int]) -> fl
 
 
 class _PyTorch(_Steps):
-    """The process with PyTorch."""
+    """The process that runs PyTorch."""
 
     def memory(self) -> float:
         """The device's peak of allocated memory, in MB; 0 without a GPU."""
@@ -311,7 +311,7 @@ class _PyTorch(_Steps):
         return torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else 0.0
 
     def write_encoder(self, task: Task) -> None:
-        """Random weights as the file that jaxcap reads."""
+        """Write random weights to a file that jaxcap reads."""
         import torch
         from encoders import pytorch_encoder
         from pytorch_training import published

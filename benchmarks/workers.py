@@ -1,4 +1,4 @@
-"""Processes that take turns, so that whatever else the machine does falls on all alike."""
+"""Run processes in turns, so that other load affects all of them equally."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Worker:
-    """A process of its own that holds an object, and from here calls its methods."""
+    """A process that holds an object; the parent calls its methods."""
 
     def __init__(self, kind: type) -> None:
         context = multiprocessing.get_context("spawn")
