@@ -13,6 +13,7 @@ from rich.console import Console
 
 from jaxcap.commands import print_scores
 from jaxcap.config import Config, load_config_file
+from jaxcap.config.extensions import import_extensions
 from jaxcap.errors import InputError
 
 _USAGE = "usage: train.py CONFIG.py [--workdir DIR] [--any.option VALUE …]; --help lists them"
@@ -41,7 +42,9 @@ def parse(argv: list[str]) -> TrainArguments:
         path = Path(argv[0])
         program, options = argv[0], argv[1:]
         default = TrainArguments(load_config_file(path), workdir=Path("runs") / path.stem)
-    return tyro.cli(TrainArguments, prog=f"train.py {program}", args=options, default=default)
+    arguments = tyro.cli(TrainArguments, prog=f"train.py {program}", args=options, default=default)
+    import_extensions(arguments.config, folder=Path(argv[0]).parent)
+    return arguments
 
 
 def run(arguments: TrainArguments, console: Console) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from jaxcap.config.checks import validate
 from jaxcap.config.conversion import from_dict, to_dict
+from jaxcap.config.extensions import importable
 from jaxcap.config.sections import (
     Config,
     DataConfig,
@@ -28,6 +29,7 @@ from jaxcap.files import write_text
 def load_config_file(path: Path) -> Config:
     """Run a file of `configs/` and return its `CONFIG`.
 
+    Its folder is importable while it runs.
     Such a file is a program: run only those that you trust. `config.json` is data.
 
     Raises:
@@ -37,7 +39,8 @@ def load_config_file(path: Path) -> Config:
         near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.py")])
         raise InputError(f"{path}: no such configuration file.{near}")
     try:
-        config = runpy.run_path(str(path)).get("CONFIG")
+        with importable(path.parent):
+            config = runpy.run_path(str(path)).get("CONFIG")
     except SyntaxError as error:
         raise InputError(f"{path}, line {error.lineno}: {error.msg}.") from error
     except Exception as error:  # any error in the user's own file is the user's to fix

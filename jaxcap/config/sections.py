@@ -88,7 +88,8 @@ class EncoderConfig:
     """The convolutional network, and whether it is trained."""
 
     name: str = "resnet50"
-    """An architecture; an unknown name lists them."""
+    """An architecture; an unknown name lists them. Or your own, module:SPEC
+    (docs/extending.md)."""
     weights: str | None = None
     """"imagenet", the name of an installed weight package, a weight file, or none (random)."""
     trainable: Annotated[bool, PerStage] = True
@@ -118,10 +119,11 @@ class EncoderConfig:
 class DecoderConfig:
     """The language model on top of the image features."""
 
-    name: Literal["attention", "lstm", "topdown", "adaptive", "aoa", "sca"] = "attention"
-    """Show, Attend and Tell (Xu et al. 2015); Show and Tell (Vinyals et al. 2015); top-down
-    attention (Anderson et al. 2018); adaptive attention with a visual sentinel (Lu et al. 2017);
-    attention on attention (Huang et al. 2019); SCA-CNN (Chen et al. 2017)."""
+    name: str = "attention"
+    """attention: Show, Attend and Tell (Xu et al. 2015); lstm: Show and Tell (Vinyals et al. 2015);
+    topdown: top-down attention (Anderson et al. 2018); adaptive: adaptive attention with a visual
+    sentinel (Lu et al. 2017); aoa: attention on attention (Huang et al. 2019); sca: SCA-CNN (Chen
+    et al. 2017); or your own, module:Class (docs/extending.md)."""
     hidden_size: Annotated[int, Count(_MAX_WIDTH)] = 512
     """H, width of the LSTM (of each, for decoders with two)."""
     embedding_size: Annotated[int, Count(_MAX_WIDTH)] = 512

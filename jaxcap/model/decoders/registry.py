@@ -9,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxcap.config import DecoderConfig
+from jaxcap.config.extensions import is_extension, load_extension
 from jaxcap.errors import InputError, did_you_mean
 from jaxcap.model.decoders.adaptive import AdaptiveDecoder
 from jaxcap.model.decoders.aoa import AoADecoder
@@ -17,7 +18,6 @@ from jaxcap.model.decoders.base import Decoder
 from jaxcap.model.decoders.lstm import LSTMDecoder
 from jaxcap.model.decoders.sca import SCADecoder
 from jaxcap.model.decoders.topdown import TopDownDecoder
-from jaxcap.model.extensions import is_extension, load_extension
 
 DECODERS: Mapping[str, type[Decoder[Any, Any, Any]]] = {
     "lstm": LSTMDecoder,

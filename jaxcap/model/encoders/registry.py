@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from jaxcap.config import EncoderConfig
+from jaxcap.config.extensions import is_extension, load_extension
 from jaxcap.errors import InputError, did_you_mean
 from jaxcap.model.encoders import efficientnet_lite, inception, resnet, vgg
 from jaxcap.model.encoders.base import Encoder
-from jaxcap.model.extensions import is_extension, load_extension
 
 
 @dataclass(frozen=True)

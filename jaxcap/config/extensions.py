@@ -1,21 +1,26 @@
 """Decoders and encoders from a user's own module, named `module:Object` in a configuration.
 
-A name in the `config.json` of a run may come from a stranger, and importing a module executes it.
-So a module is imported only if the user asks for it: by importing it themselves, by naming it in
-a configuration file or on the command line of `train.py`, or in $JAXCAP_MODULES.
+Importing a module executes it, and the `config.json` of a run may come from a stranger. So a
+module is imported only for a user who names it: in a configuration file, on the command line of
+`train.py`, in $JAXCAP_MODULES, or by an `import` of their own.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import importlib
 import os
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from jaxcap.config.sections import Config
 from jaxcap.errors import InputError, did_you_mean
 
 VARIABLE = "JAXCAP_MODULES"
-"""Names of modules, separated by commas, that a `config.json` may have imported."""
+"""Environment variable: comma-separated modules that a `config.json` may import."""
 
 
 def is_extension(name: str) -> bool:
@@ -44,7 +49,7 @@ def load_extension(name: str, *, option: str) -> Any:
                 f" configuration may not import it by itself. If you trust it, set"
                 f" {VARIABLE}={module_name}, or import {module_name} before you load the model."
             )
-        import_extension(name, option=option)
+        _import(module_name, option=option, name=name)
     module = sys.modules[module_name]
     if not hasattr(module, attribute):
         raise InputError(
@@ -54,15 +59,43 @@ def load_extension(name: str, *, option: str) -> Any:
     return getattr(module, attribute)
 
 
-def import_extension(name: str, *, option: str) -> None:
-    """Import the module of a `module:Object` that the user named; do nothing for other names.
+def source_digests(config: Config) -> tuple[str, ...]:
+    """Return the SHA-256 of each imported extension's file, for the keys of caches."""
+    files = [
+        getattr(sys.modules.get(name.partition(":")[0]), "__file__", None)
+        for name in (config.encoder.name, config.decoder.name)
+        if is_extension(name)
+    ]
+    return tuple(hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files if file)
+
+
+def import_extensions(config: Config, *, folder: Path) -> None:
+    """Import the modules that the user named in `config`, from `folder` or the usual path.
 
     Raises:
-      InputError: the module cannot be imported.
+      InputError: a module cannot be imported.
     """
-    if not is_extension(name):
-        return
-    module_name = name.partition(":")[0]
+    with importable(folder):
+        for option, name in (
+            ("encoder.name", config.encoder.name),
+            ("decoder.name", config.decoder.name),
+        ):
+            if is_extension(name):
+                _import(name.partition(":")[0], option=option, name=name)
+
+
+@contextlib.contextmanager
+def importable(folder: Path) -> Iterator[None]:
+    """Search `folder` first for imports inside the block."""
+    entry = str(folder.resolve())
+    sys.path.insert(0, entry)
+    try:
+        yield
+    finally:
+        sys.path.remove(entry)
+
+
+def _import(module_name: str, *, option: str, name: str) -> None:
     try:
         importlib.import_module(module_name)
     except Exception as error:  # the module is the user's, and may fail in any way
