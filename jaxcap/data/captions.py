@@ -41,7 +41,7 @@ class Rows:
     def __len__(self) -> int:
         return len(self.images) - 1
 
-    def of(self, image: int) -> list[np.ndarray]:
+    def __getitem__(self, image: int) -> list[np.ndarray]:
         """Return the values of each caption of one image, as views."""
         bounds = self.captions[self.images[image] : self.images[image + 1] + 1].tolist()
         return [self.values[begin:end] for begin, end in itertools.pairwise(bounds)]
@@ -89,7 +89,7 @@ class SplitCaptions(Sequence[list[list[str]]]):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
-        return [[self.units[i] for i in row] for row in self.rows.of(index % len(self))]
+        return [[self.units[i] for i in row] for row in self.rows[index % len(self)]]
 
     def counts(self) -> dict[str, int]:
         """Count the occurrences of each unit."""
@@ -144,7 +144,7 @@ class Captions(Sequence[tuple[tuple[int, ...], ...]]):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
-        return tuple(tuple(row.tolist()) for row in self.rows.of(index % len(self)))
+        return tuple(tuple(row.tolist()) for row in self.rows[index % len(self)])
 
     @functools.cached_property
     def longest(self) -> Int[np.ndarray, " images"]:

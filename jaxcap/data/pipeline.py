@@ -1,9 +1,9 @@
-"""From records to batches, by the step number alone.
+"""Turn records into batches, as a pure function of the seed and the step.
 
-Which images make up a step, how they are cropped, flipped and coloured, and how long their
-captions are padded is a pure function of (seed, step). So the position in the data *is* the step:
-a resumed run reads on exactly where it stopped, however many threads read ahead. And so are the
-shares of several hosts: each reads its own rows of every batch, and needs to ask no other.
+The images of a step, their augmentation and the padded length of their captions depend only on
+(seed, step), so the position in the data *is* the step. A resumed run continues exactly where it
+stopped, however many threads read ahead. Each host reads its own rows of every batch, without
+communication.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from jaxcap.text.units import WORDS, TextUnits
 from jaxcap.text.vocabulary import PAD
 
 _WINDOW = 16
-"""Batches that are sorted by length together; more would tell long captions apart by step."""
+"""The number of batches that are sorted by length together; more would make epochs less random."""
 
 
 @runtime_checkable
@@ -40,24 +40,13 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> dict[str, Any]: ...
 
 
-@runtime_checkable
-class CaptionSource(Protocol):
-    """A source that has its captions at hand, without reading the images."""
-
-    def all_captions(self) -> Iterator[list[str]]:
-        """The captions of every record, in order."""
-        ...
-
-
 def all_captions(source: Source) -> Iterator[list[str]]:
-    """The captions of every record as they were written, in order."""
-    if isinstance(source, CaptionSource):
-        return source.all_captions()
+    """Yield the original captions of every record, in order."""
     return (source[i]["captions"] for i in range(len(source)))
 
 
 def tokenised_captions(source: Source, units: TextUnits = WORDS) -> SplitCaptions:
-    """The captions of every record as words (or other units); those without any are left out."""
+    """Split the captions of every record into text units, leaving out captions without any."""
     return split_captions(all_captions(source), units)
 
 
@@ -67,10 +56,12 @@ def pad_tokens(
     config: DataConfig,
     longest: int | None = None,
 ) -> Int[np.ndarray, "B N T"]:
-    """Captions of several images in one array, as short as the buckets allow.
+    """Pad the captions of several images to the shortest bucket that holds them.
 
     Args:
-      longest: the length to make room for, where that is not the longest of `captions`.
+      captions: the token ids of each caption of each image.
+      config: gives the buckets, and the number of captions per image `N`.
+      longest: the length to pad for; by default the longest caption.
     """
     if longest is None:
         longest = max((len(c) for of_image in captions for c in of_image), default=0)
@@ -85,11 +76,11 @@ def pad_tokens(
 def epoch_order(
     longest: Int[np.ndarray, " images"], *, batch_size: int, seed: int, epoch: int
 ) -> Int[np.ndarray, "steps B"]:
-    """Which images each step of an epoch sees, images of similar caption length together.
+    """Choose the images of each step of an epoch, grouping images by caption length.
 
-    Images are shuffled, windows of a few batches sorted by length, and the batches shuffled
-    again: an epoch is a random one to the optimizer, with far less padding. Every image
-    comes once, but for those that do not fill the last batch; another few each epoch.
+    Images are shuffled, windows of a few batches are sorted by length, and the batches are shuffled
+    again. The order is still random to the optimizer, with far less padding. Every image occurs
+    once, except for those that do not fill the last batch, which differ between epochs.
     """
     rng = np.random.default_rng((seed, epoch))
     steps = len(longest) // batch_size
@@ -103,23 +94,24 @@ def epoch_order(
 
 
 def share_of_batch(batch_size: int, shard: tuple[int, int]) -> slice:
-    """The rows of every batch that one host reads.
+    """Return the rows of every batch that one host reads.
 
     Args:
-      shard: the host's number, from 0, and how many there are. One after another in this order,
-        their shares are the batch of a single host.
+      batch_size: the number of images in a batch, over all hosts.
+      shard: the index of the host and the number of hosts. Concatenated in this order, the shares
+        are the batch of a single host.
 
     Raises:
-      InputError: the batch does not divide into as many equal shares.
+      InputError: the batch size is not a multiple of the number of hosts.
     """
     index, count = shard
     if not 0 <= index < count:
-        raise InputError(f"shard {index} of {count}: expected a number from 0 to {count - 1}.")
+        raise InputError(f"shard {index} of {count}: expected an index from 0 to {count - 1}.")
     rows, rest = divmod(batch_size, count)
     if rest:
         sizes = [str(n * count) for n in (rows, rows + 1) if n]
         raise InputError(
-            f"train.batch_size is {batch_size}, which {count} hosts cannot share equally; give "
+            f"train.batch_size is {batch_size}, but {count} hosts need equal shares; expected "
             f"{' or '.join(sizes)}, or another multiple of {count}."
         )
     return slice(index * rows, (index + 1) * rows)
@@ -128,7 +120,7 @@ def share_of_batch(batch_size: int, shard: tuple[int, int]) -> slice:
 def load_image(
     record: dict[str, Any], *, config: DataConfig, rng: np.random.Generator | None
 ) -> UInt8[np.ndarray, "S S 3"]:
-    """The record's image as a square of `config.image_size`, augmented if there is an `rng`."""
+    """Decode a record's image to a square of `config.image_size`, augmented if `rng` is given."""
     image = images.decode(record["image"], name=record["image_id"])
     if rng is None:
         return images.resize(image, config.image_size)
@@ -144,7 +136,7 @@ def load_image(
 
 
 class _Steps:
-    """Grain's view of training: element `step` is that step's image numbers."""
+    """A random-access source for Grain: element `step` is the record numbers of that step."""
 
     def __init__(self, order: Callable[[int], np.ndarray], steps_per_epoch: int, steps: int):
         self._order, self._per_epoch, self._steps = order, steps_per_epoch, steps
@@ -170,25 +162,30 @@ def training_batches(
     threads: int = 2,
     shard: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
-    """The batches of steps `first_step` to `steps` − 1, or one host's share of each.
+    """Yield the batches of steps `first_step` to `steps` − 1, or one host's share of each.
 
     Args:
-      batch_size: images of a step, of all hosts together.
-      steps: how many steps the whole training has.
-      features: what the encoder makes of each image of `source`, which is then not read:
-        the batches bring these instead of pixels, and are otherwise the same.
-      threads: how many read and decode ahead of the device.
-      shard: the number of this host, from 0, and how many there are; `share_of_batch` says which
-        rows are its. Other rows are not read. All hosts pad to the same length.
+      source: the records.
+      captions: the encoded captions of all records.
+      config: the augmentation and the padding.
+      batch_size: the number of images in a batch, over all hosts.
+      seed: with the step, determines the order and the augmentation.
+      first_step: the first step to yield.
+      steps: the number of steps of the whole training.
+      features: precomputed features of each image, to put into batches instead of pixels; `source`
+        is then not read.
+      threads: the number of threads that read and decode ahead.
+      shard: the index of this host and the number of hosts (`share_of_batch`). Only its rows are
+        read. All hosts pad to the same length.
 
     Raises:
-      InputError: the batch does not divide into equal shares; while iterating, an image that
-        cannot be decoded.
+      InputError: the batch size is not a multiple of the number of hosts; while iterating, an image
+        that cannot be decoded.
     """
     share = share_of_batch(batch_size, shard)
 
-    # Sorting by length sorts by content a little, which batch statistics feel: with one bucket
-    # there is nothing to gain by it, so a data set that it harms can be trained without.
+    # Length correlates with content, which affects batch statistics. With one bucket, sorting
+    # gains nothing, so a data set that it harms can be trained without it.
     lengths = captions.longest if len(config.length_buckets) > 1 else captions.longest * 0
 
     @functools.lru_cache(maxsize=2)
@@ -209,7 +206,7 @@ def training_batches(
             pixels=np.stack(loaded) if features is None else None,
             features=None if features is None else np.stack(loaded),
             tokens=pad_tokens(
-                [captions.rows.of(int(i)) for i in numbers],
+                [captions.rows[int(i)] for i in numbers],
                 config=config,
                 longest=int(captions.longest[together].max()),
             ),
@@ -230,11 +227,15 @@ def evaluation_batches(
     features: Float[np.ndarray, "images P D"] | None = None,
     threads: int = 2,
 ) -> Iterator[Batch]:
-    """Every image of a split once and in order; the last batch is filled up, never dropped.
+    """Yield every image of a split once and in order; the last batch is padded, never dropped.
 
     Args:
-      numbers: those records only, in this order.
-      features: what the encoder makes of each image, in the place of pixels.
+      source: the records.
+      config: gives the image size and the shape of the empty `tokens`.
+      batch_size: the number of images in a batch.
+      numbers: the records to read, in this order; by default all.
+      features: precomputed features of each image, to put into batches instead of pixels.
+      threads: the number of threads that read and decode ahead.
     """
     numbers = np.arange(len(source)) if numbers is None else numbers
     batches = [numbers[i : i + batch_size] for i in range(0, len(numbers), batch_size)]
@@ -259,7 +260,7 @@ def evaluation_batches(
 
 
 def source_items(source: Source, numbers: np.ndarray) -> list[dict[str, Any]]:
-    """The records with these numbers."""
+    """Read the records with these numbers."""
     return [source[int(i)] for i in numbers]
 
 
@@ -272,5 +273,5 @@ def _read_ahead(
     try:
         yield from iterator
     finally:
-        # Grain's reading threads go on until they are told to stop.
+        # Grain's threads keep reading until the iterator is closed.
         iterator.close()

@@ -19,7 +19,7 @@ from rich.progress import Progress as ProgressBars
 
 from jaxcap.datasets import Progress, shapes
 from jaxcap.datasets.building import VERSION, Recipe, build
-from jaxcap.datasets.recipes import of_listing
+from jaxcap.datasets.recipes import listing_recipe
 from jaxcap.datasets.records import Records
 from jaxcap.datasets.sources import SourceOptions
 from jaxcap.datasets.sources.registry import FORMATS, read
@@ -95,7 +95,7 @@ def prepare(
             listing = read(format, options, progress)
             for note in listing.notes:
                 print_line(console, f"{name}: {note}")
-            recipe = of_listing(listing, name=name, format=format, max_side=max_side)
+            recipe = listing_recipe(listing, name=name, format=format, max_side=max_side)
         there = _look(name, data_dir)
         if there is None:
             build(

@@ -17,7 +17,9 @@ from jaxcap.errors import InputError
 _SPLIT = re.compile(r"[\w-]{1,50}")
 
 
-def of_listing(listing: Listing, *, name: str, format: str, max_side: int | None = None) -> Recipe:
+def listing_recipe(
+    listing: Listing, *, name: str, format: str, max_side: int | None = None
+) -> Recipe:
     """Return the recipe for the data set of a listing.
 
     Args:

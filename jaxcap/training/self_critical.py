@@ -191,7 +191,7 @@ def create_reward(captions: Captions, train: TrainConfig) -> CiderReward:
     """
     check_references(captions)
     return CiderReward.from_references(
-        [captions.rows.of(image) for image in range(len(captions))],
+        [captions.rows[image] for image in range(len(captions))],
         eos=EOS,
         ignored=(PAD, BOS),
         cider=train.reward_cider,

@@ -162,7 +162,7 @@ def test_a_full_disk_is_noticed_before_anything_is_computed(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=200))
     with cache.locked(waiting=lambda: None):
         cache.check_room([1, 2])  # 6 images of 24 bytes
-        with pytest.raises(InputError, match=r"take 0\.2 kB, but only 0\.2 kB are free.*--encoder\.cac"):
+        with pytest.raises(InputError, match=r"take 0\.2 kB, but only 0\.2 kB are free.*--encoder"):
             cache.check_room(cache.missing())
 
 

@@ -319,23 +319,12 @@ def test_hosts_pad_alike_though_one_has_short_captions_only(source, captions):
 
 
 def test_a_batch_that_hosts_cannot_share_equally_is_refused(source, captions):
-    with pytest.raises(InputError, match=r"batch_size is 10, which 4 hosts .* give 8 or 12, or"):
+    with pytest.raises(InputError, match=r"batch_size is 10, but 4 hosts .* expected 8 or 12, or"):
         batches(source, captions, size=10, shard=(0, 4))
-    with pytest.raises(InputError, match=r"batch_size is 3, which 4 hosts .* give 4, or"):
+    with pytest.raises(InputError, match=r"batch_size is 3, but 4 hosts .* expected 4, or"):
         share_of_batch(3, (0, 4))
-    with pytest.raises(InputError, match="shard 2 of 2: expected a number from 0 to 1"):
+    with pytest.raises(InputError, match="shard 2 of 2: expected an index from 0 to 1"):
         share_of_batch(4, (2, 2))
     assert [share_of_batch(8, (host, 4)) for host in range(4)] == [
         *(slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 8))
     ]
-
-
-def test_captions_at_hand_are_taken_without_reading_records():
-    class Source(list):
-        def __getitem__(self, index):
-            pytest.fail("a record was read")
-
-        def all_captions(self):
-            yield from [["A dog."], ["A cat", "..."]]
-
-    assert list(tokenised_captions(Source())) == [[["a", "dog"]], [["a", "cat"]]]

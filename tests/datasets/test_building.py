@@ -24,7 +24,7 @@ from PIL import Image
 from jaxcap.datasets import building, shards
 from jaxcap.datasets.building import Recipe, build
 from jaxcap.datasets.prepare import load_source
-from jaxcap.datasets.recipes import of_listing
+from jaxcap.datasets.recipes import listing_recipe
 from jaxcap.datasets.sources import Example, Listing
 from jaxcap.errors import InputError
 
@@ -60,7 +60,7 @@ def listing(folder: Path) -> Listing:
 
 
 def recipe(folder: Path, **options: Any) -> Recipe:
-    return of_listing(listing(folder), name="noise", format="folder", **options)
+    return listing_recipe(listing(folder), name="noise", format="folder", **options)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -370,7 +370,7 @@ def test_captions_and_names_go_in_and_come_out(
     dot: Path, examples: list[tuple[str, list[str]]]
 ) -> None:
     given = tuple(Example(name, dot, tuple(captions)) for name, captions in examples)
-    data = of_listing(Listing({"train": given}, "Odd."), name="odd", format="folder")
+    data = listing_recipe(Listing({"train": given}, "Odd."), name="odd", format="folder")
     with tempfile.TemporaryDirectory() as data_dir:
         build(data, Path(data_dir), workers=1)
         records = list(load_source("odd", "train", Path(data_dir)))

@@ -15,8 +15,8 @@ from jaxcap.data.captions import SplitCaptions
 from jaxcap.datasets.inspection import caption_warnings, duplicates, inspect, warnings
 from jaxcap.datasets.inspection.caption_statistics import (
     count_captions,
+    count_split_captions,
     coverage,
-    of_split_captions,
 )
 from jaxcap.datasets.inspection.data_statistics import DataStatistics, ImageStatistics, Repeats
 from jaxcap.datasets.inspection.duplicates import Shared
@@ -87,7 +87,7 @@ def test_one_pass_counts_what_two_do(texts, frequent):
         assert share.whole == whole / max(1, len(said))
         assert share.unknown == lost / max(1, sum(map(len, said)))
     without = [[words for words in captions if words] for captions in texts]
-    packed = of_split_captions(SplitCaptions.collect(without), frequent=frequent)
+    packed = count_split_captions(SplitCaptions.collect(without), frequent=frequent)
     assert packed == dataclasses.replace(found, wordless=0, repeated=None)
 
 

@@ -22,7 +22,7 @@ from jaxcap.datasets import prepare as prepare_module
 from jaxcap.datasets import shapes
 from jaxcap.datasets.building import build
 from jaxcap.datasets.prepare import find_dataset, list_prepared, load_source
-from jaxcap.datasets.recipes import of_listing
+from jaxcap.datasets.recipes import listing_recipe
 from jaxcap.datasets.sources import Example, Listing, SourceOptions
 from jaxcap.errors import InputError
 
@@ -148,7 +148,7 @@ def test_what_cannot_be_mirrored_says_so(tmp_path: Path) -> None:
     Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
     examples = (Example("a", tmp_path / "a.png", ("left",)),)
     listing = Listing({"train": examples}, "", flippable=False)
-    build(of_listing(listing, name="sided", format="folder"), tmp_path)
+    build(listing_recipe(listing, name="sided", format="folder"), tmp_path)
     assert not find_dataset("sided", tmp_path).flippable
 
 
@@ -273,7 +273,7 @@ def test_splits_that_tfds_could_not_read(splits: dict[str, int], message: str) -
     example = Example("a", Path(__file__), ("a",))
     listing = Listing({split: (example,) * count for split, count in splits.items()}, "")
     with pytest.raises(InputError, match=message):
-        of_listing(listing, name="mine", format="folder")
+        listing_recipe(listing, name="mine", format="folder")
 
 
 def test_no_tensorflow() -> None:

@@ -166,7 +166,7 @@ class CaptionCounter:
         )
 
 
-def of_split_captions(texts: SplitCaptions, *, frequent: int = FREQUENT) -> CaptionStatistics:
+def count_split_captions(texts: SplitCaptions, *, frequent: int = FREQUENT) -> CaptionStatistics:
     """Compute `count_captions` of the training split from flat arrays, in a second for millions.
 
     Repeated captions are not counted.

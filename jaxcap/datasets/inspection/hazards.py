@@ -11,8 +11,8 @@ from jaxcap.data.captions import SplitCaptions
 from jaxcap.datasets.inspection.caption_statistics import (
     FREQUENT,
     CaptionStatistics,
+    count_split_captions,
     coverage,
-    of_split_captions,
     percentile,
 )
 from jaxcap.datasets.inspection.data_statistics import TRAIN, DataStatistics, Repeats
@@ -50,20 +50,20 @@ def warnings(statistics: DataStatistics, config: DataConfig) -> list[DataWarning
     Parts that were not inspected (images, duplicates) produce no findings.
     """
     found = [
-        *_of_splits(statistics),
-        *_of_images(statistics, config),
-        *_of_repeats(statistics),
-        *_of_lengths(statistics, config),
-        *_of_words(statistics, config),
-        *_of_numbers(statistics, config),
-        *_of_sides(statistics, config),
+        *_split_warnings(statistics),
+        *_image_warnings(statistics, config),
+        *_repeat_warnings(statistics),
+        *_length_warnings(statistics, config),
+        *_vocabulary_warnings(statistics, config),
+        *_count_warnings(statistics, config),
+        *_side_warnings(statistics, config),
     ]
     return sorted(found, key=lambda warning: warning.level != "warning")
 
 
 def caption_warnings(texts: SplitCaptions, config: DataConfig) -> list[DataWarning]:
     """Return `warnings` about the training captions alone, which takes moments."""
-    captions = of_split_captions(texts, frequent=max(FREQUENT, config.min_count))
+    captions = count_split_captions(texts, frequent=max(FREQUENT, config.min_count))
     return warnings(DataStatistics(config.name, {TRAIN: captions}, units=config.units), config)
 
 
@@ -74,7 +74,7 @@ def share(part: int, whole: int) -> str:
     return f"{part:,} of {whole:,} ({percent:.{digits}f} %)"
 
 
-def _of_splits(statistics: DataStatistics) -> Iterator[DataWarning]:
+def _split_warnings(statistics: DataStatistics) -> Iterator[DataWarning]:
     splits = statistics.captions
     if TRAIN not in splits:
         there = ", ".join(splits) or "none"
@@ -82,7 +82,7 @@ def _of_splits(statistics: DataStatistics) -> Iterator[DataWarning]:
     for split, captions in splits.items():
         if captions.images < _FEW:
             what = "to learn from" if split == TRAIN else "for a score, which is mostly chance"
-            number = _several(captions.images, "image")
+            number = _plural(captions.images, "image")
             be = "is" if captions.images == 1 else "are"
             yield DataWarning(
                 "near-empty",
@@ -95,13 +95,13 @@ def _of_splits(statistics: DataStatistics) -> Iterator[DataWarning]:
                 f"{split}: {share(bare, captions.images)} images have no caption and {what}",
             )
         if captions.wordless:
-            number = _several(captions.wordless, "caption")
+            number = _plural(captions.wordless, "caption")
             yield DataWarning(
                 "no-words", f"{split}: {number} without words, which are ignored", "note"
             )
 
 
-def _of_images(statistics: DataStatistics, config: DataConfig) -> Iterator[DataWarning]:
+def _image_warnings(statistics: DataStatistics, config: DataConfig) -> Iterator[DataWarning]:
     for split, images in statistics.images.items():
         if images.unreadable:
             name, problem = images.problems[0]
@@ -127,7 +127,7 @@ def _of_images(statistics: DataStatistics, config: DataConfig) -> Iterator[DataW
             )
 
 
-def _of_repeats(statistics: DataStatistics) -> Iterator[DataWarning]:
+def _repeat_warnings(statistics: DataStatistics) -> Iterator[DataWarning]:
     same, alike = statistics.same_images, statistics.alike_images
     for repeats, kind, what in (
         (same, "leak", "images are also in {}, byte for byte"),
@@ -164,7 +164,7 @@ def _says_more(alike: Repeats | None, same: Repeats | None) -> bool:
     return alike is not None and (same is None or alike.shared != same.shared)
 
 
-def _of_lengths(statistics: DataStatistics, config: DataConfig) -> Iterator[DataWarning]:
+def _length_warnings(statistics: DataStatistics, config: DataConfig) -> Iterator[DataWarning]:
     longest = config.length_buckets[-1]
     captions = statistics.captions.get(TRAIN)
     if captions is None or not (cut := captions.longer_than(longest - _FRAME)):
@@ -184,7 +184,7 @@ def _of_lengths(statistics: DataStatistics, config: DataConfig) -> Iterator[Data
     )
 
 
-def _of_words(statistics: DataStatistics, config: DataConfig) -> Iterator[DataWarning]:
+def _vocabulary_warnings(statistics: DataStatistics, config: DataConfig) -> Iterator[DataWarning]:
     split, known = statistics.vocabulary_split, statistics.known
     if split is None or not statistics.captions[split].captions:
         return
@@ -199,7 +199,7 @@ def _of_words(statistics: DataStatistics, config: DataConfig) -> Iterator[DataWa
         found = coverage(captions, known, min_count=config.min_count)
         if found.unknown <= _UNKNOWN:
             continue
-        better = _enough(captions, known, config.min_count)
+        better = _lower_min_count(captions, known, config.min_count)
         way_out = (
             f"data.min_count {better} would leave {_UNKNOWN:.0%} or less"
             if better
@@ -214,7 +214,9 @@ def _of_words(statistics: DataStatistics, config: DataConfig) -> Iterator[DataWa
         )
 
 
-def _enough(captions: CaptionStatistics, known: Mapping[str, int], min_count: int) -> int | None:
+def _lower_min_count(
+    captions: CaptionStatistics, known: Mapping[str, int], min_count: int
+) -> int | None:
     """Return the highest smaller minimum count that leaves few words unknown, if any."""
     lower = range(min(min_count, FREQUENT) - 1, 0, -1)
     return next(
@@ -222,7 +224,7 @@ def _enough(captions: CaptionStatistics, known: Mapping[str, int], min_count: in
     )
 
 
-def _of_numbers(statistics: DataStatistics, config: DataConfig) -> Iterator[DataWarning]:
+def _count_warnings(statistics: DataStatistics, config: DataConfig) -> Iterator[DataWarning]:
     captions = statistics.captions.get(TRAIN)
     if captions is None or not captions.captions:
         return
@@ -256,21 +258,21 @@ def _of_numbers(statistics: DataStatistics, config: DataConfig) -> Iterator[Data
         )
 
 
-def _of_sides(statistics: DataStatistics, config: DataConfig) -> Iterator[DataWarning]:
+def _side_warnings(statistics: DataStatistics, config: DataConfig) -> Iterator[DataWarning]:
     captions = statistics.captions.get(TRAIN)
     if captions is None or not config.flip or statistics.units != "words":
         return
     seen = {word: captions.words[word] for word in _SIDES if word in captions.words}
     if seen:
-        times = " and ".join(f"'{word}' {_several(n, 'time')}" for word, n in seen.items())
+        times = " and ".join(f"'{word}' {_plural(n, 'time')}" for word, n in seen.items())
         yield DataWarning(
             "mirrored",
-            f"{TRAIN}: {times} in {_several(captions.captions, 'caption')}. If that means a "
+            f"{TRAIN}: {times} in {_plural(captions.captions, 'caption')}. If that means a "
             "side, it is wrong for the half of the images that data.flip mirrors; turn that off "
             "with --data.no-flip",
             "warning" if sum(seen.values()) > _SIDED * captions.captions else "note",
         )
 
 
-def _several(count: int, what: str) -> str:
+def _plural(count: int, what: str) -> str:
     return f"{count:,} {what}" + ("" if count == 1 else "s")

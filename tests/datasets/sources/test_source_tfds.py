@@ -157,7 +157,10 @@ def test_ids_that_are_given_and_ids_that_do_not_tell_images_apart(copies, proble
 def test_questions_that_the_records_leave_open(copies, problems):
     source = copies["tfrecord"]
     message = problems("tfds", source=source, caption_key="captions")
-    assert "no feature 'captions' (--caption-key); expected one of captions/id, captions/text" in message
+    assert (
+        "no feature 'captions' (--caption-key); expected one of captions/id, captions/text"
+        in message
+    )
     assert "Did you mean 'captions/" in message
     message = problems("tfds", source=source, caption_key="captions/id")
     assert "holds numbers; expected text. Choose --caption-key from captions/text" in message
