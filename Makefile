@@ -1,10 +1,10 @@
-# Everything a newcomer needs, with nothing but Python 3.11 or newer and make.
+# Set up, try, and test jaxcap. Needs only make and Python 3.11 or newer.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
 
-# What `make model` publishes, how it captions where its training had it otherwise, and the data.
+# `make model`: the run to publish, search options to store with it, and options of the data.
 RUN ?= runs/flickr8k
 SEARCH ?=
 DATA ?=
@@ -13,14 +13,14 @@ MODEL := jaxcap/pretrained/flickr8k.safetensors
 .PHONY: help setup demo model test test-fast parity lint format clean
 
 help:
-	@echo "make setup   a virtual environment in $(VENV) with jaxcap in it"
-	@echo "make demo    train on drawn scenes, evaluate, caption photographs; a few minutes"
-	@echo "make model   RUN=runs/NAME: the model in the package, from a run"
-	@echo "make test    the tests"
-	@echo "make test-fast  the tests that take two minutes"
-	@echo "make parity  the tests, with PyTorch and Keras to compare with"
-	@echo "make lint    ruff and mypy"
-	@echo "make format  let ruff mend what it can"
+	@echo "make setup      install jaxcap into the virtual environment $(VENV)"
+	@echo "make demo       train on drawn scenes, evaluate, caption photographs; a few minutes"
+	@echo "make model      RUN=runs/NAME: make a run the packaged model"
+	@echo "make test       run the tests"
+	@echo "make test-fast  run all but the slow tests"
+	@echo "make parity     run the tests, and compare with PyTorch and Keras"
+	@echo "make lint       run ruff and mypy"
+	@echo "make format     let ruff fix what it can"
 
 setup: $(VENV)/.setup
 
@@ -29,7 +29,7 @@ $(BIN)/python:
 	  { echo "jaxcap needs Python 3.11 or newer; run: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# Each extra is installed once, and again when pyproject.toml changes.
+# Install each extra once, and again when pyproject.toml changes.
 $(VENV)/.setup: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --disable-pip-version-check -e .
 	@touch $@
@@ -51,9 +51,9 @@ demo: $(VENV)/.setup
 	$(BIN)/python train.py configs/shapes.py --workdir $(DEMO)/shapes --data.data-dir $(DEMO)/data
 	$(BIN)/python evaluate.py $(DEMO)/shapes --split test --data-dir $(DEMO)/data
 	@echo
-	@echo "The scenes, what was said of them, and the training curves: $(DEMO)/shapes/report-test.html"
+	@echo "The scenes with their captions, and the training curves: $(DEMO)/shapes/report-test.html"
 	@echo
-	@echo "Photographs, by the model in the package:"
+	@echo "Photographs, captioned by the packaged model:"
 	$(BIN)/jaxcap caption examples
 
 # The model in the package and its scores, from a run: make model RUN=runs/NAME SEARCH="--beam-size 5"

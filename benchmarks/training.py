@@ -189,7 +189,7 @@ class _Steps:
     steps: dict[str, Callable[[], float]]
 
     def turn(self, form: str, count: int) -> float:
-        """Return the seconds of `steps` steps, after one untimed step."""
+        """Return the seconds of `count` steps, after one untimed step."""
         self.steps[form]()
         began = time.perf_counter()
         for _ in range(count):

@@ -1,16 +1,16 @@
-"""docs/data.md: every command in it runs, and prints what the page shows.
+"""Every command of docs/data.md runs and prints the output on the page.
 
-The rules by which the page is read:
+How the page is read:
 
-- ```` ```bash ```` is given to bash, block by block, in one folder that has `train.py`,
-  `evaluate.py` and `configs/`; it ends with status 0, or with that of a comment `# status 2`.
-- ```` ```text ```` after it is what it prints: standard output as a terminal gets it, then standard
-  error. `…` is any text within a line, and any number of lines where it stands alone. The home
-  folder is `~`.
-- ```` ```python ```` is written to the file that its first line names.
-- A block without a language is a layout: its files are there, and hold the lines shown beside them.
+- bash runs each ```` ```bash ```` block in a folder with `train.py`, `evaluate.py`, and
+  `configs/`. The block exits with status 0, or with the status in a comment such as `# status 2`.
+- The next ```` ```text ```` block is its output: standard output as on a terminal, then standard
+  error. `…` matches any text within a line, or any number of lines if it is alone. `~` is the home
+  folder.
+- A ```` ```python ```` block is written to the file named in its first line.
+- A block without a language is a layout: its files exist and contain the lines next to them.
 - Two things differ from a reader's terminal: `train.py` gets `TINY` appended, and programs are
-  compiled as in all tests and kept with pytest's cache.
+  compiled as in all tests and kept in pytest's cache.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def blocks(page: str) -> Iterator[Block]:
 
 
 def agrees(shown: str, printed: str) -> bool:
-    """Whether what was printed is what the page shows, by the rule of `…`."""
+    """Return whether the printed output matches that on the page, where `…` is a wildcard."""
     lines = [re.escape(line.rstrip()).replace("…", ".*") + "\n" for line in shown.splitlines()]
     pattern = "".join("(?:.*\n)*" if line == ".*\n" else line for line in lines)
     said = "".join(line.rstrip() + "\n" for line in printed.splitlines())
@@ -74,8 +74,10 @@ def agrees(shown: str, printed: str) -> bool:
 
 
 def layout(text: str) -> Iterator[tuple[list[str], str]]:
-    """The paths of each line of a layout (two where it says FIRST … LAST), and what stands beside
-    them: a line of the content of the last path above, or nothing."""
+    """Yield the paths of each line of a layout (two for FIRST … LAST) with the text next to them.
+
+    The text is a line of the content of the last path, or empty.
+    """
     folders: list[str] = []
     current: list[str] = []
     for line in text.splitlines():
@@ -95,7 +97,7 @@ def layout(text: str) -> Iterator[tuple[list[str], str]]:
 
 
 def draw(path: Path, number: int, size: tuple[int, int] = (300, 240)) -> None:
-    """A picture of coloured fields, another for each number."""
+    """Return an image of coloured fields, different for each number."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fields = np.random.default_rng(number).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     Image.fromarray(fields).resize(size, Image.Resampling.NEAREST).save(path)
@@ -225,7 +227,7 @@ def releases(here: Path) -> None:
 
 
 class CocoCaptions(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """The features and splits of TFDS's own coco_captions, but for its objects."""
+    """The features and splits of TFDS's own coco_captions, without its objects."""
 
     name = "coco_captions"
     VERSION = tfds.core.Version("1.1.0")
@@ -256,7 +258,7 @@ class CocoCaptions(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 @dataclass(frozen=True)
 class Terminal:
-    """A home of its own, and in it a folder like a clone of the repository."""
+    """A home folder that contains a folder like a clone of the repository."""
 
     home: Path
     programs: Path
@@ -282,7 +284,7 @@ class Terminal:
             command.chmod(0o755)
 
     def run(self, block: str) -> tuple[int, str]:
-        """The status, and what is on the screen."""
+        """Return the exit status and the content of the screen."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("JAX", "XLA"))} | {
             "HOME": str(self.home),
             "PATH": f"{self.home / 'bin'}:{os.environ['PATH']}",

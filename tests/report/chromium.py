@@ -1,4 +1,4 @@
-"""Chromium without a window, driven over the DevTools protocol with nothing but Python.
+"""Control headless Chromium over the DevTools protocol, with the standard library only.
 
 https://chromedevtools.github.io/devtools-protocol. With --remote-debugging-pipe the browser
 reads commands from file 3 and answers on file 4: JSON, each message ended by a zero byte.
@@ -44,13 +44,13 @@ os.execv(sys.argv[3], sys.argv[3:])
 
 
 def find() -> str | None:
-    """Path of Chromium or Chrome, where one is installed."""
+    """Return the path of Chromium or Chrome, or None."""
     names = ("chromium", "chromium-browser", "google-chrome", "chrome")
     return next((path for name in names if (path := shutil.which(name))), None)
 
 
 class Page:
-    """One tab. `requests` are the addresses that it asked for, `dialogs` what popped up."""
+    """One tab, with the URLs that it requested and the dialogs that it opened."""
 
     def __init__(self, program: str, profile: Path, *, timeout: float = 60.0) -> None:
         self.timeout = timeout
@@ -82,14 +82,14 @@ class Page:
         self("Page.setLifecycleEventsEnabled", enabled=True)
 
     def close(self) -> None:
-        """Ends the browser."""
+        """Close the browser."""
         self._process.kill()
         self._process.wait()
         os.close(self._write)
         os.close(self._read)
 
     def __call__(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """One command of the protocol, and its result."""
+        """Send a command of the protocol and return its result."""
         number = next(self._numbers)
         message = {"id": number, "method": method, "params": parameters}
         if self._session is not None:
@@ -126,7 +126,7 @@ class Page:
         return event
 
     def open(self, path: Path, fragment: str = "") -> None:
-        """Loads a file from scratch and waits until it and its pictures are there."""
+        """Load a file afresh and wait for it and its images."""
         self._go("about:blank")  # else a new fragment alone would load nothing
         self.requests.clear()
         self.dialogs.clear()
@@ -140,7 +140,7 @@ class Page:
             self._next(deadline)
 
     def __getitem__(self, expression: str) -> Any:
-        """The value of a JavaScript expression; promises are awaited."""
+        """Return the value of a JavaScript expression; await promises."""
         result = self(
             "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
         )
@@ -149,16 +149,16 @@ class Page:
         return result["result"].get("value")
 
     def settle(self) -> None:
-        """Waits for what is drawn in the next frames."""
+        """Wait for the next frames."""
         self["new Promise(f => requestAnimationFrame(() => requestAnimationFrame(f)))"]
 
     def screenshot(self, path: Path) -> None:
-        """The window as it is."""
+        """Write a screenshot of the window to `path`."""
         data = self("Page.captureScreenshot", format="png")["data"]
         path.write_bytes(base64.b64decode(data))
 
     def window(self, width: int, height: int, *, dark: bool = False, scale: float = 1) -> None:
-        """Sets the size in CSS pixels, and the colour scheme."""
+        """Set the size in CSS pixels, and the colour scheme."""
         self(
             "Emulation.setDeviceMetricsOverride",
             width=width,

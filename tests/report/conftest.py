@@ -1,4 +1,4 @@
-"""Reports made for a test, read as text or opened in a browser."""
+"""Reports for tests, as text or in a browser."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VOID = {"meta", "img", "br", "link", "input"}
 
 
 class Html(HTMLParser):
-    """What the page holds; fails where an element is not closed."""
+    """The content of a page; parsing fails if an element is not closed."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ def jpeg() -> Callable[..., bytes]:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a report with what is given, and gives its path."""
+    """Return a function that writes a report and returns its path."""
     from jaxcap.report import write_report
 
     def written(name: str = "report.html", **changes: Any) -> Path:
@@ -92,6 +92,6 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Page]
 
 @pytest.fixture
 def page(browser: chromium.Page) -> chromium.Page:
-    """The browser, with a window of the usual size."""
+    """A browser page with a window of the default size."""
     browser.window(1280, 900)
     return browser

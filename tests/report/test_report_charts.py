@@ -12,7 +12,7 @@ from jaxcap.report.charts import COLOURS, DASHES, training_charts
 
 
 def lines_of(source: str) -> list[tuple[str, list[list[float]]]]:
-    """Class and points of each line, without the keys of the legends."""
+    """Return class and points of each line, without the keys of the legends."""
     found = re.findall(r'<polyline class="([^"]*)" points="([^"]*)"', source)
     return [
         (stroke, [[float(v) for v in pair.split(",")] for pair in points.split()])
@@ -21,7 +21,7 @@ def lines_of(source: str) -> list[tuple[str, list[list[float]]]]:
     ]
 
 
-def test_every_metric_has_its_chart_and_splits_share_it(html: Callable) -> None:
+def test_each_metric_has_one_chart_for_all_splits(html: Callable) -> None:
     curves: list[dict[str, float]] = [
         {"step": s, "loss": 10.0 / s, "learning_rate": 1e-3} for s in range(1, 2001)
     ]
@@ -42,7 +42,7 @@ def test_every_metric_has_its_chart_and_splits_share_it(html: Callable) -> None:
         assert all(0 <= x <= 300 and 0 <= y <= 170 for x, y in points)
 
 
-def test_points_lie_where_their_values_are() -> None:
+def test_points_are_drawn_at_their_values() -> None:
     curves = [{"step": s, "dev/BLEU-4": v} for s, v in ((0, 10.0), (100, 20.0), (200, 40.0))]
     ((_, points),) = lines_of(training_charts(curves))
     (x0, y0), (x1, y1), (x2, y2) = points
@@ -50,7 +50,7 @@ def test_points_lie_where_their_values_are() -> None:
     assert 2 * (y0 - y1) == pytest.approx(y1 - y2, abs=0.4)  # up is less, in SVG
 
 
-def test_no_two_lines_look_alike() -> None:
+def test_all_lines_look_different() -> None:
     number = COLOURS * DASHES
     charts = training_charts([{"step": 1} | {f"split{i}/BLEU-4": float(i) for i in range(number)}])
     strokes = [stroke for stroke, _ in lines_of(charts)]
@@ -60,12 +60,12 @@ def test_no_two_lines_look_alike() -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, 5.0, -3.0, 1e-9, 1e12])
-def test_one_point_is_a_chart(html: Callable, value: float) -> None:
+def test_one_point_makes_a_chart(html: Callable, value: float) -> None:
     page = html(curves=[{"step": 0, "loss": value}])
     assert len(page.named("circle")) == 1
 
 
-def test_a_score_that_never_moves_is_a_line(html: Callable) -> None:
+def test_a_constant_score_is_a_line(html: Callable) -> None:
     """Its averages differ in the last bit."""
     page = html(curves=[{"step": step, "loss": 12.3} for step in range(700)])
     assert len(page.named("polyline")) == 2  # one is the key

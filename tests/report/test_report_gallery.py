@@ -1,4 +1,4 @@
-"""The gallery, in a real browser: sorting, searching, overlays, and text that stays text."""
+"""The gallery in a real browser: sorting, searching, overlays, and escaping."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def row(i: int, text: str = "a dog", **rest: Any) -> ReportRow:
 
 
 def shown(page: Page, what: str = ".id") -> list[str]:
-    """The text of that part of each card, in order."""
+    """Return the text of a part of each card, in order."""
     return page[f"[...document.querySelectorAll('.cards > li {what}')].map(e => e.textContent)"]
 
 
@@ -33,7 +33,7 @@ def numbers(page: Page) -> list[int]:
 
 
 def choose(page: Page, **values: str) -> None:
-    """As a hand would: sets a control and lets the page know."""
+    """Set a control and dispatch its event, as a user would."""
     for name, value in values.items():
         event = "input" if name == "q" else "change"
         page[
@@ -87,7 +87,7 @@ def test_confidence_random_and_back(page: Page, sorted_path: Any) -> None:
     assert numbers(page) == list(range(20))
 
 
-def test_a_view_that_does_not_exist_is_the_usual_one(page: Page, sorted_path: Any) -> None:
+def test_an_unknown_view_falls_back_to_the_default(page: Page, sorted_path: Any) -> None:
     page.open(sorted_path[0], "sort=SPICE&order=up&in=x&verdict=%00&words&nonsense=1&q=")
     assert numbers(page) == list(range(20))
     assert page.complaints == []
@@ -157,7 +157,7 @@ HOSTILE = (
 )
 
 
-def test_no_caption_is_ever_run(
+def test_captions_are_never_executed(
     page: Page, write: Callable[..., Path], jpeg: Callable[..., bytes]
 ) -> None:
     rows = [
@@ -209,7 +209,7 @@ def test_every_character_can_be_searched(page: Page, write: Callable[..., Path])
     assert page.complaints == []
 
 
-def test_what_got_in_all_the_same_could_neither_run_nor_call_home(
+def test_injected_markup_can_neither_run_nor_send_requests(
     page: Page, write: Callable[..., Path]
 ) -> None:
     page.open(write(rows=[row(0)]))
@@ -232,7 +232,7 @@ def test_what_got_in_all_the_same_could_neither_run_nor_call_home(
     assert len(refused) >= 5
 
 
-def test_thousands_are_there_but_not_all_at_once(page: Page, write: Callable[..., Path]) -> None:
+def test_only_cards_near_the_window_exist(page: Page, write: Callable[..., Path]) -> None:
     path = write(rows=[row(i, references=["one"] * 5) for i in range(3000)])
     page.open(path)
     assert numbers(page)[:3] == [0, 1, 2]
@@ -276,7 +276,7 @@ def test_pictures_embedded_linked_and_broken(
 
 @pytest.fixture
 def attended(page: Page, write: Callable[..., Path]) -> Page:
-    """A white picture: "everywhere" looks at all of it, "corner" at the top right of 7×7 places."""
+    """A white image: "everywhere" attends to all of it, "corner" to the top right of 7×7 cells."""
     weights = np.zeros((2, 49), np.float32)
     weights[0], weights[1, 6] = 1 / 49, 1.0
     caption = ReportCaption("everywhere corner", -1.5, [-0.5, -1.0, 0.0], weights)
@@ -286,7 +286,7 @@ def attended(page: Page, write: Callable[..., Path]) -> Page:
 
 
 def brightness(page: Page, canvas: str, x: float, y: float) -> int:
-    """Red, from 0 to 255, at a place given as shares of width and height."""
+    """Return red, 0 to 255, at a point given as fractions of width and height."""
     return page[
         f"(c => c.getContext('2d').getImageData({x} * c.width, {y} * c.height, 1, 1).data[0])"
         f"(document.querySelector({canvas!r}))"
@@ -305,7 +305,7 @@ def test_overlays_are_bright_where_the_model_looked(attended: Page) -> None:
     assert shown(attended, ".numbers") == ["p 22 %"]  # exp(−1.5)
 
 
-def test_words_are_reached_by_keys_and_shown_large(attended: Page) -> None:
+def test_arrow_keys_move_between_words_and_enlarge_them(attended: Page) -> None:
     overlay = "document.querySelector('.overlay')"
     assert attended[f"{overlay}.hidden"]
     attended["document.querySelector('.strip button').focus()"]
@@ -323,7 +323,7 @@ def test_words_are_reached_by_keys_and_shown_large(attended: Page) -> None:
     assert attended[f"{overlay}.hidden"]
 
 
-def test_overlays_can_be_put_away(attended: Page) -> None:
+def test_overlays_can_be_hidden(attended: Page) -> None:
     attended["document.getElementById('words').click()"]
     assert shown(attended, ".strip") == []
     assert attended["location.hash"] == "#words=off"
@@ -362,7 +362,7 @@ def test_a_phone_never_scrolls_sideways(
     assert (ink > 200 > 60 > paper) if dark else (ink < 60 < 200 < paper)
 
 
-def test_without_scripts_the_summary_is_there(page: Page, write: Callable[..., Path]) -> None:
+def test_the_summary_needs_no_script(page: Page, write: Callable[..., Path]) -> None:
     path = write(rows=[row(0)], scores={"CIDEr-D": 52.2}, curves=[{"step": 1, "loss": 2.0}])
     page("Emulation.setScriptExecutionDisabled", value=True)
     try:

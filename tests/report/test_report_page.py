@@ -1,4 +1,4 @@
-"""What is written: text that stays text, one file or none, nothing to fetch."""
+"""The written page: escaped text, atomic writing, no requests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def row(image: Any = None, text: str = "a dog", name: str = "1", **rest: Any) ->
     return ReportRow(name, image, [ReportCaption(text)], **rest)
 
 
-def test_nothing_to_show_is_still_a_page(html: Callable, tmp_path: Path) -> None:
+def test_a_report_without_captions_is_a_page(html: Callable, tmp_path: Path) -> None:
     page = html(name="new/report.html")
     assert "There are no captions" in page.text
     assert page.named("svg") == []
@@ -86,7 +86,7 @@ def test_scores_intervals_and_facts_are_shown(html: Callable) -> None:
     assert '"seed": 0' in html(config={"train": {"seed": 0}}).text
 
 
-def test_rows_are_read_a_few_at_a_time_and_once(tmp_path: Path, jpeg: Callable) -> None:
+def test_rows_are_read_once_and_a_few_at_a_time(tmp_path: Path, jpeg: Callable) -> None:
     data = jpeg(8, 8)
     taken, done = [], []
 
@@ -105,7 +105,7 @@ def test_rows_are_read_a_few_at_a_time_and_once(tmp_path: Path, jpeg: Callable) 
 
 
 @pytest.mark.parametrize("images", ["embed", "link"])
-def test_an_error_half_way_leaves_the_old_page(tmp_path: Path, images: Any) -> None:
+def test_an_error_keeps_the_old_page(tmp_path: Path, images: Any) -> None:
     (tmp_path / "r.html").write_text("old")
 
     def rows() -> Iterator[ReportRow]:

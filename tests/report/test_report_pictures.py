@@ -1,4 +1,4 @@
-"""Pictures: small copies in the page, or links."""
+"""Images in reports: thumbnails or links."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def rows(*images: Any) -> list[ReportRow]:
 
 
 def embedded(source: str) -> list[bytes]:
-    """The bytes of each row's picture, b"" for none."""
+    """Return the bytes of each row's image, b"" for none."""
     blocks = re.findall(r'<script type="text/plain" class="pictures">(.*?)</script>', source, re.S)
     return [base64.b64decode(line) for block in blocks for line in block.split("\n")]
 
@@ -38,21 +38,21 @@ def embedded(source: str) -> list[bytes]:
         np.zeros((400, 800), np.uint16),
     ],
 )
-def test_images_become_small_and_keep_their_shape(html: Callable, image: Any) -> None:
+def test_thumbnails_keep_the_aspect_ratio(html: Callable, image: Any) -> None:
     page = html(rows=rows(image))
     assert page.rows[0]["size"] == [320, 160]
     (data,) = embedded(page.source)
     assert Image.open(io.BytesIO(data)).size == (320, 160)
 
 
-def test_many_pictures_are_smaller_and_small_ones_stay(html: Callable, jpeg: Callable) -> None:
+def test_many_thumbnails_are_smaller_and_none_is_enlarged(html: Callable, jpeg: Callable) -> None:
     some = rows(jpeg(400, 200), jpeg(40, 30))
     assert [row["size"] for row in html(rows=some).rows] == [[320, 160], [40, 30]]
     sizes = [row["size"] for row in html(rows=iter(some), count=5000).rows]
     assert sizes == [[184, 92], [40, 30]]
 
 
-def test_pictures_keep_to_their_rows(html: Callable, jpeg: Callable) -> None:
+def test_thumbnails_match_their_rows(html: Callable, jpeg: Callable) -> None:
     # 100 rows share a block; every third has no picture.
     colours = [None if i % 3 == 0 else (i % 256, 255 - i % 256, 128) for i in range(205)]
     images = [c and Image.new("RGB", (16, 16), c) for c in colours]
@@ -65,7 +65,7 @@ def test_pictures_keep_to_their_rows(html: Callable, jpeg: Callable) -> None:
             assert np.abs(shown - colour).max() < 8
 
 
-def test_a_camera_held_sideways(jpeg: Callable) -> None:
+def test_exif_rotation_is_applied(jpeg: Callable) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     file = io.BytesIO()
@@ -87,7 +87,7 @@ def test_a_bad_image_leaves_a_note(html: Callable, jpeg: Callable, tmp_path: Pat
     assert [bool(data) for data in embedded(page.source)] == [False] * 5 + [True]
 
 
-def test_links_lead_from_the_page_to_the_file(html: Callable, jpeg: Callable, tmp_path: Path):
+def test_links_are_relative_to_the_page(html: Callable, jpeg: Callable, tmp_path: Path):
     folder = tmp_path / "my photos"
     folder.mkdir()
     names = ["a b#1?.jpg", "Föto 東京.png", "c%20d.webp", "scan.tif"]
@@ -106,13 +106,13 @@ def test_links_lead_from_the_page_to_the_file(html: Callable, jpeg: Callable, tm
     assert [bool(data) for data in embedded(page.source)] == [False] * 3 + [True, False, True]
 
 
-def test_a_name_like_an_address_is_a_file(tmp_path: Path, jpeg: Callable) -> None:
+def test_a_file_name_like_a_url_is_linked_as_a_file(tmp_path: Path, jpeg: Callable) -> None:
     (tmp_path / "http:x.jpg").write_bytes(jpeg())
     assert link(tmp_path / "http:x.jpg", page=tmp_path / "r.html") == Linked("./http%3Ax.jpg")
     assert isinstance(link(tmp_path, page=tmp_path / "r.html"), Unreadable)
 
 
-def test_a_name_that_is_no_text_is_a_file(tmp_path: Path, jpeg: Callable) -> None:
+def test_a_file_name_that_is_not_utf8_is_linked(tmp_path: Path, jpeg: Callable) -> None:
     image = tmp_path / os.fsdecode(b"caf\xe9.jpg")
     image.write_bytes(jpeg())
     assert link(image, page=tmp_path / "r.html") == Linked("./caf%E9.jpg")

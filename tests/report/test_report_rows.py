@@ -1,4 +1,4 @@
-"""Rows as the page's script reads them, and attention as bytes."""
+"""Packed rows, as the page's script reads them, and attention as bytes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def packed(caption: ReportCaption, **rest):
     return packed_row(ReportRow("x", None, [caption], **rest), None)
 
 
-def test_everything_known_is_there_and_nothing_else() -> None:
+def test_a_packed_row_has_exactly_the_known_values() -> None:
     assert packed(ReportCaption("a dog")) == {"id": "x", "captions": [["a dog", None]]}
     assert packed_row(ReportRow("x", None, []), None) == {"id": "x", "captions": []}
     row = ReportRow(
@@ -39,7 +39,7 @@ def test_everything_known_is_there_and_nothing_else() -> None:
     }
 
 
-def test_what_became_of_the_picture() -> None:
+def test_a_packed_row_describes_its_image() -> None:
     row = ReportRow("x", None, [])
     assert packed_row(row, Linked("./a%20b.jpg"))["link"] == "./a%20b.jpg"
     assert packed_row(row, Unreadable("the file is empty"))["note"] == "the file is empty"
@@ -52,7 +52,7 @@ def test_attention_is_scaled_by_the_words_own_peak() -> None:
     assert scale_attention(np.zeros((2, 0), np.float32)).shape == (2, 0)
 
 
-def test_attention_of_the_words_travels_as_bytes() -> None:
+def test_attention_is_packed_as_bytes() -> None:
     weights = np.array([[0.1, 0.4, 0.2, 0.3], [0.25] * 4, [1.0, 0, 0, 0]], np.float32)
     for given in (weights, weights.astype(np.float64), scale_attention(weights)):
         text = packed(ReportCaption("a dog", attention=given))["attention"]
@@ -69,11 +69,11 @@ def test_attention_of_the_words_travels_as_bytes() -> None:
         ReportCaption("", attention=np.ones((1, 4), np.uint8), word_log_probs=[-1.0]),
     ],
 )
-def test_what_does_not_fit_the_words_is_left_out(caption: ReportCaption) -> None:
+def test_values_that_do_not_match_the_words_are_omitted(caption: ReportCaption) -> None:
     assert packed(caption).keys() == {"id", "captions"}
 
 
-def test_words_are_parted_by_single_spaces_only() -> None:
+def test_only_single_spaces_separate_words() -> None:
     # A tokenizer may leave a fraction in one word, held together by a no-break space.
     caption = ReportCaption("1\u00a01/2 dogs", word_log_probs=[0.0, 0.0, -1.0])
     assert packed(caption)["words"] == [1.0, 1.0]

@@ -1,4 +1,4 @@
-"""Captions whose words no spaces separate, in the compact form of the page."""
+"""Packed captions in characters and pieces."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def packed(text: str, words: list[str] | None) -> dict[str, Any]:
     return packed_row(ReportRow("x", None, [caption]), None)
 
 
-def test_each_character_has_its_probability_and_its_look() -> None:
+def test_each_character_has_probability_and_attention() -> None:
     row = packed("红 圆", ["红", " ", "圆"])
     assert row["units"] == ["红", "␣", "圆"]
     assert row["words"] == [0.5] * 3
     assert len(base64.b64decode(row["attention"])) == 3 * 4
 
 
-def test_pieces_are_shown_without_the_sign_for_a_space() -> None:
+def test_pieces_are_shown_without_the_space_mark() -> None:
     assert packed("a redder", ["▁a", "▁red", "der"])["units"] == ["a", "red", "der"]
 
 
-def test_words_are_those_between_spaces_unless_told_otherwise() -> None:
+def test_words_default_to_splitting_at_spaces() -> None:
     plain = packed("a red dog", None)
     assert "units" not in plain
     assert packed("a red dog", ["a", "red", "dog"]) == plain
