@@ -79,7 +79,7 @@ def _run(command: Callable[[Console], int]) -> None:
         # File names must be printable in any locale; `\udcff` is also valid in JSON.
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
-        _configure_jax()
+        configure_jax()
         status = command(console)
     except InputError as error:
         console.print(f"error: {error}", style="red", soft_wrap=True)
@@ -108,7 +108,7 @@ def _abandon_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _configure_jax() -> None:
+def configure_jax() -> None:
     """Cache compiled programs on disk, so that later starts of a command are quick."""
     import jax
 

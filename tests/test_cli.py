@@ -37,7 +37,7 @@ Command = Callable[..., Outcome]
 @pytest.fixture
 def command(monkeypatch, capsys, tmp_path) -> Command:
     """Runs an entry point in this process, in an empty directory; its cache stays as it is."""
-    monkeypatch.setattr(cli, "_configure_jax", lambda: None)
+    monkeypatch.setattr(cli, "configure_jax", lambda: None)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)
 
@@ -83,7 +83,7 @@ def png(path: Path, colour: str = "red") -> Path:
         (["tiny.py", "--train.epochs"], "--train.epochs"),
         (["tiny.py", "--train.epochs", "0"], "train.epochs is 0; it must be at least 1"),
         (["tiny.py", "--decoder.name", "lstn"], "lstn"),
-        (["tiny.py", "--data.data-dir", "/nowhere"], "run: jaxcap prepare shapes"),
+        (["tiny.py", "--data.data-dir", "/nowhere"], "Run: jaxcap prepare shapes"),
         (["tiny.py", "--data.name", "shape"], "Did you mean 'shapes'?"),
         (["tiny.py", "--encoder.name", "resnet5"], "Did you mean 'resnet50'?"),
         (["field.py"], "TrainConfig has no option 'epoch'. Did you mean 'epochs'?"),
@@ -109,7 +109,7 @@ def test_mistakes_in_training(command, config_file, tmp_path, arguments, message
     [
         ([], "Directory of a run"),
         (["nowhere"], "nowhere: no such run directory"),
-        (["."], "this is no run directory"),
+        (["."], "not a run directory"),
         (
             ["RUN", "--split", "tets", "--data-dir", "DATA"],
             "no split 'tets'; expected one of train (50), dev (6), test (5)",
@@ -140,7 +140,7 @@ def test_mistakes_in_evaluation(command, tiny_run, tiny_data, arguments, message
         (["prepare", "shapes", "--data-dir", "photo.png"], "photo.png"),
         (["caption", "--model", "RUN"], "No images given"),
         (["caption", "photo.png", "--model", "nowhere"], "nowhere: no such run directory"),
-        (["caption", "missing.jpg", "--model", "RUN"], "missing.jpg: there is no such file"),
+        (["caption", "missing.jpg", "--model", "RUN"], "missing.jpg: no such file or folder"),
         (["caption", "empty", "--model", "RUN"], "empty: no image in this folder"),
         (["caption", "photo.png", "--model", "RUN", "--beam-size", "0"], "beam size 0"),
         (["caption", "photo.png", "--model", "RUN", "--beam-siz", "2"], "--beam-size"),

@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all; and locks."""
+"""Atomic writes and file locks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from jaxcap.files import locked, write_text
 
 
-def test_a_file_is_replaced_and_nothing_lies_beside_it(tmp_path: Path) -> None:
+def test_a_file_is_replaced_without_leftovers(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     for text in ("old", "né\udcff"):
         write_text(path, text)
@@ -18,9 +18,7 @@ def test_a_file_is_replaced_and_nothing_lies_beside_it(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_write_that_fails_leaves_what_was_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.json"
     write_text(path, "old")
 
@@ -35,18 +33,18 @@ def test_a_write_that_fails_leaves_what_was_there(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_lock_keeps_another_out_until_the_file_is_closed(tmp_path: Path) -> None:
+def test_a_lock_holds_until_the_file_is_closed(tmp_path: Path) -> None:
     pytest.importorskip("fcntl")
     path = tmp_path / "lock"
     with path.open("w") as mine:
         assert locked(mine)
         with path.open() as other:
             assert not locked(other)
-            # Asked to wait it does, and the other one lets go.
+            # It waits, and `waiting` releases the first lock.
             assert locked(other, waiting=mine.close)
 
 
-def test_where_there_are_no_locks_nobody_is_kept_out(
+def test_without_support_for_locks_every_lock_succeeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fcntl = pytest.importorskip("fcntl")

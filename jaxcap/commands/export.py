@@ -74,12 +74,12 @@ def run(arguments: ExportArguments, console: Console) -> int:
     from jaxcap.storage import published
 
     captioner = load(arguments.run, *arguments.average_with).averaged()
-    captioner = captioner.with_search(**given_search(arguments.search)).single
+    single = captioner.with_search(**given_search(arguments.search)).single
     if format == "safetensors":
-        published.write(captioner, arguments.file, dtype=arguments.dtype, note=arguments.note)
+        published.write(single, arguments.file, dtype=arguments.dtype, note=arguments.note)
     else:
         export.write_program(
-            captioner,
+            single,
             arguments.file,
             dtype=arguments.dtype,
             platforms=arguments.platforms,

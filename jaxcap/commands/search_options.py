@@ -22,20 +22,20 @@ _WORDS = {"required_words": "require", "banned_words": "ban"}
 def _field(option: Option, help: str) -> tuple[str, Any, Any]:
     """Return name, type and default of the command-line field of an option."""
     hint: Any = option.hint
+    default: Any = None
     if typing.get_origin(hint) is tuple:
         flag = _WORDS[option.name]
         help = f"{help} Give one --{flag} per word."
         argument = tyro.conf.arg(name=flag, metavar="WORD", help=help, help_behavior_hint="")
-        hint, default = Annotated[tyro.conf.UseAppendAction[hint], argument], ()
+        append: Any = tyro.conf.UseAppendAction
+        hint, default = append[Annotated[hint, argument]], ()
     elif hint is bool:
-        hint, default = (
-            Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(help=help)],
-            False,
-        )
+        default = False
+        hint = Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(help=help)]
     else:
         metavar = _metavar(hint)
         argument = tyro.conf.arg(metavar=metavar, help=help, help_behavior_hint="")
-        hint, default = Annotated[hint | None, argument], None
+        hint = Annotated[hint | None, argument]
     return option.name, hint, dataclasses.field(default=default)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import functools
 import inspect
 import itertools
 import textwrap
@@ -120,7 +119,6 @@ class Option:
     markers: frozenset[Marker]
 
 
-@functools.cache
 def options_of(section: type) -> dict[str, Option]:
     """Return the options of a section, by name, in the order of its fields."""
     hints = typing.get_type_hints(section)

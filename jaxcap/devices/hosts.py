@@ -1,13 +1,14 @@
-"""Several processes that train together: finding each other, agreeing, and noticing a death.
+"""Connect the processes of a multi-host run, exchange values, and detect dead peers.
 
-A process is one Python program, usually one for each host; JAX's distributed runtime connects
-them (https://docs.jax.dev/en/latest/multi_process.html). All run the same program on shares of the
-same data. Process 0 alone writes files and speaks.
+Each host usually runs one process; JAX's distributed runtime connects them
+(https://docs.jax.dev/en/latest/multi_process.html). All run the same program on shares of the same
+data. Only process 0 writes files and prints messages.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import itertools
 import json
@@ -16,7 +17,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,21 +29,21 @@ from jaxcap.config import TrainConfig
 from jaxcap.errors import InputError
 
 _BEAT = 2.0
-"""Seconds between signs of life."""
+"""Seconds between heartbeats."""
 _SILENCE = 20.0
-"""Seconds without one, after which a process counts as dead; well below `_RUNTIME_SILENCE`, so
-that the message is ours."""
+"""Seconds without a heartbeat after which a process counts as dead; well below `_RUNTIME_SILENCE`,
+so that our message comes first."""
 _RUNTIME_SILENCE = 40
-"""Seconds after which JAX's own runtime ends the process, with a message of its own."""
-_FOR_EVER = 1000 * 3600 * 24 * 7
+"""Seconds after which JAX's own runtime terminates the process, with a less helpful message."""
+_WEEK = 1000 * 3600 * 24 * 7
 """A week, in milliseconds."""
 _SHUTDOWN = 15
-"""Seconds that a process waits for the others when it ends."""
+"""Seconds that an exiting process waits for the others."""
 
 
 @dataclass(frozen=True)
 class _Names:
-    """What a user calls the facts by which processes find each other."""
+    """The user's names of the settings that connect processes, for messages."""
 
     coordinator: str
     processes: str
@@ -59,26 +60,26 @@ _OPTIONS = _Names(
 _VARIABLES = _Names("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _SHARES = (
     (_VARIABLES.process_id, _VARIABLES.processes),
-    # Of the step: a batch script itself is told of SLURM_NTASKS as well, and is but one process.
+    # The counts of the job step: the batch script also sees SLURM_NTASKS but is one process.
     ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
 )
-"""Variables that hold the number of a process, and how many there are."""
+"""Variables that hold the number of this process and the number of processes."""
 
 
 def connect(train: TrainConfig | None = None) -> None:
-    """Joins the other processes, if there are any; before any use of a device.
+    """Connect to the other processes, if any. Call it before any use of a device.
 
-    On Slurm, under Open MPI and on TPU pods JAX finds the others by itself. Elsewhere
-    `train.coordinator`, `train.processes` and `train.process_id` name them, or the environment
-    variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+    JAX detects Slurm, Open MPI and TPU pods. Elsewhere `train.coordinator`, `train.processes` and
+    `train.process_id` describe the processes, or the environment variables
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
 
     Args:
-      train: the options of a training; None for a command that has none of them.
+      train: the training options; None for a command without them.
 
     Raises:
       InputError: options are missing or contradict each other; the coordinator does not answer, or
-        not all processes came, within `train.coordinator_timeout` seconds.
+        some processes are missing, after `train.coordinator_timeout` seconds.
     """
     if jax.distributed.is_initialized():
         return
@@ -105,42 +106,43 @@ def connect(train: TrainConfig | None = None) -> None:
                 address,
                 processes,
                 process,
-                # All devices of the host are this process's, where nobody has shared them out.
+                # Without a cluster, this process owns all devices of its host.
                 cluster_detection_method="deactivate" if complete else None,
-                # Longer than we wait: at its end the runtime would abort the program.
+                # Longer than our own timeout, after which the runtime would abort the program.
                 initialization_timeout=int(timeout) + 3600,
                 heartbeat_timeout_seconds=_RUNTIME_SILENCE,
                 shutdown_timeout_seconds=_SHUTDOWN,
             )
-        except Exception as error:  # whatever it is, the caller's thread shall tell
+        except Exception as error:  # any error is reported by the caller's thread
             errors.append(error)
 
     thread = threading.Thread(target=initialize, daemon=True, name="connect")
     thread.start()
     thread.join(max(0.0, timeout - (time.monotonic() - begin)))
     if errors and launched and address is None and _may_be_tpu_pod():
-        return  # a TPU that belongs to no pod
+        return  # a single TPU host
     if errors:
-        raise InputError(f"The processes cannot be connected: {errors[0]}") from errors[0]
+        raise InputError(f"Cannot connect the processes: {errors[0]}") from errors[0]
     if thread.is_alive():
         where = "" if address is None else f" at {address}"
         _leave(
-            f"Only some of the {processes or ''} processes came together{where} within "
+            f"Only some of the {processes or ''} processes connected{where} within "
             f"{timeout:g} seconds. Start all of them, each with its own {names.process_id} and the "
             f"same {names.coordinator}{names.timeout}."
         )
     if jax.process_count() > 1:
-        threading.Thread(target=_watch, daemon=True, name="watch").start()
+        watching = functools.partial(watch, _client(), *share())
+        threading.Thread(target=watching, daemon=True, name="watch").start()
 
 
 def launched_share() -> tuple[int, int] | None:
-    """The number of this process, from 0, and of how many, by what launched them.
+    """Return the number of this process, from 0, and the number of processes.
 
-    For work that needs no connection: known without one, and without any device. None where there
-    is but one, or where nobody says: neither Slurm, nor Open MPI, nor JAX_PROCESS_ID.
+    It reads the environment of Slurm, Open MPI or JAX_PROCESS_ID, and needs neither a connection
+    nor a device. None: there is one process, or no launcher.
 
     Raises:
-      InputError: what the environment says is no number, or a number of no process.
+      InputError: a variable of the environment is not a number, or out of range.
     """
     for number, count in _SHARES:
         if number in os.environ and count in os.environ:
@@ -149,24 +151,24 @@ def launched_share() -> tuple[int, int] | None:
             if process is None or processes is None or process >= processes:
                 raise InputError(
                     f"{number} is {process}, but {count} is {processes}; expected a number from 0 "
-                    "and below that one."
+                    "to one less than that."
                 )
             return (process, processes) if processes > 1 else None
     return None
 
 
 def share() -> tuple[int, int]:
-    """The number of this process, from 0, and how many there are."""
+    """Return the number of this process, from 0, and the number of processes."""
     return jax.process_index(), jax.process_count()
 
 
 def is_first() -> bool:
-    """Whether this process writes the files and messages of all."""
+    """Return whether this is process 0, which writes files and messages for all."""
     return jax.process_index() == 0
 
 
 def gather(value: Any) -> list[Any]:
-    """What each process gives, in their order; JSON values. All processes must call it."""
+    """Gather a JSON value from each process, in order. All processes must call it."""
     if jax.process_count() == 1:
         return [value]
     from jax.experimental import multihost_utils
@@ -174,7 +176,7 @@ def gather(value: Any) -> list[Any]:
     _meet()
     text = np.frombuffer(json.dumps(value).encode(), np.uint8)
     lengths = multihost_utils.process_allgather(np.int32(len(text)))
-    # A power of two, so that few programs are compiled.
+    # Rounded up to a power of two, so that few programs are compiled.
     room = 1 << int(np.max(lengths)).bit_length()
     rows = multihost_utils.process_allgather(np.pad(text, (0, room - len(text))))
     return [
@@ -184,18 +186,22 @@ def gather(value: Any) -> list[Any]:
 
 
 def _meet() -> None:
-    """Waits until all processes are here, however long that takes.
+    """Wait for all processes, without a time limit.
 
-    The sums of CPUs give up after half a minute. Who waits for a dead process is ended by `_watch`.
+    CPU collectives alone would time out after half a minute. `watch` terminates processes that
+    wait for a dead peer.
     """
-    _client().wait_at_barrier(f"jaxcap/meeting/{next(_meetings)}", timeout_in_ms=_FOR_EVER)
+    _client().wait_at_barrier(f"jaxcap/meeting/{next(_meetings)}", timeout_in_ms=_WEEK)
 
 
 _meetings = itertools.count()
 
 
 def _client() -> Any:
-    """The runtime's meeting place and key-value store, which JAX and Orbax use in the same way."""
+    """Return the client of the runtime's barriers and key-value store.
+
+    JAX has no public access to it; Orbax uses the same path.
+    """
     from jax._src import distributed
 
     return distributed.global_state.client
@@ -203,10 +209,10 @@ def _client() -> Any:
 
 @contextlib.contextmanager
 def all_succeed() -> Iterator[None]:
-    """Waits until all processes have done what is within.
+    """Wait until all processes have finished the `with` block.
 
     Raises:
-      InputError: one of them met an error; all raise it, so that none waits for it for ever.
+      InputError: raised in every process if one of them raises it, so that none waits forever.
     """
     failure: InputError | None = None
     try:
@@ -223,9 +229,9 @@ def all_succeed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def ending_with_others() -> Iterator[None]:
-    """Ends the program, with a message that says so, when a computation fails for want of a peer.
+    """Exit with a message when a computation fails because a peer is dead.
 
-    Left to itself, Python would wait for the dead process at its exit, and be aborted.
+    Otherwise Python would wait for the dead process at exit and be aborted.
     """
     try:
         yield
@@ -235,8 +241,8 @@ def ending_with_others() -> Iterator[None]:
         _leave(
             f"A computation shared by {jax.process_count()} processes failed "
             f"({(str(error).splitlines() or [''])[0]}). If a connection was lost, another process "
-            "has ended or its host cannot be reached; what it said last tells why. This process "
-            "stops too; start all of them again, and training goes on from the newest checkpoint."
+            "has exited or its host is unreachable; see its last message. This process stops too. "
+            "Restart all of them to resume from the newest checkpoint."
         )
 
 
@@ -245,12 +251,12 @@ def _number(option: int | None, name: str, variable: str) -> int | None:
     if option is not None or text is None:
         return option
     if not text.isdecimal():
-        raise InputError(f"{variable} is '{text}'; it stands for {name} and must be a number.")
+        raise InputError(f"{variable} is '{text}'; it sets {name} and must be a number.")
     return int(text)
 
 
 def _launched() -> bool:
-    """Whether a launcher started this process as one of several, or may have (TPU)."""
+    """Return whether a launcher started this process as one of several, or may have (TPU)."""
     environment = os.environ
     slurm = "SLURM_STEP_NODELIST" in environment and int(environment.get("SLURM_NTASKS", "1")) > 1
     open_mpi = int(environment.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
@@ -272,9 +278,8 @@ def _check(address: str | None, processes: int | None, process: int | None, name
     missing = [name for name, value in options.items() if value is None]
     if missing or address is None or processes is None or process is None:
         raise InputError(
-            f"Work of several processes needs {' and '.join(missing)} too: the address "
-            "HOST:PORT of process 0, how many processes there are, and the number of this one, "
-            "from 0."
+            f"Several processes also need {' and '.join(missing)}: the address HOST:PORT of "
+            "process 0, the number of processes, and the number of this one, from 0."
         )
     _, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal():
@@ -306,14 +311,34 @@ def _wait_for(address: str, timeout: float, names: _Names) -> None:
         time.sleep(0.5)
 
 
-def _watch() -> None:
-    """Shows the others that this process lives, and ends it when one of them does not.
+def _leave(message: str) -> None:
+    """Print an error and exit at once, without waiting for threads or other processes."""
+    with contextlib.suppress(OSError):  # standard error may be closed
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+    os._exit(1)
 
-    A process whose peer has died waits in a sum over devices that never comes, so nothing but
-    another thread can end it.
+
+def watch(
+    client: Any,
+    me: int,
+    count: int,
+    *,
+    interval: float = _BEAT,
+    leave: Callable[[str], None] = _leave,
+) -> None:
+    """Send heartbeats to the other processes, and exit when one of them stops sending.
+
+    A process with a dead peer blocks in a collective that never completes, so only another thread
+    can end it.
+
+    Args:
+      client: the runtime's key-value store.
+      me: number of this process, from 0.
+      count: number of processes.
+      interval: seconds between heartbeats.
+      leave: called with a message to end this process.
     """
-    client = _client()
-    me, count = share()
     others = [process for process in range(count) if process != me]
     heard = dict.fromkeys(others, time.monotonic())
     beats: dict[int, Any] = dict.fromkeys(others)
@@ -323,8 +348,8 @@ def _watch() -> None:
         try:
             client.key_value_set(f"jaxcap/alive/{me}", str(beat), allow_overwrite=True)
             found = dict(client.key_value_dir_get("jaxcap/alive/"))
-        except Exception:  # the store is in process 0
-            found, lost = {}, lost + _BEAT
+        except Exception:  # process 0 holds the store and may be dead
+            found, lost = {}, lost + interval
         else:
             lost = 0.0
         now = time.monotonic()
@@ -333,19 +358,10 @@ def _watch() -> None:
             if value is not None and value != beats[process]:
                 beats[process], heard[process] = value, now
             silence = now - heard[process]
-            if silence > _SILENCE or (process == 0 and lost > 2 * _BEAT):
-                _leave(
-                    f"Process {process} of {count} has given no sign of life for "
-                    f"{silence:.0f} seconds: it has ended, or its host cannot be reached. What it "
-                    "said last tells why. This process stops too; start all of them again, and "
-                    "training goes on from the newest checkpoint."
+            if silence > _SILENCE or (process == 0 and lost > 2 * interval):
+                leave(
+                    f"Process {process} of {count} has been silent for {silence:.0f} seconds: it "
+                    "has exited, or its host is unreachable; see its last message. This process "
+                    "stops too. Restart all of them to resume from the newest checkpoint."
                 )
-        time.sleep(_BEAT)
-
-
-def _leave(message: str) -> None:
-    """Ends the program at once: no thread, and no other process, is waited for."""
-    with contextlib.suppress(OSError):  # nobody may be listening any more
-        print(f"error: {message}", file=sys.stderr, flush=True)
-        sys.stdout.flush()
-    os._exit(1)
+        time.sleep(interval)

@@ -19,23 +19,23 @@ from pathlib import Path
 
 TUNABLE = "glibc.malloc.hugetlb=1"
 _VARIABLE = "GLIBC_TUNABLES"
-_KERNEL = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+KERNEL_SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
-def restart_with_huge_pages() -> None:
+def restart_with_huge_pages(kernel_setting: Path = KERNEL_SETTING) -> None:
     """Restart this process with the same arguments and huge pages.
 
     Do nothing if the C library or the kernel lacks support, or if `GLIBC_TUNABLES` is set: an
     empty value disables huge pages.
     """
-    if _helps(os.environ, platform.libc_ver(), _text(_KERNEL)):
+    if are_available(os.environ, platform.libc_ver(), _read(kernel_setting)):
         environment = {**os.environ, _VARIABLE: TUNABLE}
         with contextlib.suppress(OSError):  # without permission to restart, continue
             # The original arguments keep Python's own options (-X, -W).
             os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
-def _helps(environment: Mapping[str, str], libc: tuple[str, str], kernel: str) -> bool:
+def are_available(environment: Mapping[str, str], libc: tuple[str, str], kernel: str) -> bool:
     """Return whether huge pages are available on request, and not requested yet."""
     name, version = libc
     return (
@@ -46,7 +46,7 @@ def _helps(environment: Mapping[str, str], libc: tuple[str, str], kernel: str) -
     )
 
 
-def _text(path: Path) -> str:
+def _read(path: Path) -> str:
     try:
         return path.read_text()
     except OSError:

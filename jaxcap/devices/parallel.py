@@ -1,12 +1,12 @@
-"""One step on many devices: the same function, jitted over a mesh or pmapped.
+"""Run one training step on many devices: the same function, under jit over a mesh or under pmap.
 
-Under `jit` the step sees the whole batch, whose rows lie on the devices, and XLA divides the work:
-batch statistics, sums of the loss and random numbers are those of the whole by construction. Under
-`pmap` each device runs the step on its rows and adds up with the others where `axis_name` says so.
-Both give the same losses and parameters, up to the order in which sums are added.
+Under `jit` the step sees the whole batch, sharded by rows, and XLA divides the work: batch
+statistics, loss sums and random numbers are those of the whole batch by construction. Under `pmap`
+each device runs the step on its own rows and reduces over `axis_name`. Both give the same losses
+and parameters, up to the order of additions.
 
-Outside of the step the state is one and the same everywhere: a copy on each device of each process,
-as one `jax.Array` that checkpoints and evaluation take as they take any other.
+Outside of the step the state is replicated: a copy on each device of each process, as one
+`jax.Array` that checkpoints and evaluation handle like any other.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _AXIS = "batch"
 
 @dataclass(frozen=True)
 class Parallel:
-    """How a step and its data are shared out.
+    """How devices share a step and its batch.
 
     Attributes:
-      method: by what, or neither of the two for a single device, where there is nothing to share.
-      devices: how many there are, of all processes.
+      method: "jit" or "pmap"; "single" for a single device.
+      devices: number of devices of all processes.
     """
 
     method: Literal["jit", "pmap", "single"]
@@ -45,13 +45,13 @@ class Parallel:
 
     @property
     def axis_name(self) -> str | None:
-        """The mapped axis that model and step are to be told of."""
+        """The name of the mapped axis, for model and step."""
         return _AXIS if self.method == "pmap" else None
 
     def compile(self, step: Step) -> Step:
-        """The step over all devices, which takes this process's rows of the batch.
+        """Compile the step for all devices; it takes this process's rows of the batch.
 
-        The state given to it is used up: its memory becomes that of the new one.
+        The state is donated: its memory is reused for the new state.
         """
         if self.method == "single":
             return jax.jit(step, donate_argnums=0)
@@ -88,7 +88,7 @@ class Parallel:
         return _with_lower(run, compiled)
 
     def place(self, tree: T) -> T:
-        """A copy on every device, of values that all processes have alike."""
+        """Replicate values that are equal in all processes onto every device."""
         if self.method == "single":
             return tree
         everywhere = _everywhere()
@@ -96,20 +96,20 @@ class Parallel:
         def spread(x: Any) -> Any:
             return jax.make_array_from_process_local_data(everywhere, np.asarray(x), x.shape)
 
-        # A copy of JAX's own: devices may share what is spread, and the step uses up its state.
+        # Copy: the arrays may share buffers with the caller's, and the step donates its state.
         copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=everywhere)
         placed: T = copy(jax.tree.map(spread, tree))
         return placed
 
 
 def create_parallel(train: TrainConfig, stages: Sequence[TrainConfig] = ()) -> Parallel:
-    """What `train.parallel` asks for, on the devices that there are.
+    """Return the parallelism of `train.parallel` on the available devices.
 
     Args:
-      stages: what `train` is in each stage, if it has some.
+      stages: the training options of each stage, if any.
 
     Raises:
-      InputError: the devices do not divide the batch equally, or no such devices are there.
+      InputError: the devices do not divide the batch equally, or are of the wrong kind.
     """
     check_device(train.device)
     devices = jax.device_count()
@@ -120,10 +120,10 @@ def create_parallel(train: TrainConfig, stages: Sequence[TrainConfig] = ()) -> P
 
 
 def check_batch_size(batch_size: int, devices: int, accumulate: int = 1) -> None:
-    """Refuses a batch that devices, or the parts of an accumulated gradient, cannot share equally.
+    """Refuse a batch that the devices and accumulated parts do not divide equally.
 
     Raises:
-      InputError: with the nearest sizes that they can.
+      InputError: with the nearest sizes that they divide.
     """
     shares = devices * accumulate
     rows, rest = divmod(batch_size, shares)
@@ -138,34 +138,34 @@ def check_batch_size(batch_size: int, devices: int, accumulate: int = 1) -> None
 
 
 def use_device(kind: str) -> None:
-    """Asks JAX for devices of this kind alone; before any use of a device, else without effect."""
+    """Restrict JAX to one kind of device. It has no effect after the first use of a device."""
     if kind != "auto":
         jax.config.update("jax_platforms", {"gpu": "cuda"}.get(kind, kind))
 
 
 def check_device(kind: str) -> None:
-    """Refuses to go on with devices of another kind than `train.device`.
+    """Refuse devices of another kind than `train.device`.
 
     Raises:
-      InputError: with the kinds that there are, and how to come to the one that was asked for.
+      InputError: with the kind that JAX found, and how to get the other.
     """
     if kind == "auto":
         return
     try:
         found = jax.default_backend()
     except (RuntimeError, AssertionError) as error:
-        # An assertion of JAX's own fails where the support of a platform is not even installed.
-        found = (str(error).splitlines() or ["no support of it is installed"])[0]
+        # JAX raises AssertionError if support for a platform is not installed.
+        found = (str(error).splitlines() or ["support for it is not installed"])[0]
     if found != kind:
         needs = {"gpu": " GPUs need jaxcap[cuda].", "tpu": " TPUs need jaxcap[tpu]."}.get(kind, "")
         raise InputError(
-            f"train.device is {kind}, but there is no such device; JAX says: {found}.{needs} "
-            "With --train.device auto, training takes what there is."
+            f"train.device is {kind}, but no such device is available; JAX says: {found}.{needs} "
+            "--train.device auto uses the best available device."
         )
 
 
 def local(tree: T) -> T:
-    """This process's copies of what lies on all devices, without a copy being made."""
+    """Return this process's shards of replicated arrays, without copying."""
     if jax.process_count() == 1:
         return tree
     mesh = Mesh(np.array(jax.local_devices()), (_AXIS,))
@@ -173,22 +173,22 @@ def local(tree: T) -> T:
 
 
 def on_one_device(tree: T) -> T:
-    """The copy on the first device of this process."""
+    """Return the copy on the first device of this process."""
     one: T = jax.tree.map(lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, tree)
     return one
 
 
 def on_local_devices(tree: T) -> T:
-    """A copy on each device of this process, as `over_local_devices` takes its variables."""
+    """Replicate variables onto each device of this process, for `over_local_devices`."""
     mesh = Mesh(np.array(jax.local_devices()), (_AXIS,))
     spread: T = jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
     return spread
 
 
 def over_local_devices(decode: Callable[[Any, Any], T]) -> Callable[[Any, Any], T]:
-    """`decode(variables, images)`, its images shared out over the devices of this process.
+    """Return `decode(variables, images)` with images sharded over the devices of this process.
 
-    Their number must divide the number of images; see `round_up`.
+    The number of devices must divide the number of images; see `round_up`.
     """
     if jax.device_count() == 1:
         return decode
@@ -202,13 +202,13 @@ def over_local_devices(decode: Callable[[Any, Any], T]) -> Callable[[Any, Any], 
 
 
 def round_up(batch_size: int) -> int:
-    """The next number that the devices of this process divide."""
+    """Round up to a multiple of the number of devices of this process."""
     devices = jax.local_device_count()
     return -(-batch_size // devices) * devices
 
 
 def _mesh() -> Mesh:
-    # Automatic axes: flax.linen's Embed fails under explicit ones.
+    # Automatic axes, because flax.linen.Embed fails under explicit ones.
     return jax.make_mesh((jax.device_count(),), (_AXIS,), axis_types=(AxisType.Auto,))
 
 
@@ -221,7 +221,7 @@ def _global(tree: T) -> T:
 
 
 def _from_shards(tree: T, sharding: NamedSharding) -> T:
-    """The same buffers, a copy of the whole on each local device, as an array of this sharding."""
+    """Rewrap the same buffers, one full copy per local device, as an array with this sharding."""
 
     def rewrap(x: Any) -> Any:
         shards = {shard.device: shard.data for shard in x.addressable_shards}
@@ -233,14 +233,14 @@ def _from_shards(tree: T, sharding: NamedSharding) -> T:
 
 
 def _key(rng: Any) -> Any:
-    """A key that every process has, as one array over all of them."""
+    """Return a key that every process holds as one array over all of them."""
     data = np.asarray(jax.random.key_data(rng))
     everywhere = jax.make_array_from_process_local_data(_everywhere(), data, data.shape)
     return jax.random.wrap_key_data(everywhere, impl=jax.random.key_impl(rng))
 
 
 def _with_lower(run: Any, compiled: Any) -> Step:
-    """Lets the compiler's own analysis be asked for, as of any jitted function."""
+    """Give a wrapped step the `lower` method of its jitted function."""
     run.lower = compiled.lower
     traced: Step = run
     return traced

@@ -221,7 +221,8 @@ def test_the_model_in_the_package_is_named_once(monkeypatch, tmp_path, run, caps
 
     def load(*paths: Path, **options: object) -> loaded_model.LoadedModel:
         asked.extend(paths)
-        return dataclasses.replace(run, note="drawn scenes")
+        members = (dataclasses.replace(run.single, note="drawn scenes"),)
+        return dataclasses.replace(run, members=members)
 
     monkeypatch.setattr(loaded_model, "load", load)
     console = Console(file=io.StringIO(), width=10_000, markup=False, highlight=False)

@@ -237,5 +237,5 @@ def test_asked_for_gpus_a_machine_without_says_so() -> None:
     )
     if "train.device" not in done.stdout:
         pytest.skip("this machine has a GPU")
-    assert "train.device is gpu, but there is no such device" in done.stdout
+    assert "train.device is gpu, but no such device is available" in done.stdout
     assert "jaxcap[cuda]" in done.stdout
