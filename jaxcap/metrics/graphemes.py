@@ -1,22 +1,22 @@
-"""What a reader takes for one character, and captions as a list of these.
+"""Split text into grapheme clusters, which readers perceive as characters.
 
-A cluster is a base with all that is written onto it: accents, vowel signs, the joiners of an emoji.
-It follows the extended grapheme clusters of Unicode Standard Annex 29
-(https://www.unicode.org/reports/tr29/), with the standard library's character categories in the
-place of its property tables. Known to differ: the joined consonants of rule GB9c stay apart (as
-they were before Unicode 15.1), so do the few signs that come before what they belong to (GB9b), and
-letters of Korean that make no syllable are joined by another rule.
+A cluster is a base character with its accents, vowel signs or emoji joiners. The rules follow the
+extended grapheme clusters of Unicode Standard Annex 29 (https://www.unicode.org/reports/tr29/),
+with the character categories of the standard library instead of its property tables. There are
+three known differences. Conjoined consonants of rule GB9c remain separate, as before Unicode 15.1.
+Prepended signs (GB9b) are separate. Korean letters that do not form a syllable follow another rule.
 """
 
 from __future__ import annotations
 
 import functools
 import unicodedata
+from itertools import pairwise
 
 _JOINER = "\u200d"
 
-# What extends a cluster though its category is not that of a mark: both joiners, the vowels AM of
-# Thai and Lao, halfwidth voicing marks, the skin colours of emoji, the tags of flags.
+# These extend a cluster although their category is not Mark: both joiners, the vowels AM of Thai
+# and Lao, halfwidth voicing marks, skin tones of emoji, and tags of flags.
 _EXTENDS = frozenset(
     "\u200c\u200d\u0e33\u0eb3\uff9e\uff9f"
     + "".join(map(chr, range(0x1F3FB, 0x1F400)))
@@ -35,7 +35,7 @@ def _is_picture(character: str) -> bool:
 
 
 def _goes_on(syllable: str, part: str) -> bool:
-    """Whether a vowel or a final follows on an unfinished Korean syllable."""
+    """Return whether `part` is a vowel or final that continues a Korean syllable."""
     return "\u1160" <= part <= "\u11ff" and (
         "\u1100" <= syllable <= "\u11ff" or "\uac00" <= syllable <= "\ud7a3"
     )
@@ -46,43 +46,43 @@ def _is_half_flag(character: str) -> bool:
 
 
 def graphemes(text: str) -> list[str]:
-    """Splits a text into clusters; joined again they are the text.
+    """Split a text into clusters, which join to the same text.
 
-    "e\\u0301t" (é in two parts, t) gives two, as does "👩‍👧🐕".
+    "e\\u0301t" (decomposed é, t) has two clusters, as does "👩‍👧🐕".
     """
     if text.isascii():
         return list(text)
-    clusters: list[str] = []
-    for character in text:
-        if clusters and _continues(clusters[-1], character):
-            clusters[-1] += character
-        else:
-            clusters.append(character)
-    return clusters
+    starts = [0]
+    for i in range(1, len(text)):
+        if not _continues(text, starts[-1], i):
+            starts.append(i)
+    return [text[i:j] for i, j in pairwise([*starts, len(text)])]
 
 
-def _continues(cluster: str, character: str) -> bool:
+def _continues(text: str, start: int, i: int) -> bool:
+    """Return whether character i belongs to the cluster that begins at `start`."""
+    last, character = text[i - 1], text[i]
     if _extends(character):
-        # A line's end or another control character carries nothing.
-        return unicodedata.category(cluster[-1]) != "Cc"
-    if _goes_on(cluster[-1], character):
+        # Control characters do not carry marks.
+        return unicodedata.category(last) != "Cc"
+    if _goes_on(last, character):
         return True
-    if cluster[-1] == _JOINER:
-        return _is_picture(cluster[0]) and _is_picture(character)
-    # Two letters that stand for a country are one flag.
-    return len(cluster) == 1 and _is_half_flag(cluster) and _is_half_flag(character)
+    if last == _JOINER:
+        return _is_picture(text[start]) and _is_picture(character)
+    # Two regional indicators are one flag.
+    return i == start + 1 and _is_half_flag(last) and _is_half_flag(character)
 
 
 def character_tokens(caption: str) -> list[str]:
-    """A caption as scored by characters: lower-case clusters, without spaces and punctuation.
+    """Split a caption into lower-case clusters, without spaces and punctuation.
 
-    For scripts that set no spaces between words, to which a word is a whole sentence. The two
-    widths of a letter and its other forms of presentation are one (NFKC).
+    This is for scripts without spaces between words, where a sentence would be a single word.
+    Fullwidth and other compatibility forms are normalised (NFKC).
 
     Returns:
-      The clusters; none for a caption that is empty or all punctuation.
+      The clusters; empty if the caption is empty or only punctuation.
     """
     normal = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", caption).lower())
-    # Half a surrogate pair is no character, and could not be written down.
+    # A lone surrogate cannot be encoded; replace it.
     clusters = graphemes(normal.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
     return [each for each in clusters if unicodedata.category(each[0])[0] not in "CPZ"]

@@ -1,14 +1,14 @@
-"""METEOR and SPICE, the two metrics that exist as Java programs only.
+"""METEOR and SPICE, which exist only as Java programs.
 
 Denkowski, Lavie 2014, "Meteor Universal", https://aclanthology.org/W14-3348, and Anderson et al.
 2016, "SPICE: Semantic Propositional Image Caption Evaluation", https://arxiv.org/abs/1607.08822.
 coco-caption's own programs compute them, from the package pycocoevalcap (the extra
-`jaxcap[java]`), on the tokens that the other metrics see: METEOR 1.5, patched to print what it
-counted, so that the score of the whole set is the aggregate of the counts and not a mean; SPICE
-1.0, the mean of the images' F-scores.
+`jaxcap[java]`), on the same tokens as the other metrics. METEOR 1.5 is patched to print its
+counts, so the score of a set is computed from the sums of counts and is not a mean. SPICE 1.0 is
+the mean of the F-scores of the images.
 
-What is not there is a value, `Unavailable`, which says what is missing and how to get it: the
-other scores are worth having without it.
+A score that cannot be computed is `Unavailable`, which says what is missing and how to install it.
+The other scores are still returned.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ _MODELS = "stanford-corenlp-3.6.0"
 
 @dataclass(frozen=True)
 class Measured:
-    """A score ×100, as papers print it."""
+    """A score, ×100."""
 
     corpus: float
     per_image: dict[Any, float]
-    """Of each image, by its id. SPICE is nan where neither side holds a proposition."""
+    """By image id. SPICE is nan if neither captions nor references hold a proposition."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Unavailable:
     """A score that could not be computed."""
 
     reason: str
-    """What is missing or went wrong, and what to do, in one or two sentences."""
+    """The cause and the remedy, in one or two sentences."""
 
 
 def java_scores(
@@ -62,13 +62,19 @@ def java_scores(
     names: Sequence[str] = (METEOR, SPICE),
     timeout: float = 3600.0,
 ) -> dict[str, Measured | Unavailable]:
-    """Scores one generated caption per image with METEOR and SPICE.
+    """Score one generated caption per image with METEOR and SPICE.
 
     Args:
-      candidates: image id -> the generated caption, as plain text.
-      references: image id -> the captions people wrote, as plain text, for the same ids.
-      names: which of the two.
-      timeout: seconds after which a program is stopped, for each.
+      candidates: image id to the generated caption, as plain text.
+      references: image id to the human captions, as plain text, for the same ids.
+      names: the metrics to compute.
+      timeout: the time limit of each program, in seconds.
+
+    Returns:
+      The name of each metric to its scores, ×100, or to the reason why it has none.
+
+    Raises:
+      InputError: as in `evaluate_captions`.
     """
     check_texts(candidates, references)
     ids = list(candidates)
@@ -90,14 +96,14 @@ def java_scores(
 
 
 class _Failure(Exception):
-    """Why there is no score; the message continues a sentence that begins with its name."""
+    """A reason for a missing score; the message follows the name of the metric."""
 
 
 def _home() -> Path:
-    """Where pycocoevalcap lies, if that and Java are there."""
+    """Return the folder of pycocoevalcap, if that and Java are installed."""
     if shutil.which("java") is None:
         raise _Failure(
-            "needs Java, and there is no `java` on the PATH. Install a Java runtime "
+            "needs Java, but found no `java` on the PATH. Install a Java runtime "
             "(Debian: apt install default-jre-headless)."
         )
     package = importlib.util.find_spec("pycocoevalcap")
@@ -109,14 +115,14 @@ def _home() -> Path:
 def _program(path: Path) -> Path:
     if not path.is_file():
         raise _Failure(
-            f"needs {path}, and pycocoevalcap has lost it: "
+            f"needs {path}, which is missing from pycocoevalcap: "
             "pip install --force-reinstall pycocoevalcap."
         )
     return path
 
 
 def _command(*arguments: str) -> list[str]:
-    # Under some locales Java writes 0,5 for 0.5, and under others it reads "é" as "?".
+    # In some locales Java writes 0,5 for 0.5 or reads "é" as "?".
     return ["java", "-Dfile.encoding=UTF-8", "-Duser.language=en", "-Duser.region=US", *arguments]
 
 
@@ -132,7 +138,7 @@ def _last_line(errors: IO[bytes]) -> str:
 
 
 class _Conversation:
-    """A running program that answers lines with lines, and may die or fall silent instead."""
+    """A running program that answers lines with lines, but may also exit or hang."""
 
     def __init__(self, command: list[str], folder: Path, timeout: float, errors: IO[bytes]) -> None:
         self._deadline = time.monotonic() + timeout
@@ -146,7 +152,7 @@ class _Conversation:
             stdout=subprocess.PIPE,
             stderr=errors,
         )
-        # Read in a thread: a program with much to say waits for its reader, and so would we.
+        # Read in a thread, since a full pipe would block both the program and us.
         self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -166,20 +172,20 @@ class _Conversation:
         self._reader.join()
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        with contextlib.suppress(OSError):  # it died with our last words unread
+        with contextlib.suppress(OSError):  # the program exited with unread input
             self._process.stdin.close()
         self._process.stdout.close()
 
     def ask(self, lines: Sequence[str], answers: int) -> list[str]:
-        """Sends lines and returns the next `answers` lines that come back."""
+        """Send lines and return the next `answers` lines of output."""
         text = "".join(f"{line}\n" for line in lines).encode()
-        # Written in a thread too: a program that has fallen silent may have stopped reading.
+        # Write in a thread as well, since a hanging program may not read.
         threading.Thread(target=self._send, args=(text,), daemon=True).start()
         return [self._answer() for _ in range(answers)]
 
     def _send(self, text: bytes) -> None:
         assert self._process.stdin is not None
-        # If it died, whoever waits for an answer hears of it.
+        # If the program has exited, `_answer` reports it.
         with contextlib.suppress(OSError, ValueError):
             self._process.stdin.write(text)
             self._process.stdin.flush()
@@ -212,12 +218,12 @@ def _meteor(
         _Conversation(command, program.parent, timeout, errors) as meteor,
     ):
         counts = meteor.ask(lines, len(lines))
-        # One score for each image, then the aggregate.
+        # One score per image, then the score of the set.
         answers = meteor.ask([" ||| ".join(("EVAL", *counts))], len(lines) + 1)
     try:
         *per_image, corpus = (float(answer) for answer in answers)
     except ValueError as error:
-        raise _Failure(f"answered with what is no number ({error}).") from error
+        raise _Failure(f"answered with something other than numbers ({error}).") from error
     return corpus, per_image
 
 
@@ -228,7 +234,7 @@ def _spice(
     for name in (f"{_MODELS}.jar", f"{_MODELS}-models.jar"):
         if not (program.parent / "lib" / name).is_file():
             raise _Failure(
-                f"needs {name} in {program.parent / 'lib'}, which pycocoevalcap does not bring: "
+                f"needs {name} in {program.parent / 'lib'}, which pycocoevalcap does not include: "
                 'python -c "from pycocoevalcap.spice.get_stanford_models import *; '
                 'get_stanford_models()" downloads it (400 MB).'
             )
@@ -245,7 +251,7 @@ def _spice(
             ),
             encoding="utf-8",
         )
-        # SPICE's serialiser reads private fields, which Java 9 and newer hide.
+        # SPICE's serialiser accesses private fields, which Java 9 and newer forbid by default.
         opened = [
             f"--add-opens=java.base/{package}=ALL-UNNAMED"
             for package in ("java.lang", "java.math", "java.util", "java.util.concurrent",
@@ -278,5 +284,5 @@ def _spice(
             per_image = [found[i] for i in range(len(hypotheses))]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _Failure(f"wrote no readable scores ({error!r}).") from error
-    # As coco-caption takes it: one image without a score leaves the set without one.
+    # Like coco-caption: if one image has no score (nan), neither has the set.
     return math.fsum(per_image) / len(per_image), per_image

@@ -1,12 +1,11 @@
-"""n-grams as integers: what BLEU and CIDEr-D both count, counted once.
+"""Count n-grams as integers, once for both BLEU and CIDEr-D.
 
-A word is an id, and an n-gram of any order an id too, given by its first n − 1 words' id and its
-last word's. Captions lie one after the other in one flat array, so that thousands of them are
-counted by a few sorts instead of a dictionary each. The references are indexed once
-(`References`); any number of candidates is then matched against them (`References.match`), a
-whole split of them or one batch of sampled captions.
+Each word has an id, and so does each n-gram: its code consists of the id of its first n − 1 words
+and the id of its last word. Captions are concatenated in one flat array, so that a few sorts count
+the n-grams of thousands of captions. `References` indexes the references once;
+`References.match` then matches any candidates against them, such as a split or a batch of samples.
 
-`B` images, `N` candidates of each, `R` references of these images (any number of each).
+`B` images, `N` candidates per image, `R` references of these images in all.
 """
 
 from __future__ import annotations
@@ -22,23 +21,23 @@ from jaxcap.metrics.checks import check_pairs
 
 MAX_ORDER = 4
 
-_WORD_BITS = 31  # an n-gram's code is its prefix's id and its last word's, side by side
+_WORD_BITS = 31  # of an n-gram's code: the lower bits hold the last word, the upper the prefix
 
 
 @dataclass(frozen=True)
 class Captions:
-    """Captions of any length, one after the other."""
+    """Captions of any lengths, concatenated."""
 
     words: Int[np.ndarray, " W"]
     """The ids of all words, ≥ 0."""
     lengths: Int[np.ndarray, " captions"]
-    """How many of them belong to each caption; it may be none."""
+    """The number of words of each caption, ≥ 0."""
 
     @classmethod
     def from_words(
         cls, captions: Iterable[Sequence[Hashable]], ids: dict[Hashable, int]
     ) -> Captions:
-        """Numbers words, adding those not met before to `ids`."""
+        """Replace words by ids, adding new words to `ids`."""
         number = ids.setdefault
         words: list[int] = []
         lengths = []
@@ -49,12 +48,12 @@ class Captions:
 
     @cached_property
     def owner(self) -> Int[np.ndarray, " W"]:
-        """Which caption each word belongs to."""
+        """The index of the caption of each word."""
         return np.repeat(np.arange(len(self.lengths)), self.lengths)
 
     @cached_property
     def after(self) -> Int[np.ndarray, " W"]:
-        """How many words of the caption are left at each, itself included."""
+        """The number of words from each word to the end of its caption, itself included."""
         return np.repeat(np.cumsum(self.lengths), self.lengths) - np.arange(len(self.words))
 
 
@@ -65,7 +64,7 @@ def _starts(lengths: Int[np.ndarray, " n"]) -> Int[np.ndarray, " starts"]:
 def _slices(
     starts: Int[np.ndarray, " starts"], rows: Int[np.ndarray, " B"]
 ) -> tuple[Int[np.ndarray, " M"], Int[np.ndarray, " M"], Int[np.ndarray, " ends"]]:
-    """The indices that `rows` span, whose row each is, and where each row now starts."""
+    """Return the indices that `rows` span, the row of each, and the new start of each row."""
     lengths = starts[rows + 1] - starts[rows]
     begin = _starts(lengths)
     indices = np.arange(begin[-1]) + np.repeat(starts[rows] - begin[:-1], lengths)
@@ -75,7 +74,7 @@ def _slices(
 def _find(
     table: Int[np.ndarray, " n"], wanted: Int[np.ndarray, " M"]
 ) -> tuple[Int[np.ndarray, " M"], Bool[np.ndarray, " M"]]:
-    """Where in a sorted table each value is, if it is there."""
+    """Return the place of each value in a sorted table, and whether it is there."""
     place = np.searchsorted(table, wanted)
     found = place < len(table)
     found[found] = table[place[found]] == wanted[found]
@@ -85,10 +84,11 @@ def _find(
 def _grams(
     captions: Captions, number: Callable[[int, np.ndarray], np.ndarray]
 ) -> Iterator[tuple[Int[np.ndarray, " M"], Int[np.ndarray, " M"]]]:
-    """For n = 1 … 4: the caption and the id of every n-gram, in the order of the text.
+    """Yield the captions and ids of all n-grams in text order, for n = 1 … 4.
 
     Args:
-      number: (n, codes) -> ids; two n-grams have the same code if and only if they are the same.
+      captions: the captions.
+      number: (n, codes) to ids; two n-grams have the same code if and only if they are equal.
     """
     at = np.arange(len(captions.words))
     ids = words = number(1, captions.words)
@@ -102,30 +102,30 @@ def _grams(
 
 @dataclass(frozen=True)
 class Matches:
-    """Candidates beside the references of their images; the arrays are of pairs.
+    """The n-grams of candidates and of the references of their images.
 
-    A *gram* is an n-gram that a candidate holds, counted; an *entry* one that a reference holds.
-    Columns number the different n-grams of each image's references.
+    A *gram* is a distinct n-gram of a candidate, an *entry* a distinct n-gram of a reference, and
+    a *column* a distinct n-gram of all references of an image.
     """
 
     shape: tuple[int, int]
     """B, N."""
     images: int
-    """How many are indexed, not only the B that are matched."""
+    """The number of indexed images, not only the B that are matched."""
     lengths: Int[np.ndarray, "B N"]
 
     owner: Int[np.ndarray, " grams"]
-    """Which candidate, of B·N."""
+    """The index of the candidate among B·N."""
     order: Int[np.ndarray, " grams"]
     """n − 1."""
     count: Int[np.ndarray, " grams"]
     frequency: Int[np.ndarray, " grams"]
-    """The references of how many indexed images hold it; 0 if it is unknown."""
+    """The number of indexed images whose references hold it."""
     column: Int[np.ndarray, " grams"]
-    """Where `most` has it; −1 if no reference of this image holds it."""
+    """Its column; −1 if no reference of the image holds it."""
 
     most: Int[np.ndarray, " columns"]
-    """The greatest count of an n-gram in any one reference."""
+    """The largest count in any single reference."""
 
     entry_reference: Int[np.ndarray, " entries"]
     entry_order: Int[np.ndarray, " entries"]
@@ -134,32 +134,33 @@ class Matches:
     entry_column: Int[np.ndarray, " entries"]
 
     reference_image: Int[np.ndarray, " R"]
-    """Which of the B images each reference is of."""
+    """The index among B of each reference's image."""
     reference_starts: Int[np.ndarray, " ends"]
     reference_lengths: Int[np.ndarray, " R"]
 
 
 class References:
-    """The n-grams of several images' references, ready to be matched.
+    """An index of the n-grams of the references of several images.
 
     Attributes:
-      images: how many.
-      frequency: in the references of how many images each n-gram occurs, by its id.
+      images: the number of images.
+      frequency: by n-gram id, the number of images whose references hold the n-gram.
     """
 
     def __init__(self, captions: Captions, per_image: Int[np.ndarray, " images"]) -> None:
-        """Indexes references.
+        """Index references.
 
         Args:
-          captions: those of all images, image after image.
-          per_image: how many each image has, at least one.
+          captions: the references of all images, image after image.
+          per_image: the number of references of each image, ≥ 1.
         """
         self.images = len(per_image)
         self._reference_starts = _starts(per_image)
         self._lengths = captions.lengths
 
-        self._codes: list[np.ndarray] = []  # of each order, sorted: an n-gram's id is its place
-        self._offsets = [0]  # … after all those of lower order
+        # The id of an n-gram is its place in the sorted codes of its order, plus the offset.
+        self._codes: list[np.ndarray] = []
+        self._offsets = [0]
 
         def number(n: int, codes: np.ndarray) -> np.ndarray:
             known, place = np.unique(codes, return_inverse=True)
@@ -170,8 +171,7 @@ class References:
         owner, gram = (np.concatenate(each) for each in zip(*_grams(captions, number), strict=True))
         size = self._offsets[-1]
 
-        # Sorted by reference, and so by image; within a reference by order. A split of MS COCO
-        # has tens of millions of entries: half-size integers where they stay.
+        # Sorted by reference and order. MS COCO has tens of millions of entries: store 32 bits.
         keys, counts = np.unique(owner * size + gram, return_counts=True)
         reference, gram = np.divmod(keys, size)
         image = np.repeat(np.arange(self.images), per_image)[reference]
@@ -190,11 +190,11 @@ class References:
         self.frequency = np.bincount(column_gram, minlength=size)
 
     def match(self, candidates: Captions, images: Int[np.ndarray, " B"]) -> Matches:
-        """Counts the n-grams of candidates and finds them in their images' references.
+        """Count the n-grams of candidates and match them with the references of their images.
 
         Args:
-          candidates: of image `images[0]` first, then of `images[1]`, …: equally many of each.
-          images: which of the indexed images; one may come twice.
+          candidates: N captions of `images[0]`, then N of `images[1]`, and so on.
+          images: the indices of the images; an image may occur twice.
         """
         per_image = len(candidates.lengths) // len(images)
         owner, order, gram, count = self._count(candidates)
@@ -238,12 +238,12 @@ class References:
         )
 
     def _count(self, captions: Captions) -> tuple[np.ndarray, ...]:
-        """The owner, order, id and count of each n-gram of each caption."""
-        end = len(self.frequency)  # the id of the next n-gram that no reference holds
+        """Return the owner, order, id and count of each distinct n-gram of each caption."""
+        end = len(self.frequency)  # the next id for n-grams that no reference holds
 
         def number(n: int, codes: np.ndarray) -> np.ndarray:
             nonlocal end
-            # Sorted codes are found several times faster than scattered ones.
+            # Searching for sorted codes is several times faster.
             different, which = np.unique(codes, return_inverse=True)
             place, known = _find(self._codes[n - 1], different)
             ids = np.where(known, place + self._offsets[n - 1], end + np.arange(len(different)))
@@ -262,10 +262,11 @@ def match_words(
     candidates: Sequence[Sequence[Hashable]],
     references: Sequence[Sequence[Sequence[Hashable]]],
 ) -> Matches:
-    """Indexes tokenised references and matches one tokenised candidate per image.
+    """Index tokenised references and match one tokenised candidate per image.
 
     Raises:
-      InputError: no images, an image without references, or lengths that differ.
+      InputError: there are no images, an image has no references, the numbers of images differ, or
+        a caption is a string instead of a sequence of tokens.
     """
     check_pairs(candidates, references)
     ids: dict[Hashable, int] = {}

@@ -1,15 +1,15 @@
-"""CIDEr-D and BLEU-4 of sampled captions, as a reward for self-critical training.
+"""Rewards for self-critical training: CIDEr-D and BLEU-4 of sampled captions.
 
 Rennie et al. 2017, "Self-critical Sequence Training for Image Captioning",
-https://arxiv.org/abs/1612.00563, section 3, rewards a sampled caption with its CIDEr-D. Two things
-differ from scoring an evaluation split, and without them a model learns to break captions off:
+https://arxiv.org/abs/1612.00563, section 3, rewards a sampled caption with its CIDEr-D. The reward
+differs in two ways from the evaluation metric:
 
-- **`<eos>` is a word**, in samples and in references, so that to end well ("… a ball <eos>", not
-  "… a <eos>") is worth something, and a sample that never ends goes without it.
-- **Document frequencies are the training split's**: those of a batch would depend on the batch.
+- **`<eos>` counts as a word**, in samples and references. Otherwise the model learns to stop early
+  ("… a <eos>" instead of "… a ball <eos>"), because its endings are not scored.
+- **Document frequencies come from the training split**, so that they do not depend on the batch.
 
-Samples stay arrays of ids from end to end. References are indexed once; a batch of 64 images with
-5 samples and 5 references each takes a few milliseconds.
+Samples remain arrays of ids. References are indexed once; a batch of 64 images with 5 samples and
+5 references each takes a few milliseconds.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from jaxcap.metrics.bleu import count_matches
 from jaxcap.metrics.cider import cider_d_out_of_10
 from jaxcap.metrics.ngrams import Captions, References
 
-_BEYOND = -1  # fills rows beyond a reference's end
+_BEYOND = -1  # padding after the end of a reference
 
 
 @dataclass(frozen=True)
 class CiderReward:
-    """Scores samples against the references of training images.
+    """Rewards samples by the references of training images.
 
-    The reward of a sample is `cider` · CIDEr-D + `bleu` · BLEU-4. CIDEr-D is in [0, 10], as self-
-    critical training has it. BLEU-4 is of the one sample, in [0, 1], and not smoothed: without a
-    common four-gram it is nearly 0, as in coco-caption and the training code that uses it.
+    The reward of a sample is `cider` · CIDEr-D + `bleu` · BLEU-4, with CIDEr-D in [0, 10], as is
+    usual in self-critical training, and BLEU-4 of the single sample in [0, 1]. BLEU-4 is not
+    smoothed: without a common four-gram it is nearly 0, as in coco-caption.
     """
 
     index: References
@@ -53,21 +53,21 @@ class CiderReward:
         cider: float = 1.0,
         bleu: float = 0.0,
     ) -> CiderReward:
-        """Indexes the references of a training split.
+        """Index the references of a training split.
 
-        References and samples are read alike: up to their first `eos` and including it, or to
-        their end where there is none, `ignored` ids left out.
+        References and samples are read up to and including their first `eos`, or to their end if
+        they have none. Ids in `ignored` are skipped.
 
         Args:
-          references: for each training image its captions as ids, each ending in `eos`; padded
-            arrays will do.
-          eos: the id of the end of a caption.
-          ignored: ids that are no words, such as those of padding and of the start.
+          references: the captions of each training image as ids, each ending in `eos`, with or
+            without padding.
+          eos: the id of `<eos>`.
+          ignored: ids that are not words, such as `<pad>` and `<bos>`.
           cider: the weight of CIDEr-D.
           bleu: the weight of BLEU-4.
 
         Raises:
-          InputError: no images, an image without references, or references that have no `eos`.
+          InputError: there are no images, an image has no references, or no reference has `eos`.
         """
         if not len(references):
             raise InputError("There are no references to take document frequencies from.")
@@ -80,8 +80,8 @@ class CiderReward:
         captions = [np.asarray(each, np.int64) for image in references for each in image]
         if not any(eos in each for each in captions):
             raise InputError(
-                f"No reference holds the end token {eos}. Its n-grams are part of the reward, or "
-                "captions come out broken off: give references as `vocabulary.encode` makes them."
+                f"No reference contains the end token {eos}; expected references as returned by "
+                "`vocabulary.encode`. The reward needs it, or captions learn to stop early."
             )
         rows = np.full((len(captions), max(len(each) for each in captions)), _BEYOND)
         for row, each in zip(rows, captions, strict=True):
@@ -92,17 +92,17 @@ class CiderReward:
     def __call__(
         self, images: Int[np.ndarray, " B"], samples: Int[np.ndarray, "B N T"]
     ) -> Float[np.ndarray, "B N"]:
-        """Rewards N sampled captions of each of B images.
+        """Compute the rewards of N sampled captions of each of B images.
 
         Args:
-          images: the place of each image among the references; one may come twice.
-          samples: token ids; what follows the first `eos` is not read.
+          images: `[B]`, the index of each image in `references`; an image may occur twice.
+          samples: `[B, N, T]` token ids; ids after the first `eos` are ignored.
 
         Returns:
-          The rewards, in the order of the samples.
+          The rewards, `[B, N]`.
 
         Raises:
-          InputError: a place that no training image has.
+          InputError: an index is out of range.
         """
         if images.min() < 0 or images.max() >= self.index.images:
             raise InputError(
@@ -120,7 +120,7 @@ class CiderReward:
 
 
 def _words(rows: Int[np.ndarray, "captions T"], *, eos: int, ignored: Sequence[int]) -> Captions:
-    """The ids up to the first `eos`, itself included, or to the end of the row."""
+    """Keep the ids up to and including the first `eos`, or to the end of the row."""
     ended = rows == eos
     kept = np.cumsum(ended, axis=1) - ended == 0
     for each in ignored:

@@ -1,16 +1,16 @@
-"""Penn Treebank tokens as coco-caption makes them, without Java.
+"""Tokenise captions like coco-caption, into Penn Treebank tokens, without Java.
 
 Every published caption score is computed on the output of Stanford's `PTBTokenizer` (CoreNLP
 3.4.1 with `-preserveLines -lowerCase`), from which coco-caption
-(https://github.com/tylin/coco-caption) drops a list of punctuation tokens. `treebank` has that
-program's rules; this scanner gives its tokens for every caption of Flickr8k (35,000), for every
-string of tests/metrics/tokens.json (2,133), and for all but 5 of 900,000 strings made at random of
-what is hardest. Known to differ are unfinished mark-up and lines of marks around a quotation mark
-("';=a:", "<br c=\"@"), and one letter, capitalised like a file's ending, between the abbreviation
-of a state and a mark ("vt.C,").
+(https://github.com/tylin/coco-caption) drops a list of punctuation tokens. `treebank` holds the
+rules of that program. This scanner returns the same tokens for every caption of Flickr8k (35,000),
+every string of tests/metrics/tokens.json (2,133), and all but 5 of 900,000 random strings of
+difficult pieces. Known differences are unfinished mark-up and runs of marks around a quotation mark
+("';=a:", "<br c=\"@"), and a capital letter that is also a file suffix between the abbreviation of
+a state and a mark ("vt.C,").
 
-Line breaks of any kind count as spaces here. coco-caption goes out of step at all but "\\n": it
-takes what follows one for the next image's caption.
+All line breaks count as spaces here. coco-caption misaligns captions at every line break but
+"\\n": it takes the rest of the line for the caption of the next image.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import re
 
 from jaxcap.metrics.treebank import as_written, rules
 
-# coco-caption's list also has -LRB- and its kin, but lower-casing comes first and makes them
-# -lrb-: brackets therefore do stay in captions, as words, and so they do here.
+# coco-caption also lists -LRB- and other brackets, but lower-cases tokens first. So brackets remain
+# as words such as -lrb-, and here too.
 _DROPPED = frozenset({"''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"})
 
 
@@ -30,7 +30,7 @@ def _pairs(table: str) -> dict[str, str]:
     return dict(zip(words[::2], words[1::2], strict=True))
 
 
-# Including what Windows has where Unicode has no printable characters.
+# Includes the printable characters of Windows-1252 that are control characters in Unicode.
 _CHARACTERS = str.maketrans(
     _pairs(
         """
@@ -44,7 +44,7 @@ _QUOTES = str.maketrans(
     _pairs("‘ `  ‛ `  ‹ `  ’ '  › '  “ ``  ” ''  « ``  » ''")
     | {"\x91": "`", "\x92": "'", "\x93": "``", "\x94": "''"}
 )
-# Inside a word a quotation mark stays as it is written.
+# Quotation marks inside words are not normalised.
 _QUOTED = re.compile(r"[`‘’“”‹›«»‛‚„‟\x91-\x94]+|['’\x92](?:[smd]|re|ve|ll)|n.t", re.IGNORECASE)
 _ENTITIES = _pairs("&amp; &  &lt; <  &gt; >  &quot; ''  &apos; '  &ndash; --  &mdash; --  &md; --")
 _ENTITIES["&nbsp;"] = " "
@@ -54,13 +54,13 @@ _FACE = re.compile(r"[<>]?[:;=][-o*']?[\[\]{@|\\]")
 _BREAK = re.compile(r"[\n\v\f\r\u2028\u2029]")
 _WIDE = re.compile("[\U00010000-\U0010ffff]")
 
-# A word and perhaps a mark, with a space or nothing after it: no rule looks further, and there are
-# few of them, so their tokens are kept.
+# A word with an optional mark, before a space or the end. No rule looks further, so the tokens of
+# these common strings are cached.
 _PLAIN = re.compile(r" ?([A-Za-z'-]+(?:[,;:!?]?(?= )|[,;:!?.]?\Z)|[,;:!?](?= )|[,;:!?.]\Z)")
 
 
 def _normalise(token: str) -> str:
-    """Writes a token as the Treebank does: brackets by name, quotes and dashes in ASCII."""
+    """Normalise a token like the Treebank: names for brackets, ASCII quotes and dashes."""
     if re.fullmatch(r"\.[. \u00a0]+", token):
         return "..."
     if re.fullmatch(r"-{3,4}", token):
@@ -75,13 +75,13 @@ def _normalise(token: str) -> str:
 
 
 def _scan(text: str, position: int) -> tuple[list[str], int]:
-    """The tokens of the rule that fits best at `position`, and where the next begin."""
+    """Return the tokens of the longest match at `position`, and the position after it."""
     matches = [match for rule in rules() if (match := rule.match(text, position))]
     if not matches:
         return [], position + 1
     best = max(matches, key=re.Match.end)  # the first of equals
     token = best[1] if best.re in as_written() else _normalise(best[1])
-    # A token that holds spaces (mark-up, telephone numbers) is several words to every metric.
+    # Metrics split tokens at spaces, which occur in mark-up and telephone numbers.
     return [] if token in _DROPPED else token.lower().split(), best.end(1)
 
 
@@ -104,21 +104,29 @@ def _joined(token: str) -> str:
     return token.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
+def _as_java(caption: str) -> str:
+    """Return the caption in Java's 16-bit characters, two for an emoji, with spaces for breaks."""
+    return _WIDE.sub(_surrogates, _BREAK.sub(" ", caption))
+
+
+def tokenize_by_rules(caption: str) -> list[str]:
+    """Tokenise like `tokenize`, but without its cache of common words."""
+    return [_joined(token) for token in _scan_all.__wrapped__(_as_java(caption))]
+
+
 def tokenize(caption: str) -> list[str]:
-    """Splits a caption into lower-case Penn Treebank tokens, punctuation removed.
+    """Split a caption into lower-case Penn Treebank tokens, without punctuation.
 
     "A man's dog isn't (really) running..." gives
     `a man 's dog is n't -lrb- really -rrb- running`.
 
     Args:
-      caption: text as people or a model wrote it; line breaks count as spaces.
+      caption: the text of a caption; line breaks count as spaces.
 
     Returns:
-      The tokens; none for a caption that is empty or all punctuation.
+      The tokens; empty if the caption is empty or only punctuation.
     """
-    text = _BREAK.sub(" ", caption)
-    # Java's characters are of 16 bits, two of them for an emoji.
-    text = _WIDE.sub(_surrogates, text)
+    text = _as_java(caption)
     found: list[str] = []
     position = 0
     while position < len(text):

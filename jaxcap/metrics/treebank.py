@@ -1,12 +1,11 @@
-"""The tokens of CoreNLP's `PTBTokenizer`, version 3.4.1: its rules, as patterns.
+"""The rules of CoreNLP's `PTBTokenizer`, version 3.4.1, as regular expressions.
 
-Each was tried on that program: texts were given to it and what came back was read, down to every
-character in some sixty places and every pair of short runs of letters around an apostrophe.
+Each rule was derived from the output of that program, which was tested with every character in
+some sixty contexts and with every pair of short runs of letters around an apostrophe.
 
-Like it, this is a longest-match scanner: at each place every rule is tried, the one that reaches
-furthest wins, and of two that reach equally far the earlier one does. Group 1 of a rule is the
-token; what the rule matches after it is what it needs to see there, and counts as its reach ("do"
-before "n't").
+Like that program, the scanner takes the longest match: every rule is tried at each position, and
+the earlier of two equally long matches wins. Group 1 of a rule is the token. The rest of the match
+is lookahead, and counts for its length ("do" before "n't").
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ import re
 
 from jaxcap.metrics.treebank_characters import DIGIT, LETTER, MARK, SYMBOL
 
-# Abbreviations keep their full stop, in the middle of a caption and at its end.
+# Abbreviations keep their full stop, even at the end of a caption.
 _ABBREVIATIONS = """
     mr mrs ms mme mlle messrs dr drs prof profs rev hon capt cmdr comdr lt lieut col gen maj sgt cpl
     pvt pfc spc sfc adm adj ens brig gov govs sen sens rep reps pres atty attys insp supt supts det
     asst assoc msgr adv st ste mt ft ave cie dept natl elec invt cf vs wm jos alex treas ph
 """
-# These may end a sentence, so one letter after them is not of their word: "etc.b".
+# These may end a sentence, so a letter after them starts a new token: "etc.b".
 _FINAL = """
     jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thurs fri
     esq jr sr bros blvd rd bldg co cos corp inc ltd plc bhd bancorp assn univ intl sys etc al ext
@@ -30,7 +29,7 @@ _FINAL = """
     ala ariz calif colo conn ct dak fla ga ind kan kans ky md mich minn mo mont neb nev okla penn
     tenn va vt wis wisc wyo
 """
-# These are words too when in lower case,
+# These are abbreviations only if capitalised,
 _CAPITALISED = "az ark del ill la mass miss ore pa tex wash"
 # these when in capitals,
 _NOT_CAPITALS = "mfg mtg"
@@ -38,7 +37,7 @@ _FINAL_NOT_CAPITALS = "ppte ppty pte ptes pty ptys"
 # and these unless a number follows.
 _NUMBERED = "art ca fig figs no nos op pp prop"
 
-# These begin a sentence, and before them a letter is not an initial: "plan b. It", "W. Bush".
+# These begin a sentence, so a letter before them is not an initial: "plan b. It", but "W. Bush".
 _SENTENCE_STARTS = """
     A About According Additionally After An As At But Earlier He Her Here However If In It Last Many
     More Now Once One Other Our She Since So Some Such That The Their Then There These They This We
@@ -67,7 +66,7 @@ _SPACE = r"\t\n\x0b\x0c\r \u00a0\u2000-\u200a\u2028\u2029\u3000"
 _APOSTROPHE = r"(?:['’\x92]|&apos;)"
 _ANY_APOSTROPHE = r"(?:['’\x92`‘‛\x91]|&apos;)"
 _HYPHEN = r"[-_\u058a\u2010\u2011]"
-_SOFT = r"\xad"  # the soft hyphen: in words it goes unseen
+_SOFT = r"\xad"  # the soft hyphen, which words may contain
 _L, _LD, _D = f"[{LETTER}]", f"[{LETTER}{DIGIT}]", f"[{DIGIT}]"
 _NUMBER = rf"(?:{_D}*(?:[.,:\u066b\u066c{_SOFT}]{_D}+)+|{_D}+)"
 _CLITIC = rf"{_APOSTROPHE}(?i:[smd]|re|ve|ll)"
@@ -84,7 +83,7 @@ _NAME = r"[A-Za-z][A-Za-z0-9:._-]*"
 _ATTRIBUTE = rf"""{_NAME}(?:[ ]*=[ ]*(?:'[^'\r\n]*'|"[^"\r\n]*"))?"""
 _MARKUP = rf"<(?:[!?][A-Za-z-][^>\r\n]*|/{_NAME}[ ]*|{_NAME}(?:[ ]+{_ATTRIBUTE})*[ ]*/?[ ]*)>"
 
-# What an address of the net does not hold, for an inside of "[^…]".
+# Characters that internet addresses do not contain, for use in "[^…]".
 _NOT_IN_URL = r' \t\n\f\r"<>|()'
 _NOT_IN_HOST = rf"{_NOT_IN_URL}.!?{{}},"
 _NOT_IN_MAIL = rf"{_NOT_IN_URL}{{}}\u00a0"
@@ -96,7 +95,7 @@ _HOST = (
 )
 
 _AS_WRITTEN = (
-    # Names of files come before words, and those before all else.
+    # File names precede words, and words precede everything else.
     rf"([{LETTER}{DIGIT}{MARK}{_SOFT}]+(?:\.[{LETTER}{DIGIT}{MARK}{_SOFT}]+)*\.{_any(_FILES)})"
     rf"(?:[{_SPACE}.?!,]|$)",
     rf"((?i:https?)://[^{_NOT_IN_URL}{{}}]+[^{_NOT_IN_HOST}-])",
@@ -108,7 +107,7 @@ _AS_WRITTEN = (
     rf"({_MARKUP})",
 )
 _PATTERNS = (
-    # Spaces; where nothing matches, the character is passed over.
+    # Spaces. A character that no rule matches is skipped.
     rf"([{_SPACE}]+)",
     # Two tokens in one word.
     r"((?i:can))(?i:not)",
@@ -125,7 +124,7 @@ _PATTERNS = (
     rf"({_WORDS})",
     *_AS_WRITTEN[1:],
     rf"({_WORD}){_CLITIC}",
-    # Entities: some are characters, some are words, and the others fall apart.
+    # Entities: some are characters, some are words, and the rest is split.
     r"(&(?i:amp|lt|gt|quot|apos|nbsp);)",
     r"(&(?:ndash|mdash|MD|HT|TL|UR|LR|QC|QL|QR|odq|cdq|#[0-9]+);)",
     rf"({_L}*&[aeiouAEIOU](?:acute|grave|uml);{_L}*)",
@@ -144,7 +143,7 @@ _PATTERNS = (
     rf"((?i:n{_ANY_APOSTROPHE}t)[A-Za-z]*)",
     rf"({_CLITIC})(?:[^A-Za-z]|$)",
     rf"((?i:y){_APOSTROPHE}){_L}",
-    # Words that hold, begin or end with an apostrophe of their own.
+    # Words that contain, begin with or end with an apostrophe.
     rf"([lLdDjJ]{_APOSTROPHE})",
     rf"({_APOSTROPHE}(?i:n{_APOSTROPHE}?|em|till?|cause))",
     rf"({_APOSTROPHE}[2-9]0s)",
@@ -175,7 +174,7 @@ _PATTERNS = (
     r"([<>]?[:;=][-o*']?[()DPdpO\\{@|\[\]])(?:[^A-Za-z0-9]|$)",
     rf"([{_FACE}-]_[{_FACE}-])",
     rf"(\([{_FACE}-][._]?[{_FACE}-]\)|\([{_FACE}]-[{_FACE}`]\))",
-    # Punctuation: runs of some marks are one token, and then are not dropped ("!!").
+    # Punctuation: runs of some marks are one token, which is not dropped ("!!").
     r"(\.{3,5}|(?:\.[ \u00a0]){2,4}\.)",
     r"([\x85…])",
     r"(-(?i:[lr][rsc]b)-)",
@@ -184,21 +183,21 @@ _PATTERNS = (
     r"(\*+|(?:\\\*){1,3}|\#+|@+|_+|<{1,2}|>{1,2})",
     r"([¹²³⁰⁴-⁹]+|[₀-₉]+)",
     r"([`‘’“”‹›«»‛‚„‟\x91-\x94]{1,2}|'')",
-    # Anything else printable is a token of one character.
+    # Any other printable character is a token.
     rf"([!-~{SYMBOL}])",
 )
 
 
 @functools.cache
 def rules() -> tuple[re.Pattern[str], ...]:
-    """In the order of their precedence.
+    """Return the rules in order of precedence.
 
-    Compiled when a caption is scored: it takes a tenth of a second, and captioning needs none.
+    They are compiled on first use, which takes 0.1 s that captioning alone does not need.
     """
     return tuple(re.compile(pattern) for pattern in _PATTERNS)
 
 
 @functools.cache
 def as_written() -> frozenset[re.Pattern[str]]:
-    """Those whose tokens (addresses, mark-up, names of files) keep every character."""
+    """Return the rules whose tokens (addresses, mark-up, file names) are not normalised."""
     return frozenset(rule for rule in rules() if rule.pattern in _AS_WRITTEN)

@@ -1,18 +1,17 @@
-"""Which characters CoreNLP 3.4.1 takes for letters, and which for what else.
+"""The character classes of CoreNLP 3.4.1's tokenizer.
 
-Its alphabet is Unicode's of 2013, plane 0 only, with some blocks left out; Python's own tables
-grow with every version. So the ranges are written down here, as found by giving that program each
-character in turn. What is in no class here or in a rule of the tokeniser (emoji, most currency
-signs, CJK brackets, letters newer than that) is passed over and separates tokens.
+It knows plane 0 of the Unicode of 2013 without some blocks, whereas Python's tables grow with every
+version. These ranges were found by giving that program each character in turn. All other
+characters (emoji, most currency signs, CJK brackets, newer letters) separate tokens.
 
-Each constant is the inside of a regular expression's character class.
+Each constant is the inside of a character class in a regular expression.
 """
 
 from __future__ import annotations
 
 
 def _ranges(table: str) -> str:
-    """Reads "0041-005a 00aa" as hexadecimal code points."""
+    """Parse hexadecimal code points such as "0041-005a 00aa"."""
     pairs = (each.split("-") for each in table.split())
     return "".join("-".join(f"\\u{end}" for end in pair) for pair in pairs)
 
@@ -59,7 +58,7 @@ LETTER = _ranges(
     ffca-ffcf ffd2-ffd7 ffda-ffdc
     """
 )
-"""Of any alphabet, and ideographs."""
+"""Letters of any alphabet, and ideographs."""
 
 MARK = _ranges(
     """
@@ -71,7 +70,7 @@ MARK = _ranges(
     0c3e-0c56 0d3e-0d44 0d46-0d48 0e31 0e34-0e3a 0e47-0e4e 0eb1 0eb4-0ebc 0ec8-0ecd
     """
 )
-"""Accents and vowel signs: they are part of a word, but not of all that a letter is part of."""
+"""Accents and vowel signs. Words may contain them, but not all tokens with letters."""
 
 DIGIT = _ranges(
     """
@@ -81,7 +80,7 @@ DIGIT = _ranges(
     1c50-1c59 a620-a629 a8d0-a8d9 a900-a909 a9d0-a9d9 aa50-aa59 abf0-abf9 ff10-ff19
     """
 )
-"""Of any script."""
+"""Digits of any script."""
 
 SYMBOL = _ranges(
     """
@@ -93,4 +92,4 @@ SYMBOL = _ranges(
     ff01-ff0f ff1a-ff20 ff3b-ff40 ff5b-ff65 ffe0-ffe1 ffe5-ffe6
     """
 )
-"""Beyond ASCII: a token each."""
+"""Symbols outside ASCII, each a token of its own."""

@@ -1,1 +1,1 @@
-"""What captions are made of: words, characters or pieces, and their ids."""
+"""Text units (words, characters or pieces) and vocabularies."""

@@ -1,13 +1,13 @@
-"""What a caption is made of: words, characters, or pieces of words; and text again.
+"""Split captions into words, characters or pieces of words, and join these again.
 
-A model writes a caption unit by unit. Words are the Penn Treebank's, as in papers on English
-captions. Characters are for scripts that set no spaces between words, pieces for any language:
-frequent words whole, rare ones in parts, by a SentencePiece model (Kudo and Richardson 2018,
-https://aclanthology.org/D18-2012/), either a given one or one that learns by byte-pair encoding
-(Sennrich et al. 2016, https://aclanthology.org/P16-1162/) from the training captions.
+A model generates a caption unit by unit. Words are Penn Treebank tokens, as in papers on English
+captions. Characters are for scripts without spaces between words. Pieces are for any language:
+frequent words are whole, rare words are split by a SentencePiece model (Kudo and Richardson 2018,
+https://aclanthology.org/D18-2012/). That model is given, or learnt from the training captions by
+byte-pair encoding (Sennrich et al. 2016, https://aclanthology.org/P16-1162/).
 
-What is split is lower-case. Before that, Unicode normalisation makes one of the ways to write one
-and the same letter: NFC for an é in one part or two, NFKC for letters of full and half width, too.
+Captions are normalised and lower-cased first. NFC unifies composed and decomposed letters such as
+é; NFKC also unifies compatibility forms such as fullwidth letters.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from jaxcap.metrics.tokenize import tokenize
 UNKNOWN = "<unk>"
 
 _MISSING = (
-    "captions in pieces need the package sentencepiece, which is not installed; "
+    "splitting captions into pieces needs the package sentencepiece, which is not installed; "
     "run: pip install 'jaxcap[pieces]'"
 )
-_SPACE = "\u2581"  # what SentencePiece writes for a space
-_LONGEST = 1 << 16  # bytes; SentencePiece leaves longer captions out of training
+_SPACE = "\u2581"  # SentencePiece's sign for a space
+_LONGEST = 1 << 16  # bytes; SentencePiece skips longer captions in training
 
 
 def normalise(text: str, form: str) -> str:
-    """The text in a normal form of Unicode: "NFC", "NFKC", or "none" for as it is."""
+    """Return the text in the Unicode normal form "NFC" or "NFKC", or unchanged for "none"."""
     return text if form == "none" else unicodedata.normalize(form, text)  # type: ignore[arg-type]
 
 
 def _plain(text: str, form: str) -> str:
-    """Lower case, normalised, single spaces, and characters only that can be written down."""
+    """Normalise and lower-case a text, collapse spaces, and replace lone surrogates."""
     text = normalise(normalise(text, form).lower(), form)
     if not text.isascii():
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
@@ -53,54 +53,55 @@ def _plain(text: str, form: str) -> str:
 
 @dataclass(frozen=True)
 class Words:
-    """Penn Treebank tokens, without punctuation; joined by spaces."""
+    """Penn Treebank tokens without punctuation, joined by spaces."""
 
     normalisation: str = "NFC"
     name: ClassVar[str] = "words"
 
     def split(self, caption: str) -> list[str]:
-        """The units of a caption; none for one that is empty or all punctuation."""
+        """Split a caption; the result is empty if it is empty or only punctuation."""
         return tokenize(normalise(caption, self.normalisation))
 
     def join(self, units: Sequence[str]) -> str:
-        """Text of units."""
+        """Join units to text."""
         return " ".join(units)
 
     def clean(self, caption: str) -> str:
-        """What is left of a caption when it is split and joined again."""
+        """Return the caption as it is after splitting and joining."""
         return " ".join(self.split(caption))
 
 
 WORDS = Words()
-"""What captions are made of unless told otherwise."""
+"""The default units."""
 
 
 @dataclass(frozen=True)
 class Characters:
-    """Characters as readers see them, with all marks on them; spaces and punctuation are some."""
+    """Grapheme clusters, including spaces and punctuation."""
 
     normalisation: str = "NFC"
     name: ClassVar[str] = "characters"
 
     def split(self, caption: str) -> list[str]:
-        """The units of a caption; none for one that is empty or all spaces."""
+        """Split a caption; the result is empty if it is empty or only spaces."""
         return graphemes(self.clean(caption))
 
     def join(self, units: Sequence[str]) -> str:
-        """Text of units."""
+        """Join units to text."""
         return "".join(units)
 
     def clean(self, caption: str) -> str:
-        """What is left of a caption when it is split and joined again."""
+        """Return the caption as it is after splitting and joining."""
         return _plain(caption, self.normalisation)
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """Pieces of words, by a SentencePiece model.
+    """Pieces of words from a SentencePiece model.
 
     Attributes:
-      model: the whole content of a `.model` file.
+      model: the contents of a `.model` file.
+      normalisation: the Unicode normal form, "NFC", "NFKC" or "none".
     """
 
     model: bytes = field(repr=False)
@@ -109,10 +110,11 @@ class Pieces:
 
     @classmethod
     def read(cls, path: Path, *, normalisation: str = "NFC") -> Pieces:
-        """Takes the model of a `.model` file.
+        """Read the model in a `.model` file.
 
         Raises:
-          InputError: no such file, no such model, or SentencePiece is not installed.
+          InputError: the file cannot be read or is not a SentencePiece model, or SentencePiece is
+            not installed.
         """
         try:
             pieces = cls(path.read_bytes(), normalisation)
@@ -124,13 +126,13 @@ class Pieces:
 
     @classmethod
     def train(cls, captions: Iterable[str], *, size: int, normalisation: str = "NFC") -> Pieces:
-        """Learns at most `size` pieces from captions, by byte-pair encoding.
+        """Learn at most `size` pieces from captions by byte-pair encoding.
 
-        The same captions in the same order give the same model, byte for byte.
+        The result is deterministic: equal captions in equal order give the same bytes.
 
         Raises:
-          InputError: fewer pieces than the captions have characters, no text, or SentencePiece
-            is not installed.
+          InputError: `size` is less than the number of different characters, the captions hold no
+            text, or SentencePiece is not installed.
         """
         library = _sentencepiece()
         texts = (text for each in captions if (text := _piece_text(each, normalisation)))
@@ -164,10 +166,13 @@ class Pieces:
         return cls(file.getvalue(), normalisation)
 
     def checked(self, where: str) -> Pieces:
-        """Itself, if the model can be used.
+        """Return `self` if the model is usable.
 
         Args:
-          where: the file that holds it, for the message.
+          where: the file of the model, for error messages.
+
+        Raises:
+          InputError: this is not a SentencePiece model, or SentencePiece is not installed.
         """
         library = _sentencepiece()
         try:
@@ -186,27 +191,27 @@ class Pieces:
         return _sentencepiece().SentencePieceProcessor(model_proto=self.model)
 
     def split(self, caption: str) -> list[str]:
-        """The units of a caption; none for one that is empty or all spaces."""
+        """Split a caption; the result is empty if it is empty or only spaces."""
         pieces: list[str] = self._processor.encode(self.clean(caption), out_type=str)
         return pieces
 
     def join(self, units: Sequence[str]) -> str:
-        """Text of units, as the model joins them."""
-        # Spelled so, a piece is no piece of the model, and stays as it is.
+        """Join units to text, as the model does."""
+        # With a space before it, "<unk>" is not a piece of the model and remains unchanged.
         shown = [_SPACE + UNKNOWN if unit == UNKNOWN else unit for unit in units]
         text: str = self._processor.decode_pieces(shown)
         return text.replace(_SPACE, " ").strip()
 
     def clean(self, caption: str) -> str:
-        """What is left of a caption when it is split and joined again.
+        """Return the caption as it is after splitting and joining.
 
-        A given model may have a normalisation of its own, which comes after this one.
+        The model may apply its own normalisation after this one.
         """
         return _piece_text(caption, self.normalisation)
 
 
 def _piece_text(caption: str, form: str) -> str:
-    # Its own sign for spaces could not be told from a space.
+    # SentencePiece cannot distinguish its sign for a space from a space.
     return _plain(caption.replace(_SPACE, " ").replace("\0", " "), form)
 
 
@@ -222,13 +227,14 @@ TextUnits = Words | Characters | Pieces
 
 
 def create_units(config: DataConfig, captions: Callable[[], Iterable[str]]) -> TextUnits:
-    """The units that `config` asks for.
+    """Create the units that `config` selects.
 
     Args:
-      captions: gives the training captions, in case that pieces are to be learnt from them.
+      config: the section `data` of a configuration.
+      captions: returns the training captions; called only if pieces are learnt.
 
     Raises:
-      InputError: the model of the pieces is missing or faulty, or none can be learnt.
+      InputError: the SentencePiece model is missing or invalid, or cannot be learnt.
     """
     form = config.normalisation
     if config.units == "words":
@@ -241,7 +247,7 @@ def create_units(config: DataConfig, captions: Callable[[], Iterable[str]]) -> T
 
 
 def units_to_json(units: TextUnits) -> dict[str, str]:
-    """All that it takes to have the same units again."""
+    """Return JSON values from which `units_from_json` restores the units."""
     values = {"units": units.name, "normalisation": units.normalisation}
     if isinstance(units, Pieces):
         values["model"] = base64.b64encode(units.model).decode("ascii")
@@ -249,14 +255,14 @@ def units_to_json(units: TextUnits) -> dict[str, str]:
 
 
 def units_from_json(values: Any, *, where: str) -> TextUnits:
-    """Reads what `units_to_json` gave.
+    """Restore units from the values of `units_to_json`.
 
     Args:
-      values: JSON values; None, as in runs from before there was a choice, means words.
-      where: the file, for messages.
+      values: JSON values; None, as in old runs, means words.
+      where: the file, for error messages.
 
     Raises:
-      InputError: anything else, or SentencePiece is needed and not installed.
+      InputError: the values are invalid, or SentencePiece is needed but not installed.
     """
     if values is None:
         return WORDS

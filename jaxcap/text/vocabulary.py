@@ -1,4 +1,4 @@
-"""Units of text (words, characters, pieces) to ids and back."""
+"""Vocabularies, which map words (or other text units) to ids and back."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from jaxcap.text.units import WORDS, TextUnits, units_from_json, units_to_json
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
 NEVER_SAID = (PAD, BOS, UNK)
-"""What no caption of the model's own is made of."""
+"""Ids that a generated caption never contains."""
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """An ordered list of words; a word's id is its place.
+    """An ordered list of words; the id of a word is its index.
 
-    The first four are `<pad> <bos> <eos> <unk>`; then the words, most frequent first and
+    The first four are `<pad> <bos> <eos> <unk>`. The words follow by descending frequency, and
     alphabetically within a frequency, so that equal data give equal ids.
 
     Attributes:
-      words: what `units` makes of captions: words, characters, or pieces of words.
-      units: how a caption is split into these, and joined again.
+      words: the words, characters or pieces.
+      units: splits captions into these units and joins them again.
     """
 
     words: tuple[str, ...]
@@ -39,7 +39,11 @@ class Vocabulary:
     def from_captions(
         cls, captions: Iterable[Sequence[str]], *, min_count: int, units: TextUnits = WORDS
     ) -> Vocabulary:
-        """Counts the words of split captions and keeps those seen `min_count` times."""
+        """Keep the words that occur at least `min_count` times in split captions.
+
+        Raises:
+          InputError: no word is that frequent.
+        """
         counts = collections.Counter(word for caption in captions for word in caption)
         return cls.from_counts(counts, min_count=min_count, units=units)
 
@@ -47,10 +51,10 @@ class Vocabulary:
     def from_counts(
         cls, counts: Mapping[str, int], *, min_count: int, units: TextUnits = WORDS
     ) -> Vocabulary:
-        """Keeps the words seen `min_count` times, of how often each is seen.
+        """Keep the words with a count of at least `min_count`.
 
         Raises:
-          InputError: there are none.
+          InputError: no word is that frequent.
         """
         kept = [w for w, n in counts.items() if n >= min_count and w not in SPECIALS]
         if not kept:
@@ -66,28 +70,28 @@ class Vocabulary:
 
     @cached_property
     def _ids(self) -> dict[str, int]:
-        # A caption may say "<eos>"; only `encode` itself ends one.
+        # Captions may contain the text "<eos>", but only `encode` adds the token.
         return {word: i for i, word in enumerate(self.words) if i >= len(SPECIALS)}
 
     def encode(self, words: Sequence[str], *, max_length: int) -> list[int]:
-        """`<bos> words <eos>` as ids, at most `max_length` of them.
+        """Return the ids of `<bos> words <eos>`, at most `max_length` of them.
 
-        A caption that is too long is cut and keeps no `<eos>`: the model must not learn
-        that sentences end there.
+        Longer captions are truncated and have no `<eos>`, so that the model does not learn to end
+        sentences there.
         """
         ids = [BOS, *(self.id_of(word) for word in words), EOS]
         return ids[:max_length]
 
     def id_of(self, word: str) -> int:
-        """The word's id; that of `<unk>` for one that is not here."""
+        """Return the id of a word, or that of `<unk>` for unknown words."""
         return self._ids.get(word, UNK)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text up to the first `<eos>`, without `<pad>` and `<bos>`."""
+        """Return the text up to the first `<eos>`, without `<pad>` and `<bos>`."""
         return self.units.join(self.words_of(ids))
 
     def words_of(self, ids: Iterable[int]) -> list[str]:
-        """The words up to the first `<eos>`, without `<pad>` and `<bos>`, not yet joined."""
+        """Return the words up to the first `<eos>`, without `<pad>` and `<bos>`."""
         words = []
         for i in ids:
             if i == EOS:
@@ -97,16 +101,20 @@ class Vocabulary:
         return words
 
     def save(self, path: Path) -> None:
-        """Writes the words as JSON, with all that it takes to split and join captions."""
+        """Write the vocabulary and its units as JSON."""
         write_text(path, json.dumps(self.to_json(), ensure_ascii=False, indent=0) + "\n")
 
     def to_json(self) -> dict[str, Any]:
-        """What `save` writes."""
+        """Return the JSON values that `save` writes."""
         return {"words": list(self.words), "text": units_to_json(self.units)}
 
     @classmethod
     def load(cls, path: Path) -> Vocabulary:
-        """Reads what `save` wrote; `InputError` for anything else."""
+        """Read a vocabulary that `save` wrote.
+
+        Raises:
+          InputError: the file cannot be read or is not a vocabulary.
+        """
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -115,7 +123,15 @@ class Vocabulary:
 
     @classmethod
     def from_json(cls, values: Any, *, where: str) -> Vocabulary:
-        """Reads what `to_json` gave; `InputError`, naming the file `where`, for anything else."""
+        """Restore a vocabulary from the values of `to_json`.
+
+        Args:
+          values: the JSON values.
+          where: the file, for error messages.
+
+        Raises:
+          InputError: the values are not a vocabulary.
+        """
         try:
             words, units = tuple(values["words"]), values.get("text")
         except (KeyError, TypeError, AttributeError) as error:

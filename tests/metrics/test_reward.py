@@ -133,7 +133,7 @@ def test_an_empty_sample_is_worth_nothing() -> None:
     [
         ([], "no references to take"),
         ([[[4, EOS]], []], "Training image 1 has no references"),
-        ([[[4, 5]], [[6]]], "No reference holds the end token 2"),
+        ([[[4, 5]], [[6]]], "No reference contains the end token 2"),
     ],
 )
 def test_what_is_wrong_with_references_is_said(references: list, message: str) -> None:
