@@ -56,7 +56,7 @@ demo: $(VENV)/.setup
 	@echo "Photographs, captioned by the packaged model:"
 	$(BIN)/jaxcap caption examples
 
-# The model in the package and its scores, from a run: make model RUN=runs/NAME SEARCH="--beam-size 5"
+# Export a run as the packaged model and score it: make model RUN=runs/NAME SEARCH="--beam-size 5"
 model: $(VENV)/.setup
 	$(BIN)/jaxcap export $(RUN) $(MODEL) --dtype bfloat16 $(SEARCH) --force \
 	  --note "Flickr8k; research and education only: docs/model_card.md"
