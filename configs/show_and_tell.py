@@ -1,18 +1,18 @@
-r"""Show and Tell (Vinyals et al. 2015), end to end: ResNet-50 and an LSTM learn together.
+r"""Show and Tell (Vinyals et al. 2015), end to end: train ResNet-50 and an LSTM together.
 
     jaxcap prepare flickr8k --source FLICKR8K_DIR
     python train.py configs/show_and_tell.py
     python evaluate.py runs/show_and_tell --split dev
 
-Gradients reach the first convolution; the encoder begins at random, so this wants a GPU and the 30
-epochs below, which have not been measured yet. Measured on two CPU cores, as a check that the whole
-learns on photographs: two epochs at 96 pixels,
+Gradients reach the first convolution. The encoder starts from random weights, so this needs a GPU
+and the 30 epochs below, which have not been measured. As a check on photographs, two epochs at 96
+pixels on two CPU cores,
 
     python train.py configs/show_and_tell.py --workdir runs/show_and_tell_96 \
       --data.image-size 96 --train.epochs 2 --train.batch-size 16 --train.warmup-epochs 0.3
 
-take 15 minutes with other work beside them and give, on the development split of Flickr8k with beam
-3, length penalty 1, seed 0: BLEU-1 48.3, BLEU-4 7.7, ROUGE-L 34.0, CIDEr-D 10.7.
+take 15 minutes on busy cores and give, on the development split of Flickr8k with beam 3, length
+penalty 1, seed 0: BLEU-1 48.3, BLEU-4 7.7, ROUGE-L 34.0, CIDEr-D 10.7.
 """
 
 from jaxcap.config import (

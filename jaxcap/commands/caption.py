@@ -107,7 +107,9 @@ def run(arguments: CaptionArguments, console: Console) -> int:
     arguments, part = _shared(arguments, console)
     listed = _standard_input() if Path(LIST) in arguments.paths else io.BytesIO()
     tally = _Tally(console, quiet=arguments.output is None)
-    found = image_paths(arguments.paths, listed=listed, unreadable=tally.fail)
+    found = image_paths(
+        arguments.paths, listed=listed, unreadable=tally.fail, left_out=tally.hidden.append
+    )
     captioner = load(*(arguments.model or (packaged(),)), store=_store())
     if not arguments.model:
         about = f" ({captioner.note})" if captioner.note else ""
@@ -220,6 +222,7 @@ class _Tally:
     captioned: int = 0
     before: int = 0
     failed: int = 0
+    hidden: list[Path] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
     told: float = field(default_factory=time.monotonic)
@@ -246,6 +249,10 @@ class _Tally:
             self.console.print(f"skipped: {one_line(reason)}", soft_wrap=True)
         if self.failed > len(self.reasons):
             self.console.print(f"… and {self.failed - len(self.reasons)} more")
+        if self.hidden:
+            names = ", ".join(one_line(str(path)) for path in self.hidden[:3])
+            more = f" and {len(self.hidden) - 3} more" if len(self.hidden) > 3 else ""
+            self.console.print(f"left out, because hidden: {names}{more}", soft_wrap=True)
         if self.failed:
             total = self.captioned + self.failed
             self.console.print(f"{self.failed} of {total} images could not be captioned.")

@@ -1,4 +1,4 @@
-"""`jaxcap data`: what a prepared data set holds, and what of it will hurt."""
+"""`jaxcap data`: inspect a prepared data set and warn of problems."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ if TYPE_CHECKING:
     from jaxcap.data.pipeline import Source
     from jaxcap.datasets.inspection import DataStatistics, DataWarning
 
-_HURTS = {"warning": "yellow", "note": None}
+_STYLES = {"warning": "yellow", "note": None}
 
 
 @dataclass(frozen=True)
 class DataArguments:
-    """Shows what a prepared data set holds, and warns of what will hurt a training.
+    """Inspect a prepared data set, and warn of problems for training.
 
-    Counts, lengths, vocabulary and coverage, image sizes, and what is there more than once, within
-    splits and between them; as a page with samples, too. Without a name: what is prepared.
+    Prints counts, caption lengths, vocabulary and coverage, image sizes, and duplicates within and
+    between splits; --page writes a page with samples. Without a name, lists the prepared data sets.
     """
 
     name: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[NAME]")] = None
-    """A prepared data set; left out: that of --config, or a list of what is prepared."""
+    """A prepared data set; default: that of --config, else list all data sets."""
     config: Path | None = None
-    """Configuration file whose min_count, units, length_buckets, … are judged; default: the
-    program's defaults."""
+    """Configuration file that provides min_count, units, length_buckets, …; default: the defaults
+    of these options."""
     data_dir: Path | None = None
-    """Where data sets lie; default that of --config, else $TFDS_DATA_DIR, else
+    """Folder of the prepared data sets; default that of --config, else $TFDS_DATA_DIR, else
     ~/tensorflow_datasets."""
     page: Path | None = None
-    """Write a page to this .html file: samples, histograms, copies side by side."""
+    """Write a page to this .html file: samples, histograms, duplicates side by side."""
     samples: int = 24
-    """Images of each split on the page."""
+    """Sample images of each split on the page."""
     seed: int = 0
-    """Which samples."""
+    """Seed of the samples."""
     images: bool = True
-    """Decode the images; without, sizes, formats and pictures that look the same stay unknown."""
+    """Decode the images, to find their sizes, formats and near-duplicates."""
     json: bool = False
     """Print one JSON object."""
 
 
 def run(arguments: DataArguments, console: Console) -> int:
-    """Prints statistics to standard output, and warnings to the console."""
+    """Print statistics to standard output, and warnings to the console."""
     _check(arguments)
     config = DataConfig() if arguments.config is None else load_config_file(arguments.config).data
     name = arguments.name if arguments.config is None else arguments.name or config.name
@@ -70,7 +70,7 @@ def run(arguments: DataArguments, console: Console) -> int:
     }
     train = splits.get("train") or next(iter(splits.values()), None)
     if train is None:
-        raise InputError(f"the data set {name} holds no image.")
+        raise InputError(f"the data set {name} has no images.")
     units = create_units(config, lambda: (text for each in all_captions(train) for text in each))
     with Display(console, "reading", total=sum(map(len, splits.values()))) as display:
         done = 0
@@ -96,7 +96,7 @@ def run(arguments: DataArguments, console: Console) -> int:
     _print(statistics, found, config, as_json=arguments.json)
     for warning in found:
         label = f"{warning.level}: {warning.text}"
-        console.print(label, style=_HURTS[warning.level], soft_wrap=True)
+        console.print(label, style=_STYLES[warning.level], soft_wrap=True)
     if arguments.page is not None:
         from jaxcap.report.data_page import write_data_page
 
@@ -114,15 +114,15 @@ def run(arguments: DataArguments, console: Console) -> int:
 
 
 def _check(arguments: DataArguments) -> None:
-    """Refuses before the work what would fail after it."""
+    """Refuse faulty options before the work starts."""
     page = arguments.page
     if page is not None:
         if page.suffix.lower() not in (".html", ".htm"):
-            raise InputError(
-                f"--page {page}: a page of HTML is written; let the name end in .html."
-            )
+            raise InputError(f"--page {page}: the page is HTML; give a name that ends in .html.")
         if page.is_dir() or not page.parent.is_dir():
-            raise InputError(f"--page {page}: a folder is there, or none to write into.")
+            raise InputError(
+                f"--page {page}: this is a folder, or its parent folder does not exist."
+            )
     if arguments.samples < 0:
         raise InputError(f"--samples is {arguments.samples}; it must be at least 0.")
     if arguments.seed < 0:
@@ -141,7 +141,7 @@ def _list(data_dir: Path | None, console: Console, *, as_json: bool) -> int:
         print(f"{prepared.name}\t{prepared.counts}\t{prepared.path}")
     if not there:
         console.print(
-            f"no data set is prepared in {where}; see jaxcap prepare --help", soft_wrap=True
+            f"no prepared data sets in {where}; see jaxcap prepare --help", soft_wrap=True
         )
     return 0
 

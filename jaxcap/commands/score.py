@@ -1,4 +1,4 @@
-"""`jaxcap score`: how good captions are, whoever made them, and what the numbers compare with."""
+"""`jaxcap score`: score captions of any source against references."""
 
 from __future__ import annotations
 
@@ -28,67 +28,67 @@ PEOPLE = "people"
 
 @dataclass(frozen=True)
 class ScoreArguments:
-    """Scores a file of captions as papers do: BLEU, ROUGE-L and CIDEr-D, after coco-caption.
+    """Score a file of captions as papers do: BLEU, ROUGE-L and CIDEr-D, following coco-caption.
 
-    Predictions: COCO results, {image: caption}, JSON lines (those of jaxcap caption --json, too),
-    CSV or TSV. References: COCO annotations, Karpathy's dataset_*.json, a Flickr token file,
-    {image: [captions]}, JSON lines, CSV or TSV. What a file is, is told from its content.
+    Predictions: COCO results, {image: caption}, JSON lines (also of jaxcap caption --json), CSV or
+    TSV. References: COCO annotations, Karpathy's dataset_*.json, a Flickr token file,
+    {image: [captions]}, JSON lines, CSV or TSV. The content determines the format.
     """
 
     predictions: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PREDICTIONS")]
     """Captions to score, one per image."""
     references: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="REFERENCES")]
-    """Captions that people wrote, one or more per image."""
+    """Human captions, one or more per image."""
     against: Path | None = None
-    """Other predictions for the same images: which are better, by paired bootstrap?"""
+    """Other predictions for the same images, to compare by paired bootstrap."""
     units: Literal["words", "characters"] = "words"
-    """What is counted: the words of papers on English, or characters, for scripts without spaces
-    between words. The signature tells which."""
+    """Units that scores count: words, as in papers on English, or characters, for scripts without
+    spaces between words. The signature names them."""
     split: str | None = None
-    """Of references that name splits, as Karpathy's do: test, val, train+restval, …"""
+    """Split of references that have splits, such as Karpathy's: test, val, train+restval, …"""
     image_list: Path | None = None
-    """Text file with the images to score, one a line, such as Flickr_8k.testImages.txt."""
+    """Text file with the images to score, one per line, such as Flickr_8k.testImages.txt."""
     bootstrap: bool = False
-    """Give 95 % intervals, by drawing images with replacement."""
+    """Print 95 % bootstrap intervals over images."""
     resamples: int = 1000
-    """How often the bootstrap draws."""
+    """Number of bootstrap samples."""
     seed: int = 0
-    """Of the bootstrap."""
+    """Seed of the bootstrap."""
     baselines: bool = False
-    """Score people (each reference against the others) and the best constant caption as well."""
+    """Also score people (each reference against the others) and the best constant caption."""
     train: Path | None = None
-    """Training captions, in any format of references: how many captions are novel?"""
+    """Training captions, in any format of references, to count novel captions."""
     train_split: str | None = None
-    """Split of --train; default train, with restval where there is one."""
+    """Split of --train; default train, plus restval if there is one."""
     train_list: Path | None = None
     """Text file with the training images in --train."""
     java: bool = False
-    """METEOR and SPICE as well: they need Java and jaxcap[java], and take minutes."""
+    """Also compute METEOR and SPICE, which need Java and jaxcap[java] and take minutes."""
     per_image: Path | None = None
     """Write the scores of every image to this file (.csv or .jsonl)."""
     images: Path | None = None
-    """Folder of the images: write a report that shows them with captions and scores."""
+    """Folder of the images, for a report with images, captions and scores."""
     report: Path = Path("report.html")
-    """Where the report goes."""
+    """File of the report."""
     link_images: bool = False
-    """Let the report point to the images instead of holding small copies."""
+    """Link the images in the report instead of embedding small copies."""
     allow_missing: bool = False
-    """Score images that have a caption, though others have none."""
+    """Score the captioned images even if others have no caption."""
     allow_duplicates: bool = False
-    """Score the first caption of images that have several."""
+    """Score the first caption of an image that has several."""
     json: bool = False
     """Print one JSON object."""
 
 
 @dataclass(frozen=True)
 class _Scored:
-    """Captions of one model with their scores.
+    """The captions of one model with their scores.
 
     Attributes:
-      words: the captions' tokens.
-      corpus: name to the score of all images, ×100.
-      alone: name to the score of each image, `[I]`.
-      unavailable: metrics without a score, and what would give them one.
+      words: the tokens of the captions.
+      corpus: score of all images by metric, ×100.
+      alone: scores of the single images by metric, `[I]`.
+      unavailable: metrics without a score, with the reason.
     """
 
     pairing: Pairing
@@ -100,7 +100,7 @@ class _Scored:
 
 
 def run(arguments: ScoreArguments, console: Console) -> int:
-    """Prints scores to standard output, and warnings to the console."""
+    """Print scores to standard output, and warnings to the console."""
     from jaxcap.metrics import splitter
     from jaxcap.scoring.per_image import write_per_image
     from jaxcap.scoring.score_tables import Result
@@ -150,12 +150,12 @@ def run(arguments: ScoreArguments, console: Console) -> int:
 
 
 def _check(arguments: ScoreArguments) -> None:
-    """Refuses what would fail after the work is done, or do nothing."""
+    """Refuse faulty options, and options without effect, before the work starts."""
     from jaxcap.scoring.per_image import check_writable
 
     if arguments.java and arguments.units != "words":
         raise InputError(
-            f"--java: METEOR and SPICE are of English words; leave it out of --units "
+            f"--java: METEOR and SPICE score English words only; leave out --java or --units "
             f"{arguments.units}."
         )
     if arguments.seed < 0:
@@ -165,19 +165,19 @@ def _check(arguments: ScoreArguments) -> None:
     if arguments.images is not None:
         check_writable(arguments.report, "--report", (".html", ".htm"))
     elif arguments.report != ScoreArguments.report:
-        raise InputError("--report: the report shows the images; name their folder with --images.")
+        raise InputError("--report needs the folder of the images; give --images DIR.")
     if arguments.train is None and (arguments.train_split or arguments.train_list):
-        raise InputError("--train-split and --train-list say which part of --train; give --train.")
+        raise InputError("--train-split and --train-list select a part of --train; give --train.")
 
 
 def _read(arguments: ScoreArguments) -> tuple[Pairing, Pairing | None, list[str]]:
-    """The captions of one model or two beside their references, and warnings."""
+    """Read the captions of one or two models with their references; also return warnings."""
     from jaxcap.caption_files.reading import read_captions
     from jaxcap.scoring import inputs, pitfalls
     from jaxcap.scoring.pairing import Allowed, check_roles, common, pair
 
     predictions, references = map(read_captions, (arguments.predictions, arguments.references))
-    # Before any split is asked for: a user who mixed up the files has none to give.
+    # Check for swapped files before asking for a split, which only real references have.
     check_roles(predictions, references)
     references, warnings = inputs.references_of(
         references, split=arguments.split, image_list=arguments.image_list
@@ -211,7 +211,7 @@ def _score(
     words = list(map(splitter(arguments.units), pairing.captions))
     statistics = collect(words, targets)
     corpus, alone = statistics.corpus(), statistics.per_image()
-    reason = "with --java" if arguments.units == "words" else "of English words only"
+    reason = "with --java" if arguments.units == "words" else "for English words only"
     unavailable = dict.fromkeys(("METEOR", "SPICE"), reason)
     if arguments.java:
         captions = dict(enumerate(pairing.captions))
@@ -289,7 +289,7 @@ def _add_baselines(
         result.protocol["people"] = {"images": found.images, "references": fewer}
     else:
         result.warnings.append(
-            "people cannot be scored: every image has a single reference, and none to compare with"
+            "people cannot be scored: every image has only one reference"
         )
     for metric in ("CIDEr-D", "BLEU-4"):
         best = best_constant(targets, metric)
@@ -328,7 +328,7 @@ def _write_report(
     pictures = pictures_of(pairing.ids, arguments.images)
     if absent := sum(picture is None for picture in pictures):
         where = f"of {len(pictures)} images in {arguments.images}"
-        console.print(f"no picture for {absent} {where}", soft_wrap=True)
+        console.print(f"no image file for {absent} {where}", soft_wrap=True)
 
     def row(i: int) -> ReportRow:
         best: Sequence[tuple[str, float | None]]

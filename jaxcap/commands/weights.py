@@ -1,4 +1,4 @@
-"""`jaxcap weights`: what a weight file holds, and which encoder it fits."""
+"""`jaxcap weights`: inspect a weight file and find the encoder that it fits."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WeightsArguments:
-    """Tells what a weight file holds and which encoder it fits; converts it if wanted.
+    """Inspect a weight file, find the encoder that it fits, and optionally convert it.
 
     Keras .h5, .weights.h5 and .keras files, PyTorch .pth files and .safetensors files are
-    known by their content. No program that may lie in them is run.
+    recognised by their content. Loading them never runs code inside them.
     """
 
     file: tyro.conf.Positional[str]
-    """The file, or the name of an installed package that carries one."""
+    """The file, or the name of an installed package with one."""
     to: Path | None = None
-    """Write what the encoder uses of it to this .safetensors file, in float32."""
+    """Write the encoder's weights to this .safetensors file, in float32."""
     force: bool = False
-    """Let --to replace a file."""
+    """Allow --to to replace a file."""
 
 
 def run(arguments: WeightsArguments, console: Console) -> int:
-    """Prints a few lines; status 1, and the reasons on `console`, if the file fits no encoder."""
+    """Print a summary; return 1, with the reasons on `console`, if the file fits no encoder."""
     _check_target(arguments)
     from jaxcap.model.encoders.weights import export_weights, fill, misfit, weights_file
     from jaxcap.model.encoders.weights.fitting import encoder_shapes, identify
     from jaxcap.model.encoders.weights.weight_files import read_weight_file
 
     if arguments.file == "imagenet":
-        raise InputError("weights 'imagenet' are those of each encoder; give a file or a package.")
+        raise InputError("weights 'imagenet' differ for each encoder; give a file or a package.")
     path = weights_file(arguments.file, encoder_name="")
     file = read_weight_file(path)
     print(_summary(file))
     best, *_ = identify(file)
     if not best.is_exact:
-        console.print(f"{path}: fits no encoder that jaxcap knows.", soft_wrap=True)
+        console.print(f"{path}: fits no encoder of jaxcap.", soft_wrap=True)
         if best.likeness > 0:
-            console.print(f"It is most like '{best.encoder}', but:{misfit(best)}", soft_wrap=True)
+            console.print(f"The nearest is '{best.encoder}', but:{misfit(best)}", soft_wrap=True)
         return 1
     try:
         variables = fill(file, best, encoder_shapes(best.encoder))
@@ -71,9 +71,11 @@ def _check_target(arguments: WeightsArguments) -> None:
     if target is None:
         return
     if target.suffix != ".safetensors":
-        raise InputError(f"--to {target}: only .safetensors is written; let the name end so.")
+        raise InputError(
+            f"--to {target}: the format is .safetensors; give a name with this suffix."
+        )
     if target.is_dir() or not target.parent.is_dir():
-        raise InputError(f"--to {target}: a folder is there, or none to write into.")
+        raise InputError(f"--to {target}: this is a folder, or its parent folder does not exist.")
     if target.exists() and not arguments.force:
         raise InputError(f"--to {target}: the file exists; --force replaces it.")
 

@@ -68,15 +68,15 @@ def test_without_a_name_it_lists_what_is_prepared(tiny_data, tmp_path, capsys):
     assert line.split("\t")[:2] == ["shapes", "train 50, dev 6, test 5"]
     status, messages = _run(data_dir=tmp_path)
     assert (status, capsys.readouterr().out) == (0, "")
-    assert f"no data set is prepared in {tmp_path}" in messages.replace("\n", " ")
+    assert f"no prepared data sets in {tmp_path}" in messages.replace("\n", " ")
 
 
 def test_bad_input_is_refused_before_the_work(tiny_data, tmp_path):
     with pytest.raises(InputError, match=r"shape.*Did you mean 'shapes'"):
         _run("shape", data_dir=tiny_data)
-    with pytest.raises(InputError, match=r"end in \.html"):
+    with pytest.raises(InputError, match=r"ends in \.html"):
         _run("shapes", data_dir=tiny_data, page=tmp_path / "page.txt")
-    with pytest.raises(InputError, match="none to write into"):
+    with pytest.raises(InputError, match="its parent folder does not exist"):
         _run("shapes", data_dir=tiny_data, page=tmp_path / "none" / "page.html")
     with pytest.raises(InputError, match="--samples is -1"):
         _run("shapes", samples=-1)

@@ -218,8 +218,8 @@ def test_a_report_shows_the_images(scoring: Scoring) -> None:
     page = (scoring.folder / "out.html").read_text("utf-8")
     assert "a dog runs over the grass" in page
     assert "tok:ptb3.4.1" in page
-    assert f"no picture for 1 of 4 images in {photos}" in messages
-    with pytest.raises(InputError, match="--report: the report shows the images"):
+    assert f"no image file for 1 of 4 images in {photos}" in messages
+    with pytest.raises(InputError, match="--report needs the folder of the images"):
         scoring.run(report=Path("other.html"))
 
 

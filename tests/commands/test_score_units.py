@@ -44,7 +44,7 @@ def test_characters_are_counted_and_the_signature_says_so(tmp_path: Path) -> Non
     # Half the captions have 7 of 8 characters right, half all 8.
     assert found["scores"]["BLEU-1"] == pytest.approx(100 * 15 / 16)
     assert "|tok:graphemes.nfkc|case:lc|punct:no|" in found["signature"]
-    assert set(found["unavailable"].values()) == {"of English words only"}
+    assert set(found["unavailable"].values()) == {"for English words only"}
     # Chinese has no capitals and other full stops: no reason to think it was tokenised.
     assert "tokenised" not in messages
     text = json.dumps(found, ensure_ascii=False)
@@ -59,5 +59,5 @@ def test_words_see_one_word_in_each_sentence(tmp_path: Path) -> None:
 
 
 def test_java_knows_english_only(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="METEOR and SPICE are of English words"):
+    with pytest.raises(InputError, match="METEOR and SPICE score English words only"):
         run(tmp_path, units="characters", java=True)

@@ -112,9 +112,9 @@ def test_a_file_is_replaced_only_by_force(vgg16, tmp_path):
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("out.h5", "only .safetensors is written"),
-        ("none/out.safetensors", "a folder is there, or none to write into"),
-        (".safetensors/", "only .safetensors is written"),
+        ("out.h5", "the format is .safetensors"),
+        ("none/out.safetensors", "this is a folder, or its parent folder does not exist"),
+        (".safetensors/", "the format is .safetensors"),
     ],
 )
 def test_other_targets_are_refused(target, message, vgg16, tmp_path):
@@ -130,9 +130,9 @@ def test_a_file_that_fits_none_gives_the_reasons(vgg16, tmp_path, capsys):
     write_safetensors_file(tmp_path / "a.safetensors", tensors, {})
     status, messages = _run(tmp_path / "a.safetensors", to=tmp_path / "out.safetensors")
     assert status == 1
-    assert "fits no encoder that jaxcap knows" in messages
+    assert "fits no encoder of jaxcap" in messages
     found = "missing: features.0.bias; of another shape: features.2.bias: (63,), expected (64,)."
-    assert f"It is most like 'vgg16', but: {found}" in " ".join(messages.split())
+    assert f"The nearest is 'vgg16', but: {found}" in " ".join(messages.split())
     assert "has:  25 tensors" in capsys.readouterr().out
     assert not (tmp_path / "out.safetensors").exists()
 
