@@ -182,7 +182,7 @@ def draw(scene: Scene, rng: np.random.Generator) -> UInt8[np.ndarray, "80 80 3"]
     image = Image.fromarray(_draw_background(scene.background, rng))
     side = IMAGE_SIZE * _OVERSAMPLING
     for o in scene.objects:
-        outline = _outline(o.shape) * o.radius  # [K, 2]
+        outline = unit_outline(o.shape) * o.radius  # [K, 2]
         turn = np.deg2rad(rng.uniform(-8, 8))
         outline = outline @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
         outline = (outline + np.array([o.x, o.y])) * _OVERSAMPLING
@@ -193,7 +193,7 @@ def draw(scene: Scene, rng: np.random.Generator) -> UInt8[np.ndarray, "80 80 3"]
     return np.array(image)
 
 
-def _outline(shape: str) -> np.ndarray:
+def unit_outline(shape: str) -> np.ndarray:
     """Return the corners [K, 2] of a shape inside the unit circle, with `y` downward."""
     if shape == "circle":
         return _on_circle(np.arange(48) * 7.5)

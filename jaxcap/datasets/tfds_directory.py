@@ -57,7 +57,7 @@ def _check_classes(path: Path) -> None:
 def _known_classes() -> set[str]:
     """Return the stored names of TFDS's own feature classes, which are already imported."""
     base = tfds.features.FeatureConnector
-    classes = [c for c in vars(tfds.features).values() if isinstance(c, type)]
+    classes: list[Any] = [c for c in vars(tfds.features).values() if isinstance(c, type)]
     features = [c for c in classes if issubclass(c, base)]
     return {f"{c.__module__}.{c.__name__}" for c in features}.union(*(c.ALIASES for c in features))
 

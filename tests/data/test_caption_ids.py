@@ -1,4 +1,4 @@
-"""Captions in flat arrays hold what lists of lists would."""
+"""Captions in flat arrays equal nested lists."""
 
 import tracemalloc
 
@@ -17,7 +17,7 @@ TEXTS = st.lists(st.lists(st.lists(st.sampled_from(WORDS), max_size=9), max_size
 
 
 @hypothesis.given(TEXTS)
-def test_what_is_packed_is_what_was_there(texts):
+def test_packing_captions_loses_nothing(texts):
     packed = SplitCaptions.collect(texts)
     assert list(packed) == texts
     assert len(packed) == len(texts)
@@ -29,8 +29,8 @@ def test_what_is_packed_is_what_was_there(texts):
 @hypothesis.given(
     TEXTS, st.integers(1, 4), st.sampled_from([(2,), (3, 5), (7,), (30,)]), st.integers(1, 3)
 )
-def test_encoding_all_is_encoding_each(texts, per_image, buckets, at_once):
-    """`Vocabulary.encode` says what is right; here for any division into parts."""
+def test_encoding_a_split_equals_encoding_each_caption(texts, per_image, buckets, at_once):
+    """`Vocabulary.encode` is the reference, for any size of the parts."""
     vocabulary = Vocabulary.from_captions([["a", "dog", "犬"]], min_count=1)
     config = DataConfig(captions_per_image=per_image, length_buckets=buckets)
     with pytest.MonkeyPatch.context() as patch:
@@ -59,7 +59,7 @@ def test_a_large_vocabulary_has_room_for_its_ids():
     assert max(captions[0]) == 70_003
 
 
-def test_an_image_that_is_not_there():
+def test_an_index_out_of_range_is_an_error():
     captions = Captions.encode(
         [[["a"]]], Vocabulary.from_captions([["a"]], min_count=1), config=DataConfig()
     )
@@ -77,8 +77,8 @@ def test_captions_by_characters():
     assert captions[1] == ((BOS, 4, UNK, UNK, EOS),)
 
 
-def test_captions_take_a_few_bytes_a_word():
-    """A tuple of Python's takes 8 bytes a word, and 40 for itself; a list of lists far more."""
+def test_captions_take_a_few_bytes_per_word():
+    """A Python tuple takes 8 bytes per word plus 40; nested lists take far more."""
     caption = ["a", "dog", "runs", "over", "the", "green", "grass", "of", "a", "park"]
     tracemalloc.start()
     try:

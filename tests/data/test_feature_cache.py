@@ -1,4 +1,4 @@
-"""The store of features: whatever happens to its files, what is read is what was written."""
+"""The feature cache returns what was written, whatever happens to its files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def cache_in(root: Path, **identity: Any) -> FeatureCache:
 
 
 def fill(cache: FeatureCache) -> list[int]:
-    """Computes what is missing, as an extraction does, and tells which chunks that was."""
+    """Compute the missing chunks, as an extraction does, and return their numbers."""
     with cache.locked(waiting=lambda: None):
         missing = cache.missing()
         for chunk in missing:
@@ -38,7 +38,7 @@ def fill(cache: FeatureCache) -> list[int]:
     return missing
 
 
-def test_features_come_back_as_they_were_and_nothing_is_done_twice(tmp_path: Path) -> None:
+def test_features_round_trip_and_no_chunk_is_computed_twice(tmp_path: Path) -> None:
     cache = cache_in(tmp_path)
     assert fill(cache) == [0, 1, 2]
     assert fill(cache_in(tmp_path)) == []
@@ -66,7 +66,7 @@ def test_features_come_back_as_they_were_and_nothing_is_done_twice(tmp_path: Pat
         ("manifest.json", lambda b: b[:-3], [0, 1, 2]),
     ],
 )
-def test_what_is_damaged_is_computed_again_and_no_more(
+def test_only_damaged_chunks_are_computed_again(
     tmp_path: Path, name: str, damage: Any, missing: list[int]
 ) -> None:
     cache = cache_in(tmp_path)
@@ -80,7 +80,7 @@ def test_what_is_damaged_is_computed_again_and_no_more(
 
 @given(st.data())
 def test_no_damage_is_ever_read(data: st.DataObject) -> None:
-    """Any file cut anywhere, or with any byte changed, several times in a row."""
+    """Truncate any file anywhere, or change any byte, several times in a row."""
     with tempfile.TemporaryDirectory() as directory:
         cache = cache_in(Path(directory))
         fill(cache)
@@ -107,7 +107,7 @@ def test_files_may_be_deleted(tmp_path: Path, name: str) -> None:
     np.testing.assert_array_equal(cache.read(), EXPECTED)
 
 
-def test_each_identity_has_its_own_place(tmp_path: Path) -> None:
+def test_each_identity_has_its_own_directory(tmp_path: Path) -> None:
     caches = [
         cache_in(tmp_path),
         cache_in(tmp_path, weights="a"),
@@ -122,14 +122,14 @@ def test_each_identity_has_its_own_place(tmp_path: Path) -> None:
     assert fill(caches[2]) == [0, 1, 2]
 
 
-def test_names_of_parts_of_a_split_are_names_of_files(tmp_path: Path) -> None:
+def test_the_label_becomes_a_valid_file_name(tmp_path: Path) -> None:
     cache = FeatureCache.under(tmp_path, "a-dev[:5%]/../x", {}, shape=SHAPE, chunk=4)
     assert cache.directory.parent == tmp_path
     assert cache.directory.name.startswith("a-dev_5_.._x-")
 
 
-def test_another_process_is_waited_for(tmp_path: Path) -> None:
-    """Both want everything; each chunk is computed by one of them, and both can read."""
+def test_a_second_process_waits_for_the_first(tmp_path: Path) -> None:
+    """Two processes want all chunks: each is computed once, and both can read."""
     program = f"""
 import sys, time
 from pathlib import Path
@@ -166,7 +166,7 @@ def test_a_full_disk_is_noticed_before_anything_is_computed(
             cache.check_room(cache.missing())
 
 
-def test_what_a_filling_disk_still_took_is_kept(tmp_path: Path) -> None:
+def test_chunks_written_before_the_disk_is_full_are_kept(tmp_path: Path) -> None:
     cache = cache_in(tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with cache.locked(waiting=lambda: None):
@@ -183,7 +183,7 @@ def test_what_a_filling_disk_still_took_is_kept(tmp_path: Path) -> None:
     np.testing.assert_array_equal(cache.read(), EXPECTED)
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_directory_that_is_not_writable_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(InputError, match=r"file.*Not a directory.*--encoder\.cache-dir"),
@@ -192,14 +192,14 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         pytest.fail("entered")
 
 
-def test_features_of_another_form_are_a_mistake_in_the_program(tmp_path: Path) -> None:
+def test_features_of_another_shape_are_a_value_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected float32"):
         cache_in(tmp_path).write(2, EXPECTED[:4])
     with pytest.raises(ValueError, match="float64"):
         cache_in(tmp_path).write(0, EXPECTED[:4].astype(np.float64))
 
 
-def test_the_cache_has_its_place_by_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_directory_follows_the_xdg_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert default_cache_dir() == Path("/home/someone/.cache/jaxcap/features")
@@ -207,7 +207,7 @@ def test_the_cache_has_its_place_by_the_rules(monkeypatch: pytest.MonkeyPatch) -
     assert default_cache_dir() == Path("/fast/jaxcap/features")
 
 
-def test_sizes_in_words() -> None:
+def test_sizes_are_formatted() -> None:
     assert [size_text(n) for n in (240, 12_345_678, 2_408_448_000)] == [
         *("0.2 kB", "12.3 MB", "2.4 GB")
     ]

@@ -1,4 +1,4 @@
-"""No images given are meant by files, folders, patterns and lists, and how they are shared."""
+"""Finding images by files, folders, patterns and lists, and sharing them."""
 
 from __future__ import annotations
 
@@ -35,10 +35,42 @@ def test_folders_are_walked_in_order_of_name(tree):
     expected = ["t/[1].png", "t/a.png", "t/b.JPG", "t/c/a b.gif", "t/c/d/e.webp", "t/ü/ö.jpeg"]
     assert found("t") == expected
     assert found("t/b.JPG", "t/c", "t/a.png") == [expected[2], *expected[3:5], expected[1]]
-    # Links to files are, links to folders (here one that leads back) are not followed.
-    (tree / "c" / "back").symlink_to(tree)
     (tree / "c" / "z.png").symlink_to(tree / "a.png")
     assert found("t/c") == ["t/c/a b.gif", "t/c/d/e.webp", "t/c/z.png"]
+
+
+def test_links_to_folders_are_followed_once_and_never_in_a_circle(tree, tmp_path):
+    disk = tmp_path / "disk" / "2024"
+    disk.mkdir(parents=True)
+    (disk / "x.avif").write_bytes(b"")
+    (tree / "c" / "back").symlink_to(tree)
+    (tree / "c" / "up").symlink_to(tmp_path)
+    (tree / "c" / "twin").symlink_to(tree / "c" / "d")
+    (disk / "self").symlink_to(disk)
+    (tree / "d-disk").symlink_to(disk)
+    (tree / "e-disk").symlink_to(disk)
+    assert found("t") == [
+        *("t/[1].png", "t/a.png", "t/b.JPG", "t/c/a b.gif", "t/c/d/e.webp"),
+        *("t/d-disk/x.avif", "t/ü/ö.jpeg"),
+    ]
+
+
+def test_hidden_files_and_folders_are_left_out_and_reported(tree):
+    hidden = ["._a.png", ".ipynb_checkpoints/a-checkpoint.png", "__MACOSX/._a.png", ".notes.txt"]
+    for name in hidden:
+        (tree / name).parent.mkdir(exist_ok=True)
+        (tree / name).write_bytes(b"")
+    left_out: list[Path] = []
+    paths = image_paths([Path("t")], listed=[], unreadable=print, left_out=left_out.append)
+    assert len(list(paths)) == 6
+    assert [path.name for path in left_out] == ["._a.png", ".ipynb_checkpoints", "__MACOSX"]
+
+
+def test_all_common_suffixes_are_found(tree):
+    for name in ("a.avif", "b.JFIF", "c.heic", "d.jxl", "e.jpe", "f.jp2", "g.mp4"):
+        (tree / "c" / "d" / name).write_bytes(b"")
+    names = [path.rpartition("/")[2] for path in found("t/c/d")]
+    assert names == ["a.avif", "b.JFIF", "c.heic", "d.jxl", "e.jpe", "e.webp", "f.jp2"]
 
 
 def test_patterns_and_lists(tree):
@@ -54,7 +86,7 @@ def test_patterns_and_lists(tree):
     ]
 
 
-def test_nothing_to_caption_is_said_at_once(tree):
+def test_arguments_without_images_raise_at_once(tree):
     (tree / "empty").mkdir()
     for argument, message in [
         ("missing.jpg", "missing.jpg: no such file or folder"),
@@ -67,8 +99,8 @@ def test_nothing_to_caption_is_said_at_once(tree):
         image_paths([], listed=[], unreadable=print)
 
 
-def test_what_no_file_can_be_called_is_an_image_that_is_not_there(tree):
-    """It is for whoever opens it to say so, and to go on with the others."""
+def test_an_invalid_file_name_counts_as_a_missing_image(tree):
+    """The reader that opens it reports it, and continues with the others."""
     long = "x" * 300 + ".jpg"
     (tree / "circle.jpg").symlink_to(tree / "circle.jpg")
     assert found("t", "-", listed=f"{long}\na\0b.jpg\n".encode())[3:] == [
@@ -93,7 +125,7 @@ def test_a_folder_that_cannot_be_read_does_not_hide_the_others(tree, monkeypatch
     assert problems == [f"{Path('t/c/d')}: cannot read this folder: Permission denied"]
 
 
-def test_a_folder_is_walked_as_images_are_asked_for(tree, monkeypatch):
+def test_folders_are_walked_lazily(tree, monkeypatch):
     looked: list[str] = []
     scandir = os.scandir
 
@@ -107,7 +139,7 @@ def test_a_folder_is_walked_as_images_are_asked_for(tree, monkeypatch):
     assert set(looked) == {"t"}
 
 
-def test_parts_cover_all_once_wherever_the_folder_lies():
+def test_parts_cover_every_image_once_wherever_the_folder_is():
     names = [f"{n:05}.jpg" for n in range(2000)]
     for of in (1, 3, 4):
         parts = [Part(number, of) for number in range(1, of + 1)]

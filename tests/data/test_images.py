@@ -1,4 +1,4 @@
-"""Decoding against images whose pixels are known before they are encoded."""
+"""Decoding against images with known pixels."""
 
 import io
 import struct
@@ -24,7 +24,7 @@ def encode(image, **options):
 
 
 def png(width, height, bits, colour_type, rows):
-    """A PNG written by hand, since Pillow cannot write them all."""
+    """Write a PNG by hand, since Pillow cannot write every kind."""
 
     def chunk(kind, data):
         return (
@@ -99,7 +99,7 @@ def test_cmyk_jpeg_is_read_as_adobe_stores_it_inverted():
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(orientation):
-    """Built backwards: turn an upright picture as a camera would, and expect it upright again."""
+    """Rotate an upright image as a camera would, and expect it upright again."""
     upright = np.zeros((4, 6, 3), np.uint8)
     upright[0, :] = (255, 0, 0)
     upright[:, 0] = (0, 255, 0)
@@ -156,7 +156,7 @@ JPEG = encode(Image.fromarray(RED), format="JPEG")
         (np.zeros((4, 4, 3), np.float32), "float32"),
     ],
 )
-def test_what_cannot_be_decoded_is_named(data, reason):
+def test_undecodable_data_is_an_error_that_names_the_image(data, reason):
     with pytest.raises(InputError, match=rf"(?s)^holiday\.jpg: .*{reason}"):
         images.decode(data, name="holiday.jpg")
 
@@ -166,7 +166,7 @@ def test_a_missing_file_is_named(tmp_path):
         images.decode(tmp_path / "a.jpg", name="a.jpg")
 
 
-def test_pillow_warns_nobody_even_in_threads(monkeypatch):
+def test_pillow_does_not_warn_even_in_threads(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)  # 384 pixels: Pillow warns, not refuses
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
@@ -194,8 +194,8 @@ def test_resize_keeps_the_whole_image_and_antialiases():
     assert images.resize(small, 10) is small
 
 
-def test_random_crop_takes_the_area_and_the_aspect_it_says():
-    """In an image whose pixels hold their own position, a crop tells where it was taken."""
+def test_random_crop_draws_the_documented_area_and_aspect():
+    """If pixels hold their own position, a crop shows where it was taken."""
     height, width = 200, 240
     ramp = np.zeros((height, width, 3), np.uint8)
     ramp[..., 0] = np.arange(width)
@@ -216,7 +216,7 @@ def test_random_crop_takes_the_area_and_the_aspect_it_says():
     assert 1.25 < max(aspects) < 1.4
 
 
-def test_random_crop_depends_on_its_generator_alone():
+def test_random_crop_depends_only_on_its_generator():
     image = np.random.default_rng(1).integers(0, 256, (30, 20, 3), np.uint8)
     first, second = (
         images.random_crop(image, 16, np.random.default_rng(7), min_scale=0.3) for _ in range(2)

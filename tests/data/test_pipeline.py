@@ -1,4 +1,4 @@
-"""Which batches training and evaluation see: an answer known for every step."""
+"""The batches of training and evaluation, against known answers for every step."""
 
 import dataclasses
 import hashlib
@@ -95,7 +95,7 @@ def assert_same(found: list[Batch], expected: list[Batch]) -> None:
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
 
-def test_an_epoch_has_every_image_once_but_for_the_remainder(source, captions):
+def test_an_epoch_has_every_image_once_except_the_remainder(source, captions):
     epochs = np.split(np.stack([b.numbers for b in batches(source, captions)]), 3)
     for epoch in epochs:  # 4 steps of 5 images: 20 of 23
         assert len(set(epoch.ravel())) == 20
@@ -104,7 +104,7 @@ def test_an_epoch_has_every_image_once_but_for_the_remainder(source, captions):
     assert not np.array_equal(epochs[0], epochs[1])
 
 
-def test_a_batch_brings_the_images_and_captions_of_its_numbers(source, captions):
+def test_a_batch_holds_the_images_and_captions_of_its_numbers(source, captions):
     for batch in batches(source, captions, config=PLAIN):
         np.testing.assert_array_equal(batch.pixels[:, 0, 0, 0], 10 * batch.numbers)
         assert batch.valid.all()
@@ -115,7 +115,7 @@ def test_a_batch_brings_the_images_and_captions_of_its_numbers(source, captions)
             assert found == [*expected, *[()] * (3 - len(expected))]
 
 
-def test_the_same_seed_gives_the_same_batches_and_another_seed_others(source, captions):
+def test_the_seed_determines_the_batches(source, captions):
     first = batches(source, captions)
     assert_same(batches(source, captions), first)
     other = batches(source, captions, seed=8)
@@ -124,12 +124,12 @@ def test_the_same_seed_gives_the_same_batches_and_another_seed_others(source, ca
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("first", [3, 4, 11])
-def test_going_on_from_a_step_gives_what_would_have_come(source, captions, threads, first):
+def test_resuming_at_a_step_continues_the_same_batches(source, captions, threads, first):
     whole = batches(source, captions)
     assert_same(batches(source, captions, first=first, threads=threads), whole[first:])
 
 
-def test_nothing_comes_after_the_last_step(source, captions):
+def test_batches_end_after_the_last_step(source, captions):
     assert batches(source, captions, first=12, steps=12) == []
 
 
@@ -146,7 +146,7 @@ def test_augmentation_differs_between_epochs_and_stays_in_the_image(source, capt
     assert 0.2 < np.mean(rising) < 0.8
 
 
-def test_colours_are_changed_after_all_else(source, captions):
+def test_colour_jitter_comes_last(source, captions):
     jittered = dataclasses.replace(CONFIG, color_jitter=0.3)
     pairs = list(
         zip(
@@ -180,7 +180,7 @@ def test_a_batch_is_as_short_as_the_buckets_allow():
     assert pad_tokens([[]], config=CONFIG).tolist() == [[[PAD] * 4] * 3]
 
 
-def test_a_caption_that_is_cut_keeps_no_eos():
+def test_a_truncated_caption_has_no_eos():
     vocabulary = Vocabulary.from_captions([["on"]], min_count=1)
     texts = [[["on"] * 7, ["on"] * 8, ["on"] * 20]]
     tokens = Captions.encode(texts, vocabulary, config=CONFIG)[0]
@@ -220,7 +220,7 @@ def test_grouping_by_length_saves_padding_and_loses_no_image():
     assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.25
 
 
-def test_with_one_bucket_lengths_do_not_decide_who_shares_a_batch(source, captions):
+def test_with_one_bucket_the_order_ignores_lengths(source, captions):
     # Given to other images, the captions regroup the batches only where there are buckets.
     texts = tokenised_captions(source)
     vocabulary = Vocabulary.from_captions((w for c in texts for w in c), min_count=1)
@@ -268,7 +268,7 @@ def test_leaving_the_iterator_early_ends_its_threads(source, captions):
 BEFORE = "6e6f0fe8107c1e9e10accbe65ab490cde838a53063d376c1abd968ada5aea28d"
 
 
-def test_batches_are_those_of_earlier_versions(source, captions):
+def test_batches_equal_those_of_earlier_versions(source, captions):
     digest = hashlib.sha256()
     for batch in batches(source, captions):
         for array in (batch.tokens, batch.numbers, batch.pixels):
@@ -278,7 +278,7 @@ def test_batches_are_those_of_earlier_versions(source, captions):
 
 @pytest.mark.parametrize("hosts", [1, 2, 4])
 @pytest.mark.parametrize("from_features", [False, True])
-def test_hosts_read_shares_that_together_are_the_batch(source, captions, hosts, from_features):
+def test_the_shares_of_all_hosts_form_the_batch(source, captions, hosts, from_features):
     class Counting(list):
         read = 0
 
@@ -306,7 +306,7 @@ def test_hosts_read_shares_that_together_are_the_batch(source, captions, hosts, 
     assert Counting.read == (0 if from_features else 8 * 5)
 
 
-def test_hosts_pad_alike_though_one_has_short_captions_only(source, captions):
+def test_all_hosts_pad_to_the_same_length(source, captions):
     shares = [batches(source, captions, size=4, shard=(host, 4)) for host in range(4)]
     for step in zip(*shares, strict=True):
         assert len({batch.tokens.shape for batch in step}) == 1
@@ -318,7 +318,7 @@ def test_hosts_pad_alike_though_one_has_short_captions_only(source, captions):
     )
 
 
-def test_a_batch_that_hosts_cannot_share_equally_is_refused(source, captions):
+def test_unequal_shares_are_refused(source, captions):
     with pytest.raises(InputError, match=r"batch_size is 10, but 4 hosts .* expected 8 or 12, or"):
         batches(source, captions, size=10, shard=(0, 4))
     with pytest.raises(InputError, match=r"batch_size is 3, but 4 hosts .* expected 4, or"):

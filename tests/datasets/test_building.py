@@ -1,4 +1,4 @@
-"""Building: the same bytes however it comes about, and nothing left of what goes wrong."""
+"""Builds give the same bytes under any interruption, and leave nothing behind on errors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COUNTS = {"train": 70, "dev": 9, "test": 1}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """80 photographs of noise, which takes a while to decode."""
+    """80 photographs of noise, which take a while to decode."""
     folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for i in range(80):
@@ -73,7 +73,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def expected(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The files of the data set, built in one go by one process."""
+    """The files of the data set, built by one process without interruption."""
     data_dir = tmp_path_factory.mktemp("expected")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shards, "RECORDS_PER_SHARD", 8)
@@ -114,7 +114,7 @@ if __name__ == "__main__":
 def start(
     folder: Path, data_dir: Path, workers: int, *, limit: int = 0, last: int = 0
 ) -> subprocess.Popen[str]:
-    """`build` in a process of its own.
+    """Run `build` in another process.
 
     Args:
       limit: bytes beyond which no file of its may grow.
@@ -129,7 +129,7 @@ def start(
     )
 
 
-def test_it_is_what_tfds_reads(folder: Path, tmp_path: Path) -> None:
+def test_tfds_reads_the_result(folder: Path, tmp_path: Path) -> None:
     path = build(recipe(folder), tmp_path, workers=1)
     assert path == tmp_path / "noise" / "1.0.0"
     builder = tfds.builder_from_directory(path)
@@ -160,7 +160,7 @@ def test_it_is_what_tfds_reads(folder: Path, tmp_path: Path) -> None:
     }
 
 
-def test_a_record_is_what_tfds_itself_would_store() -> None:
+def test_records_are_serialised_as_tfds_does() -> None:
     features = tfds.features.FeaturesDict(
         {
             "image": tfds.features.Image(shape=(None, None, 3)),
@@ -197,7 +197,7 @@ def test_three_processes_make_the_same_bytes(
     assert reports[-1] == ("noise: storing", 80, 80)
 
 
-def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
+def test_a_killed_build_resumes_to_the_same_bytes(
     folder: Path, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
     rng = random.Random(0)
@@ -222,7 +222,7 @@ def notes(data_dir: Path) -> list[Path]:
     return sorted(data_dir.glob("noise/1.0.0.unfinished-*/finished/*.json"))
 
 
-def test_workers_end_with_a_parent_that_was_killed(folder: Path, tmp_path: Path) -> None:
+def test_workers_end_when_their_parent_is_killed(folder: Path, tmp_path: Path) -> None:
     process = start(folder, tmp_path, 2)
     while not notes(tmp_path) and process.poll() is None:
         time.sleep(0.001)
@@ -233,14 +233,16 @@ def test_workers_end_with_a_parent_that_was_killed(folder: Path, tmp_path: Path)
     assert process.returncode == -signal.SIGKILL
 
 
-def test_two_at_once_make_one(folder: Path, tmp_path: Path, expected: dict[str, bytes]) -> None:
+def test_concurrent_builds_make_one_data_set(
+    folder: Path, tmp_path: Path, expected: dict[str, bytes]
+) -> None:
     processes = [start(folder, tmp_path, workers) for workers in (1, 2)]
     said = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
     assert contents(tmp_path) == expected
 
 
-def test_another_recipe_takes_nothing_over(
+def test_another_recipe_does_not_reuse_shards(
     folder: Path, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
     def interrupt(what: str, done: int, total: int) -> None:
@@ -260,7 +262,7 @@ def test_another_recipe_takes_nothing_over(
     assert contents(tmp_path) == expected
 
 
-def test_a_changed_file_is_stored_anew(folder: Path, tmp_path: Path) -> None:
+def test_a_changed_file_is_stored_again(folder: Path, tmp_path: Path) -> None:
     mine = shutil.copytree(folder, tmp_path / "images")
 
     def interrupt(what: str, done: int, total: int) -> None:
@@ -291,7 +293,7 @@ def test_unreadable_images_are_listed_and_nothing_is_left(folder: Path, tmp_path
     assert list((tmp_path / "data").iterdir()) == []
 
 
-def test_unreadable_images_are_left_out_if_so_wished(folder: Path, tmp_path: Path) -> None:
+def test_unreadable_images_are_left_out_on_request(folder: Path, tmp_path: Path) -> None:
     mine = shutil.copytree(folder, tmp_path / "images")
     for i in range(8, 23):  # of the second shard, 7 to 14, one is left; of the third none
         (mine / f"{i:02d}.jpg").write_bytes(b"not an image")
@@ -315,7 +317,7 @@ def test_a_split_must_not_become_empty(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_disk_that_becomes_full(folder: Path, tmp_path: Path, workers: int) -> None:
-    """Of a file that may not grow, array_record says what it says of a full disk."""
+    """array_record reports a file size limit in the same way as a full disk."""
     process = start(folder, tmp_path, workers, limit=200_000)
     _, err = process.communicate()
     assert process.returncode == 1
@@ -324,7 +326,7 @@ def test_a_disk_that_becomes_full(folder: Path, tmp_path: Path, workers: int) ->
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_without_room_is_known_before(
+def test_a_disk_without_space_is_noticed_before_writing(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
@@ -338,13 +340,15 @@ def test_a_disk_without_room_is_known_before(
     build(recipe(folder, max_side=64), tmp_path, workers=1)
 
 
-def test_no_place_to_write(folder: Path, tmp_path: Path) -> None:
+def test_a_data_dir_that_is_not_writable_is_named(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"noise: cannot write to .*file: "):
         build(recipe(folder), tmp_path / "file", workers=1)
 
 
-def test_max_side_stores_less(folder: Path, tmp_path: Path, expected: dict[str, bytes]) -> None:
+def test_max_side_stores_smaller_images(
+    folder: Path, tmp_path: Path, expected: dict[str, bytes]
+) -> None:
     build(recipe(folder, max_side=64), tmp_path, workers=1)
     smaller = contents(tmp_path)
     assert smaller.keys() == expected.keys()
@@ -366,9 +370,7 @@ def dot(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(texts, st.lists(texts, max_size=4)), min_size=1, max_size=12))
-def test_captions_and_names_go_in_and_come_out(
-    dot: Path, examples: list[tuple[str, list[str]]]
-) -> None:
+def test_captions_and_names_round_trip(dot: Path, examples: list[tuple[str, list[str]]]) -> None:
     given = tuple(Example(name, dot, tuple(captions)) for name, captions in examples)
     data = listing_recipe(Listing({"train": given}, "Odd."), name="odd", format="folder")
     with tempfile.TemporaryDirectory() as data_dir:

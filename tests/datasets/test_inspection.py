@@ -1,4 +1,4 @@
-"""What is found in a data set: numbers worked by hand, copies that were planted."""
+"""Inspection against numbers worked out by hand and planted copies."""
 
 import dataclasses
 import io
@@ -27,7 +27,7 @@ TRAIN = [[["a", "dog"], ["a", "dog", "runs"]], [["a", "cat"], []], []]
 
 
 def photograph(seed, size=(96, 64)):
-    """Soft blotches, as unlike each other as photographs are."""
+    """Soft blotches, as different from each other as photographs."""
     noise = np.random.default_rng(seed).integers(0, 256, (6, 9, 3), np.uint8)
     return Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
 
@@ -94,7 +94,7 @@ def test_one_pass_counts_what_two_do(texts, frequent):
 # Pictures
 
 
-def test_a_file_is_described():
+def test_look_at_describes_a_file():
     image = photograph(0, (200, 100))
     exif = Image.Exif()
     exif[0x0112] = 6  # held sideways
@@ -117,7 +117,7 @@ def test_a_fingerprint_by_hand():
     assert np.unpackbits(np.frombuffer(fingerprint(both), np.uint8)).sum() == 128
 
 
-def test_how_unlike_pictures_are():
+def test_difference_of_images():
     grey, lighter, red = (Image.new("RGB", (64, 64), c) for c in ("#808080", "#909090", "#ff0000"))
     assert difference(encoded(grey, "PNG"), encoded(lighter, "PNG")) == (0.0, 0.0)
     # 127, 128 and 128 levels apart, of which a cast of 30 each is taken for granted.
@@ -149,7 +149,7 @@ def test_groups_and_what_splits_share_by_hand():
     ]
 
 
-def test_like_fingerprints_are_those_of_all_pairs():
+def test_similar_fingerprints_equal_brute_force():
     rng = np.random.default_rng(0)
     prints = rng.integers(0, 256, (60, 16), np.uint8)
     for copy in range(30):  # copies of the first thirty, up to 7 bits away
@@ -172,7 +172,7 @@ def test_like_fingerprints_are_those_of_all_pairs():
 
 @pytest.fixture(scope="module")
 def planted():
-    """In dev the same file, four copies, a look-alike that is none, and a file that is no image."""
+    """dev holds an identical file, four copies, a similar image, and a file without an image."""
     files = [encoded(photograph(n), quality=90) for n in range(8)]
     images = [Image.open(io.BytesIO(file)) for file in files]
     train = [record(f, f"{n}.jpg", "a dog runs", f"number {n}") for n, f in enumerate(files)]
@@ -219,7 +219,7 @@ def test_planted_copies_are_found(planted):
     assert found.images["dev"].problems[0][0] == "page"
 
 
-def test_without_images_their_bytes_still_tell(planted):
+def test_identical_files_are_found_without_decoding(planted):
     found = inspect("planted", planted, min_count=30, images=False)
     assert (found.images, found.alike_images) == ({}, None)
     assert found.same_images.between("train", "dev") == 1
@@ -234,12 +234,12 @@ def kinds(statistics, **options):
 
 
 def captions_of(*lengths, per_image=1, images=100):
-    """`images` images with so many captions each, of so many words in turn."""
+    """Make `images` images with the given numbers of captions, of the given lengths in turn."""
     turns = itertools.cycle(lengths)
     return count_captions([["w"] * next(turns) for _ in range(per_image)] for _ in range(images))
 
 
-def test_nothing_to_warn_of():
+def test_sound_data_has_no_warnings():
     data = DataStatistics("d", {"train": captions_of(5, per_image=2)})
     assert kinds(data, captions_per_image=2) | {"repeated-captions": 0} == {"repeated-captions": 0}
 
@@ -322,14 +322,14 @@ def test_images_and_leaks():
     assert levels == sorted(levels, reverse=True)
 
 
-def test_a_training_is_warned_by_its_captions():
+def test_training_warns_about_its_captions():
     texts = SplitCaptions.collect([[["w"] * 40] * 5] * 100)
     found = caption_warnings(texts, DataConfig(min_count=30))
     assert [w.kind for w in found] == ["too-long"]
     assert caption_warnings(SplitCaptions.collect([]), DataConfig())[0].kind == "near-empty"
 
 
-def test_sides_are_told_where_images_are_mirrored():
+def test_words_for_sides_are_reported_if_images_are_mirrored():
     captions = [["a", "dog", "on", "the", "left"]] * 3 + [["a", "dog"]] * 196 + [["right"]]
     data = DataStatistics("d", {"train": count_captions([c] for c in captions)})
     found = kinds(data, flip=True)["mirrored"]
@@ -341,7 +341,7 @@ def test_sides_are_told_where_images_are_mirrored():
     assert "mirrored" not in kinds(DataStatistics("d", {"train": captions_of(5)}), flip=True)
 
 
-def test_shares_read_as_what_they_are():
+def test_shares_do_not_round_to_0_or_100():
     assert share(12, 300) == "12 of 300 (4.0 %)"
     assert share(1, 6000) == "1 of 6,000 (0.017 %)"
     assert share(5999, 6000) == "5,999 of 6,000 (99.983 %)"

@@ -1,4 +1,4 @@
-"""Preparing data sets by name, finding and reading them, and what is said when that goes wrong."""
+"""Preparing, finding and reading data sets by name, with their error messages."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def release(tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("small_shapes")
-def test_shapes_there_and_back(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_shapes_round_trip(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     prepare("shapes", data_dir=tmp_path, console=None)
     out, err = capfd.readouterr()
     assert out == ""
@@ -106,7 +106,7 @@ def test_other_names_are_refused(tmp_path: Path, release: Path, name: str) -> No
 
 
 @pytest.mark.usefixtures("small_shapes")
-def test_a_second_time_nothing_is_built(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_preparing_twice_builds_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     prepare("shapes", data_dir=tmp_path)
     assert capfd.readouterr() == ("", "")
 
@@ -117,7 +117,7 @@ def test_a_second_time_nothing_is_built(tmp_path: Path, capfd: pytest.CaptureFix
     assert capfd.readouterr().err == f"shapes is prepared already: {tmp_path}/shapes/1.0.0\n"
 
 
-def test_another_data_set_of_that_name_is_not_taken_for_it(tmp_path: Path, release: Path) -> None:
+def test_a_different_data_set_of_the_same_name_is_refused(tmp_path: Path, release: Path) -> None:
     data = tmp_path / "data"
     prepare("flickr8k", source=release, data_dir=data)
     with pytest.raises(InputError, match=r"without --max-side, not with --max-side 4\. Choose"):
@@ -144,7 +144,7 @@ def test_the_data_directory_is_tfds_s_own_by_default(
     assert str(prepare_module.default_data_dir()) == "/home/someone/tensorflow_datasets"
 
 
-def test_what_cannot_be_mirrored_says_so(tmp_path: Path) -> None:
+def test_a_listing_can_forbid_mirroring(tmp_path: Path) -> None:
     Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
     examples = (Example("a", tmp_path / "a.png", ("left",)),)
     listing = Listing({"train": examples}, "", flippable=False)
@@ -187,7 +187,7 @@ def test_data_sets_of_tfds_s_own_builders_can_be_read(tmp_path: Path, release: P
     assert prepare("flickr8k", source=release, data_dir=tmp_path / "old").path == old.path
 
 
-def test_a_faulty_source_leaves_nothing(tmp_path: Path, release: Path) -> None:
+def test_a_faulty_source_leaves_nothing_behind(tmp_path: Path, release: Path) -> None:
     (release / "Flicker8k_Dataset" / "1.jpg").write_bytes(b"")
     with pytest.raises(InputError, match=r"1 image cannot be read .*\n.*1\.jpg: the file is empty"):
         prepare("flickr8k", source=release, data_dir=tmp_path / "data")
@@ -197,7 +197,7 @@ def test_a_faulty_source_leaves_nothing(tmp_path: Path, release: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_shapes")
-def test_another_version_is_told_apart(tmp_path: Path, release: Path) -> None:
+def test_another_version_is_named(tmp_path: Path, release: Path) -> None:
     path = prepare("shapes", data_dir=tmp_path).path
     path.rename(path.with_name("2.0.0"))
     expected = "holds version 2.0.0 of shapes, which jaxcap cannot read"
@@ -228,7 +228,7 @@ def test_damage_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_shapes")
-def test_errors_tell_the_way_out(tmp_path: Path, release: Path) -> None:
+def test_errors_suggest_a_remedy(tmp_path: Path, release: Path) -> None:
     with pytest.raises(
         InputError, match=r"(?s)unknown format 'flickr'.*Did you mean 'flickr8k'.*tfds"
     ):

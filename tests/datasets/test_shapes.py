@@ -1,4 +1,4 @@
-"""The drawn data set: pictures against pixel counts, captions against scenes made by hand."""
+"""Shapes: images against pixel counts, captions against scenes made by hand."""
 
 import dataclasses
 
@@ -67,7 +67,7 @@ def test_one_object():
     assert not shapes.is_true_and_complete("a large blue square above a large blue square", scene)
 
 
-def test_twins_are_told_apart_by_nothing_and_need_not_be():
+def test_two_equal_objects_may_be_described_in_either_order():
     twin = dataclasses.replace(CIRCLE, x=60.0)
     scene = Scene((CIRCLE, twin), "plain")
     for where in ("left", "right"):
@@ -87,14 +87,14 @@ def test_twins_are_told_apart_by_nothing_and_need_not_be():
         (28.0, 40.0, None),  # the two would touch
     ],
 )
-def test_relation_is_certain_or_none(x, y, expected):
+def test_ambiguous_relations_are_none(x, y, expected):
     other = Object("star", "green", x, y, 8.0)
     opposite = {"left": "right", "above": "below", None: None}
     assert shapes.relation(CIRCLE, other) == expected
     assert shapes.relation(other, CIRCLE) == opposite[expected]
 
 
-def test_parse_reads_what_is_said():
+def test_parse():
     said = shapes.parse("a large cyan star under a small purple cross")
     assert said == shapes.Description(
         (("large", "cyan", "star"), ("small", "purple", "cross")), "below"
@@ -106,7 +106,7 @@ def test_parse_reads_what_is_said():
 
 
 @pytest.mark.parametrize("held_out", [False, True])
-def test_scenes_can_be_told_in_five_ways(held_out):
+def test_scenes_have_five_different_true_captions(held_out):
     for i, scene in enumerate(scenes(held_out)):
         texts = shapes.captions(scene, np.random.default_rng(i))
         assert len(set(texts)) == 5
@@ -117,7 +117,7 @@ def test_scenes_can_be_told_in_five_ways(held_out):
         assert shapes.scene_from_json(shapes.scene_to_json(scene)) == scene
 
 
-def test_captions_of_one_scene_are_false_of_nearly_all_others():
+def test_captions_are_false_for_nearly_all_other_scenes():
     sample = scenes(False, 100)
     true = sum(
         shapes.is_true_and_complete(text, other)
@@ -129,7 +129,7 @@ def test_captions_of_one_scene_are_false_of_nearly_all_others():
     assert true < 30  # of 9,900; single objects do recur
 
 
-def test_test_scenes_show_what_training_never_does():
+def test_test_scenes_have_held_out_combinations():
     seen = scenes(False, 4000)
     kinds = {o.kind for scene in seen for o in scene.objects}
     pairs = {frozenset(o.kind for o in s.objects) for s in seen if len(s.objects) == 2}
@@ -148,7 +148,7 @@ def test_test_scenes_show_what_training_never_does():
 
 
 def test_every_object_is_drawn_as_described():
-    """Pixels near an object's colour, counted, against the area geometry gives."""
+    """Compare the number of pixels near an object's colour with the area from geometry."""
     share = {  # of the square of the radius
         "circle": np.pi,
         "square": 2.0,
@@ -168,12 +168,12 @@ def test_every_object_is_drawn_as_described():
                 assert y.mean() == pytest.approx(38, abs=1.5)
 
 
-def test_outlines_stay_within_their_radius():
+def test_outlines_stay_inside_the_unit_circle():
     for shape in shapes.SHAPES:
-        assert np.linalg.norm(shapes._outline(shape), axis=-1).max() <= 1 + 1e-9, shape
+        assert np.linalg.norm(shapes.unit_outline(shape), axis=-1).max() <= 1 + 1e-9, shape
 
 
-def test_the_same_everywhere_and_always():
+def test_examples_are_deterministic():
     first, again = (shapes.make_example("dev", 17) for _ in range(2))
     assert first == again
     other = shapes.make_example("train", 17)

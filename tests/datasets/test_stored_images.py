@@ -1,4 +1,4 @@
-"""What is stored of an image, against Pillow's own reading of the same files."""
+"""Stored images against Pillow's own reading of the same files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jaxcap.errors import InputError
 
 
 def gradient(width: int, height: int, mode: str = "RGB") -> Image.Image:
-    """A picture without symmetry: red grows to the right, green downward."""
+    """An image without symmetry: red grows to the right, green downward."""
     y, x = np.mgrid[0:height, 0:width]
     pixels = np.stack([x * 255 // width, y * 255 // height, np.full_like(x, 60)], -1)
     return Image.fromarray(pixels.astype(np.uint8)).convert(mode)
@@ -59,7 +59,7 @@ OTHER = {
 
 @pytest.mark.parametrize("kind", ODD)
 @pytest.mark.parametrize("max_side", [None, 40, 4000])
-def test_jpeg_and_png_files_are_stored_as_they_are(kind: str, max_side: int | None) -> None:
+def test_jpeg_and_png_files_are_stored_unchanged(kind: str, max_side: int | None) -> None:
     assert to_stored(ODD[kind], name=kind, max_side=max_side) == ODD[kind]
 
 
@@ -116,8 +116,8 @@ def test_a_sideways_photograph_is_made_upright_when_it_is_made_smaller() -> None
     assert np.abs(pixels - expected).mean() < 3
 
 
-def test_what_is_made_smaller_stays_close_to_the_original() -> None:
-    """Peak signal to noise against Pillow's own scaling, without any JPEG in between."""
+def test_scaled_images_stay_close_to_the_original() -> None:
+    """Compare with Pillow's own scaling without JPEG, by peak signal-to-noise ratio."""
     rng = np.random.default_rng(0)
     rough = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
     source = rough.resize((800, 600), Image.Resampling.BICUBIC)

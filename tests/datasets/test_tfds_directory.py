@@ -1,4 +1,4 @@
-"""Directories of strangers are data: opening one runs no code that it names."""
+"""Opening a stranger's data set directory runs no code that it names."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Evil(tfds.features.Text):
 """
 CORE = "tensorflow_datasets.core.features"
 NUMBERS = itertools.count()
-"""TFDS remembers classes by their names, so each test has a module of its own."""
+"""TFDS caches classes by name, so each test needs its own module."""
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def directory(tiny_data: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def evil(directory: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Puts an importable program in the directory; returns a feature that names its class."""
+    """Put an importable program in the directory; return a feature that names its class."""
     module = f"stranger_{next(NUMBERS)}"
     (directory / f"{module}.py").write_text(PROGRAM)
     monkeypatch.syspath_prepend(directory)
@@ -52,7 +52,7 @@ def evil(directory: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def hide(feature: dict[str, Any], kind: str) -> dict[str, Any]:
-    """Wraps a feature as TFDS stores it inside another."""
+    """Wrap a feature in another one, as TFDS stores it."""
     content: dict[str, Any]
     match kind:
         case "top":
@@ -85,7 +85,7 @@ KINDS = ("top", "dict", "sequence", "json", "message", "snake_case", "older")
 
 
 def store(directory: Path, feature: dict[str, Any], *, whole: bool) -> None:
-    """Makes `feature` the only one, or one more of those in the directory."""
+    """Store `feature` as the whole of features.json, or add it to the others."""
     path = directory / "features.json"
     features = feature if whole else json.loads(path.read_text())
     if not whole:

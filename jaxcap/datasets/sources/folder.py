@@ -21,6 +21,7 @@ from pathlib import Path
 from jaxcap.caption_files.column_names import Names
 from jaxcap.caption_files.reading import COCO, KARPATHY, TOKENS, ImageCaptions
 from jaxcap.caption_files.text_files import numbered_lines, read_text
+from jaxcap.data.image_paths import IMAGE_SUFFIXES, images_below
 from jaxcap.datasets import Progress, no_progress
 from jaxcap.datasets.sources import Listing, SourceOptions
 from jaxcap.datasets.sources.assembly import Entry, assemble, entries_of, read_file
@@ -28,7 +29,6 @@ from jaxcap.datasets.sources.findings import Findings
 from jaxcap.datasets.sources.locations import need_file, need_folder, need_source
 from jaxcap.datasets.sources.splits import DEFAULT_FRACTIONS, canonical_or_none
 from jaxcap.errors import InputError
-from jaxcap.files import IMAGE_SUFFIXES, images_below
 
 _SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".txt", ".token")
 
@@ -71,7 +71,7 @@ def _caption_files(source: Path, options: SourceOptions) -> dict[Path, str | Non
     """
     if options.captions is not None:
         return {options.captions: None}
-    here = sorted(source.iterdir())
+    here = sorted(path for path in source.iterdir() if not path.name.startswith("."))
     images = {path.stem for path in here if path.suffix.lower() in IMAGE_SUFFIXES}
     lists = {path.resolve() for path in options.split_files.values()}
     there = [

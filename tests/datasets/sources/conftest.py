@@ -1,4 +1,4 @@
-"""Small sources, made as the tests need them."""
+"""Fixtures that make small sources."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jaxcap.errors import InputError
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Callable[..., Path]:
-    """Makes files that stand for images, for no reader opens one: `pictures("b/1.jpg", …)`."""
+    """Make placeholder image files, which no reader opens: `pictures("b/1.jpg", …)`."""
 
     def make(*names: str, folder: str = "source") -> Path:
         for name in names:
@@ -28,7 +28,7 @@ def pictures(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def problems() -> Callable[..., str]:
-    """What reading a source complains of."""
+    """Return the error message of reading a source."""
 
     def message(format: str, **options: object) -> str:
         with pytest.raises(InputError) as caught:
@@ -40,7 +40,7 @@ def problems() -> Callable[..., str]:
 
 @pytest.fixture
 def held() -> Callable[[Listing], dict[str, dict[str, tuple[str, ...]]]]:
-    """The captions by image by split; images must be there."""
+    """Return captions by image and split; all images must exist."""
 
     def of(listing: Listing) -> dict[str, dict[str, tuple[str, ...]]]:
         for examples in listing.splits.values():

@@ -1,4 +1,4 @@
-"""COCO as it is downloaded, and Karpathy's files, both made small."""
+"""Small versions of the COCO download and of Karpathy's files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxcap.datasets.sources.registry import read
 
 
 def coco_file(path, split, year, ids, captions=2):
-    """Writes the annotations of images; captions of all images are mixed, as in the originals."""
+    """Write annotations; captions of all images are interleaved, as in the originals."""
     prefix = f"COCO_{split}{year}_" if year == 2014 else ""
     images = [{"id": i, "file_name": f"{prefix}{i:012d}.jpg"} for i in ids]
     annotations = [
@@ -72,7 +72,7 @@ def test_the_official_splits(coco, held):
     assert "no test split" in listing.notes[0]
 
 
-def test_karpathys_splits_are_taken_where_his_file_is(coco, held):
+def test_karpathys_splits_are_used_if_his_file_exists(coco, held):
     (coco / "dataset_coco.json").write_text(karpathy(*FOUR))
     found = held(read("coco", SourceOptions(source=coco)))
     assert {split: list(images) for split, images in found.items()} == {
@@ -115,7 +115,7 @@ def test_an_official_file_that_is_named_must_be_there(coco, problems):
     assert message.endswith("captions_train2014.json: no such file")
 
 
-def test_the_official_images_can_be_split_anew(coco, held, tmp_path):
+def test_the_official_images_can_be_split_again(coco, held, tmp_path):
     (tmp_path / "test.txt").write_text("COCO_val2014_000000000008\nCOCO_train2014_000000000009\n")
     options = SourceOptions(source=coco, split_files={"test": tmp_path / "test.txt"})
     found = held(read("coco", options))
@@ -126,7 +126,7 @@ def test_the_official_images_can_be_split_anew(coco, held, tmp_path):
     ]
 
 
-def test_all_that_is_wrong_with_annotations(coco, problems):
+def test_all_problems_of_annotations_are_listed(coco, problems):
     path = coco / "annotations" / "captions_train2014.json"
     document = json.loads(path.read_text())
     document["images"].append({"id": 3, "file_name": "COCO_train2014_000000000003.jpg"})
@@ -163,7 +163,7 @@ def test_bad_json_has_its_position(coco, problems):
     assert message.startswith(f"{path}, line 2, column 18: malformed JSON")
 
 
-def test_what_is_no_coco(pictures, problems, tmp_path):
+def test_folders_without_coco_are_refused(pictures, problems, tmp_path):
     root = pictures("a.jpg")
     assert "no captions found; expected annotations/captions_train2014.json" in problems(
         "coco", source=root
@@ -200,7 +200,7 @@ def test_files_of_the_same_name_in_two_folders_keep_their_folders(pictures, held
     }  # fmt: skip
 
 
-def test_what_is_wrong_with_karpathys_file(pictures, problems):
+def test_problems_of_karpathys_file_are_listed(pictures, problems):
     root = pictures("1.jpg", "2.jpg", "3.jpg", "4.jpg")
     entries = [
         ("train", "", "1.jpg", 1), ("test", "", "1.jpg", 1), ("my split", "", "2.jpg", 2),
@@ -220,7 +220,7 @@ def test_what_is_wrong_with_karpathys_file(pictures, problems):
     assert f"{path}, image 6: 4.jpg has no caption" in message
 
 
-def test_numbers_are_no_names_of_files(pictures, problems):
+def test_ids_are_not_file_names(pictures, problems):
     # imgid 0, 1, 2, … and cocoid 1, 2, …, in a folder of other images.
     root = pictures("0.jpg", "1.jpg", "2.jpg", "3.jpg")
     entries = [("train", "", f"dog{i}.jpg", i) for i in (1, 2, 3)]
@@ -228,7 +228,7 @@ def test_numbers_are_no_names_of_files(pictures, problems):
     assert "none of its 3 images is in" in problems("karpathy", source=root)
 
 
-def test_none_of_the_images_is_there(pictures, problems, tmp_path):
+def test_all_images_missing(pictures, problems, tmp_path):
     root = pictures("1.jpg")
     (root / "dataset_x.json").write_text(
         karpathy(*[("train", "", f"n{i}.jpg", i) for i in range(30)])
@@ -239,7 +239,7 @@ def test_none_of_the_images_is_there(pictures, problems, tmp_path):
     assert message.endswith("--images DIR")
 
 
-def test_which_karpathy_file(pictures, problems):
+def test_several_karpathy_files_need_a_choice(pictures, problems):
     root = pictures("1.jpg")
     assert "expected one file dataset_*.json, found none" in problems("karpathy", source=root)
     (root / "dataset_a.json").write_text("{}")

@@ -1,4 +1,4 @@
-"""The releases of Flickr8k and Flickr30k: sound, partial and spoilt."""
+"""The releases of Flickr8k and Flickr30k: complete, partial and damaged."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_all_problems_are_listed_at_once(release, problems):
     assert "Flickr_8k.devImages.txt, line 1: no caption of 4_d.jpg" in message
 
 
-def test_the_rest_of_many_problems_is_counted(release, problems):
+def test_further_problems_are_counted(release, problems):
     tokens = release / "Flickr8k.token.txt"
     tokens.write_text(tokens.read_text() + "nonsense\n" * 25)
     message = problems("flickr8k", source=release)
@@ -66,7 +66,7 @@ def test_the_rest_of_many_problems_is_counted(release, problems):
     assert message.endswith("… and 15 more")
 
 
-def test_what_is_absent_can_be_left_out_and_is_named(release, held):
+def test_missing_images_can_be_left_out_and_are_named(release, held):
     (release / "Flicker8k_Dataset" / "2_b.jpg").unlink()
     (release / "Flickr_8k.devImages.txt").write_text("4_d.jpg\n5_e.jpg\n")
     listing = read("flickr8k", SourceOptions(source=release, skip_bad=True))
@@ -84,7 +84,7 @@ def test_an_image_in_two_splits_is_a_problem(release, problems):
     assert "trainImages.txt, line 2" in message
 
 
-def test_a_name_cannot_lead_out_of_the_folder(release, problems, tmp_path):
+def test_a_name_cannot_point_outside_the_folder(release, problems, tmp_path):
     (tmp_path / "secret.jpg").write_bytes(b"x")
     (release / "Flickr_8k.devImages.txt").write_text("../../secret.jpg\n")
     assert "line 1: no image ../../secret.jpg" in problems("flickr8k", source=release)
@@ -129,7 +129,7 @@ def test_the_source_must_be_a_folder(problems, tmp_path):
 
 @pytest.mark.skipif(not os.environ.get("JAXCAP_FLICKR8K"), reason="no Flickr8k release here")
 def test_the_real_release_against_its_files():
-    """Counted and read by other means than the reader's."""
+    """Count and read the files without the reader."""
     source = Path(os.environ["JAXCAP_FLICKR8K"])
     captions = defaultdict(dict)
     for line in (source / "Flickr8k.token.txt").read_bytes().decode().splitlines():
@@ -157,7 +157,7 @@ def thirty(pictures):
     return root
 
 
-def test_flickr30k_without_splits_is_drawn_and_says_so(thirty, held):
+def test_flickr30k_without_splits_draws_them_with_a_note(thirty, held):
     listing = read("flickr30k", SourceOptions(source=thirty))
     found = held(listing)
     assert sum(map(len, found.values())) == 40

@@ -1,4 +1,4 @@
-"""One's own folder of images: captions in every form that people keep them in."""
+"""A user's folder of images, with captions in every supported form."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ EXPECTED = {
         ),
     ],
 )  # fmt: skip
-def test_every_format_says_the_same(name, content, pictures, held):
+def test_every_format_reads_the_same(name, content, pictures, held):
     root = pictures("a.jpg", "b.jpg")
     (root / name).write_text(content)
     (root / "README.txt").write_text("Not a file of captions.")
@@ -119,7 +119,7 @@ def test_text_files_beside_the_images(pictures, held):
     }
 
 
-def test_without_a_word_about_splits_they_are_drawn_and_stay(pictures):
+def test_splits_are_drawn_by_default_and_are_stable(pictures):
     names = [f"{n}.jpg" for n in range(300)]
     root = pictures(*names)
     table = root / "c.csv"
@@ -171,7 +171,7 @@ def test_a_file_for_each_split(pictures, held, problems):
     assert "3 files may hold the captions (dev.csv, train.csv" in problems("folder", source=root)
 
 
-def test_columns_of_a_file_that_has_none(pictures, problems):
+def test_column_options_need_a_file_with_columns(pictures, problems):
     root = pictures("a.jpg")
     (root / "a.txt").write_text("a dog")
     message = problems("folder", source=root, split_column="part")
@@ -258,7 +258,7 @@ def test_a_jpeg_of_any_suffix_is_found_by_its_full_name(pictures, held):
         (b"", ["{file}: the file is empty"]),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_named_with_file_and_line(content, expected, pictures, problems):
+def test_problems_are_named_with_file_and_line(content, expected, pictures, problems):
     root = pictures("a.jpg", "b.jpg")
     file = root / "captions.csv"
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -280,7 +280,7 @@ def test_images_without_captions_can_be_left_out(pictures, held):
     assert "0.jpg, 2.jpg, 3.jpg and 5 more" in listing.notes[0]
 
 
-def test_what_is_wrong_beside_the_images(pictures, problems):
+def test_problems_of_text_files_beside_images(pictures, problems):
     root = pictures("a.jpg", "b.jpg", "c.jpg", "c.png", "d.jpg")
     assert "images without captions; expected a caption file" in problems("folder", source=root)
     (root / "a.txt").write_text("a dog")
@@ -294,7 +294,7 @@ def test_what_is_wrong_beside_the_images(pictures, problems):
     assert f"{root / 'd.jpg'}: no d.txt beside it" in message
 
 
-def test_which_file_holds_the_captions(pictures, problems, held):
+def test_several_caption_files_need_a_choice(pictures, problems, held):
     root = pictures("a.jpg")
     (root / "a.txt").write_text("beside")
     (root / "one.csv").write_text("image,caption\na.jpg,one\n")
@@ -311,7 +311,7 @@ def test_which_file_holds_the_captions(pictures, problems, held):
     assert "no such folder" in problems("folder", captions=root / "one.csv", images=root / "none")
 
 
-def test_options_that_do_not_go_together(pictures, problems):
+def test_conflicting_options_are_refused(pictures, problems):
     root = pictures("a.jpg")
     (root / "c.csv").write_text("image,caption\na.jpg,x\n")
     assert "Did you mean 'folder'?" in problems("folders", source=root)
@@ -340,7 +340,7 @@ _quick = settings(
 
 
 def captions_read(name, content, images=("a.jpg",)):
-    """The captions of the first image, from a file of that content."""
+    """Return the captions of the first image, from a file with this content."""
     with tempfile.TemporaryDirectory() as folder:
         for image in images:
             (Path(folder) / image).touch()
@@ -353,7 +353,7 @@ def captions_read(name, content, images=("a.jpg",)):
 @_quick
 @given(CAPTIONS)
 @example(ODD)
-def test_odd_captions_in_json_come_back_byte_for_byte(captions):
+def test_odd_captions_in_json_round_trip(captions):
     kept = tuple(c for c in captions if c.strip())
     if not kept or len(kept) < len(captions):
         return
@@ -372,7 +372,7 @@ def test_odd_captions_in_json_come_back_byte_for_byte(captions):
 @_quick
 @given(CAPTIONS, st.sampled_from([",", ";"]))
 @example(ODD, ",")
-def test_odd_captions_in_csv_come_back_but_for_space_around_them(captions, delimiter):
+def test_odd_captions_in_csv_round_trip_except_outer_space(captions, delimiter):
     kept = tuple(c.strip() for c in captions)
     if not all(kept):
         return
@@ -386,7 +386,7 @@ def test_odd_captions_in_csv_come_back_but_for_space_around_them(captions, delim
 @_quick
 @given(CAPTIONS)
 @example([c for c in ODD if "\n" not in c])
-def test_odd_captions_in_a_text_file_a_line_each(captions):
+def test_odd_captions_in_a_text_file_round_trip(captions):
     kept = tuple(c.strip() for c in captions)
     if not all(kept) or any("\n" in c for c in kept) or captions[0].startswith("\ufeff"):
         return
@@ -421,7 +421,7 @@ def test_odd_names_in_every_format(pictures, held):
     assert held(read("folder", options)) == expected
 
 
-def test_names_that_no_file_can_have_are_absent(pictures, problems):
+def test_invalid_file_names_count_as_missing(pictures, problems):
     root = pictures("a.jpg")
     names = ["a.jpg", "x" * 300 + ".jpg", "nul\0.jpg", "/etc/passwd", "../c.json", "."]
     (root / "c.json").write_text(json.dumps([{"image": n, "caption": "x"} for n in names]))
@@ -432,7 +432,7 @@ def test_names_that_no_file_can_have_are_absent(pictures, problems):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="other systems have no such names")
-def test_a_name_that_is_no_text(pictures, problems):
+def test_a_name_that_is_not_utf8(pictures, problems):
     root = pictures()
     path = os.fsencode(root) + b"/\xff.jpg"
     try:

@@ -1,4 +1,4 @@
-"""The names of splits, and drawing them by the hash of a name."""
+"""Names of splits, and drawing splits by a hash of names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxcap.errors import InputError
 THIRDS = {"train": 1 / 3, "dev": 1 / 3, "test": 1 / 3}
 
 
-def test_names_that_people_give():
+def test_common_names_are_unified():
     names = [
         "train",
         "Training",
@@ -32,7 +32,7 @@ def test_names_that_people_give():
     assert in_order(["b", "test", "a", "train", "b"]) == ["train", "test", "b", "a"]
 
 
-def test_drawing_against_the_hash_worked_out_elsewhere():
+def test_draw_against_precomputed_hashes():
     # printf a.jpg | sha256sum: 509b…, or 0.3149 of the way; b.jpg: 7a12…, 0.4768.
     assert draw("a.jpg", THIRDS) == "test"
     assert draw("b.jpg", THIRDS) == "dev"
@@ -42,7 +42,7 @@ def test_drawing_against_the_hash_worked_out_elsewhere():
         assert draw(name, THIRDS) == expected
 
 
-def test_shares_are_kept_and_other_images_do_not_matter():
+def test_fractions_are_met_and_other_images_do_not_matter():
     shares = {"train": 0.7, "dev": 0.1, "test": 0.2}
     drawn = [draw(f"{n}.jpg", shares) for n in range(20_000)]
     for split, share in shares.items():
@@ -50,14 +50,14 @@ def test_shares_are_kept_and_other_images_do_not_matter():
         assert abs(drawn.count(split) / 20_000 - share) < 3 * (share * (1 - share) / 20_000) ** 0.5
 
 
-def test_changing_the_share_of_dev_leaves_the_test_split():
+def test_changing_the_fraction_of_dev_keeps_the_test_split():
     names = [f"{n}" for n in range(2000)]
     before = {n for n in names if draw(n, {"train": 0.8, "dev": 0.1, "test": 0.1}) == "test"}
     after = {n for n in names if draw(n, {"test": 0.1, "dev": 0.3, "train": 0.6}) == "test"}
     assert before == after
 
 
-def test_a_name_is_the_same_however_its_accents_are_written():
+def test_unicode_forms_of_a_name_get_the_same_split():
     for n in range(50):
         composed = f"é{n}.jpg"
         assert draw(composed, THIRDS) == draw(unicodedata.normalize("NFD", composed), THIRDS)
@@ -75,6 +75,6 @@ def test_a_name_is_the_same_however_its_accents_are_written():
         ({"dev": float("nan")}, "is nan"),
     ],
 )
-def test_shares_that_are_none(shares, message):
+def test_invalid_fractions_are_refused(shares, message):
     with pytest.raises(InputError, match=message):
         check_fractions(shares)

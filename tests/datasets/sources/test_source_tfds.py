@@ -1,4 +1,4 @@
-"""TFDS data sets of any name, in array_record and in TFRecord files."""
+"""TFDS data sets of any name, in array_record and TFRecord files."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def as_tfrecord(source: Path, target: Path) -> Path:
-    """Writes the same records as TFRecord files; what reads them is tested against Grain below."""
+    """Write the same records as TFRecord files; their reader is tested against Grain below."""
     target.mkdir(parents=True)
     for path in source.iterdir():
         if ".array_record-" not in path.name:
@@ -133,7 +133,7 @@ def test_every_caption_and_every_byte_of_an_image(copies, file_format):
     assert "captions 'captions/text', ids 'image/filename'" in listing.notes[0]
 
 
-def test_by_name_and_with_shares(copies, data_dir):
+def test_by_name_and_with_fractions(copies, data_dir):
     options = SourceOptions(
         dataset="coco_captions", data_dir=data_dir, split_fractions={"train": 0.5, "test": 0.5}
     )
@@ -147,14 +147,14 @@ def test_by_name_and_with_shares(copies, data_dir):
         assert len(found.splits["train"]) == 24
 
 
-def test_ids_that_are_given_and_ids_that_do_not_tell_images_apart(copies, problems):
+def test_given_ids_and_ambiguous_ids(copies, problems):
     message = problems("tfds", source=copies["array_record"], id_key="image/id")
     # 0, 1, 2 and 3 occur in several splits: 4 + 3 + 2 second occurrences.
     assert "9 problems" in message
     assert "the image id '0' occurs in both train and restval" in message
 
 
-def test_questions_that_the_records_leave_open(copies, problems):
+def test_ambiguous_features_need_a_choice(copies, problems):
     source = copies["tfrecord"]
     message = problems("tfds", source=source, caption_key="captions")
     assert (
@@ -168,7 +168,7 @@ def test_questions_that_the_records_leave_open(copies, problems):
     assert "no feature 'picture' (--image-key)" in message
 
 
-def test_what_is_no_data_set(tmp_path, copies, problems):
+def test_folders_without_a_data_set_are_refused(tmp_path, copies, problems):
     assert "no prepared TFDS data set" in problems("tfds", source=tmp_path)
     assert "--data-dir DIR" in problems("tfds", dataset="coco_captions")
     assert "(--source DIR) or its name (--dataset NAME)" in problems("tfds")
