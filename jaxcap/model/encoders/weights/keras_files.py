@@ -1,15 +1,14 @@
-"""Reading Keras's weight files without Keras.
+"""Read Keras's weight files without Keras.
 
-Three layouts exist. *Legacy* `.h5`, which the published files have
+Keras has three layouts. *Legacy* `.h5` is that of the published files
 (`*_weights_tf_dim_ordering_tf_kernels_notop.h5`): the root, or its group `model_weights`,
 lists `layer_names`, and the group of each layer lists `weight_names`. *Keras 3*
-(`.weights.h5`): `layers/CONTAINER/vars/NUMBER`, where the container is called after the
-layer's class and counted in the order of `model.layers`; the layer's own name is an attribute
-that early versions did not write. *`.keras`*: a zip file with such a `model.weights.h5`.
+(`.weights.h5`) has `layers/CONTAINER/vars/NUMBER`. The container is named after the class of
+the layer and numbered in the order of `model.layers`; early versions did not write the layer's
+own name, an attribute. *`.keras`* is a zip file with a `model.weights.h5` in the layout of Keras 3.
 
-Layers that their author did not name (all of Inception) are called `conv2d`, `conv2d_1`, … by
-a counter of the whole Python session. Here they are `conv2d_0`, `conv2d_1`, …, counted from
-the first one in the file.
+Keras names unnamed layers (all of Inception) `conv2d`, `conv2d_1`, … by a counter of the whole
+Python session. Here they are `conv2d_0`, `conv2d_1`, …, counted from the first one in the file.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ import numpy as np
 from jaxcap.errors import InputError
 from jaxcap.model.encoders.weights.hdf5 import Dataset, Group, Hdf5Error, read_hdf5
 
-# What Keras 1 to 3 call a weight, and its name today. What Keras 1 called "running_std" was
-# the variance.
+# The names of weights in Keras 1 to 3, and those of today. The "running_std" of Keras 1 was in
+# fact the variance.
 _LEAVES = {
     "kernel": "kernel",
     "W": "kernel",
@@ -66,9 +65,9 @@ class KerasTensors(NamedTuple):
 
     Attributes:
         tensors: `"LAYER/kernel"` (or `bias`, `gamma`, …) to a read-only array.
-        in_order: the file does not tell the layers' names: convolutions and normalisations
-            are called `conv2d_N` and `batch_normalization_N` in the order of `model.layers`.
-        layout: what the layout is called, for people.
+        in_order: whether the file lacks the layers' names. Convolutions and normalisations are
+            then `conv2d_N` and `batch_normalization_N`, in the order of `model.layers`.
+        layout: the name of the layout, for messages.
     """
 
     tensors: dict[str, np.ndarray]
@@ -77,9 +76,9 @@ class KerasTensors(NamedTuple):
 
 
 def read_keras_file(path: str | Path) -> KerasTensors:
-    """Reads the weights of a Keras `.h5`, `.weights.h5` or `.keras` file.
+    """Read the weights of a Keras `.h5`, `.weights.h5` or `.keras` file.
 
-    The states of optimizers and metrics are left out; configurations are not looked at.
+    States of optimizers and metrics are skipped; configurations are ignored.
 
     Raises:
         InputError: the file is missing, cut short, damaged, or not Keras's, or pyfive is missing.
@@ -102,7 +101,7 @@ def read_keras_file(path: str | Path) -> KerasTensors:
 
 
 def _content(path: Path) -> tuple[memoryview, bool]:
-    """The bytes of an HDF5 file, and whether it was one entry of a `.keras` file."""
+    """Return the bytes of an HDF5 file, and whether it was an entry of a `.keras` file."""
     with path.open("rb") as file:
         start = file.read(2)
         if not start:
@@ -114,7 +113,7 @@ def _content(path: Path) -> tuple[memoryview, bool]:
     try:
         with zipfile.ZipFile(data) as archive:
             info = archive.getinfo(_IN_KERAS_FILE)
-            # Keras does not compress; a compressed entry could unfold to any size.
+            # Keras does not compress; a compressed entry could expand to any size.
             if info.compress_type != zipfile.ZIP_STORED or info.file_size > len(data.getbuffer()):
                 raise Hdf5Error(f"damaged: its '{_IN_KERAS_FILE}' is compressed")
             return memoryview(archive.read(info)), True
@@ -129,7 +128,7 @@ def _legacy(root: Group, layout: str) -> KerasTensors:
         if not isinstance(group, Group):
             raise Hdf5Error(f"damaged: it lists the layer '{layer}' but does not have it")
         weights = _strings(group, "weight_names")
-        # A group of one layer is its name; of a model within the model, its layers are there.
+        # The group of a nested model has several scopes, which name its layers.
         scopes = {weight.rpartition("/")[0] for weight in weights}
         for weight in weights:
             scope, _, last = weight.rpartition("/")
@@ -161,7 +160,7 @@ def _keras3(root: Group, layout: str) -> KerasTensors:
 
 
 def _collect(group: Group, into: list[tuple[str, str | None, list[np.ndarray]]]) -> None:
-    """Adds all layers at or below `group`: container, name if known, variables."""
+    """Add all layers at or below `group`: container, name if known, variables."""
     for container, item in group.members.items():
         if not isinstance(item, Group):
             continue
@@ -169,7 +168,7 @@ def _collect(group: Group, into: list[tuple[str, str | None, list[np.ndarray]]])
         if isinstance(variables, Group) and variables.members:
             numbers = [str(i) for i in range(len(variables.members))]
             if set(numbers) != set(variables.members):
-                raise Hdf5Error(f"damaged: the variables of '{container}' are not counted through")
+                raise Hdf5Error(f"damaged: the variables of '{container}' are not numbered from 0")
             arrays = [_array(variables, number) for number in numbers]
             into.append((container, next(iter(variables.attributes.get("name", [])), None), arrays))
         _collect(Group({k: v for k, v in item.members.items() if k != "vars"}, {}), into)
@@ -180,7 +179,7 @@ def _add(
 ) -> None:
     weights = layers.setdefault(layer, {})
     if leaf in weights:
-        raise Hdf5Error(f"has two layers '{layer}' with a '{leaf}': which is meant?")
+        raise Hdf5Error(f"has two layers '{layer}' with a '{leaf}'")
     weights[leaf] = array
 
 
@@ -196,7 +195,7 @@ def _array(group: Group, path: str) -> np.ndarray:
 
 
 def _strings(group: Group, name: str) -> list[str]:
-    """A list of strings, which Keras spreads over NAME0, NAME1, … when it is long."""
+    """Return a list of strings; Keras splits a long one into NAME0, NAME1, …"""
     if name in group.attributes:
         return group.attributes[name]
     parts = (group.attributes.get(f"{name}{i}") for i in itertools.count())
@@ -219,7 +218,7 @@ def _named(
 
 
 def _counted_from_zero(layers: list[str]) -> dict[str, str]:
-    """Unnamed layers, whose counter began anywhere: `conv2d_95` may be the first."""
+    """Number unnamed layers from 0; Keras may start at any number, such as `conv2d_95`."""
     numbers: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for layer in layers:
         if found := _UNNAMED.fullmatch(layer):
@@ -232,7 +231,7 @@ def _counted_from_zero(layers: list[str]) -> dict[str, str]:
 
 
 def _of_first_resnet50(layers: list[str]) -> dict[str, str]:
-    """Names of today for those of Keras's first ResNet-50 (2016), of the same architecture.
+    """Map the names of Keras's first ResNet-50 (2016) to those of today.
 
     `"res2b_branch2a"` is `"conv2_block2_1_conv"`, `"bn2a_branch1"` is `"conv2_block1_0_bn"`.
     """

@@ -1,8 +1,8 @@
-"""In which order Keras keeps the layers of a model.
+"""The order in which Keras keeps the layers of a model.
 
-Early files of Keras 3 tell no names of layers, only their places in `model.layers`. That
-order is by a layer's distance from the output, the longest way counted, so the branches of a
-network are interleaved: within a block, the longest branch comes first.
+Early files of Keras 3 do not name layers; they only give their places in `model.layers`. Layers
+are sorted by their distance from the output along the longest path, so the branches of a network
+are interleaved: within a block, the longest branch comes first.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-# Of Inception-v3 (Szegedy et al. 2015, https://arxiv.org/abs/1512.00567): the convolutions of
-# each block, numbered as they are made, in the order of `model.layers`; figures 5, 10, 6, 10, 7.
+# Inception-v3 (Szegedy et al. 2015, https://arxiv.org/abs/1512.00567), figures 5, 10, 6, 10, 7:
+# the convolutions of each block, numbered as they are created, in the order of `model.layers`.
 _STEM = (0, 1, 2, 3, 4)
 _FIGURE_5 = (3, 1, 4, 0, 2, 5, 6)
 _GRID_35_TO_17 = (1, 2, 0, 3)
@@ -28,16 +28,16 @@ _INCEPTION_V3 = (
 )
 
 _RESNET = re.compile(r"conv(\d+)(?:_block(\d+)_(\d))?_(?:conv|bn)")
-# The shortcut's convolution has the same distance from the output as the third.
+# The shortcut's convolution is as far from the output as the third one.
 _RESNET_PLACES = ("1", "2", "0", "3")
 _VGG = re.compile(r"block(\d+)_conv(\d+)")
 
 
 def names_in_order(layers: Collection[str]) -> dict[str, str]:
-    """Keras's names of layers to the names that count them in the order of `model.layers`.
+    """Map Keras's names of layers to names that number them in the order of `model.layers`.
 
     `"conv1_bn"` of ResNet-50 is `"batch_normalization_0"`, `"conv2_block1_0_conv"` is
-    `"conv2d_3"`. Empty if the order of such layers is not known.
+    `"conv2d_3"`. The result is empty if the order is unknown.
 
     Args:
         layers: the names of all convolutions and normalisations of one architecture.

@@ -1,4 +1,4 @@
-"""Reading and writing `.safetensors` files: a JSON header and numbers, no program."""
+"""Read and write `.safetensors` files: a JSON header and numbers, no code."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ from jaxcap.files import replacing
 
 
 def read_safetensors_file(path: str | Path) -> dict[str, np.ndarray]:
-    """Reads all tensors, name to array; bfloat16 as `ml_dtypes.bfloat16`.
+    """Read all tensors, name to array; bfloat16 as `ml_dtypes.bfloat16`.
 
     Raises:
-        InputError: the file is missing, cut short, damaged, or has numbers of a type that
-            numpy does not know.
+        InputError: the file is missing, cut short, damaged, or has a type unknown to NumPy.
     """
     with _opened(Path(path)) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def read_about(path: str | Path) -> dict[str, Any] | None:
-    """What `write_safetensors_file` was told of a file; None if it did not write this one.
+    """Return the `about` given to `write_safetensors_file`; None if it did not write this file.
 
     Raises:
         InputError: the file is missing, cut short or damaged.
@@ -38,14 +37,16 @@ def read_about(path: str | Path) -> dict[str, Any] | None:
     try:
         about = None if text is None else json.loads(text)
     except ValueError as error:
-        raise InputError(f"{path}: damaged: what its header says of it is no JSON.") from error
+        raise InputError(
+            f"{path}: damaged: the entry 'jaxcap' in its header is not JSON."
+        ) from error
     return about if isinstance(about, dict) else None
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
-        # The header is checked by the library: every byte belongs to exactly one tensor.
+        # The library checks the header: every byte belongs to exactly one tensor.
         with safetensors.safe_open(path, framework="numpy") as file:
             yield file
     except OSError as error:
@@ -57,26 +58,26 @@ def _opened(path: Path) -> Iterator[Any]:
 def write_safetensors_file(
     path: Path, tensors: Mapping[str, np.ndarray], about: Mapping[str, Any]
 ) -> None:
-    """Writes a file whole or not at all, see `jaxcap.files.replacing`.
+    """Write a file atomically; see `jaxcap.files.replacing`.
 
-    The same tensors and the same `about` give the same bytes.
+    Equal tensors and equal `about` give equal bytes.
 
     Args:
-        about: what the file is, in JSON types; kept in its header under the name `jaxcap`.
+        about: a description in JSON types, kept in the file's header under the name `jaxcap`.
 
     Raises:
-        OSError: no room or no permission.
+        OSError: the disk is full, or permission is denied.
     """
-    # One entry only: the library writes several in an order that changes from run to run.
+    # Only one entry: the library writes several in an order that changes from run to run.
     metadata = {"jaxcap": json.dumps(about, sort_keys=True)}
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     try:
         with replacing(path) as beside:
-            # Made before the library opens it, which tells the reason of a failure less well.
+            # Create the file here: the library explains a failure to do so less well.
             beside.touch()
             mode = beside.stat().st_mode
             safetensors.numpy.save_file(contiguous, beside, metadata)
-            beside.chmod(mode)  # the library lets nobody but the writer read it
+            beside.chmod(mode)  # the library makes it readable only by its owner
     except safetensors.SafetensorError as error:
         raise OSError(str(error)) from error
 

@@ -1,4 +1,4 @@
-"""The names that PyTorch's libraries and wrappers give to one and the same tensors."""
+"""Translate the names that PyTorch's libraries and wrappers give to the same tensors."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TypeVar
 
 _T = TypeVar("_T")
 
-# timm's modules in a block of EfficientNet-Lite, by whether the block has an expansion, and
-# outside of blocks; to those of the package efficientnet-lite-pytorch.
+# timm's modules of EfficientNet-Lite to those of the package efficientnet-lite-pytorch: in blocks
+# with an expansion, in blocks without one, and outside of blocks.
 _TIMM_EXPANDED = {
     "conv_pw": "_expand_conv",
     "bn1": "_bn0",
@@ -35,11 +35,10 @@ _TIMM_BLOCK = re.compile(r"blocks\.(\d+)\.(\d+)\.(\w+)\.(\w+)")
 
 
 def plain_torch_names(tensors: Mapping[str, _T]) -> dict[str, _T]:
-    """The same tensors under the names that an encoder's layouts know.
+    """Rename tensors to the names that the layouts of encoders use.
 
-    Takes off what `DataParallel` puts before each name, adds what Hugging Face's ResNet has
-    before it only when it is part of a classifier, translates timm's EfficientNet-Lite, and
-    leaves out counters of training steps.
+    Remove the prefix of `DataParallel`, add the prefix that Hugging Face's ResNet has only as
+    part of a classifier, translate timm's EfficientNet-Lite, and drop counters of training steps.
     """
     names = [name for name in tensors if not name.endswith("num_batches_tracked")]
     if names and all(name.startswith("module.") for name in names):
@@ -55,9 +54,9 @@ def plain_torch_names(tensors: Mapping[str, _T]) -> dict[str, _T]:
 
 
 def _from_timm_lite(names: Iterable[str]) -> dict[str, str]:
-    """timm's names of EfficientNet-Lite, which count blocks within their stages.
+    """Map timm's names of EfficientNet-Lite, which number blocks within their stages.
 
-    `"blocks.1.0.bn1.weight"` is `"_blocks.1._bn0.weight"`.
+    `"blocks.1.0.bn1.weight"` becomes `"_blocks.1._bn0.weight"`.
     """
     names = list(names)
     found = {name: _TIMM_BLOCK.fullmatch(name) for name in names}
@@ -73,6 +72,6 @@ def _from_timm_lite(names: Iterable[str]) -> dict[str, str]:
             modules = _TIMM_EXPANDED if is_expanded else _TIMM_PLAIN
             number = numbers[int(block[1]), int(block[2])]
             translated[name] = f"_blocks.{number}.{modules.get(block[3], block[3])}.{block[4]}"
-    if len(set(translated.values())) < len(names):  # not timm's after all
+    if len(set(translated.values())) < len(names):  # the file is not timm's after all
         return {name: name for name in names}
     return translated

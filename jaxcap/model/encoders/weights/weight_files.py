@@ -1,7 +1,4 @@
-"""Weight files of any format, recognised by their content.
-
-The suffix of a file is what somebody called it; its first bytes are what it is.
-"""
+"""Read weight files of any format, recognised by their first bytes and not by their suffix."""
 
 from __future__ import annotations
 
@@ -22,9 +19,9 @@ from jaxcap.model.encoders.weights.torch_names import plain_torch_names
 
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".h5", ".hdf5", ".keras")
 
-# How tensors are called and laid out. "torch": `layer1.0.conv1.weight`, convolutions
+# The names and axes of tensors. "torch": `layer1.0.conv1.weight`, convolutions
 # [out, in, height, width]. "keras": `conv1_conv/kernel`, [height, width, in, out]. "keras order":
-# the same with `conv2d_N` for the layers' names, counted in the order of `model.layers`.
+# the same, with layers named `conv2d_N` in the order of `model.layers`.
 Naming: TypeAlias = Literal["torch", "keras", "keras order"]
 
 _CLASSIFIERS: dict[str, re.Pattern[str]] = {
@@ -35,15 +32,14 @@ _CLASSIFIERS: dict[str, re.Pattern[str]] = {
 
 @dataclass(frozen=True)
 class WeightFile:
-    """What a file holds.
+    """The contents of a weight file.
 
     Attributes:
-        path: where it lies.
-        format: what it is, for people.
-        naming: how its tensors are called and laid out.
-        tensors: name to read-only array, without the classifier and without counters of
-            training steps.
-        classifier: the tensors that turn features into classes, likewise.
+        path: the file.
+        format: the name of its format, for messages.
+        naming: the convention for the names and axes of its tensors.
+        tensors: name to read-only array, without the classifier and counters of training steps.
+        classifier: the tensors of the layers that turn features into classes.
     """
 
     path: Path
@@ -54,11 +50,10 @@ class WeightFile:
 
 
 def read_weight_file(path: str | Path) -> WeightFile:
-    """Reads a weight file; no code of the file is run, whatever it holds.
+    """Read a weight file without running any code in it.
 
     Raises:
-        InputError: the file is missing, is something else than weights, or is cut short or
-            damaged.
+        InputError: the file is missing, cut short, damaged, or not a weight file.
     """
     path = Path(path)
     kind = _recognise(path)
@@ -87,10 +82,10 @@ def read_weight_file(path: str | Path) -> WeightFile:
 
 
 def _recognise(path: Path) -> str:
-    """`"HDF5"`, `"safetensors"`, or which layout of PyTorch's."""
+    """Return `"HDF5"`, `"safetensors"`, or the layout of PyTorch's."""
     try:
         if path.is_dir():
-            raise InputError(f"{path}: a folder; give the weight file in it.{_files_in(path)}")
+            raise InputError(f"{path}: a folder; give a weight file in it.{_files_in(path)}")
         with path.open("rb") as file:
             start = file.read(512)
     except FileNotFoundError:
@@ -105,7 +100,7 @@ def _recognise(path: Path) -> str:
         return _kind_of_zip(path)
     if start[:1] == b"\x80" and start[1:2] <= b"\x05":
         return "PyTorch .pth (legacy)"
-    # A header's length in eight bytes, and the header, in JSON: below 16 MB it is, always.
+    # Eight bytes with the length of the header, always below 16 MB, then the header in JSON.
     if start[8:9] == b"{" and start[3:8] == bytes(5):
         return "safetensors"
     raise InputError(f"{path}: {_stranger(start)}")
@@ -117,7 +112,7 @@ def _kind_of_zip(path: Path) -> str:
             names = archive.namelist()
     except Exception as error:  # damaged bytes make zipfile raise nearly anything
         raise InputError(
-            f"{path}: a zip file (as .pth and .keras files are), but not a whole one: {error}."
+            f"{path}: a zip file (as .pth and .keras files are), but incomplete: {error}."
             " Was the download cut short?"
         ) from None
     if "model.weights.h5" in names:
@@ -126,8 +121,8 @@ def _kind_of_zip(path: Path) -> str:
         return "PyTorch .pth (zip)"
     some = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
     raise InputError(
-        f"{path}: a zip file, but of neither PyTorch ('data.pkl') nor Keras"
-        f" ('model.weights.h5'): it has {some or 'nothing'}."
+        f"{path}: a zip file, but not from PyTorch ('data.pkl') or Keras"
+        f" ('model.weights.h5'): it has {some or 'no entries'}."
     )
 
 
@@ -136,16 +131,16 @@ def _stranger(start: bytes) -> str:
     if not start:
         return "it is empty. Was the download cut short?"
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        return "a web page, not weights: the link led to a page about the file. Download it again."
+        return "a web page, not weights. Download the file itself, not the page about it."
     if text.startswith(b"version https://git-lfs"):
         return (
-            "a pointer of Git LFS, not the weights themselves. Fetch them with"
+            "a Git LFS pointer, not the weights themselves. Fetch them with"
             " 'git lfs pull', or download the file from its page."
         )
     if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!")):
-        return "a compressed archive. Unpack it, and give the weight file that was in it."
+        return "a compressed archive. Unpack it, and give the weight file in it."
     return (
-        f"no weight file: it begins with {start[:16]!r}. Expected a Keras .h5, .weights.h5 or"
+        f"not a weight file: it begins with {start[:16]!r}. Expected a Keras .h5, .weights.h5 or"
         " .keras file, a PyTorch .pth file, or a .safetensors file."
     )
 

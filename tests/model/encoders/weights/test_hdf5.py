@@ -157,12 +157,12 @@ def _twice(file):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (_soft, "'a' is a link to elsewhere"),
-        (_elsewhere, "in a form of HDF5 that Keras does not use"),
-        (_raw_elsewhere, "lies in another file"),
+        (_soft, "'a' is an external link"),
+        (_elsewhere, "a variant of HDF5 that Keras does not use"),
+        (_raw_elsewhere, "array in another file"),
         (_virtual, "in chunks"),
-        (_loop, "two paths lead to"),
-        (_twice, "two paths lead to"),
+        (_loop, "is reached twice or nested too deeply"),
+        (_twice, "is reached twice or nested too deeply"),
         (_bomb, "compressed or in chunks"),
         (_unfilled, "never filled"),
     ],
@@ -182,7 +182,7 @@ def test_no_attribute_takes_more_memory_than_the_file_has(tmp_path):
     place = content.index(struct.pack("<I", 30_000))
     same = bytearray(content)
     same[place : place + 1234 * 16] = 1234 * content[place : place + 16]
-    with pytest.raises(Hdf5Error, match="structures are more than the file"):
+    with pytest.raises(Hdf5Error, match="structures exceed the file"):
         read_hdf5(bytes(same))
     # 8 TB of pointers to them.
     with pytest.raises(Hdf5Error, match="an attribute is longer than its header"):

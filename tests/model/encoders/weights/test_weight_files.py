@@ -86,11 +86,11 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 946530
         (HTML, "a web page, not weights"),
         (b"<html>403 Forbidden</html>", "a web page, not weights"),
         (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "a web page"),
-        (LFS, "a pointer of Git LFS"),
+        (LFS, "a Git LFS pointer"),
         (gzip.compress(b"weights", mtime=0), "a compressed archive"),
-        (b"\x93NUMPY\x01\x00", r"no weight file: it begins with b'\\x93NUMPY"),
-        (b'{"error": "not found"}', "no weight file"),
-        (b"\x89HDF\r\n", "no weight file"),
+        (b"\x93NUMPY\x01\x00", r"not a weight file: it begins with b'\\x93NUMPY"),
+        (b'{"error": "not found"}', "not a weight file"),
+        (b"\x89HDF\r\n", "not a weight file"),
     ],
 )
 def test_what_is_no_weight_file_is_named(content, message, suffix, tmp_path):
@@ -102,11 +102,11 @@ def test_what_is_no_weight_file_is_named(content, message, suffix, tmp_path):
 
 def test_other_zip_files_are_named(tmp_path):
     np.savez(tmp_path / "a.npz", kernel=KERNEL)
-    with pytest.raises(InputError, match=r"of neither PyTorch.*nor Keras.*it has kernel\.npy"):
+    with pytest.raises(InputError, match=r"not from PyTorch.*or Keras.*it has kernel\.npy"):
         read_weight_file(tmp_path / "a.npz")
     content = (tmp_path / "a.npz").read_bytes()
     (tmp_path / "cut.pth").write_bytes(content[:100])
-    with pytest.raises(InputError, match=r"cut\.pth: a zip file .* not a whole one"):
+    with pytest.raises(InputError, match=r"cut\.pth: a zip file .* but incomplete"):
         read_weight_file(tmp_path / "cut.pth")
 
 
@@ -121,7 +121,7 @@ def test_a_missing_file_suggests_its_neighbour(tmp_path):
 def test_a_folder_lists_the_files_in_it(tmp_path):
     (tmp_path / "b.pth").touch()
     (tmp_path / "readme.txt").touch()
-    with pytest.raises(InputError, match=r"a folder; give the weight file.* It has: b\.pth\.$"):
+    with pytest.raises(InputError, match=r"a folder; give a weight file.* It has: b\.pth\.$"):
         read_weight_file(tmp_path)
 
 

@@ -97,7 +97,7 @@ def test_a_missing_tensor_is_named(tensors):
 
 def test_a_tensor_left_over_is_named(tensors):
     tensors["_blocks.3._se_reduce.weight"] = np.zeros(3, np.float32)
-    with pytest.raises(InputError, match=r"left over: _blocks\.3\._se_reduce\.weight\.$"):
+    with pytest.raises(InputError, match=r"unused: _blocks\.3\._se_reduce\.weight\.$"):
         load_weights("imagenet", LITE0, encoder_shapes(LITE0))
 
 
@@ -117,9 +117,9 @@ def test_a_number_that_is_none_is_named(value, tensors):
 
 def test_weights_of_another_encoder_are_refused(lite0):
     path = str(weights_file("imagenet", LITE0))
-    wrong = r"not the weights of encoder 'resnet18': this is the file of 'efficientnet_lite0'\."
+    wrong = r"not the weights of encoder 'resnet18'; it fits encoder 'efficientnet_lite0'\."
     with pytest.raises(
-        InputError, match=rf"{wrong} missing: .* and \d+ more; left over: .* more\."
+        InputError, match=rf"{wrong} missing: .* and \d+ more; unused: .* more\."
     ):
         load_weights(path, "resnet18", encoder_shapes("resnet18"))
 
@@ -231,7 +231,7 @@ def test_numbers_too_large_for_float32_are_not_made_infinite(tmp_path):
 
 def test_whole_numbers_are_no_weights(tmp_path):
     path, _ = _write(tmp_path, "vgg16", dtype=np.int8)
-    with pytest.raises(InputError, match=r"not of floating-point numbers: .* \(int8\).* more"):
+    with pytest.raises(InputError, match=r"not floating-point: .* \(int8\).* more"):
         load_weights(path, "vgg16", encoder_shapes("vgg16"))
 
 
@@ -248,7 +248,7 @@ def test_whole_numbers_are_no_weights(tmp_path):
 )
 def test_the_file_of_another_encoder_is_named(theirs, ours, tmp_path):
     path, _ = _write(tmp_path, theirs)
-    with pytest.raises(InputError, match=rf"encoder '{ours}': this is the file of '{theirs}'\."):
+    with pytest.raises(InputError, match=rf"encoder '{ours}'; it fits encoder '{theirs}'\."):
         load_weights(path, ours, encoder_shapes(ours))
 
 
@@ -261,7 +261,7 @@ def test_another_width_is_of_another_shape(tmp_path, monkeypatch):
             tensors[name] = value[: len(value) // 2]
 
     path, _ = _write(tmp_path, "resnet18", halve)
-    wrong = r"nor quite of any other; it is most like 'resnet18' \(50%\)\. of another shape: "
+    wrong = r"or exactly of any other; the most similar is 'resnet18' \(50%\)\. of another shape: "
     with pytest.raises(InputError, match=rf"'resnet18', {wrong}.*, expected .* and 95 more"):
         load_weights(path, "resnet18", encoder_shapes("resnet18"))
 
@@ -269,7 +269,7 @@ def test_another_width_is_of_another_shape(tmp_path, monkeypatch):
 def test_weights_of_nobody_say_so(tmp_path):
     path = tmp_path / "a.safetensors"
     write_safetensors_file(path, {"transformer.h.0.weight": np.zeros(3)}, {})
-    wrong = r"'resnet18', nor of any other that jaxcap knows\. .*left over: transformer\.h\.0"
+    wrong = r"'resnet18', or of any other encoder that jaxcap knows\. .*unused: transformer\.h\.0"
     with pytest.raises(InputError, match=wrong):
         load_weights(str(path), "resnet18", encoder_shapes("resnet18"))
 
