@@ -24,7 +24,7 @@ MAIN = "import jaxcap.cli; jaxcap.cli.main()"
 
 
 class Outcome(NamedTuple):
-    """What a command left: exit code, standard output and standard error."""
+    """The outcome of a command: exit code, standard output and standard error."""
 
     code: int
     out: str
@@ -36,7 +36,7 @@ Command = Callable[..., Outcome]
 
 @pytest.fixture
 def command(monkeypatch, capsys, tmp_path) -> Command:
-    """Runs an entry point in this process, in an empty directory; its cache stays as it is."""
+    """Run an entry point in this process, in an empty directory, with the tests' own cache."""
     monkeypatch.setattr(cli, "configure_jax", lambda: None)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)
@@ -193,7 +193,7 @@ def test_train_resumes_and_prints_the_next_commands(
     outcome = command(cli.train, config_file, "--workdir", workdir)
     assert (outcome.code, outcome.out) == (0, "")
     assert f"Training in {workdir} on" in outcome.err
-    assert "Going on from step 30" in outcome.err
+    assert "Resuming from step 30" in outcome.err
     assert f"  python evaluate.py '{workdir}' --split dev --data-dir {tiny_data}\n" in outcome.err
 
 
@@ -238,7 +238,7 @@ def test_the_data_folder_of_a_strangers_run_is_not_opened(
     assert f"If you trust it, give --data-dir {stranger}" in outcome.err
 
 
-def test_caption_prints_results_alone(command, tiny_run, tmp_path):
+def test_caption_prints_only_captions_to_standard_output(command, tiny_run, tmp_path):
     folder = tmp_path / "Fotos äöü"
     names = ["b.PNG", "a.jpg", "deep/er/c.webp", "two words.png", "東京.png"]
     for name in names:

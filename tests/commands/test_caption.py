@@ -1,4 +1,4 @@
-"""`jaxcap caption`: which images, in which form, and what is left when things go wrong."""
+"""`jaxcap caption`: which images, in which format, and what remains after a failure."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def run(tiny_run) -> loaded_model.LoadedModel:
 
 @pytest.fixture
 def command(monkeypatch, capsys, tmp_path, run) -> Callable[..., Outcome]:
-    """Runs the command in an empty directory, with a run that is loaded and compiled once."""
+    """Run the command in an empty directory, with a run that is loaded and compiled once."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(loaded_model, "load", lambda *paths, **options: run)
 
@@ -61,7 +61,7 @@ def command(monkeypatch, capsys, tmp_path, run) -> Callable[..., Outcome]:
 
 
 def pictures(folder: Path, count: int, *, seed: int = 0) -> list[Path]:
-    """Images that are all different, and told apart by the captions of even a small model."""
+    """Write different images, which even a small model captions differently."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     paths = [folder / f"{n:03}.png" for n in range(count)]
@@ -75,7 +75,7 @@ def pictures(folder: Path, count: int, *, seed: int = 0) -> list[Path]:
 
 
 @every_format
-def test_a_repeated_command_does_what_is_left(command, tmp_path, run, name):
+def test_a_repeated_command_continues(command, tmp_path, run, name):
     paths = pictures(tmp_path / "in", 11)
     output = tmp_path / f"out{SUFFIX[name]}"
     assert command("in", "--output", output).code == 0
@@ -103,7 +103,7 @@ def test_an_image_that_is_given_twice_is_captioned_once(command, tmp_path):
     ]
 
 
-def test_two_images_of_one_coco_number_are_not_mixed_up(command, tmp_path):
+def test_two_images_with_one_coco_id_are_not_confused(command, tmp_path):
     for folder in ("a", "b"):
         (first,) = pictures(tmp_path / folder, 1)
         first.rename(first.with_name("000000000042.png"))
@@ -115,7 +115,7 @@ def test_two_images_of_one_coco_number_are_not_mixed_up(command, tmp_path):
     assert [each["image_id"] for each in json.loads(Path("out.json").read_text())] == [42]
 
 
-def test_failures_are_listed_and_tried_again(command, tmp_path):
+def test_failures_are_listed_and_retried(command, tmp_path):
     pictures(tmp_path / "in", 5)
     Path("in/002.png").write_text("text")
     Path("in/000a.jpg").write_bytes(b"")
@@ -144,7 +144,7 @@ def test_a_file_that_vanishes(command, tmp_path, monkeypatch, capsys):
     assert "skipped: in/gone.png: cannot read the file: No such file or directory" in outcome.err
 
 
-def test_an_image_that_is_found_twice_has_one_part(command, tmp_path):
+def test_an_image_found_twice_belongs_to_one_part(command, tmp_path):
     pictures(tmp_path / "in" / "below", 9)
     counts = []
     for number in (1, 2, 3):
@@ -233,7 +233,7 @@ def test_the_model_in_the_package_is_named_once(monkeypatch, tmp_path, run, caps
     assert capsys.readouterr().out.count("\n") == 2
 
 
-def test_the_search_is_as_asked(command, tmp_path, run):
+def test_search_options_are_respected(command, tmp_path, run):
     (path,) = pictures(tmp_path / "in", 1)
 
     def captions(*options: object) -> list[str]:
@@ -282,7 +282,7 @@ def test_several_models_and_words():
     assert (parsed.model, parsed.search.banned_words) == ((Path("A"), Path("B")), ("a", "-x"))
 
 
-# In a process of its own
+# In a separate process
 
 
 MAIN = "import jaxcap.cli; jaxcap.cli.main()"
@@ -314,7 +314,7 @@ def process(tmp_path, tiny_run) -> Iterator[Callable[..., subprocess.Popen[str]]
 
 
 @pytest.mark.parametrize("name", ["csv", "coco"])
-def test_a_killed_process_is_gone_on_with(process, command, tmp_path, name):
+def test_a_killed_command_can_be_continued(process, command, tmp_path, name):
     pictures(tmp_path / "in", 24)
     output, whole = tmp_path / f"out{SUFFIX[name]}", tmp_path / f"whole{SUFFIX[name]}"
     assert command("in", "--output", whole, "--batch-size", 4).code == 0
@@ -335,8 +335,8 @@ def test_a_killed_process_is_gone_on_with(process, command, tmp_path, name):
     assert output.read_bytes() == whole.read_bytes()
 
 
-def test_a_list_that_comes_bit_by_bit(process, tmp_path):
-    """Whoever watches a folder sees the captions of a full batch, though the list has no end."""
+def test_a_list_that_arrives_slowly(process, tmp_path):
+    """Captions of a full batch appear before the list on standard input ends."""
     paths = pictures(tmp_path / "in", 6)
     watching = process("-", "--batch-size", 2, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert watching.stdin is not None
@@ -350,7 +350,7 @@ def test_a_list_that_comes_bit_by_bit(process, tmp_path):
     assert watching.wait() == 0
 
 
-def test_a_reader_that_leaves_while_a_list_is_waited_for(process, tmp_path):
+def test_output_is_closed_while_waiting_for_a_list(process, tmp_path):
     paths = pictures(tmp_path / "in", 3)
     leaving = process("-", "--batch-size", 1, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     for path in paths:
@@ -363,7 +363,7 @@ def test_a_reader_that_leaves_while_a_list_is_waited_for(process, tmp_path):
     assert leaving.wait() == 1
 
 
-def test_a_reader_that_leaves(process, tmp_path):
+def test_output_is_closed(process, tmp_path):
     pictures(tmp_path / "in", 40)
     leaving = process("in", "--json", "--batch-size", 4, stdout=subprocess.PIPE)
     assert leaving.stdout is not None

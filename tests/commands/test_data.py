@@ -22,7 +22,7 @@ def _run(*arguments, **options):
     return run(DataArguments(*arguments, **options), console), messages.getvalue()
 
 
-def test_lines_for_programs(tiny_data, capsys):
+def test_tab_separated_lines(tiny_data, capsys):
     status, messages = _run("shapes", data_dir=tiny_data)
     assert status == 0
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
@@ -43,7 +43,7 @@ def test_lines_for_programs(tiny_data, capsys):
     assert "warning: dev: 6 images are few for a score" in messages
 
 
-def test_a_configuration_decides_what_hurts(tiny_data, tmp_path, capsys):
+def test_warnings_follow_the_configuration(tiny_data, tmp_path, capsys):
     (tmp_path / "small.py").write_text(
         "from jaxcap.config import *\n"
         f"CONFIG = Config(DataConfig(name='shapes', data_dir={str(tiny_data)!r}, image_size=80, "
@@ -62,7 +62,7 @@ def test_a_configuration_decides_what_hurts(tiny_data, tmp_path, capsys):
     assert "enlarged" not in messages
 
 
-def test_without_a_name_it_lists_what_is_prepared(tiny_data, tmp_path, capsys):
+def test_without_a_name_it_lists_the_data_sets(tiny_data, tmp_path, capsys):
     assert _run(data_dir=tiny_data) == (0, "")
     (line,) = capsys.readouterr().out.splitlines()
     assert line.split("\t")[:2] == ["shapes", "train 50, dev 6, test 5"]
@@ -97,7 +97,7 @@ class _Html(HTMLParser):
         self.text += data
 
 
-def test_a_page_stands_alone_and_is_the_same_twice(tiny_data, tmp_path, capsys):
+def test_a_page_is_self_contained_and_deterministic(tiny_data, tmp_path, capsys):
     page, again, other = (tmp_path / f"{n}.html" for n in "abc")
     options = {"data_dir": tiny_data, "samples": 4}
     _, messages = _run("shapes", page=page, **options)
@@ -116,7 +116,7 @@ def test_a_page_stands_alone_and_is_the_same_twice(tiny_data, tmp_path, capsys):
     assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
 
 
-def test_what_captions_hold_stays_text(tmp_path):
+def test_captions_are_escaped(tmp_path):
     evil = "<script>alert('1')</script> & <b>"
     splits = {evil: [{"image": b"", "image_id": evil, "captions": [evil, evil]}] * 2}
     statistics = inspect(evil, splits, min_count=1)
@@ -130,7 +130,7 @@ def test_what_captions_hold_stays_text(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["page.html"]
 
 
-def test_a_histogram_by_hand():
+def test_a_histogram_worked_by_hand():
     figure = histogram("lengths", {"train": {2: 1, 3: 3}, "dev": {3: 5}}, marks=[3, 99])
     titles = re.findall(r"<title>([^<]*)</title>", figure)
     assert titles == ["lengths", "2: 25.00 %", "3: 75.00 %"]

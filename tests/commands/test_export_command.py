@@ -1,4 +1,4 @@
-"""`jaxcap export`: two forms, and what it refuses before it begins."""
+"""`jaxcap export`: two formats, and options that it refuses before the work."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_mean_of_two_runs(tiny_run, tmp_path) -> None:
         _run(tiny_run, tmp_path / "other.safetensors", average_with=(tmp_path / "absent",))
 
 
-def test_what_exists_is_left_alone(tiny_run, tmp_path) -> None:
+def test_existing_files_are_kept(tiny_run, tmp_path) -> None:
     model = tmp_path / "model.safetensors"
     model.write_text("old")
     with pytest.raises(InputError, match=r"model\.safetensors: the file exists; --force"):
@@ -79,19 +79,19 @@ def test_what_exists_is_left_alone(tiny_run, tmp_path) -> None:
         ("model.safetensors", {"beam_size": 0}, "beam size 0"),
     ],
 )
-def test_what_cannot_be_done_is_refused(tiny_run, tmp_path, file, options, message) -> None:
+def test_faulty_options_are_refused(tiny_run, tmp_path, file, options, message) -> None:
     with pytest.raises(InputError, match=message):
         _run(tiny_run, tmp_path / file, **options)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_run(tmp_path) -> None:
+def test_a_missing_run_is_refused(tmp_path) -> None:
     with pytest.raises(InputError, match="nothing: no such run directory"):
         _run(tmp_path / "nothing", tmp_path / "model.safetensors")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_line_knows_it(tmp_path) -> None:
+def test_the_jaxcap_command_has_export(tmp_path) -> None:
     command = [sys.executable, "-c", "from jaxcap.cli import main; main()", "export"]
     arguments = [str(tmp_path / "run"), str(tmp_path / "x.safetensors")]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)

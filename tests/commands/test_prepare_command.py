@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def prepare(*arguments: object) -> str:
-    """Runs the command, and returns what it says."""
+    """Run the command and return its messages."""
     console = Console(file=io.StringIO(), width=200)
     parsed = tyro.cli(PrepareArguments, args=[str(a) for a in arguments])
     assert run(parsed, console) == 0
@@ -37,7 +37,7 @@ def prepare(*arguments: object) -> str:
     return console.file.getvalue()
 
 
-def test_a_folder_of_ones_own(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_of_images_and_a_table(folder: Path, tmp_path: Path) -> None:
     options = ["folder", "--source", folder, "--name", "holiday", "--data-dir", tmp_path / "data"]
     options += ["--split-column", "split", "--max-side", 20]
     with pytest.raises(InputError, match=r"1 image cannot be read .*\n.*4\.jpg: cannot decode"):
@@ -67,7 +67,7 @@ def test_options_reach_the_reader(folder: Path, tmp_path: Path) -> None:
     assert find_dataset("listed", tmp_path / "data").splits == {"train": 3, "test": 1}
 
 
-def test_a_tfds_data_set_becomes_one_of_ours(folder: Path, tmp_path: Path) -> None:
+def test_a_tfds_data_set_is_converted(folder: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     prepare("folder", "--source", folder, "--name", "first", "--data-dir", data, "--skip-bad")
     first = find_dataset("first", data)

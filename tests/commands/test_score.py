@@ -1,4 +1,4 @@
-"""`jaxcap score` as a user meets it: files in, scores and their signature out."""
+"""`jaxcap score` from a user's side: files in, scores and their signature out."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CAPTIONS = {
 
 @dataclasses.dataclass
 class Scoring:
-    """The files of a scoring, in a folder of their own, and how to run it."""
+    """Files to score in a separate folder, and a way to run the command."""
 
     folder: Path
     capsys: pytest.CaptureFixture[str]
@@ -47,7 +47,7 @@ class Scoring:
         return path
 
     def run(self, **options: Any) -> tuple[str, str]:
-        """Returns what was printed, and the messages."""
+        """Return standard output and the messages."""
         options.setdefault("predictions", self.folder / "pred.json")
         options.setdefault("references", self.folder / "refs.json")
         messages = io.StringIO()
@@ -56,7 +56,7 @@ class Scoring:
         return self.capsys.readouterr().out, messages.getvalue()
 
     def lines(self, **options: Any) -> dict[tuple[str, ...], list[str]]:
-        """The lines by their kind and name."""
+        """Return the lines by kind and name."""
         rows = [line.split("\t") for line in self.run(**options)[0].splitlines()]
         keys = {"baseline": 3, "diversity": 3, "signature": 1}
         return {tuple(r[: keys.get(r[0], 2)]): r[keys.get(r[0], 2) :] for r in rows}
@@ -73,7 +73,7 @@ def scoring(
     return found
 
 
-def test_lines_for_programs_hold_the_metrics_scores(scoring: Scoring) -> None:
+def test_tab_separated_lines_hold_the_scores(scoring: Scoring) -> None:
     found = scoring.lines()
     for name, value in evaluate_captions(CAPTIONS, REFERENCES).corpus.items():
         assert float(found["score", name][0]) == pytest.approx(value, abs=5e-5)
@@ -115,7 +115,7 @@ def test_the_same_captions_score_the_same_in_every_format(scoring: Scoring) -> N
         assert scoring.run(predictions=predictions, references=references)[0] == expected
 
 
-def test_json_is_one_object_with_everything_that_was_asked_for(scoring: Scoring) -> None:
+def test_json_is_one_object_with_all_requested_parts(scoring: Scoring) -> None:
     other = CAPTIONS | {"a.jpg": "a cat", "b.jpg": "a street"}
     scoring.write("other.json", other)
     train = scoring.write("train.json", {"x.jpg": ["A dog on the water.", "A cat sleeps."]})
@@ -201,7 +201,7 @@ def test_a_split_of_karpathys_file_is_named_in_the_signature(scoring: Scoring) -
         scoring.run(predictions=refs, references=pred)
 
 
-def test_warnings_are_messages_and_in_the_object(scoring: Scoring) -> None:
+def test_warnings_are_printed_and_in_the_json(scoring: Scoring) -> None:
     scoring.write("pred.json", {k: f"{v} <end>" for k, v in CAPTIONS.items()})
     out, messages = scoring.run(json=True)
     assert "warning: " in messages
@@ -236,7 +236,7 @@ def test_a_report_shows_the_images(scoring: Scoring) -> None:
         ({"against": Path("refs.json")}, "refs.json holds references"),
     ],
 )  # fmt: skip
-def test_mistakes_are_told(scoring: Scoring, options: dict[str, Any], message: str) -> None:
+def test_mistakes_are_reported(scoring: Scoring, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         scoring.run(**options)
 
@@ -264,7 +264,7 @@ def test_a_terminal_gets_tables(scoring: Scoring, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_run_on_flickr8k_scores_as_it_was_evaluated(scoring: Scoring) -> None:
-    """The whole of it on real data, where there is some."""
+    """End to end on real data, if available."""
     source = Path(os.environ.get("JAXCAP_FLICKR8K", "none"))
     run = Path(__file__).parents[2] / "runs" / "flickr8k"
     if not (source / "Flickr8k.token.txt").is_file() or not (run / "metrics-dev.json").is_file():

@@ -1,4 +1,4 @@
-"""`jaxcap score --units characters`: captions of scripts that set no spaces between words."""
+"""`jaxcap score --units characters`: captions in scripts without spaces between words."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CAPTIONS = {name: each[0].rstrip("。").replace("草", "花") for name, each in 
 
 
 def run(folder: Path, **options: Any) -> tuple[str, dict[str, Any]]:
-    """The messages, and the result as JSON."""
+    """Return the messages and the result as JSON."""
     for name, content in (("pred.json", CAPTIONS), ("refs.json", REFERENCES)):
         (folder / name).write_text(json.dumps(content), "utf-8")
     messages, printed = io.StringIO(), io.StringIO()
@@ -45,19 +45,19 @@ def test_characters_are_counted_and_the_signature_says_so(tmp_path: Path) -> Non
     assert found["scores"]["BLEU-1"] == pytest.approx(100 * 15 / 16)
     assert "|tok:graphemes.nfkc|case:lc|punct:no|" in found["signature"]
     assert set(found["unavailable"].values()) == {"for English words only"}
-    # Chinese has no capitals and other full stops: no reason to think it was tokenised.
+    # Chinese has no capitals and other full stops, so it must not look tokenised.
     assert "tokenised" not in messages
     text = json.dumps(found, ensure_ascii=False)
     assert "街上有两个人" in text or "两个人在街上说话" in text  # the best constant, without spaces
 
 
-def test_words_see_one_word_in_each_sentence(tmp_path: Path) -> None:
+def test_a_sentence_without_spaces_is_one_word(tmp_path: Path) -> None:
     _, found = run(tmp_path)
-    # Half the captions are right, of one word each where a reference has two: the full stop.
+    # Half of the captions are right, with one token where the references have two (the full stop).
     assert found["scores"]["BLEU-1"] == pytest.approx(50 * math.exp(1 - 2 / 1))
     assert "|tok:ptb3.4.1|" in found["signature"]
 
 
-def test_java_knows_english_only(tmp_path: Path) -> None:
+def test_java_metrics_are_for_english_only(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="METEOR and SPICE score English words only"):
         run(tmp_path, units="characters", java=True)

@@ -1,4 +1,4 @@
-"""`jaxcap caption` and `evaluate.py` in several processes: shares, and nothing done twice."""
+"""`jaxcap caption` and `evaluate.py` in several processes: shares, without double work."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ ROOT = Path(__file__).parents[2]
         ({}, None),
         ({"JAX_PROCESS_ID": "1", "JAX_NUM_PROCESSES": "3"}, (1, 3)),
         ({"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4", "SLURM_NTASKS": "8"}, (2, 4)),
-        # A batch script, which no srun has started.
+        # A batch script that srun did not start.
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, None),
         ({"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"}, (0, 2)),
         ({"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "1"}, None),
     ],
 )
-def test_launchers_tell_each_process_its_number(
+def test_launchers_number_the_processes(
     environment: dict[str, str], expected: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment.items():
@@ -47,7 +47,7 @@ def test_launchers_tell_each_process_its_number(
 
 
 @pytest.mark.parametrize(("number", "said"), [("2", "JAX_PROCESS_ID is 2"), ("x", "is 'x'")])
-def test_a_number_of_no_process_is_refused(
+def test_a_process_number_out_of_range_is_refused(
     number: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
@@ -56,7 +56,7 @@ def test_a_number_of_no_process_is_refused(
         launched_share()
 
 
-def test_processes_caption_a_part_each(
+def test_each_process_captions_one_part(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = loaded_model.load(tiny_run)

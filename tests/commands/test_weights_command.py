@@ -1,4 +1,4 @@
-"""`jaxcap weights`: what it says of a file, what it converts, what it refuses."""
+"""`jaxcap weights`: describe, convert and refuse weight files."""
 
 import io
 import json
@@ -19,7 +19,7 @@ from jaxcap.model.encoders.weights.safetensors_files import (
 
 
 def _run(*arguments, **options):
-    """Status and what was said on standard error."""
+    """Return the status and the messages."""
     messages = io.StringIO()
     console = Console(file=messages, markup=False, highlight=False, width=200)
     return run(WeightsArguments(*map(str, arguments), **options), console), messages.getvalue()
@@ -34,7 +34,7 @@ def _random(name):
 
 @pytest.fixture(scope="module")
 def vgg16(tmp_path_factory):
-    """VGG16's random weights, and a PyTorch file of them with a classifier, in halves."""
+    """Return VGG16's random weights and a float16 PyTorch file of them with a classifier."""
     torch = pytest.importorskip("torch")
     variables = _random("vgg16")
     path = tmp_path_factory.mktemp("weights") / "vgg 16.pth"
@@ -123,7 +123,7 @@ def test_other_targets_are_refused(target, message, vgg16, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_fits_none_gives_the_reasons(vgg16, tmp_path, capsys):
+def test_a_file_that_fits_no_encoder_gives_the_reasons(vgg16, tmp_path, capsys):
     tensors = dict(read_safetensors_file(vgg16[1].with_suffix(".safetensors")))
     del tensors["features.0.bias"]
     tensors["features.2.bias"] = np.zeros(63, np.float32)
@@ -137,7 +137,7 @@ def test_a_file_that_fits_none_gives_the_reasons(vgg16, tmp_path, capsys):
     assert not (tmp_path / "out.safetensors").exists()
 
 
-def test_weights_that_are_no_numbers_are_no_weights(vgg16, tmp_path, capsys):
+def test_weights_that_are_nan_are_refused(vgg16, tmp_path, capsys):
     tensors = dict(read_safetensors_file(vgg16[1].with_suffix(".safetensors")))
     tensors["features.0.bias"] = np.full(64, np.nan, np.float32)
     write_safetensors_file(tmp_path / "a.safetensors", tensors, {})

@@ -59,7 +59,7 @@ UNUSUAL = Config(
 
 
 def _every_field_changed(section: Any) -> Any:
-    """The same dataclass with another value in each field (not a valid one, perhaps)."""
+    """Return the dataclass with another, possibly invalid, value in each field."""
     change = {
         bool: lambda x: not x,
         int: lambda x: x + 1,
@@ -436,7 +436,7 @@ def test_a_damaged_saved_configuration_is_refused(tmp_path: Path, damage: bytes)
         load_config(path)
 
 
-def test_a_saved_configuration_from_elsewhere_names_its_file(tmp_path: Path) -> None:
+def test_errors_in_a_saved_configuration_name_its_file(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"train": {"optimiser": "sgd"}}), encoding="utf-8")
     with pytest.raises(InputError, match=r"config\.json\.train: there is no option 'optimiser'"):

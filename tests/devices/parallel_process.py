@@ -1,4 +1,4 @@
-"""A process of `test_parallel.py`: trains a few steps in several ways, and keeps the results.
+"""A process of `test_parallel.py`: train a few steps in several ways and save the results.
 
 Run as a program, with the number of devices in JAX_NUM_CPU_DEVICES:
 python parallel_process.py OUT.npz VARIANT,… [COORDINATOR PROCESSES PROCESS]
@@ -35,16 +35,16 @@ from jaxcap.training.step.train_step import train_step
 IMAGES, CAPTIONS, WORDS, SIDE, STEPS, VOCABULARY = 32, 2, 9, 16, 4, 13
 
 _SETUPS: dict[str, dict[str, Any]] = {
-    # Batch statistics, dropout and scheduled sampling: all that could differ between devices.
+    # Batch statistics, dropout and scheduled sampling: everything that could differ by device.
     "random": {},
-    # What is alike with and without accumulation: no random numbers, no statistics of a part.
+    # Equal with and without accumulation: no random numbers, and no batch statistics.
     "still": {"frozen": True},
     "parts": {"frozen": True, "accumulate": 4},
 }
 
 
 def batch(step: int) -> Batch:
-    """The first images of a batch have long captions and the last ones short ones or none."""
+    """Return captions that are long for the first images and short or missing for the last."""
     rng = np.random.default_rng(step)
     tokens = np.zeros((IMAGES, CAPTIONS, WORDS), np.int32)
     for image in range(IMAGES):
@@ -58,7 +58,7 @@ def batch(step: int) -> Batch:
 
 
 def train(variant: str) -> dict[str, np.ndarray]:
-    """The loss of every step and the last state."""
+    """Return the loss of every step and the last state."""
     method, setup, kept, directory = re.fullmatch(r"(\w+)/(\w+)([<>]?)(.*)", variant).groups()  # type: ignore[union-attr]
     options = _SETUPS[setup]
     accumulate = options.get("accumulate", 1)

@@ -1,4 +1,4 @@
-"""Processes that train together: as one, until one dies; and those that do not find each other."""
+"""Processes that train together, dead peers, and processes that cannot connect."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def wait_for_step(step: int, workdir: Path, process: subprocess.Popen) -> None:
         time.sleep(0.05)
 
 
-def test_a_dead_peer_stops_the_other_and_a_restart_goes_on(
+def test_a_dead_peer_stops_the_other_and_a_restart_resumes(
     tiny_config: Config, tiny_run: Path, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "run"
@@ -78,7 +78,7 @@ def test_a_dead_peer_stops_the_other_and_a_restart_goes_on(
         first.kill()
         second.kill()
     assert first.returncode == 1
-    # By the connection that broke, or else by the silence.
+    # It notices the broken connection or the missing heartbeat.
     named = "shared by 2 processes failed", "Process 1 of 2 has been silent"
     assert any(cause in output for cause in named)
     assert "Restart all of them" in output
@@ -95,10 +95,10 @@ def test_a_dead_peer_stops_the_other_and_a_restart_goes_on(
         for process in again:
             process.kill()
     assert [process.returncode for process in again] == [128 + signal.SIGTERM] * 2, outputs
-    assert "Going on from step 6" in outputs[0]
+    assert "Resuming from step 6" in outputs[0]
     assert all("Stopped by SIGTERM after step" in output for output in outputs)
 
-    # The log is that of one process with two devices, every step once.
+    # The log equals that of one process with two devices, with every step once.
     found, expected = (read_metrics(run / "metrics.jsonl") for run in (workdir, tiny_run))
     losses = [
         {line["step"]: line["loss"] for line in lines if "loss" in line}
@@ -116,7 +116,7 @@ def test_a_dead_peer_stops_the_other_and_a_restart_goes_on(
 
 
 def test_one_bad_process_stops_all_with_its_reason(tiny_config: Config, tmp_path: Path) -> None:
-    """Its data are not there: the other, which lacks nothing, does not wait for it."""
+    """One process has no data; the other must not wait for it."""
     save_config(tiny_config, tmp_path / "good.json")
     save_config(changed(tiny_config, data__data_dir="/nowhere"), tmp_path / "bad.json")
     port, workdir = free_port(), tmp_path / "run"
@@ -133,7 +133,7 @@ def test_one_bad_process_stops_all_with_its_reason(tiny_config: Config, tmp_path
 
 
 @pytest.mark.parametrize("process", [0, 1])
-def test_processes_that_do_not_come_are_not_waited_for_for_ever(
+def test_waiting_for_missing_processes_times_out(
     tiny_config: Config, tmp_path: Path, process: int
 ) -> None:
     save_config(tiny_config, tmp_path / "config.json")
@@ -159,12 +159,12 @@ def test_processes_that_do_not_come_are_not_waited_for_for_ever(
         ({"coordinator": "a:1", "processes": 2, "process_id": 2}, "number from 0 to 1"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(options: dict[str, object], message: str) -> None:
+def test_contradictory_options_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         hosts.connect(TrainConfig(**options))  # type: ignore[arg-type]
 
 
-def test_the_environment_can_name_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variables_connect_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
     with pytest.raises(InputError, match="JAX_NUM_PROCESSES is 'two'"):
         hosts.connect(TrainConfig())
@@ -175,7 +175,7 @@ def test_the_environment_can_name_them(monkeypatch: pytest.MonkeyPatch) -> None:
         hosts.connect(TrainConfig())
 
 
-def test_a_process_alone_connects_to_nothing() -> None:
+def test_a_single_process_does_not_connect() -> None:
     hosts.connect(TrainConfig())
     assert hosts.share() == (0, 1)
     assert hosts.is_first()

@@ -1,4 +1,4 @@
-"""1, 2 and 8 devices, jit and pmap, one process and two: one and the same training."""
+"""1, 2 and 8 devices, jit and pmap, one process and two: the same training."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def assert_same_training(found: Results, one_device: Results) -> None:
     assert len(found) >= 2
     for way, result in found.items():
         expected = one_device["jit/random" if "random" in way else "jit/still"]
-        # One that goes on half-way has but the last of them.
+        # A resumed run has only the last losses.
         last = expected["losses"][-len(result["losses"]) :]
         np.testing.assert_allclose(result["losses"], last, rtol=1e-5)
         assert result.keys() == expected.keys()
@@ -88,7 +88,7 @@ def assert_same_training(found: Results, one_device: Results) -> None:
 
 @pytest.fixture(scope="module")
 def four_devices(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Path]:
-    """Of two processes; and the checkpoint that they left half-way."""
+    """Return the results of two processes and the checkpoint that they saved half-way."""
     directory = tmp_path_factory.mktemp("four")
     out, address = directory / "out.npz", f"127.0.0.1:{free_port()}"
     ways = f"jit/random>{directory},pmap/random"
@@ -98,7 +98,7 @@ def four_devices(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Pat
 
 @pytest.mark.slow
 def test_eight_devices_train_as_one(one_device: Results, tmp_path: Path) -> None:
-    """Accumulation, batch statistics, dropout, scheduled sampling, uneven captions and all."""
+    """With accumulation, batch statistics, dropout, scheduled sampling and uneven captions."""
     out, ways = tmp_path / "out.npz", "jit/random,pmap/random,jit/parts,pmap/parts"
     assert_same_training(results(out, start(out, ways, 8)), one_device)
 
@@ -111,7 +111,7 @@ def test_two_processes_of_two_devices_train_as_one(
 
 
 @pytest.mark.slow
-def test_two_devices_train_as_one_and_go_on_with_what_four_began(
+def test_two_devices_train_as_one_and_resume_the_run_of_four(
     one_device: Results, four_devices: tuple[Results, Path], tmp_path: Path
 ) -> None:
     out, ways = tmp_path / "out.npz", f"jit/parts,pmap/parts,jit/random<{four_devices[1]}"
@@ -122,7 +122,7 @@ def test_two_devices_train_as_one_and_go_on_with_what_four_began(
 
 
 def test_the_reference_learns_and_its_setups_differ(one_device: Results) -> None:
-    """Else equality would prove nothing."""
+    """Otherwise equality would prove nothing."""
     random, still = one_device["jit/random"], one_device["jit/still"]
     assert np.ptp(random["losses"]) > 1e-3
     assert np.abs(random["losses"] - still["losses"]).max() > 1e-3
@@ -141,10 +141,8 @@ def _step(
 
 
 @pytest.mark.parametrize("method", ["jit", "pmap"])
-def test_the_memory_of_the_state_is_used_again(
-    method: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # `lower` describes its arguments by other things than arrays, in a state as well.
+def test_the_state_is_donated(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # `lower` accepts shapes instead of arrays, also inside a state.
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     parallel = create_parallel(TrainConfig(parallel=method, batch_size=4))
     assert parallel == Parallel(method, 2)
@@ -159,7 +157,7 @@ def test_the_memory_of_the_state_is_used_again(
     if method == "pmap":
         shared = jax.tree.map(lambda x: x.reshape(2, 2, *x.shape[1:]), batch)
     lowered = step.lower(state, shared, jax.random.key(0))  # type: ignore[attr-defined]
-    # Each device has the state, of which every byte is written over.
+    # Every device overwrites every byte of the state.
     assert lowered.compile().memory_analysis().alias_size_in_bytes >= w.nbytes + 4
     given = jax.tree.leaves(state)
     after, metrics = step(state, batch, jax.random.key(0))
@@ -168,8 +166,8 @@ def test_the_memory_of_the_state_is_used_again(
     np.testing.assert_array_equal(after.params["w"], w + 48)
 
 
-def test_what_is_placed_is_a_copy() -> None:
-    """Devices may share the memory of what they are given, and steps write over theirs."""
+def test_place_copies() -> None:
+    """Arrays may share buffers with the caller, and steps donate theirs."""
     parallel = create_parallel(TrainConfig(batch_size=4))
     mine = jnp.arange(1000.0)
     placed = parallel.place({"x": mine})["x"]
@@ -205,7 +203,7 @@ def test_a_batch_that_devices_cannot_share_is_refused(
     check_batch_size(devices * accumulate, devices, accumulate)
 
 
-def test_the_batch_of_every_stage_can_be_shared() -> None:
+def test_the_batch_of_every_stage_is_checked() -> None:
     size = 3 * jax.device_count()
     whole = TrainConfig(batch_size=size)
     create_parallel(whole, [whole, TrainConfig(batch_size=size, accumulate=3)])
@@ -213,7 +211,7 @@ def test_the_batch_of_every_stage_can_be_shared() -> None:
         create_parallel(whole, [whole, TrainConfig(batch_size=size, accumulate=2)])
 
 
-def test_a_device_that_is_not_there_is_named() -> None:
+def test_a_missing_kind_of_device_is_reported() -> None:
     check_device("auto")
     check_device("cpu")
     with pytest.raises(InputError, match=r"device is tpu.*says: cpu.*jaxcap\[tpu\].*auto"):
@@ -221,7 +219,7 @@ def test_a_device_that_is_not_there_is_named() -> None:
 
 
 @pytest.mark.slow
-def test_asked_for_gpus_a_machine_without_says_so() -> None:
+def test_a_machine_without_gpus_says_so() -> None:
     program = (
         "from pathlib import Path\n"
         "from rich.console import Console\n"
