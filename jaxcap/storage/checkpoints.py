@@ -1,15 +1,13 @@
-"""States on disk: the latest, to go on from, and the best, to caption with.
+"""Checkpoints: the latest, to resume from, and the best, to caption with.
 
-Orbax writes the arrays, while training goes on; `manifest` adds checksums, and a rename makes the
-step count. So a step's directory is whole or not there, whenever the process is killed, and what
-the disk does to it later is found when it is read: the newest sound step is used, and damaged ones
-are named.
+Orbax writes the arrays while training continues, `manifest` adds checksums, and a rename completes
+the step. A step's directory is therefore whole or absent, whenever the process is killed. Later
+damage is detected on reading: damaged steps are reported and the newest sound one is used.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import shutil
 import warnings
@@ -36,7 +34,7 @@ Metrics = Mapping[str, float]
 
 @runtime_checkable
 class State(Protocol):
-    """A state of training in two parts, such as `training.step.state.TrainState`."""
+    """A training state in two parts, such as `training.step.state.TrainState`."""
 
     @property
     def step(self) -> Any:
@@ -62,13 +60,13 @@ class State(Protocol):
 S = TypeVar("S", bound=State)
 
 _LATEST = 2
-"""The latest is kept, and the one before in case that the latest is damaged."""
+"""Keep the latest step, and the one before in case the latest is damaged."""
 
 _UNFINISHED = re.compile(r"\d+\.(saving|removing|orbax-checkpoint-tmp)")
 
 
 class _DamagedError(InputError):
-    """What is on disk is not what was written."""
+    """The content on disk differs from what was written."""
 
 
 def _warn(message: str) -> None:
@@ -76,15 +74,15 @@ def _warn(message: str) -> None:
 
 
 class Checkpoints:
-    """The directory `checkpoints/` of a run, one subdirectory per kept step.
+    """The directory `checkpoints/` of a run, with one subdirectory per kept step.
 
-    Each holds `variables` (parameters and batch statistics: all that captioning needs) and
-    `training` (step and optimizer state), saved apart so that each can be read alone; copies of
-    the run's configuration and vocabulary; and `manifest.json`: scores, where training stood, and
-    checksums. Steps saved before there were manifests are read without.
+    Each step has `variables` (parameters and batch statistics, enough for captioning) and
+    `training` (step and optimizer state), saved apart so that each can be restored alone; copies of
+    the run's configuration and vocabulary; and `manifest.json` with scores, the position in
+    training and checksums.
 
-    In a run of several processes each opens the directory, saves and restores; the first one
-    gives the finishing touches.
+    In a run of several processes, each opens the directory, saves and restores; only the first
+    completes and removes steps.
     """
 
     def __init__(
@@ -96,14 +94,13 @@ class Checkpoints:
         beside: Sequence[Path] = (),
         report: Callable[[str], None] = _warn,
     ):
-        """Opens the directory, making it if need be.
+        """Open the directory, creating it if needed.
 
         Args:
-          metric: name of the score, given to `save`, that decides which step is best.
-          reading_only: leave half-written steps alone: they may be those of a training
-            that is saving at this moment.
-          beside: files that each step gets a copy of.
-          report: is told of damaged steps, one line each.
+          metric: name of the score that decides which step is best.
+          reading_only: leave unfinished steps alone; a running training may be writing them.
+          beside: files to copy into each step.
+          report: called with one line for each damaged step.
         """
         self._directory, self._metric = directory.absolute(), metric
         self._beside, self._report = tuple(beside), report
@@ -143,14 +140,14 @@ class Checkpoints:
     def save(
         self, state: State, metrics: Metrics | None, *, note: dict[str, Any] | None = None
     ) -> None:
-        """Begins to write the state, which may be donated at once, and returns.
+        """Start writing the state and return; the state may be donated at once.
 
         Args:
-          metrics: scores of this state, or None: they may be given later, to `score`.
-          note: JSON values that come back from `note`.
+          metrics: scores of this state; if None, pass them to `score` later.
+          note: JSON values that `note` returns.
 
         Raises:
-          InputError: this save cannot begin, or the one before failed. Earlier steps are intact.
+          InputError: this save cannot start, or the previous one failed. Earlier steps are intact.
         """
         self.wait()
         step = int(state.step)
@@ -174,7 +171,7 @@ class Checkpoints:
     def _finish(
         self, step: int, response: Any, content: dict[str, Any], keep: frozenset[int]
     ) -> None:
-        """Waits for Orbax, adds the rest, lets the step count, and removes older ones."""
+        """Wait for Orbax, add the manifest, complete the step, and remove older steps."""
         with self._naming(step), quiet_orbax():
             response.result()
             if not self._writes:
@@ -183,22 +180,22 @@ class Checkpoints:
             for file in self._beside:
                 shutil.copyfile(file, saving / file.name)
             manifest.write_manifest(saving, content)
-            self._remove(step)  # a damaged one, in the place of which this one is
+            self._remove(step)  # a damaged step of the same number
             saving.rename(self._directory / str(step))
             self._remove_all_but(keep)
 
     def wait(self) -> None:
-        """Waits until the last save is on disk.
+        """Wait until the last save is on disk.
 
         Raises:
-          InputError: it failed; earlier steps are intact.
+          InputError: the save failed; earlier steps are intact.
         """
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
 
     def score(self, step: int, metrics: Metrics) -> None:
-        """Adds the scores of a step that was saved without."""
+        """Add the scores of a step that was saved without them."""
         self.wait()
         numbers = {name: float(value) for name, value in metrics.items()}
         self._kept[step] = numbers
@@ -213,19 +210,19 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _naming(self, step: int) -> Iterator[None]:
-        """Turns whatever a full disk or a lost one may cause into a message."""
+        """Turn any error of a full or lost disk into an `InputError` that names the step."""
         try:
             yield
         except InputError:
             raise
         except Exception as error:
             if self._writes:
-                self._remove_unfinished()  # at once: what fills the disk may be this very thing
+                self._remove_unfinished()  # at once, because they may be what fills the disk
             kept = [s for s in sorted(self._kept) if (self._directory / str(s)).is_dir()]
             intact = f"Intact: step {', '.join(map(str, kept))}." if kept else "None came before."
             raise InputError(
                 f"{self._directory}: the checkpoint of step {step} could not be written "
-                f"({reason(error)}). {intact} Make room there, then start again to go on."
+                f"({reason(error)}). {intact} Free some space, then start again to resume."
             ) from error
 
     def _worth_keeping(self) -> frozenset[int]:
@@ -241,7 +238,7 @@ class Checkpoints:
             self._remove(step)
 
     def _remove(self, step: int) -> None:
-        # Renamed first: half a directory under its own name would pass for a damaged one.
+        # Rename first: a half-removed directory would look like a damaged step.
         path, removing = self._directory / str(step), self._directory / f"{step}.removing"
         shutil.rmtree(removing, ignore_errors=True)
         with contextlib.suppress(FileNotFoundError):
@@ -250,41 +247,41 @@ class Checkpoints:
 
     @property
     def latest_step(self) -> int | None:
-        """The newest step kept, or None."""
+        """The newest kept step, or None."""
         return max(self._kept, default=None)
 
     @property
     def best_step(self) -> int | None:
-        """The step with the highest score, the later of equals; without scores the latest."""
+        """The step with the highest score, the latest if tied or without scores."""
         return max(self._kept, key=self._rank, default=None)
 
     def _rank(self, step: int) -> tuple[bool, float, int]:
         metrics = self._kept[step]
-        # Later of equals, so that a score stuck at zero keeps the newest.
+        # The later of equals, so that a score stuck at zero keeps the newest step.
         return (False, 0.0, step) if metrics is None else (True, float(metrics[self._metric]), step)
 
     def has(self, step: int) -> bool:
-        """Whether a step is kept."""
+        """Return whether a step is kept."""
         return step in self._kept
 
     def scored(self, step: int) -> bool:
-        """Whether the scores of a step are known."""
+        """Return whether the scores of a step are known."""
         return self._kept.get(step) is not None
 
     def note(self, step: int) -> dict[str, Any]:
-        """What `save` was given to note with this step."""
+        """Return the note that was saved with a step."""
         note: dict[str, Any] = (manifest.read_content(self._directory / str(step)) or {}).get(
             "note", {}
         )
         return note
 
     def restore_newest(self, like: S | Callable[[int], S]) -> S | None:
-        """The state to go on from: that of the newest sound step, or None if there is none.
+        """Restore the newest sound step, or return None if there is none.
 
-        All steps are read and checked; damaged ones are reported, and removed after the next save.
+        All steps are checked. Damaged ones are reported, and removed after the next save.
 
         Raises:
-          InputError: a checkpoint holds another model.
+          InputError: a checkpoint belongs to a different model.
         """
         self.wait()
         for step in sorted(self._kept):
@@ -302,13 +299,13 @@ class Checkpoints:
         del self._kept[step]
 
     def restore(self, step: int, like: S) -> S:
-        """The state at `step`.
+        """Restore the state at `step`.
 
         Args:
-          like: a state of the same shapes, types and shardings; its values are of no account.
+          like: a state of the same shapes, types and shardings; its values are not used.
 
         Raises:
-          InputError: this step is damaged, or holds another model.
+          InputError: the step is damaged, or belongs to a different model.
         """
         loaded = self._load(
             step,
@@ -320,17 +317,17 @@ class Checkpoints:
         return type(like).from_parts(**loaded)
 
     def restore_variables(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
-        """Parameters and batch statistics at `step`, without the optimizer's state."""
+        """Restore parameters and batch statistics at `step`, without the optimizer state."""
         variables: dict[str, Any] = self._load(step, {"variables": like})["variables"]
         return variables
 
     def restore_sound_variables(
         self, like: dict[str, Any], *, best: bool
     ) -> tuple[int, dict[str, Any]] | None:
-        """The best (or latest) step that is sound, with its variables; None without any step.
+        """Return the best (or latest) sound step and its variables, or None if there is no step.
 
         Raises:
-          InputError: all steps are damaged, or one holds another model.
+          InputError: all steps are damaged, or one belongs to a different model.
         """
         damaged = []
         for step in sorted(self._kept, key=self._rank if best else None, reverse=True):
@@ -338,15 +335,15 @@ class Checkpoints:
                 return step, self.restore_variables(step, like)
             except _DamagedError as error:
                 if not (self._directory / str(step)).exists():
-                    # A training that goes on meanwhile has removed it.
+                    # A running training has removed it.
                     self._kept = self._found()
                     return self.restore_sound_variables(like, best=best)
                 self._report(str(error))
                 damaged.append(str(step))
         if damaged:
             raise InputError(
-                f"{self._directory}: no checkpoint is sound, all are damaged: step "
-                f"{', '.join(damaged)}. Train again, in a new --workdir."
+                f"{self._directory}: all checkpoints are damaged: step {', '.join(damaged)}. "
+                "Train again, in a new --workdir."
             )
         return None
 
@@ -361,14 +358,12 @@ class Checkpoints:
             raise _DamagedError(self._damaged(step, str(error))) from error
         except MismatchError as error:
             raise InputError(
-                f"{path}: this checkpoint holds another {_CONTENT_OF[error.part]} than config.json "
+                f"{path}: this checkpoint is of another {_CONTENT_OF[error.part]} than config.json "
                 f"describes:{error}"
             ) from error
 
     def _damage(self, step: int, parts: Sequence[str] | None = None) -> str | None:
         path = self._directory / str(step)
-        if not (path / manifest.NAME).exists() and (path / _FORMER_METRICS).exists():
-            return None  # saved before there were manifests
         found = manifest.damage(path, parts)
         return None if found is None else self._damaged(step, found)
 
@@ -378,13 +373,7 @@ class Checkpoints:
 
 
 _CONTENT_OF = {"variables": "model", "training": "optimizer"}
-_FORMER_METRICS = Path("metrics", "metrics")
-"""Where Orbax kept the scores of a step before there were manifests."""
 
 
 def _metrics(path: Path) -> Metrics | None:
-    metrics: Any = None
-    with contextlib.suppress(OSError, ValueError):
-        metrics = json.loads((path / _FORMER_METRICS).read_text(encoding="utf-8"))
-    content = manifest.read_content(path)
-    return metrics if content is None else content.get("metrics")
+    return (manifest.read_content(path) or {}).get("metrics")

@@ -29,7 +29,7 @@ from jaxcap.text.vocabulary import Vocabulary
 from jaxcap.training import train
 from jaxcap.training.log import stalled
 from jaxcap.training.replaying import replay
-from jaxcap.training.workdir import claimed
+from jaxcap.training.workdir import claim
 
 pytestmark = pytest.mark.slow
 
@@ -110,7 +110,7 @@ def test_ten_kills_at_random_moments_change_not_a_bit(
     reached = max(kept(workdir), default=0)
     status, output = sessions.train(config, workdir)
     assert status == 0, output
-    assert f"Going on from step {reached}" in output
+    assert f"Resuming from step {reached}" in output
     assert reached > 3  # the kills came in the midst of it
     assert_same_end(workdir, tiny_run)
     assert kept(workdir) >= {27, 30}
@@ -130,7 +130,7 @@ def test_stopped_by_signals_it_goes_on_where_it_was(
     assert "Stopped by SIGTERM after step 9, which is saved. To resume, repeat the" in output
     status, output = sessions.train(tiny_config, workdir, interrupt_evaluation=True)
     assert status == 128 + signal.SIGINT, output
-    assert "Going on from step 9" in output
+    assert "Resuming from step 9" in output
     assert "Stopped by SIGINT after step 12, which is saved" in output
     # A second signal waits for nothing: what was saved is as it was.
     status, output = sessions.train(tiny_config, workdir, terminate_twice_at_step=4)
@@ -138,7 +138,7 @@ def test_stopped_by_signals_it_goes_on_where_it_was(
     assert kept(workdir) >= {9, 12}
     status, output = sessions.train(tiny_config, workdir)
     assert status == 0, output
-    assert "Going on from step 12" in output
+    assert "Resuming from step 12" in output
     assert_same_end(workdir, tiny_run)
 
 
@@ -149,11 +149,11 @@ def test_a_full_disk_is_named_and_costs_no_checkpoint(
     status, output = sessions.train(tiny_config, workdir, full_at_step=8)
     assert status == 2, output
     assert "the checkpoint of step 12 could not be written" in output
-    assert "Intact: step 6. Make room there" in output
+    assert "Intact: step 6. Free some space" in output
     assert kept(workdir) == {6}
     status, output = sessions.train(tiny_config, workdir)
     assert status == 0, output
-    assert "Going on from step 6" in output
+    assert "Resuming from step 6" in output
     assert_same_end(workdir, tiny_run)
 
 
@@ -200,7 +200,7 @@ def test_damage_is_named_and_training_goes_on_from_the_step_before(
     train(tiny_config, workdir, console=console)
     output = console.file.getvalue()
     assert "checkpoints/30: this checkpoint is damaged and not used" in output
-    assert "Going on from step 24" in output
+    assert "Resuming from step 24" in output
     assert_same_end(workdir, tiny_run)
 
 
@@ -212,7 +212,7 @@ def test_without_any_sound_checkpoint_training_begins_anew_and_captioning_says_s
         damage(step, "flipped bit")
     with (
         pytest.warns(UserWarning, match="damaged and not used"),
-        pytest.raises(InputError, match=r"no checkpoint is sound, all are damaged: step 30, .*24"),
+        pytest.raises(InputError, match=r"all checkpoints are damaged: step 30, .*24"),
     ):
         load(workdir, best=False)
     console = Console(file=io.StringIO(), width=100)
@@ -227,7 +227,7 @@ def test_two_trainings_in_one_directory_are_one_too_many(
     workdir = shutil.copytree(tiny_run, tmp_path / "run")
     vocabulary = Vocabulary.load(workdir / "vocabulary.json")
     with (
-        claimed(workdir, tiny_config, vocabulary),
+        claim(workdir, tiny_config, vocabulary),
         pytest.raises(InputError, match=rf"run: another training .*process {os.getpid()} on"),
     ):
         train(tiny_config, workdir, console=Console(quiet=True))
@@ -266,10 +266,10 @@ def test_a_training_that_diverges_stops_and_can_be_replayed(
 
 
 def test_what_is_no_batch_of_a_divergence_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="there is no such file"):
+    with pytest.raises(InputError, match="no such file"):
         replay(tmp_path / "diverged-1.npz", console=Console(quiet=True))
     np.savez(tmp_path / "diverged-1.npz", images=np.zeros(3))
-    with pytest.raises(InputError, match="no batch of a training that diverged"):
+    with pytest.raises(InputError, match="not the batch of a step that diverged"):
         replay(tmp_path / "diverged-1.npz", console=Console(quiet=True))
 
 
