@@ -1,6 +1,6 @@
-"""Training: one pure step in `step/`, and around it all that keeps a run alive.
+"""Training: one pure step in `step/`, and the loop around it that owns disk, clock and terminal.
 
-Disk, clock and terminal are touched here; what a step computes is in `step.train_step`.
+Read `step.train_step` first.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["Interrupted", "Summary", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    # Importing `jaxcap.training.step` must not import the loop, with its checkpoints and data sets.
+    # `import jaxcap.training.step` must not import the loop with its checkpoints and data sets.
     if name in __all__:
         from jaxcap.training import interruption, loop, setup
 

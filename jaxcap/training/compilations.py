@@ -1,4 +1,4 @@
-"""Tells of programs whose compilation keeps a person waiting."""
+"""Report compilations that take long."""
 
 from __future__ import annotations
 
@@ -9,23 +9,21 @@ from typing import Any
 import jax
 
 LONG = 2.0
-"""Seconds from which on a compilation is told of."""
-# JAX's names of them (jax/_src/dispatch.py, jax/_src/compiler.py). Should they change, nothing is
-# told.
+"""The shortest compilation to report, in seconds."""
+# Names of JAX's monitoring events. If JAX renames them, nothing is reported.
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 _RETRIEVED = "/jax/compilation_cache/cache_retrieval_time_sec"
 
 
-def place() -> str:
-    """Where compiled programs are kept, as part of a sentence."""
+def cache_note() -> str:
+    """Return the end of a sentence that says where compiled programs are cached."""
     directory = jax.config.values["jax_compilation_cache_dir"]
-    return f"; programs are kept in {directory}" if directory else ""
+    return f"; compiled programs are cached in {directory}" if directory else ""
 
 
 @contextlib.contextmanager
-def telling(say: Callable[[str], None]) -> Iterator[None]:
-    """Says of each program that is compiled meanwhile, or read from where it was kept, which it
-    was and how long that took, if it was long."""
+def reported_to(report: Callable[[str], None]) -> Iterator[None]:
+    """Report each long compilation, or read from the cache, inside the `with` statement."""
     retrieved = False
 
     def listen(event: str, duration_secs: float, **about: Any) -> None:
@@ -36,7 +34,7 @@ def telling(say: Callable[[str], None]) -> Iterator[None]:
             if duration_secs >= LONG:
                 name = about.get("fun_name", "a program").removeprefix("jit(").removesuffix(")")
                 how = "Read the compiled" if retrieved else "Compiled"
-                say(f"{how} {name} in {duration_secs:.1f} s")
+                report(f"{how} {name} in {duration_secs:.1f} s")
             retrieved = False
 
     jax.monitoring.register_event_duration_secs_listener(listen)

@@ -1,4 +1,4 @@
-"""A loss that is no number, or far too large: when to stop, and what is kept to look at it."""
+"""Detect a loss or gradient that diverged, and save its batch for replay."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _EXPLODED = 100.0
 
 @dataclass(frozen=True)
 class Divergence:
-    """A step whose loss or gradient is beyond hope.
+    """A step whose loss or gradient is not finite, or far too large.
 
     Attributes:
-      step: its number, from 1: it makes the state after `step` steps.
+      step: the number of the step, from 1.
       name: `loss` (the mean per word) or `grad_norm`.
-      value: what that was.
+      value: the value of that metric.
     """
 
     step: int
@@ -36,26 +36,26 @@ class Divergence:
 
 
 def divergence(metrics: StepMetrics, step: int, *, vocabulary: int) -> Divergence | None:
-    """What is wrong with a step, if something is.
+    """Return why a step diverged, or None.
 
-    Guessing words at random costs ln V each. A mean of a hundred times that is no learning any
-    more, though it may be long before numbers overflow.
+    Uniform guessing costs ln V per word. A mean loss of a hundred times that has diverged, though
+    numbers may not overflow for a long time.
     """
     loss = float(metrics.loss) / max(1.0, float(metrics.words))
     if not math.isfinite(loss) or loss > _EXPLODED * math.log(vocabulary):
         return Divergence(step, "loss", loss)
     grad_norm = float(metrics.grad_norm)
-    # A gradient that is no number spoils the parameters about to be saved.
+    # A gradient that is not finite spoils the parameters about to be saved.
     return None if math.isfinite(grad_norm) else Divergence(step, "grad_norm", grad_norm)
 
 
 @dataclass(frozen=True)
 class Offender:
-    """The batch of a step that diverged, as kept in `diverged-STEP.npz`.
+    """The batch of a step that diverged, as saved in `diverged-STEP.npz`.
 
     Attributes:
-      step: the step that this batch makes, from 1.
-      after: the checkpoint that the steps before it are taken from; 0: the first state.
+      step: the number of the step, from 1.
+      after: the step of the checkpoint to replay from; 0 for the first state.
     """
 
     batch: Batch
@@ -64,7 +64,7 @@ class Offender:
 
 
 def save_offender(offender: Offender, workdir: Path) -> Path:
-    """Writes `diverged-STEP.npz` into the run's directory, without pickle, and returns its path."""
+    """Write `diverged-STEP.npz` into the run's directory, without pickle, and return its path."""
     path = workdir / f"diverged-{offender.step}.npz"
     fields = offender.batch._asdict().items()
     arrays: dict[str, Any] = {name: array for name, array in fields if array is not None}
@@ -74,10 +74,10 @@ def save_offender(offender: Offender, workdir: Path) -> Path:
 
 
 def load_offender(path: Path) -> Offender:
-    """Reads what `save_offender` wrote.
+    """Read a file that `save_offender` wrote.
 
     Raises:
-      InputError: there is no such file, or it is another.
+      InputError: the file is missing, or it is not such a file.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -85,11 +85,11 @@ def load_offender(path: Path) -> Offender:
             return Offender(batch, step=int(file["step"]), after=int(file["after"]))
     except FileNotFoundError:
         raise InputError(
-            f"{path}: there is no such file. A training that diverges leaves diverged-STEP.npz in "
-            "its --workdir."
+            f"{path}: no such file. Training that diverges saves diverged-STEP.npz in its "
+            "--workdir."
         ) from None
-    except Exception as error:  # whatever another file may cause
+    except Exception as error:  # any other file may raise anything
         raise InputError(
-            f"{path}: this is no batch of a training that diverged "
-            f"({type(error).__name__}); give WORKDIR/diverged-STEP.npz."
+            f"{path}: not the batch of a step that diverged ({type(error).__name__}). Give "
+            "WORKDIR/diverged-STEP.npz."
         ) from error

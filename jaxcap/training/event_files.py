@@ -1,10 +1,10 @@
-"""TensorBoard's event files, written and read without TensorFlow or a library of its kind.
+"""Write and read TensorBoard's event files, without TensorFlow.
 
-A file is a row of records, each an `Event` in the wire format of protocol buffers. Formats:
+A file is a sequence of records, each an `Event` in the protocol buffer wire format. Formats:
 https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details,
-https://protobuf.dev/programming-guides/encoding/, and for the numbers of the fields
+https://protobuf.dev/programming-guides/encoding/, and for the field numbers
 https://github.com/tensorflow/tensorboard/tree/master/tensorboard/compat/proto (event, summary,
-tensor). These numbers can never change, for old files must stay readable.
+tensor). Field numbers never change, so that old files stay readable.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from jaxcap.datasets.crc32c import masked_crc32c
 
 _DOUBLE, _BYTES, _FLOAT = 1, 2, 5
-"""Wire types; 0 is an integer of variable length."""
+"""Wire types; 0 is a variable-length integer."""
 _DT_STRING = 7
 _RGB = 3
 _START = 1
 """`SessionLog.START`."""
 _TAIL = 4
-"""Bytes of the checksum that ends a record."""
+"""The number of bytes of the checksum that ends a record."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Record:
     """A record of an event file.
 
     Attributes:
-      step: of its event.
-      tags: of the values in it.
-      content: its bytes, length and checksums included.
+      step: the step of the event.
+      tags: the tags of its values.
+      content: the bytes of the record, with length and checksums.
     """
 
     step: int
@@ -41,28 +41,28 @@ class Record:
 
 
 def scalar(tag: str, value: float) -> bytes:
-    """A number as a `Summary.Value`."""
+    """Encode a number as a `Summary.Value`."""
     return _text(1, tag) + _field(2, _FLOAT, struct.pack("<f", value))
 
 
 def image(tag: str, encoded: bytes, *, width: int, height: int) -> bytes:
-    """A JPEG or PNG of so many pixels as a `Summary.Value`."""
+    """Encode a JPEG or PNG file as a `Summary.Value`; width and height are in pixels."""
     picture = _integer(1, height) + _integer(2, width) + _integer(3, _RGB)
     return _text(1, tag) + _message(4, picture + _message(4, encoded))
 
 
 def text(tag: str, markdown: str) -> bytes:
-    """What the page Text shows, as a `Summary.Value`."""
+    """Encode Markdown for TensorBoard's Text page as a `Summary.Value`."""
     tensor = _integer(1, _DT_STRING) + _message(2, b"") + _text(8, markdown)
     return _text(1, tag) + _message(8, tensor) + _message(9, _message(1, _text(1, "text")))
 
 
 def event(values: Sequence[bytes], *, step: int, wall_time: float) -> Record:
-    """A record of values that belong to one step.
+    """Create the record of the values of one step.
 
     Args:
-      values: what `scalar`, `image` and `text` give.
-      wall_time: in seconds since 1970.
+      values: encoded by `scalar`, `image` or `text`.
+      wall_time: seconds since 1970.
     """
     summary = b"".join(_message(1, value) for value in values)
     content = _double(1, wall_time) + _integer(2, step) + _message(5, summary)
@@ -70,15 +70,17 @@ def event(values: Sequence[bytes], *, step: int, wall_time: float) -> Record:
 
 
 def header(wall_time: float) -> bytes:
-    """The two records that a file begins with: its version, and that a session starts with step 0,
-    so that a TensorBoard that is open forgets what it knows of the files before."""
+    """Return the first two records of a file: its version, and the start of a session at step 0.
+
+    The start makes an open TensorBoard discard what it read from earlier files.
+    """
     version = _framed(_double(1, wall_time) + _text(3, "brain.Event:2"))
     start = _message(7, _integer(1, _START))
     return version + _framed(_double(1, wall_time) + _integer(2, 0) + start)
 
 
 def records(content: bytes) -> Iterator[Record]:
-    """The events of a file that hold values, up to where it was cut off or damaged."""
+    """Yield the events of a file that hold values, up to its end or first damaged record."""
     begin = 0
     while begin + 12 <= len(content):
         head = content[begin : begin + 8]
@@ -115,7 +117,7 @@ def _checksum(content: bytes) -> bytes:
 
 
 def _varint(number: int) -> bytes:
-    """Seven bits a byte, the lowest first; the eighth says that more follow."""
+    """Encode an integer in 7 bits per byte, lowest first; the eighth bit says that more follow."""
     found = bytearray()
     while number > 127:
         found.append(number & 127 | 128)
@@ -144,7 +146,7 @@ def _text(number: int, value: str) -> bytes:
 
 
 def _fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """The numbers and values of a message's fields."""
+    """Yield the field numbers and values of a message."""
     at = 0
 
     def varint() -> int:

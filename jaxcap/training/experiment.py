@@ -1,4 +1,4 @@
-"""What a training is made of: the data, the model and the step that the device runs."""
+"""The parts of a training: data, model, optimizer and the compiled step."""
 
 from __future__ import annotations
 
@@ -31,15 +31,16 @@ from jaxcap.training.step.train_step import train_step
 
 @dataclass(frozen=True)
 class Experiment:
-    """All that stays the same from the first step of a training, or of a stage, to the last.
+    """Everything that stays constant during a training, or during one of its stages.
 
     Attributes:
-      first_step: steps of the stages before.
-      source: the training split, whose captions are `captions`.
-      validation: the split that is captioned after every epoch.
-      start: `{"params": …, "batch_stats": …}` to begin with, if they are given.
-      features: what a frozen encoder makes of the images of `source`, if they are cached;
-        `validation_features` are those of `validation`.
+      source: the training split.
+      captions: the captions of `source`.
+      validation: the split to caption after every epoch.
+      first_step: the number of steps in the stages before.
+      start: the `{"params": …, "batch_stats": …}` to start from, if given.
+      features: cached features of a frozen encoder for the images of `source`.
+      validation_features: the same for `validation`.
     """
 
     config: Config
@@ -60,13 +61,13 @@ class Experiment:
 
     @property
     def total(self) -> int:
-        """Steps to the end of the training or stage."""
+        """The number of steps at the end of the training or stage."""
         return self.first_step + self.config.train.epochs * self.steps_per_epoch
 
     def step(self) -> Step:
-        """`train_step`, compiled; the state given to it is used up.
+        """Return the compiled `train_step`, which donates its state.
 
-        A self-critical one draws captions and rewards them first.
+        In self-critical training, it first samples and rewards captions.
         """
         train = self.config.train
         self_critical = train.objective == "self_critical"
@@ -90,9 +91,10 @@ class Experiment:
         return SelfCritical(self.model, self.config, create_reward(self.captions, train)).wrap(step)
 
     def batches(self, first: int, stop: int, *, whole: bool = False) -> Iterator[Batch]:
-        """The batches that lead from the state after `first` steps to that after `stop`.
+        """Yield the batches of the steps `first` to `stop`, counted from 0, `stop` excluded.
 
-        Of each the rows that this process reads, or the whole.
+        Args:
+          whole: whether to read all rows, or only those of this process.
         """
         return training_batches(
             self.source,
@@ -107,10 +109,10 @@ class Experiment:
         )
 
     def learning_rate(self) -> Callable[[int], Any]:
-        """The learning rate of a step, counted from 0."""
+        """Return the learning rate as a function of the step, counted from 0."""
         schedule = optimizer.learning_rate(self.config.train, steps_per_epoch=self.steps_per_epoch)
         return lambda step: schedule(step - self.first_step)
 
     def decode(self) -> Decode:
-        """The search that evaluation captions with."""
+        """Return the search to evaluate with."""
         return over_local_devices(create_decode([self.model], self.config.search, self.vocabulary))

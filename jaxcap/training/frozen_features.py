@@ -1,9 +1,9 @@
-"""What a frozen encoder makes of a split, computed once instead of once per epoch.
+"""Cache the features of a frozen encoder: compute them once instead of once per epoch.
 
-The features of `data.feature_cache` are used again only for what they were computed for: the very
-parameters and batch statistics, the very program that XLA is given (architecture, normalisation of
-pixels, type of computation), the very image files, and pixels that come out of them the same.
-Whatever of it changes, the key changes, and the old features are left alone.
+The key of a cache covers everything that features depend on: parameters and batch statistics, the
+program that XLA compiles (architecture, normalisation of pixels, dtype), the image files, and
+sample pixels decoded from them. If any of it changes, so does the key, and other features are
+computed beside the old ones.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from jaxcap.model.captioner import Captioner
 from jaxcap.progress import Display, print_line
 
 CHUNK = 32
-"""Images that are encoded, written and checked together."""
+"""The number of images encoded, written and checked together."""
 
-_LOOKED_AT = 4
-"""Images whose pixels are part of the key, for the sake of what decodes and resizes them."""
+_DECODED = 4
+"""The number of images whose pixels enter the key, to cover decoding and resizing."""
 
 
 def cached_features(
@@ -41,19 +41,18 @@ def cached_features(
     config: Config,
     console: Console,
 ) -> Float[np.ndarray, "images P D"]:
-    """The features of every image of `source`, in its order, by memory map.
+    """Return the features of all images of `source`, in order, as a memory map.
 
-    Those that are not on disk yet are computed first. Training gets the same losses from them
-    as from pixels, but for rounding: XLA adds up in another order when it compiles the encoder
-    by itself.
+    Missing features are computed first. Losses equal those from pixels up to rounding: XLA sums in
+    another order when it compiles the encoder alone.
 
     Args:
-      source: records; augmentation is not looked at.
-      split: its name, for messages and file names.
-      variables: the whole model's `{"params": …, "batch_stats": …}`.
+      source: the records, without augmentation.
+      split: the name of the split, for messages and file names.
+      variables: the `{"params": …, "batch_stats": …}` of the whole model.
 
     Raises:
-      InputError: an image that cannot be decoded, or no room or no permission in the cache.
+      InputError: an image cannot be decoded, or the cache is full or not writable.
     """
     encoder = {name: {"encoder": t["encoder"]} for name, t in variables.items() if "encoder" in t}
     encode = jax.jit(functools.partial(model.apply, method="encode"))
@@ -67,7 +66,7 @@ def cached_features(
         encode=encode,
         config=config,
     )
-    other = "Another process computes these features; waiting for it"
+    other = "Another process is computing these features; waiting for it"
     with cache.locked(lambda: print_line(console, other)):
         missing = cache.missing()
         done = len(source) - sum(len(cache.numbers(chunk)) for chunk in missing)
@@ -87,9 +86,9 @@ def cached_features(
             )
             with Display(console, f"encoding {split}", total=len(source), done=done) as display:
                 for chunk, batch in zip(missing, batches, strict=True):
-                    features = np.asarray(encode(encoder, batch.pixels))
-                    cache.write(chunk, features[batch.valid])
-                    done += int(batch.valid.sum())
+                    count = len(cache.numbers(chunk))  # the rest pads the batch
+                    cache.write(chunk, np.asarray(encode(encoder, batch.pixels))[:count])
+                    done += count
                     display.update(done)
     return cache.read()
 
@@ -104,13 +103,13 @@ def find_cache(
     encode: Any,
     config: Config,
 ) -> FeatureCache:
-    """The cache that belongs to these weights, this program and these images."""
+    """Return the cache for these weights, this program and these images."""
     side = config.data.image_size
     lowered = encode.lower(
         jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), encoder),
         jax.ShapeDtypeStruct((1, side, side, 3), np.uint8),
     )
-    looked_at = np.unique(np.linspace(0, len(source) - 1, _LOOKED_AT).astype(int))
+    decoded = np.unique(np.linspace(0, len(source) - 1, _DECODED).astype(int))
     identity = {
         "encoder": config.encoder.name,
         "weights": _digest_of_arrays(encoder),
@@ -122,7 +121,7 @@ def find_cache(
         "records": f"{len(source)} of {source!r}",
         "image files": _digest_of_files(source),
         "pixels": _digest_of_arrays(
-            [load_image(source[int(i)], config=config.data, rng=None) for i in looked_at]
+            [load_image(source[int(i)], config=config.data, rng=None) for i in decoded]
         ),
     }
     label = f"{config.data.name}-{split}-{config.encoder.name}"

@@ -1,4 +1,4 @@
-"""How long devices stand still because the next batch is not there yet."""
+"""Measure how long devices are idle because the next batch is not ready."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ T = TypeVar("T")
 
 
 class Waiting:
-    """Watches the batches come and the steps end, for use in a `with` statement.
+    """Watches batches arrive and steps end, for use in a `with` statement.
 
-    A step is handed to the device long before it is computed, and the host asks for batches that
-    are needed later; so most of the time that the host waits for a batch costs nothing. It does
-    from the moment on at which the device has ended all that it was given. A thread looks out for
-    that moment, for to the loop itself it would cost the lead over the device.
+    The host dispatches steps long before the device computes them, and asks for batches ahead of
+    time, so waiting for a batch usually costs nothing. It does once the device has finished
+    everything dispatched. A thread watches for that moment: if the loop itself waited, it would
+    lose its lead over the device.
     """
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="waiting")
         self._last: Future[float] | None = None
-        # When the loop began to wait for each batch, when it got it, and the last step before.
+        # For each batch: when the wait began and ended, and the step dispatched before it.
         self._waits: list[tuple[float, float, Future[float] | None]] = []
 
     def __enter__(self) -> Waiting:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # A step that hangs, for want of another host, must not keep this process from ending.
+        # A step may hang because another host is gone; the process must still be able to exit.
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def batches(self, batches: Iterator[T]) -> Iterator[T]:
-        """The same batches."""
+        """Yield the batches, timing each wait."""
         while True:
             began = time.monotonic()
             try:
@@ -44,23 +44,24 @@ class Waiting:
             self._waits.append((began, time.monotonic(), self._last))
             yield batch
 
-    def handed_over(self, result: Any, ended: Callable[[], None]) -> None:
-        """Notes a step, of which `result` is an array.
+    def watch_step(self, result: Any, on_end: Callable[[], None]) -> None:
+        """Watch a step that was just dispatched.
 
         Args:
-          ended: called, in the thread, when the device has computed it.
+          result: an array that the step returned.
+          on_end: called in the watching thread when the device has computed the step.
         """
 
         def watch() -> float:
             result.block_until_ready()
             now = time.monotonic()
-            ended()
+            on_end()
             return now
 
         self._last = self._thread.submit(watch)
 
     def seconds(self) -> float:
-        """The time that devices stood still since the last call; waits for the steps before."""
+        """Return the seconds that devices were idle since the last call; wait for their steps."""
         waits, self._waits = self._waits, []
         return math.fsum(
             max(0.0, got - (began if last is None else max(began, last.result())))

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: the step is finished and saved, and then the training stops."""
+"""Stop on SIGTERM or Ctrl-C, after finishing and saving the current step."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(Exception):
-    """A training that was asked to stop, and did, with all it had done saved.
+    """Training was stopped by a signal, and its state is saved.
 
     Attributes:
-      status: what the process exits with: 128 and the number of the signal, as shells have it.
+      status: the exit status of the process, 128 + the number of the signal, as in shells.
     """
 
     def __init__(self, number: int, step: int):
@@ -25,9 +25,9 @@ class Interrupted(Exception):
 
 
 class Interruption:
-    """Notes the first signal while its `with` statement runs; a second one kills at once.
+    """Records the first signal inside its `with` statement; a second one kills the process.
 
-    Outside the main thread, where Python lets nobody listen, it hears nothing.
+    Outside the main thread, where Python allows no signal handlers, it records nothing.
     """
 
     def __init__(self) -> None:
@@ -50,6 +50,6 @@ class Interruption:
         self.signal = number
 
     def check(self, step: int) -> None:
-        """Raises `Interrupted` after a signal."""
+        """Raise `Interrupted` if a signal has arrived."""
         if self.signal is not None:
             raise Interrupted(self.signal, step)

@@ -1,4 +1,4 @@
-"""What a training measures of itself, and the file it is written to."""
+"""Metrics of training, and the file `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ from jaxcap.training.step.train_step import StepMetrics
 
 
 class Meter:
-    """Sums over steps; reading them waits for the device, so it is done now and then."""
+    """Sums metrics over steps. Reading them waits for the device, so the loop reads rarely."""
 
     def __init__(self, done: int, note: dict[str, Any] | None = None):
-        """Begins after `done` steps.
+        """Start after `done` steps.
 
         Args:
-          note: what `note` gave at this step of an earlier session, which is gone on with.
+          note: the return value of `note` at this step in an earlier session, to continue it.
         """
         note = note or {}
         self._done = done
         self._pending: list[StepMetrics] = []
-        # In the device's precision, so that a line's sum does not depend on where sessions end.
+        # float32, as on the device, so that sums do not depend on where sessions end.
         rows: list[list[Any]] = [list(map(np.float32, row)) for row in note.get("steps", [])]
         self._read = [StepMetrics(*row) for row in rows]
         self._loss, self._words = note.get("loss", 0.0), note.get("words", 0.0)
         self._captions = self._images = self._steps = 0
         self._since = time.monotonic()
-        # Of the epoch, as far as this session has seen it.
+        # The part of the epoch that ran in this session.
         self._epoch_images, self._epoch_seconds, self._epoch_waited = 0, 0.0, 0.0
 
     def add(self, metrics: StepMetrics, tokens: Any) -> None:
-        """Notes a step, whose metrics may still be in the making."""
+        """Add a step, whose metrics the device may still be computing."""
         self._done += 1
         self._steps += 1
         self._pending.append(metrics)
-        # The shares of the other processes have as many images, and about as many captions.
+        # Other processes have as many images, and about as many captions.
         _, processes = hosts.share()
         self._images += tokens.shape[0] * processes
         self._captions += int(np.any(tokens != 0, axis=-1).sum()) * processes
 
     def wait(self) -> list[tuple[int, StepMetrics]]:
-        """Waits for the steps not waited for yet; gives their numbers, from 1, and metrics."""
+        """Wait for all added steps; return the number, from 1, and metrics of each new one."""
         read: list[StepMetrics] = jax.device_get(self._pending)
         self._read += read
         self._pending = []
@@ -58,16 +58,16 @@ class Meter:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """What is done within, such as saving, does not count as time of training."""
+        """Exclude the time inside the `with` statement, such as for saving."""
         began = time.monotonic()
         yield
         self._since += time.monotonic() - began
 
     def line(self, waited: float = 0.0) -> LogLine:
-        """The figures of all steps since the last line.
+        """Return the metrics of all steps since the last line.
 
         Args:
-          waited: seconds in which devices had no data.
+          waited: seconds that devices waited for data.
         """
         self.wait()
         loss = float(sum(m.loss for m in self._read))
@@ -83,7 +83,7 @@ class Meter:
             "waiting_share": waited / seconds,
         }
         if any(m.samples for m in self._read):
-            line |= self._of_samples(words, self._steps / seconds)
+            line |= self._sample_metrics(words, self._steps / seconds)
         self._loss += loss
         self._words += words
         self._epoch_images += self._images
@@ -92,8 +92,8 @@ class Meter:
         self._read, self._captions, self._images, self._steps, self._since = [], 0, 0, 0, now
         return line
 
-    def _of_samples(self, words: float, steps_per_s: float) -> LogLine:
-        """Means over sampled captions; their lengths are in words, `<eos>` not counted."""
+    def _sample_metrics(self, words: float, steps_per_s: float) -> LogLine:
+        """Return means over sampled captions; lengths are in words, without `<eos>`."""
         samples, reward, baseline, ended = (
             float(sum(column))
             for column in zip(
@@ -109,8 +109,7 @@ class Meter:
         }
 
     def epoch(self) -> LogLine:
-        """The mean loss per word of all lines since the epoch began; and the speed and the waiting
-        of those that this session saw, if it saw any."""
+        """Return the epoch's mean loss per word, over all sessions, and this session's speed."""
         line: LogLine = {"loss": self._loss / max(1.0, self._words)}
         if self._epoch_images:
             line["images_per_s"] = self._epoch_images / self._epoch_seconds
@@ -118,14 +117,14 @@ class Meter:
         return line
 
     def note(self) -> dict[str, Any]:
-        """All that a later session needs to go on as if there had been no other, in JSON."""
+        """Return the meter as JSON, for a later session to continue from."""
         self.wait()
         rows = [[float(value) for value in metrics] for metrics in self._read]
         return {"steps": rows, "loss": self._loss, "words": self._words}
 
 
 def figures(line: LogLine) -> str:
-    """A line for people, the weightiest first: a narrow terminal cuts off the rest."""
+    """Format a line for the terminal, most important first: narrow terminals cut the end."""
     parts = [
         f"loss {line['loss']:.3f}{reward_note(line)}",
         f"lr {line['learning_rate']:.2g}",
@@ -134,15 +133,15 @@ def figures(line: LogLine) -> str:
         f"waiting {line['waiting_share']:.0%}",
     ]
     if "device_peak_gib" in line:
-        of = f" of {line['device_limit_gib']:.1f}" if "device_limit_gib" in line else ""
-        parts.append(f"device {line['device_peak_gib']:.1f}{of} GiB")
+        limit = f" of {line['device_limit_gib']:.1f}" if "device_limit_gib" in line else ""
+        parts.append(f"device {line['device_peak_gib']:.1f}{limit} GiB")
     elif "process_peak_gib" in line:
         parts.append(f"process {line['process_peak_gib']:.1f} GiB")
     return "  ".join(parts)
 
 
 def reward_note(line: LogLine) -> str:
-    """What a line says of sampled captions, for people; nothing where there are none."""
+    """Format the metrics of sampled captions, or return an empty string without any."""
     if "reward" not in line:
         return ""
     return (
@@ -152,14 +151,14 @@ def reward_note(line: LogLine) -> str:
 
 
 class Log:
-    """`metrics.jsonl`: one line of training every few steps, one of evaluation every epoch."""
+    """The file `metrics.jsonl`: a training line every few steps, an evaluation line every epoch."""
 
     def __init__(self, path: Path, step: int, *, split: str, scored: bool = True):
-        """Keeps what happened up to `step`; later lines belong to a session that was lost.
+        """Open the file, and drop the lines after `step`, which a lost session wrote.
 
         Args:
-          split: the one that is evaluated.
-          scored: whether evaluation after `step` is among what happened.
+          split: the split of the evaluation lines.
+          scored: whether to keep the evaluation line of `step` itself.
         """
         self._path, self._split = path, split
         kept = [
@@ -175,10 +174,11 @@ class Log:
 
     @property
     def elapsed(self) -> float:
-        """Seconds spent on this run, over all its sessions."""
+        """The seconds spent on this run, over all sessions."""
         return time.monotonic() - self._begin
 
     def write(self, line: LogLine) -> None:
+        """Append a line, with the elapsed time."""
         line = line | {"elapsed_s": round(self.elapsed, 2)}
         self._lines.append(line)
         if hosts.is_first():
@@ -187,11 +187,11 @@ class Log:
 
     @property
     def lines(self) -> tuple[LogLine, ...]:
-        """All that the file holds."""
+        """All lines of the file."""
         return tuple(self._lines)
 
     def evaluations(self) -> list[LogLine]:
-        """The lines that carry scores of the split, their names without it."""
+        """Return the evaluation lines, with the split removed from the names of scores."""
         return [
             {name.removeprefix(f"{self._split}/"): value for name, value in line.items()}
             for line in self._lines
@@ -203,7 +203,7 @@ class Log:
 
 
 def stalled(scores: Sequence[float], patience: int) -> bool:
-    """Whether `patience` epochs have passed since the best score (0: never)."""
+    """Return whether `patience` epochs passed since the best score; 0 means never."""
     if not patience or not scores:
         return False
     return len(scores) - 1 - scores.index(max(scores)) >= patience

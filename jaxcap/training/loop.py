@@ -1,4 +1,4 @@
-"""Step after step, evaluation after every epoch, a checkpoint of each."""
+"""The training loop: steps, log lines, checkpoints, and an evaluation after every epoch."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from jaxcap.training.step.state import TrainState
 from jaxcap.training.tensorboard import TensorBoard
 
 _AGREE = 10
-"""Steps after which several processes ask each other whether to save or to stop."""
+"""Steps between agreements of several processes on saving and stopping."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a training ended with.
+    """The result of a finished training.
 
     Attributes:
       best_step: the step of the best checkpoint.
-      scores: its scores on the evaluation split, ×100.
-      seconds: time spent training and evaluating, over all sessions of the run.
+      scores: the scores of that checkpoint on the evaluation split, ×100.
+      seconds: the time spent training and evaluating, over all sessions of the run.
     """
 
     best_step: int
@@ -44,55 +44,65 @@ class Summary:
 
 
 class Loop:
-    """One session of a training."""
+    """One session of training, of a run or of one of its stages."""
 
-    def __init__(self, experiment: Experiment, checkpoints: Checkpoints):
-        self._of, self._checkpoints = experiment, checkpoints
+    def __init__(self, experiment: Experiment, checkpoints: Checkpoints, state: TrainState):
+        """Open the log of the run and cut it back to the step of `state`.
 
-    def run(self, state: TrainState) -> Summary:
-        """Trains from `state`, which is the newest checkpoint's or the first, to the end.
+        Args:
+          state: the newest checkpoint's, or the first.
+        """
+        self._experiment, self._checkpoints, self._first = experiment, checkpoints, state
+        done = int(state.step)
+        self._saved, self._saved_at = done, time.monotonic()
+        # A session may have ended between the last step of an epoch and its evaluation.
+        self._unscored = done > 0 and self._epoch_ends(done) and not checkpoints.scored(done)
+        self._log = Log(
+            experiment.workdir / "metrics.jsonl",
+            done,
+            split=experiment.config.evaluation.split,
+            scored=not self._unscored,
+        )
+        self._board = self._tensorboard()
+        in_epoch = self._unscored or not self._epoch_ends(done)
+        self._meter = Meter(done, checkpoints.note(done) if in_epoch else None)
+        self._decode, self._rate = experiment.decode(), experiment.learning_rate()
+
+    def run(self) -> tuple[TrainState, Summary]:
+        """Train to the end, and return the last state.
 
         Raises:
           InputError: the loss diverged, or there is no room for a checkpoint.
-          Interrupted: after SIGTERM or SIGINT, with the state saved.
+          Interrupted: SIGTERM or SIGINT arrived. The state is saved.
         """
-        of, train = self._of, self._of.config.train
-        done = self._saved = int(state.step)
-        self._saved_at = time.monotonic()
-        split = of.config.evaluation.split
-        # A session may have ended between the last step of an epoch and its evaluation.
-        unscored = done > 0 and self._epoch_ends(done) and not self._checkpoints.scored(done)
-        self._log = Log(of.workdir / "metrics.jsonl", done, split=split, scored=not unscored)
-        under_way = unscored or not self._epoch_ends(done)
-        self._board = self._tensorboard()
-        self._meter = Meter(done, self._checkpoints.note(done) if under_way else None)
-        self._decode, self._rate = of.decode(), of.learning_rate()
-        step, rng = of.step(), jax.random.key(train.seed)
-        if (done < of.total and not self._stalled()) or unscored:
-            print_line(of.console, f"Compiling{compilations.place()}…")
+        experiment, train = self._experiment, self._experiment.config.train
+        state, done = self._first, int(self._first.step)
+        step, rng = experiment.step(), jax.random.key(train.seed)
+        if (done < experiment.total and not self._stalled()) or self._unscored:
+            print_line(experiment.console, f"Compiling{compilations.cache_note()}…")
         with (
             Interruption() as interruption,
-            Display(of.console, "step", total=of.total, done=done) as display,
-            compilations.telling(display.line),
+            Display(experiment.console, "step", total=experiment.total, done=done) as display,
+            compilations.reported_to(display.line),
             Waiting() as waiting,
         ):
-            if unscored:
+            if self._unscored:
                 self._end_epoch(state, display, interruption)
-            last = done if self._stalled() else of.total
-            for batch in waiting.batches(of.batches(done, last)):
+            last = done if self._stalled() else experiment.total
+            for batch in waiting.batches(experiment.batches(done, last)):
                 state, metrics = step(state, batch, rng)
                 done += 1
-                waiting.handed_over(metrics.loss, functools.partial(display.advance, done))
+                waiting.watch_step(metrics.loss, functools.partial(display.advance, done))
                 self._meter.add(metrics, batch.tokens)
                 epoch_ends = self._epoch_ends(done)
                 if done % train.log_every == 0 or epoch_ends or done == 1:
                     self._stop_if_diverged()
                     line = self._meter.line(waiting.seconds()) | peak_memory()
-                    line["epoch"] = done / of.steps_per_epoch
+                    line["epoch"] = done / experiment.steps_per_epoch
                     line["learning_rate"] = float(self._rate(done - 1))
                     self._write(line)
                     display.update(done, figures(line))
-                stop, save = self._wishes(done, interruption)
+                stop, save = self._requests(done, interruption)
                 if epoch_ends or stop or save:
                     self._save(state)
                 if epoch_ends:
@@ -103,22 +113,22 @@ class Loop:
                     raise Interrupted(stop, done)
                 if epoch_ends and self._stalled():
                     display.line(
-                        f"No better {of.config.evaluation.metric} in {train.patience} epochs: "
-                        f"training ends after {done // of.steps_per_epoch} of {self._epochs()}."
+                        f"No better {experiment.config.evaluation.metric} in {train.patience} "
+                        f"epochs: training ends after {done // experiment.steps_per_epoch} of "
+                        f"{self._epochs()}."
                     )
                     break
-        self.state = state
-        return self._summary()
+        return state, self._summary()
 
     def _tensorboard(self) -> TensorBoard | None:
-        of = self._of
-        if not of.config.train.tensorboard or not hosts.is_first():
+        experiment = self._experiment
+        if not experiment.config.train.tensorboard or not hosts.is_first():
             return None
         return TensorBoard(
-            of.workdir / "tensorboard",
+            experiment.workdir / "tensorboard",
             self._log.lines,
-            split=of.config.evaluation.split,
-            say=functools.partial(print_line, of.console),
+            split=experiment.config.evaluation.split,
+            report=functools.partial(print_line, experiment.console),
         )
 
     def _write(self, line: LogLine) -> None:
@@ -127,29 +137,32 @@ class Loop:
             self._board.write(line)
 
     def _epoch_ends(self, done: int) -> bool:
-        return done % self._of.steps_per_epoch == 0
+        return done % self._experiment.steps_per_epoch == 0
 
     def _epochs(self) -> int:
-        """How many there are to the end of the training or stage, those before it included."""
-        return self._of.total // self._of.steps_per_epoch
+        """Count the epochs to the end of the stage, with those of the stages before."""
+        return self._experiment.total // self._experiment.steps_per_epoch
 
     def _stalled(self) -> bool:
-        metric, patience = self._of.config.evaluation.metric, self._of.config.train.patience
+        metric, patience = (
+            self._experiment.config.evaluation.metric,
+            self._experiment.config.train.patience,
+        )
         return stalled([line[metric] for line in self._log.evaluations()], patience)
 
-    def _wishes(self, done: int, interruption: Interruption) -> tuple[int | None, bool]:
-        """The signal that came, if any, and whether it is time to save; in all processes alike."""
-        train = self._of.config.train
+    def _requests(self, done: int, interruption: Interruption) -> tuple[int | None, bool]:
+        """Return the signal that arrived, if any, and whether to save; the same everywhere."""
+        train = self._experiment.config.train
         minutes = (time.monotonic() - self._saved_at) / 60
         in_steps = train.save_every > 0 and done % train.save_every == 0
-        wishes = interruption.signal, 0 < train.save_minutes <= minutes
+        requests = interruption.signal, 0 < train.save_minutes <= minutes
         if hosts.share()[1] > 1:
-            # Clocks and signals differ; asking the others at every step would take too long.
+            # Clocks and signals differ, and agreeing at every step would take too long.
             if done % _AGREE and not self._epoch_ends(done):
                 return None, in_steps
-            signals, times = zip(*hosts.gather(wishes), strict=True)
-            wishes = next(filter(None, signals), None), any(times)
-        return wishes[0], wishes[1] or in_steps
+            signals, times = zip(*hosts.gather(requests), strict=True)
+            requests = next(filter(None, signals), None), any(times)
+        return requests[0], requests[1] or in_steps
 
     def _save(self, state: TrainState) -> None:
         self._stop_if_diverged()
@@ -158,63 +171,65 @@ class Loop:
         self._saved, self._saved_at = int(state.step), time.monotonic()
 
     def _stop_if_diverged(self) -> None:
-        """Waits for the device, and looks at every step since the last time."""
+        """Wait for the device, and check every step since the last call."""
         for step, metrics in self._meter.wait():
-            if found := divergence(metrics, step, vocabulary=len(self._of.vocabulary)):
+            if found := divergence(metrics, step, vocabulary=len(self._experiment.vocabulary)):
                 raise InputError(self._diverged(found))
 
     def _diverged(self, found: Divergence) -> str:
-        of = self._of
-        # A batch is made by the step's number alone, so it need not have been kept.
+        experiment = self._experiment
         if not hosts.is_first():
             return f"{found}."
-        batch = next(iter(of.batches(found.step - 1, found.step, whole=True)))
+        # The number of a step determines its batch, so the batch need not have been kept.
+        batch = next(iter(experiment.batches(found.step - 1, found.step, whole=True)))
         try:
-            path = save_offender(Offender(batch, found.step, after=self._saved), of.workdir)
+            path = save_offender(Offender(batch, found.step, after=self._saved), experiment.workdir)
         except OSError as error:
-            kept = f"Its batch could not be kept ({error.strerror})."
+            kept = f"Its batch could not be saved ({error.strerror}). "
         else:
             command = shlex.join(["jaxcap", "replay", str(path)])
-            kept = f"Its batch is kept; to see it happen again:\n  {command}\n"
+            kept = f"Its batch is saved; to replay the step:\n  {command}\n"
         saved = f"The checkpoint of step {self._saved} is kept. " if self._saved else ""
         return (
-            f"{of.workdir}: {found}. {kept}{saved}A lower train.learning_rate or "
-            "train.clip_norm, in a new --workdir, is the usual way out."
+            f"{experiment.workdir}: {found}. {kept}{saved}Try a lower train.learning_rate or "
+            "train.clip_norm in a new --workdir."
         )
 
     def _end_epoch(self, state: TrainState, display: Display, interruption: Interruption) -> None:
-        """Evaluates the state, which is saved already."""
-        of, split = self._of, self._of.config.evaluation.split
-        step, epoch = int(state.step), int(state.step) // of.steps_per_epoch
+        """Evaluate the state, which is already saved."""
+        experiment, split = self._experiment, self._experiment.config.evaluation.split
+        step, epoch = int(state.step), int(state.step) // experiment.steps_per_epoch
 
         def check() -> None:
-            if hosts.share()[1] == 1:  # else all stop together, after the next steps
+            if hosts.share()[1] == 1:  # several processes stop together, after the next steps
                 interruption.check(step)
 
         check()
         trained, rate = self._meter.epoch(), float(self._rate(step - 1))
-        with Display(of.console, f"captioning {split}", total=len(of.validation)) as progress:
+        with Display(
+            experiment.console, f"captioning {split}", total=len(experiment.validation)
+        ) as progress:
 
             def report(done: int, note: str) -> None:
                 check()
                 progress.update(done, note)
 
             evaluation = evaluate_source(
-                of.validation,
+                experiment.validation,
                 decode=self._decode,
                 variables=state.variables,
-                vocabulary=of.vocabulary,
-                config=of.config,
+                vocabulary=experiment.vocabulary,
+                config=experiment.config,
                 report=report,
-                features=of.validation_features,
+                features=experiment.validation_features,
             )
-        # Log first: a kill before the last costs a repeated line, which resuming removes.
+        # Log first: a kill before `score` only repeats the line, and resuming removes it.
         self._write(
             {"step": step, "epoch": epoch}
             | {f"{split}/{name}": score for name, score in evaluation.corpus.items()}
         )
         if self._board is not None:
-            self._board.samples(evaluation, of.validation, step)
+            self._board.samples(evaluation, experiment.validation, step)
         self._checkpoints.score(step, evaluation.corpus)
         display.line(
             f"epoch {epoch}/{self._epochs()}  loss {trained['loss']:.3f}  lr {rate:.2g}  "
@@ -232,8 +247,8 @@ class Loop:
         scores = next((s for s in self._log.evaluations() if s["step"] == best), None)
         if best is None or scores is None:
             raise InputError(
-                f"{self._of.workdir}: the run has checkpoints but metrics.jsonl does not "
-                "tell their scores; give a new --workdir."
+                f"{self._experiment.workdir}: the run has checkpoints, but metrics.jsonl does not "
+                "hold their scores. Give a new --workdir."
             )
         return Summary(
             best_step=best,

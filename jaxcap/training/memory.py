@@ -1,4 +1,4 @@
-"""How much memory a training takes."""
+"""Measure the peak memory of training."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ _GIB = 2**30
 
 
 def peak_memory() -> dict[str, float]:
-    """The most memory used at once so far, by the fullest device of this process, in GiB.
+    """Return the peak memory so far, in GiB, of the fullest device of this process.
 
     Returns:
-      `device_peak_gib`, and `device_limit_gib`, what JAX may take of that device, where it tells.
-      On a CPU, whose memory JAX does not count: `process_peak_gib`, the whole process's, data and
-      compiler included; nothing where the system does not tell either (Windows).
+      `device_peak_gib` and, if JAX reports it, `device_limit_gib`, the memory JAX may use. On CPUs,
+      where JAX reports neither, `process_peak_gib` of the whole process, with data and compiler;
+      on Windows, nothing.
     """
     found = [stats for each in jax.local_devices() if (stats := each.memory_stats())]
     peaks = [stats for stats in found if "peak_bytes_in_use" in stats]
     if not peaks:
-        return _of_process()
+        return _process_peak()
     fullest = max(peaks, key=lambda stats: stats["peak_bytes_in_use"])
     memory = {"device_peak_gib": fullest["peak_bytes_in_use"] / _GIB}
     if "bytes_limit" in fullest:
@@ -28,7 +28,7 @@ def peak_memory() -> dict[str, float]:
     return memory
 
 
-def _of_process() -> dict[str, float]:
+def _process_peak() -> dict[str, float]:
     try:
         import resource  # not on Windows
     except ImportError:

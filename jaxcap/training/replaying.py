@@ -1,4 +1,4 @@
-"""A step that diverged, computed once more from its batch and the checkpoint before it."""
+"""Replay a step that diverged, from its batch and the checkpoint before it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from jaxcap.progress import Display, print_line
 from jaxcap.storage.checkpoints import Checkpoints
 from jaxcap.training.divergence import Divergence, divergence, load_offender
 from jaxcap.training.setup import first_state, set_up, with_features
-from jaxcap.training.stages import begun, stage_at, stages_of
+from jaxcap.training.stages import create_stages, enter_stage, stage_at
 
 
 @dataclass(frozen=True)
 class Replay:
-    """What a step gave when it was computed once more.
+    """The result of replaying a step.
 
     Attributes:
-      loss: its mean per word.
-      images: names of the images in its batch.
-      divergence: what was wrong with it, or None: it went well this time.
+      loss: the mean per word, in nats.
+      images: the names of the images in the batch.
+      divergence: why the step diverged, or None if it did not this time.
     """
 
     step: int
@@ -37,17 +37,17 @@ class Replay:
 
 
 def replay(path: Path, *, console: Console, data_dir: Path | None = None) -> Replay:
-    """Computes the steps from the last checkpoint to the one that diverged, whose batch is `path`.
+    """Replay the steps from the last checkpoint to the one that diverged. Writes nothing.
 
-    Writes nothing. The steps in between are those of the training, to the bit where the device
-    computes the same twice.
+    On a deterministic device they equal the steps of the training bit for bit.
 
     Args:
-      data_dir: the folder of the data sets, in the place of the one in the run's configuration.
+      path: the batch, as `save_offender` wrote it.
+      data_dir: the folder of data sets, in place of the one in the run's configuration.
 
     Raises:
-      InputError: `path` is no `diverged-STEP.npz` in the directory of a run, or its checkpoint is
-        gone or damaged.
+      InputError: `path` is not a `diverged-STEP.npz` in the directory of a run, or the checkpoint
+        is missing or damaged.
     """
     offender, workdir = load_offender(path), path.parent
     config = load_config(workdir / "config.json")
@@ -56,10 +56,10 @@ def replay(path: Path, *, console: Console, data_dir: Path | None = None) -> Rep
         config = dataclasses.replace(config, data=data)
     if config.train.device == "cpu":
         use_device("cpu")
-    # The other kinds are what JAX finds by itself, where they are.
+    # JAX finds other devices by itself, if this machine has them.
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, device="auto"))
     experiment = set_up(config, workdir, console=console)
-    stages = stages_of(experiment)
+    stages = create_stages(experiment)
     experiment, state = stage_at(stages, offender.step), first_state(stages[0])
     if offender.after:
         with Checkpoints(
@@ -67,13 +67,13 @@ def replay(path: Path, *, console: Console, data_dir: Path | None = None) -> Rep
         ) as checkpoints:
             if not checkpoints.has(offender.after):
                 raise InputError(
-                    f"{workdir}: the checkpoint of step {offender.after} is gone, from which "
-                    f"step {offender.step} was reached. Train again until it diverges."
+                    f"{workdir}: the checkpoint of step {offender.after}, from which step "
+                    f"{offender.step} was reached, is missing. Train again until it diverges."
                 )
-            like = begun(stage_at(stages, offender.after), state)
+            like = enter_stage(stage_at(stages, offender.after), state)
             state = checkpoints.restore(offender.after, like=like)
     if offender.after == experiment.first_step:
-        state = begun(experiment, state)
+        state = enter_stage(experiment, state)
     if experiment.config.encoder.cache_features:
         experiment = with_features(experiment, state)
     step, rng = experiment.step(), jax.random.key(config.train.seed)
@@ -86,6 +86,7 @@ def replay(path: Path, *, console: Console, data_dir: Path | None = None) -> Rep
                 display.update(done)
         state, metrics = step(state, offender.batch, rng)
         metrics = jax.device_get(metrics)
+    assert offender.batch.numbers is not None  # as in every batch of a training
     return Replay(
         step=offender.step,
         loss=float(metrics.loss) / max(1.0, float(metrics.words)),

@@ -1,4 +1,4 @@
-"""From a configuration to the first step: everything is looked at before anything is written."""
+"""Set up a training run. Everything is checked before anything is written."""
 
 from __future__ import annotations
 
@@ -24,43 +24,43 @@ from jaxcap.training.experiment import Experiment
 from jaxcap.training.frozen_features import cached_features
 from jaxcap.training.loop import Loop, Summary
 from jaxcap.training.self_critical import check_references
-from jaxcap.training.stages import begun, stage_at, stages_of
-from jaxcap.training.start_from import start_of
+from jaxcap.training.stages import create_stages, enter_stage, stage_at
+from jaxcap.training.start_from import load_start
 from jaxcap.training.step import optimizer
 from jaxcap.training.step.state import TrainState
 from jaxcap.training.training_text import training_text
-from jaxcap.training.workdir import check, claimed
+from jaxcap.training.workdir import check, claim
 
 
 def train(config: Config, workdir: Path, *, console: Console) -> Summary:
-    """Trains the captioner that `config` describes, or goes on with it.
+    """Train the captioner that `config` describes, or resume its training.
 
-    Everything is kept in `workdir` (see `docs/architecture.md`). Started again there with the
-    same configuration, training goes on from the latest checkpoint, and ends as if it had never
-    been interrupted.
+    All files are written to `workdir` (see `docs/architecture.md`). Called again with the same
+    configuration, training resumes from the latest checkpoint and ends as if it had never been
+    interrupted.
 
     Raises:
-      InputError: an option that cannot be, the data set is not prepared, its split is absent or
-        too small, the work directory belongs to another configuration, to another training that
-        is at work, or is no run, cannot be written, or the loss stopped being a number.
-      Interrupted: SIGTERM or SIGINT came; all is saved.
+      InputError: an option is invalid, the data set is not prepared, a split is missing or too
+        small, `workdir` is not writable, is not a run, has another configuration or is in use, or
+        training diverged.
+      Interrupted: SIGTERM or SIGINT arrived. The state is saved.
     """
     config = validate(config)
     use_device(config.train.device)
     hosts.connect(config.train)
-    check_device(config.train.device)  # first: without a device no process can ask another
+    check_device(config.train.device)  # processes communicate through their devices
     if not hosts.is_first():
         console = Console(quiet=True)
     with hosts.all_succeed():
         print_line(console, f"Training in {workdir} on {_devices()}")
         check(workdir, config)
         experiment = set_up(config, workdir, console=console)
-        stages = stages_of(experiment)
+        stages = create_stages(experiment)
         state = first_state(stages[0])
     with contextlib.ExitStack() as stack:
         with hosts.all_succeed():
             if hosts.is_first():
-                stack.enter_context(claimed(workdir, config, experiment.vocabulary))
+                stack.enter_context(claim(workdir, config, experiment.vocabulary))
         checkpoints = stack.enter_context(
             Checkpoints(
                 workdir / "checkpoints",
@@ -70,34 +70,32 @@ def train(config: Config, workdir: Path, *, console: Console) -> Summary:
             )
         )
         restored = checkpoints.restore_newest(
-            like=lambda step: begun(stage_at(stages, step), state)
+            like=lambda step: enter_stage(stage_at(stages, step), state)
         )
         if restored is not None:
             state = restored
-            print_line(console, f"Going on from step {int(state.step)}")
+            print_line(console, f"Resuming from step {int(state.step)}")
         for number, stage in enumerate(stages, start=1):
             if state.step > stage.total:
                 continue
             if state.step == stage.first_step:
-                state = begun(stage, state)
+                state = enter_stage(stage, state)
             if state.step < stage.total:
                 if len(stages) > 1:
                     print_line(console, f"Stage {number} of {len(stages)}, to step {stage.total}")
                 if stage.config.encoder.cache_features:
                     stage = with_features(stage, state)
-            loop = Loop(stage, checkpoints)
             with hosts.ending_with_others():
-                summary = loop.run(state)
-            state = loop.state
+                state, summary = Loop(stage, checkpoints, state).run()
             if state.step < stage.total:
-                break  # it did not get better any more
-        with hosts.all_succeed():  # who ended before the first has saved would end that one too
+                break  # the score stopped improving
+        with hosts.all_succeed():  # a process that ends before the first has saved would end it too
             checkpoints.wait()
         return summary
 
 
 def set_up(config: Config, workdir: Path, *, console: Console) -> Experiment:
-    """Data, vocabulary, model and optimizer of a run, new or begun; writes nothing.
+    """Load the data, and create vocabulary, model and optimizer. Writes nothing.
 
     Raises:
       InputError: see `train`.
@@ -114,10 +112,10 @@ def set_up(config: Config, workdir: Path, *, console: Console) -> Experiment:
     flips = any(stage.data.flip for stage in stages)
     if flips and not find_dataset(config.data.name, config.data.directory).flippable:
         raise InputError(
-            f"data.flip is true, but captions of '{config.data.name}' say what is left and what "
-            "is right, which is false of a mirrored image; give --data.no-flip."
+            f"data.flip is true, but captions of '{config.data.name}' say what is left and right, "
+            "which is wrong for mirrored images. Give --data.no-flip."
         )
-    start = start_of(config)
+    start = load_start(config)
     with timed(console, f"Reading the captions of {len(source)} images"):
         vocabulary, captions = training_text(
             source,
@@ -159,9 +157,10 @@ def set_up(config: Config, workdir: Path, *, console: Console) -> Experiment:
 
 
 def first_state(experiment: Experiment) -> TrainState:
-    """The state before the first step.
+    """Create the state before the first step.
 
-    It is another captioner's, or random numbers, with published weights in the encoder.
+    Its variables are those of another captioner, or random, with published encoder weights if the
+    configuration names some.
     """
     config, model, tx = experiment.config, experiment.model, experiment.tx
     size, encoder, weights = config.data.image_size, None, config.encoder.weights
@@ -170,7 +169,7 @@ def first_state(experiment: Experiment) -> TrainState:
         with timed(experiment.console, f"Loading the weights '{weights}'"):
             shapes = encoder_shapes(model, image_size=size)
             encoder = load_weights(weights, config.encoder.name, shapes)
-    with timed(experiment.console, f"Making the model, {config.encoder.name} and its decoder"):
+    with timed(experiment.console, f"Creating the model ({config.encoder.name} and its decoder)"):
         if variables is None:
             rng = jax.random.key(config.train.seed)
             variables = init_variables(model, rng, image_size=size, encoder=encoder)
@@ -180,7 +179,7 @@ def first_state(experiment: Experiment) -> TrainState:
 
 
 def with_features(experiment: Experiment, state: TrainState) -> Experiment:
-    """The same experiment on what the frozen encoder of `state` makes of the images."""
+    """Return the experiment with cached features of the frozen encoder in place of pixels."""
     features, validation_features = (
         cached_features(
             records,

@@ -1,4 +1,4 @@
-"""A training in stages: one experiment after the other, on the same parameters."""
+"""Training in stages: a sequence of experiments on the same parameters."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from jaxcap.training.step.optimizer import create_optimizer
 from jaxcap.training.step.state import TrainState
 
 
-def stages_of(experiment: Experiment) -> tuple[Experiment, ...]:
-    """The experiment of each stage, in order; of a training without stages itself.
+def create_stages(experiment: Experiment) -> tuple[Experiment, ...]:
+    """Return the experiments of all stages, in order; just the given one without stages.
 
     Raises:
-      InputError: an encoder has no stage of that name to train from.
+      InputError: the encoder has no stage named `encoder.train_from`.
     """
     if not experiment.config.stages:
         return (experiment,)
@@ -42,18 +42,19 @@ def stages_of(experiment: Experiment) -> tuple[Experiment, ...]:
 
 
 def stage_at(stages: Sequence[Experiment], step: int) -> Experiment:
-    """The stage that the state after `step` steps was made by; at a border the one before it."""
+    """Return the stage that trained the state after `step` steps."""
     return next((stage for stage in stages if step <= stage.total), stages[-1])
 
 
-def begun(stage: Experiment, state: TrainState) -> TrainState:
-    """The state as a stage begins with it.
+def enter_stage(stage: Experiment, state: TrainState) -> TrainState:
+    """Return the state with which a stage starts.
 
-    Parameters, their average and batch statistics stay, and the count of steps, which dropout and
-    the data follow, goes on. The optimizer's moments and the learning rate's schedule start anew.
+    Parameters, their average, batch statistics and the step count carry over. The optimizer state
+    and the learning-rate schedule start again.
 
-    What stands still of the encoder from here on is its average, where there is one: else that
-    would still move, and what is evaluated and kept would not be what the decoder learns on.
+    Frozen encoder parameters take the values of their moving average, if the state has one.
+    Otherwise the average would still change, and evaluation would use another encoder than the
+    decoder is trained on.
     """
     if stage.first_step == 0:
         return state
@@ -61,13 +62,13 @@ def begun(stage: Experiment, state: TrainState) -> TrainState:
     if state.average is not None:
         encoder, average = stage.config.encoder, on_one_device(state.average["encoder"])
         frozen = frozen_stages(encoder)
-        still = {
-            # A copy, for a buffer that is in two places cannot be donated.
+        averaged = {
+            # A buffer that appears twice in the state cannot be donated.
             module: jax.tree.map(jnp.copy, leaves)
             for module, leaves in average.items()
             if not encoder.trainable or stage_of(module) in frozen
         }
-        params = {**params, "encoder": {**params["encoder"], **still}}
+        params = {**params, "encoder": {**params["encoder"], **averaged}}
         state = dataclasses.replace(state, params=stage.parallel.place(params))
     opt_state = jax.jit(stage.tx.init)(params)
     return dataclasses.replace(state, opt_state=stage.parallel.place(opt_state))

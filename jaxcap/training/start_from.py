@@ -1,4 +1,4 @@
-"""Another captioner as the beginning of a training."""
+"""Start training from another captioner."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from jaxcap.errors import InputError
 from jaxcap.model.captioner import create_captioner, variable_shapes
 
 
-def start_of(config: Config) -> LoadedModel | None:
-    """The captioner that `train.start_from` names; None where there is none.
+def load_start(config: Config) -> LoadedModel | None:
+    """Load the captioner that `train.start_from` names, or return None without one.
 
     Raises:
-      InputError: no captioner is there, or it has other parameters than `config` describes, or
-        text of another kind.
+      InputError: there is no captioner, or its parameters or text units differ from those that
+        `config` describes.
     """
     name = config.train.start_from
     if name is None:
@@ -27,21 +27,21 @@ def start_of(config: Config) -> LoadedModel | None:
     found, expected = run.config, config
     if found.data.units != expected.data.units:
         raise InputError(
-            f"train.start_from: captions of {name} are made of {found.data.units}, but "
-            f"data.units is {expected.data.units}; give --data.units {found.data.units}."
+            f"train.start_from: {name} writes captions in {found.data.units}, but data.units is "
+            f"{expected.data.units}. Give --data.units {found.data.units}."
         )
     size = expected.data.image_size
     shapes = variable_shapes(create_captioner(config, len(run.vocabulary)), image_size=size)
     if _shapes(shapes) != _shapes(run.variables):
-        there = _model_options(found)
+        options = _model_options(found)
         differing = [
-            f"{name} is {here!r}, there {there[name]!r}"
-            for name, here in _model_options(expected).items()
-            if here != there[name]
+            f"{option} is {value!r} here and {options[option]!r} there"
+            for option, value in _model_options(expected).items()
+            if value != options[option]
         ]
         raise InputError(
             f"train.start_from: {name} has other parameters than this configuration describes: "
-            f"{'; '.join(differing)}. Give the options that it has."
+            f"{'; '.join(differing)}. Give the same options as there."
         )
     return run
 
@@ -52,7 +52,7 @@ def _shapes(tree: object) -> dict[str, tuple[int, ...]]:
 
 
 def _model_options(config: Config) -> dict[str, object]:
-    """The options that parameters may depend on."""
+    """Return the options that parameters may depend on."""
     decoder = dataclasses.asdict(config.decoder)
     named = {f"decoder.{k}": v for k, v in decoder.items() if not k.endswith("dropout")}
     return {"encoder.name": config.encoder.name, **named}

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a training: every figure of its log, and captions on their images."""
+"""Show the metrics of a training, and captioned images, in TensorBoard."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from jaxcap.files import replacing
 from jaxcap.training import event_files
 
 SAMPLES = 8
-"""Images of the evaluated split that are shown, the same ones after each epoch."""
+"""The number of evaluation images to show, the same ones after each epoch."""
 
 _WIDTH, _HEIGHT, _MARGIN, _SIZE = 320, 240, 8, 15
-"""Pixels: of a picture, the image in it at most, and its letters."""
+"""Pixels: width of a picture, largest height of the image in it, margin and font size."""
 _FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf")
-"""Looked for where Pillow's own font, which is of plain English, lacks a letter."""
+"""Fonts to try if Pillow's own font, which covers plain English, lacks a letter."""
 
 
 class TensorBoard:
-    """The event file of a run, one for all of its sessions.
+    """The event file of a run, shared by all its sessions.
 
-    A run that goes on gets a new file with what belongs to its past: the figures as the log has
-    them, so no point is doubled or lost, and the samples of the file before, which is then emptied.
-    Nothing of training depends on it: when it cannot be written, that is said once.
+    A resumed run gets a new file with its whole past: the metrics from the log, so that no point is
+    missing or doubled, and the samples of the previous file, which is then emptied. Training does
+    not depend on this file: a failure to write is reported once.
     """
 
     def __init__(
@@ -43,39 +43,39 @@ class TensorBoard:
         lines: Sequence[LogLine],
         *,
         split: str,
-        say: Callable[[str], None],
+        report: Callable[[str], None],
     ):
-        """Begins where the log is.
+        """Create the file with the lines of the log so far.
 
         Args:
-          lines: what `metrics.jsonl` holds already.
-          split: the one that is evaluated.
-          say: told of what goes wrong.
+          lines: the lines of `metrics.jsonl`.
+          split: the evaluated split.
+          report: called with a message when the file cannot be written.
         """
-        self._directory, self._split, self._say = directory, split, say
+        self._directory, self._split, self._report = directory, split, report
         self._path: Path | None = None
         try:
-            self._path = self._begun(lines)
+            self._path = self._create_file(lines)
         except OSError as error:
             self._give_up(error)
 
     def write(self, line: LogLine) -> None:
-        """Shows the figures of a line of the log."""
-        self._append(self._of_line(line, time.time()))
+        """Write the metrics of a log line."""
+        self._append(self._encode_line(line, time.time()))
 
     def samples(self, evaluation: Evaluation, source: Source, step: int) -> None:
-        """Shows some images with their captions, as pictures and as text."""
+        """Write some images with their captions, as pictures and as text."""
         if self._path is None:
             return
         numbers = np.unique(np.linspace(0, len(source) - 1, SAMPLES).astype(int))
-        values, rows = [], ["| image | caption | written by people |", "|---|---|---|"]
+        values, rows = [], ["| image | caption | references |", "|---|---|---|"]
         for record in (source[int(number)] for number in numbers):
             name, references = record["image_id"], record["captions"]
             caption = evaluation.captions[name][0].text
             try:
                 picture = captioned(record["image"], caption, references, name=name)
             except InputError:
-                continue  # evaluation has met it before, and has said what there is to say
+                continue  # evaluation has reported it already
             buffer = io.BytesIO()
             picture.save(buffer, "JPEG", quality=85)
             tag = f"{self._split} captions/{name}"
@@ -86,12 +86,12 @@ class TensorBoard:
         values.append(event_files.text(f"{self._split} captions", "\n".join(rows)))
         self._append(event_files.event(values, step=step, wall_time=time.time()))
 
-    def _begun(self, lines: Sequence[LogLine]) -> Path:
-        """Writes what is past into a new file."""
+    def _create_file(self, lines: Sequence[LogLine]) -> Path:
+        """Write the past of the run into a new file."""
         self._directory.mkdir(exist_ok=True)
         there = sorted(self._directory.glob("events.out.tfevents.*"))
-        # Where a session was lost between writing its file and emptying the one before, the new
-        # one has it all.
+        # If a session was killed between writing its file and emptying the previous one, the
+        # newer file is complete.
         last = next((path for path in reversed(there) if path.stat().st_size), None)
         kept = [
             record
@@ -99,9 +99,9 @@ class TensorBoard:
             if any(tag.startswith(f"{self._split} captions") for tag in record.tags)
             and any(record.step == line["step"] and self._scores(line) for line in lines)
         ]
-        # Time as if the sessions had followed each other without a break.
+        # Wall times as if the sessions had run without a break.
         begin = time.time() - (lines[-1]["elapsed_s"] if lines else 0.0)
-        kept += [self._of_line(line, begin + line["elapsed_s"]) for line in lines]
+        kept += [self._encode_line(line, begin + line["elapsed_s"]) for line in lines]
         kept.sort(key=lambda record: record.step)
         now = time.time_ns()
         name = f"events.out.tfevents.{now // 10**9}.{now % 10**9:09}.{socket.gethostname()}"
@@ -113,15 +113,15 @@ class TensorBoard:
         for each in (*there, *halves):
             if each != last:
                 each.unlink()
-        if last is not None:  # an open TensorBoard goes on to the next file only while it is there
+        if last is not None:  # an open TensorBoard needs the file to exist to move on
             os.truncate(last, 0)
         return path
 
     def _scores(self, line: LogLine) -> bool:
         return any(key.startswith(f"{self._split}/") for key in line)
 
-    def _of_line(self, line: LogLine, wall_time: float) -> event_files.Record:
-        """Scores have their split's name already; the rest is of training."""
+    def _encode_line(self, line: LogLine, wall_time: float) -> event_files.Record:
+        """Encode a log line. Scores already carry the name of their split; the rest is training."""
         values = [
             event_files.scalar(key if "/" in key else f"train/{key}", float(value))
             for key, value in line.items()
@@ -139,18 +139,22 @@ class TensorBoard:
             self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
-        self._say(
-            f"{self._directory}: cannot write there ({error.strerror}); TensorBoard will not see "
-            "what comes from here on. metrics.jsonl has all figures."
+        self._report(
+            f"{self._directory}: cannot write there ({error.strerror}). TensorBoard will show "
+            "nothing from here on; metrics.jsonl has all metrics."
         )
         self._path = None
 
 
 def captioned(image: bytes, caption: str, references: Sequence[str], *, name: str) -> Image.Image:
-    """A picture of the image, its caption below, and in grey what people wrote.
+    """Draw an image with its caption below, and the references in grey.
+
+    Args:
+      image: an encoded image file.
+      name: the name of the image in messages.
 
     Raises:
-      InputError: `image`, which messages call `name`, cannot be decoded.
+      InputError: the image cannot be decoded.
     """
     photograph = Image.fromarray(images.decode(image, name=name, size=_WIDTH))
     scale = min(_WIDTH / photograph.width, _HEIGHT / photograph.height)
@@ -171,7 +175,7 @@ def captioned(image: bytes, caption: str, references: Sequence[str], *, name: st
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont) -> list[str]:
-    """Lines that fit into a picture; words that do not, and scripts without spaces, are broken."""
+    """Wrap text to the width of a picture, breaking words that are too long for a line."""
     lines = [""]
     for word in text.split():
         joined = f"{lines[-1]} {word}".strip()
@@ -187,7 +191,7 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont) -> list[str]:
 
 
 def _font(text: str) -> ImageFont.FreeTypeFont:
-    """The first font that has all letters of a text; without any, some are drawn as boxes."""
+    """Return the first font with all letters of a text, or the last font."""
     fonts = _fonts()
     return next((font for font in fonts if all(_draws(font, each) for each in text)), fonts[-1])
 
@@ -212,7 +216,7 @@ def _draws(font: ImageFont.FreeTypeFont, letter: str) -> bool:
 
 
 def markdown(text: str) -> str:
-    """As Markdown that shows the text as it is."""
+    """Escape text for Markdown."""
     return "".join(
         c if c.isalnum() or c in " .,'-" or ord(c) > 127 else f"&#{ord(c)};"
         for c in " ".join(text.split())

@@ -1,4 +1,4 @@
-"""The directory of a run: whose it is, and who is training in it."""
+"""The directory of a run: check its configuration, and lock it while training."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ LOCK = ".lock"
 
 
 def check(workdir: Path, config: Config) -> None:
-    """Refuses a directory that holds another run, or something else.
+    """Check that a directory is new, empty, or a run of this configuration.
 
     Raises:
-      InputError: with the differences, and the way out.
+      InputError: it is not; the message lists the options that differ.
     """
     path = workdir / "config.json"
     if path.exists():
@@ -28,29 +28,29 @@ def check(workdir: Path, config: Config) -> None:
             raise InputError(
                 f"{workdir} holds a run of another configuration:\n  "
                 + "\n  ".join(lines)
-                + "\nGive another --workdir, or the same options to go on with it."
+                + "\nGive another --workdir, or the same options to resume it."
             )
     elif workdir.exists() and (
         not workdir.is_dir() or any(p.name != LOCK for p in workdir.iterdir())
     ):
         raise InputError(
-            f"{workdir} exists and is no run (it has no config.json). "
+            f"{workdir} exists and is not a run (it has no config.json). "
             "Give a --workdir that is new or empty."
         )
 
 
 @contextlib.contextmanager
-def claimed(workdir: Path, config: Config, vocabulary: Vocabulary) -> Iterator[None]:
-    """Makes the run directory, and keeps other trainings out of it meanwhile.
+def claim(workdir: Path, config: Config, vocabulary: Vocabulary) -> Iterator[None]:
+    """Create the directory of a run, and lock it inside the `with` statement.
 
     Raises:
-      InputError: it cannot be written, or another process trains there.
+      InputError: it is not writable, or another process trains in it.
     """
     with contextlib.ExitStack() as stack:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
             stack.enter_context(_locked(workdir))
-            check(workdir, config)  # it may have become another's since it was first looked at
+            check(workdir, config)  # another process may have used it since the first check
             save_config(config, workdir / "config.json")
             vocabulary.save(workdir / "vocabulary.json")
         except OSError as error:
@@ -63,13 +63,13 @@ def claimed(workdir: Path, config: Config, vocabulary: Vocabulary) -> Iterator[N
 
 @contextlib.contextmanager
 def _locked(workdir: Path) -> Iterator[None]:
-    """Holds the directory's lock, which the system gives back when the process ends, however."""
+    """Hold the lock of the directory. The system releases it however the process ends."""
     with (workdir / LOCK).open("a+", encoding="utf-8") as file:
         if not files.locked(file):
             file.seek(0)
             raise InputError(
-                f"{workdir}: another training is at work there ({file.read().strip()}). "
-                "Wait until it ends, stop it, or give another --workdir."
+                f"{workdir}: in use by another training ({file.read().strip()}). Wait for it, stop "
+                "it, or give another --workdir."
             )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")

@@ -66,7 +66,7 @@ def test_only_time_in_which_the_device_has_nothing_to_do_is_waiting(
 
     with Waiting() as waiting:
         for seconds in waiting.batches(batches()):
-            waiting.handed_over(clock.step(seconds), lambda: None)
+            waiting.watch_step(clock.step(seconds), lambda: None)
         assert waiting.seconds() == pytest.approx(3 + 3 + 0)
         assert waiting.seconds() == 0
 
@@ -81,7 +81,7 @@ def test_the_end_of_a_step_is_noticed() -> None:
 
     with Waiting() as waiting:
         for number in waiting.batches(iter(range(3))):
-            waiting.handed_over(jnp.ones(3) * number, functools.partial(note, number))
+            waiting.watch_step(jnp.ones(3) * number, functools.partial(note, number))
         assert last_ended.wait(timeout=60)
         assert 0 <= waiting.seconds() <= time.monotonic() - began
     assert ended == [0, 1, 2]
@@ -209,7 +209,7 @@ def test_long_compilations_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def polish(x: jax.Array) -> jax.Array:
         return jnp.tanh(x * salt)
 
-    with compilations.telling(said.append):
+    with compilations.reported_to(said.append):
         jax.jit(polish)(jnp.ones(3))
     jax.jit(polish)(jnp.ones(4))
     (line,) = [line for line in said if "polish" in line]

@@ -105,7 +105,7 @@ def test_a_run_that_goes_on_keeps_its_past_and_forgets_what_was_lost(
         (directory / ".events.out.tfevents.1.part").write_text("half")
         lines = past if scored else past[:-1]
         said: list[str] = []
-        board = TensorBoard(directory, lines, split="dev", say=said.append)
+        board = TensorBoard(directory, lines, split="dev", report=said.append)
         board.write(line(13, loss=2.5))
         assert {step for _, step in samples(workdir)} == ({6, 12} if scored else {6})
         assert len(samples(workdir)) == (14 if scored else 7)
@@ -121,12 +121,12 @@ def test_a_run_that_goes_on_keeps_its_past_and_forgets_what_was_lost(
 def test_where_it_cannot_be_written_training_goes_on_and_it_is_said_once(tmp_path: Path) -> None:
     said: list[str] = []
     (tmp_path / "file").write_text("")
-    board = TensorBoard(tmp_path / "file" / "board", [], split="dev", say=said.append)
+    board = TensorBoard(tmp_path / "file" / "board", [], split="dev", report=said.append)
     board.write(line(1, loss=1.0))
     assert len(said) == 1
     assert "cannot write there (Not a directory)" in said[0]
 
-    board = TensorBoard(tmp_path / "board", [], split="dev", say=said.append)
+    board = TensorBoard(tmp_path / "board", [], split="dev", report=said.append)
     board.write(line(1, loss=1.0))
 
     (path,) = (tmp_path / "board").iterdir()
@@ -135,7 +135,7 @@ def test_where_it_cannot_be_written_training_goes_on_and_it_is_said_once(tmp_pat
     board.write(line(2, loss=1.0))
     board.write(line(3, loss=1.0))
     assert len(said) == 2
-    assert "(Is a directory); TensorBoard will not see" in said[1]
+    assert "(Is a directory). TensorBoard will show nothing" in said[1]
 
 
 def png(width: int, height: int) -> bytes:

@@ -89,7 +89,7 @@ def test_a_killed_training_ends_as_if_it_had_not_been_killed(
 
     summary, output = run(tiny_config, workdir)
 
-    assert "Going on from step 12" in output
+    assert "Resuming from step 12" in output
     found, expected = load(workdir, best=False), load(tiny_run, best=False)
     assert found.step == expected.step == 30
     for one, other in zip(
@@ -149,7 +149,7 @@ def test_other_folders_and_files_are_not_touched(tiny_config, tmp_path):
     (tmp_path / "photos" / "a.jpg").write_text("")
     (tmp_path / "file").write_text("mine")
     for workdir in (tmp_path / "photos", tmp_path / "file"):
-        with pytest.raises(InputError, match="exists and is no run"):
+        with pytest.raises(InputError, match="exists and is not a run"):
             run(tiny_config, workdir)
     assert [p.name for p in (tmp_path / "photos").iterdir()] == ["a.jpg"]
     assert (tmp_path / "file").read_text() == "mine"
