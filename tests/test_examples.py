@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import jaxcap
 from jaxcap.datasets import shapes
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -50,3 +51,21 @@ def test_attention_is_tinted_where_the_model_looks() -> None:
 def test_attention_draws_the_photograph_and_a_panel_for_each_word() -> None:
     sheet = _load("attention").draw(EXAMPLES / "photographer.jpg", words=["man", "camera"])
     assert sheet.size == (3 * 224 + 2 * 6, 224 + 2 * 30)
+
+
+@pytest.mark.slow
+def test_the_readme_shows_what_the_packaged_model_says(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readme = (EXAMPLES.parent / "README.md").read_text("utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    monkeypatch.chdir(EXAMPLES.parent)
+    names: dict[str, object] = {}
+    exec(compile(program, "README.md", "exec"), names)
+    first, second, third, *_ = capsys.readouterr().out.splitlines()
+    assert f"```text\n{first}\n{second}\n{third}\n…\n```" in readme
+
+    listed = dict(re.findall(r"^(examples/\w+\.jpg)\t(.*)$", readme, re.MULTILINE))
+    assert len(listed) == len(list(EXAMPLES.glob("*.jpg")))
+    results = jaxcap.load().caption(Path(name) for name in listed)
+    assert {str(each.name): each.captions[0].text for each in results} == listed
