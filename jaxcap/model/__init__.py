@@ -1,1 +1,1 @@
-"""The captioner: images and the words so far to logits of the next word. Read `captioner` first."""
+"""The captioner: predicts the next word from an image and the words so far. Read `captioner`."""

@@ -1,7 +1,7 @@
 """The model: an image encoder and a word decoder, trained together.
 
-Read this file first. `__call__` is what training runs; `encode`, `start` and `step` are
-the same computation cut up for search.
+Read this file first. Training runs `__call__`; search runs the same computation in parts:
+`encode`, `start` and `step`.
 
     B images   N captions of each   T tokens   S image side   P positions   D feature width
 """
@@ -28,14 +28,13 @@ class Captioner(nn.Module):
     """A convolutional encoder and an LSTM decoder.
 
     Attributes:
-      encoder: images, normalised `[B, S, S, 3]`, to features `[B, P, D]`.
-      decoder: features and the words so far to the next word.
-      preprocessing: how the encoder wants its pixels.
-      train_encoder: False stops gradients and batch statistics at the features.
-      train_batch_stats: False normalises by the stored statistics in training too, and leaves
-        them as they are; gradients flow all the same.
-
-    The encoder itself knows which of its stages are frozen, and what type it computes in.
+      encoder: maps normalised images `[B, S, S, 3]` to features `[B, P, D]`. It holds the names of
+        its frozen stages and the type it computes in.
+      decoder: predicts the next word from features and the words so far.
+      preprocessing: the scaling of pixels that the encoder expects.
+      train_encoder: if False, stop gradients at the features and freeze batch statistics.
+      train_batch_stats: if False, normalise by the stored statistics in training too and do not
+        update them; gradients still flow.
     """
 
     encoder: Encoder
@@ -69,11 +68,11 @@ class Captioner(nn.Module):
         return features if self.train_encoder else jax.lax.stop_gradient(features)
 
     def start(self, features: Float[Array, "B P D"]) -> tuple[Any, Any]:
-        """The decoder's first carry `[B, 1, …]` and its view of the image."""
+        """Return the decoder's first carry `[B, 1, …]` and the context that all steps share."""
         return self.decoder.start(features, train=False)
 
     def step(self, carry: Any, tokens: Int[Array, "B N"], context: Any) -> tuple[Any, StepOutput]:
-        """One word further: `(carry, StepOutput)`, for any number N of captions per image."""
+        """Read one word of each caption: return `(carry, StepOutput)`."""
         return self.decoder.step(carry, tokens, context)
 
     def __call__(
@@ -116,14 +115,14 @@ class Captioner(nn.Module):
 def create_captioner(
     config: Config, vocabulary_size: int, *, axis_name: str | None = None
 ) -> Captioner:
-    """The model that the configuration describes, without parameters yet.
+    """Make the configured model, without parameters.
 
     Args:
-      axis_name: the mapped axis over which batch statistics are averaged, and random numbers
-        drawn together, under `jax.pmap`.
+      axis_name: the mapped axis over which the batch is sharded, under `jax.pmap`.
 
     Raises:
-      InputError: an unknown encoder, or one that has no stage `encoder.train_from`.
+      InputError: the encoder or decoder is unknown, or the encoder has no stage
+        `encoder.train_from`.
     """
     spec = encoder_spec(config.encoder.name)
     return Captioner(
@@ -152,11 +151,11 @@ def init_variables(
     image_size: int,
     encoder: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Random `{"params": …, "batch_stats": …}` for square images of `image_size` pixels.
+    """Initialise `{"params": …, "batch_stats": …}` for square images of `image_size` pixels.
 
     Args:
-      encoder: the encoder's own `{"params": …, "batch_stats": …}` where weights are given: only
-        the decoder is then random, with the same numbers as without.
+      encoder: pretrained `{"params": …, "batch_stats": …}` of the encoder. Only the decoder is then
+        random, and gets the same numbers as it would without them.
     """
     images = jnp.zeros((1, image_size, image_size, 3), jnp.uint8)
     tokens = jnp.zeros((1, 1, 2), jnp.int32)
@@ -165,7 +164,7 @@ def init_variables(
         return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
     given = {name: {"encoder": jax.tree.map(jnp.asarray, tree)} for name, tree in encoder.items()}
     shape = jax.eval_shape(functools.partial(model.apply, method="encode"), given, images)
-    # A flax module's random numbers depend on its path alone, not on what is made before it.
+    # A Flax module's random numbers depend only on its path.
     decoder = jax.jit(functools.partial(model.init, method=_decode))(
         rng, jnp.zeros(shape.shape, shape.dtype), tokens
     )
@@ -176,7 +175,7 @@ def init_variables(
 
 
 def variable_shapes(model: Captioner, *, image_size: int) -> dict[str, Any]:
-    """What `init_variables` gives, as `jax.ShapeDtypeStruct`s: nothing is computed."""
+    """Return the `jax.ShapeDtypeStruct`s of `init_variables`, computing nothing."""
     shapes: dict[str, Any] = jax.eval_shape(
         lambda: init_variables(model, jax.random.key(0), image_size=image_size)
     )
@@ -184,7 +183,7 @@ def variable_shapes(model: Captioner, *, image_size: int) -> dict[str, Any]:
 
 
 def encoder_shapes(model: Captioner, *, image_size: int) -> dict[str, Any]:
-    """The encoder's `{"params": …, "batch_stats": …}` as `jax.ShapeDtypeStruct`s."""
+    """Return the `jax.ShapeDtypeStruct`s of the encoder's `{"params": …, "batch_stats": …}`."""
     variables = variable_shapes(model, image_size=image_size)
     return {name: tree["encoder"] for name, tree in variables.items() if "encoder" in tree}
 

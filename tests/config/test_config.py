@@ -121,9 +121,9 @@ def test_json_values_are_converted_to_the_types_of_fields() -> None:
         ),
         ({"data": {"length_buckets": [True]}}, r"length_buckets\[0\] is True \(bool\)"),
         (
-            {"decoder": {"name": "lst"}},
-            r"f\.decoder\.name is 'lst'; it must be one of 'attention', 'lstm', .*, 'sca'\."
-            r" Did you mean 'lstm'\?",
+            {"encoder": {"batch_stats": "freeze"}},
+            r"f\.encoder\.batch_stats is 'freeze'; it must be one of 'trained', 'frozen'\."
+            r" Did you mean 'frozen'\?",
         ),
         (
             {"encoder": {"batch_stats": "frozn"}},

@@ -1,4 +1,4 @@
-"""Batch normalisation that reads its input twice, and keeps nothing else for its gradient."""
+"""Batch normalisation that stores only its input for the gradient."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from jaxtyping import Array, Float
 class BatchNorm(nn.BatchNorm):
     """Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167, algorithms 1 and 2.
 
-    The same function of the same parameters and statistics as Flax's, written x a + b with
-    a = γ / √(σ² + ε) and b = β − μ a. What JAX derives from that is dx = a dy + c₀ + c₁ x with
-    two numbers a channel, which the sums of dy and of x dy give; written γ (x − μ) / √(σ² + ε) + β
-    it keeps x − μ beside x, and derives more sums.
+    The same function of the same parameters and statistics as Flax's, written as x a + b with
+    a = γ / √(σ² + ε) and b = β − μ a. From this form JAX derives dx = a dy + c₀ + c₁ x, with two
+    numbers per channel that need only the sums of dy and of x dy. From γ (x − μ) / √(σ² + ε) + β
+    it derives more sums, and stores x − μ as well as x.
     """
 
     @nn.compact
-    def __call__(  # type: ignore[override]  # Flax's takes a mask too, which images have none of
+    def __call__(  # type: ignore[override]  # Flax's takes a mask too
         self, x: Float[Array, "B H W C"]
     ) -> Float[Array, "B H W C"]:
         shape = (x.shape[-1],)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
-        # At least float32: in bfloat16 sums over a batch would lose digits.
+        # Sum at least in float32: in bfloat16 sums over a batch would lose digits.
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         if self.use_running_average:
             mean, var = running_mean.value, running_var.value

@@ -1,4 +1,4 @@
-"""Encoding a batch a few images at a time, where that is faster."""
+"""Encode a batch a few images at a time on CPUs, where that is faster."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ from jaxtyping import Array, Float
 
 from jaxcap.model.encoders.conv import on_cpu
 
-# Images at a time: one for each core. What a layer writes for so few is still in the cache when
-# the next one reads it.
+# Images at a time: one per core. With so few, the output of a layer is still in the cache when
+# the next layer reads it.
 _PART = os.cpu_count() or 1
 
 
 def encode_in_parts(encoder: nn.Module, images: Float[Array, "B S S 3"]) -> Float[Array, "B P D"]:
-    """`encoder(images, train=False)`, on a CPU for a few images after the other.
+    """Compute `encoder(images, train=False)`; on a CPU, a few images at a time.
 
-    Without batch statistics each image is encoded by itself, so the features are the same; on
-    a CPU they come 1.2 (ResNet-50) to 1.5 times (EfficientNet-Lite0) sooner. Not for training,
-    where the images of a batch are normalised together.
+    Outside training no image affects another, so the features are the same. On a CPU this is 1.2
+    (ResNet-50) to 1.5 times (EfficientNet-Lite0) faster.
     """
     batch = images.shape[0]
     if encoder.is_initializing() or not on_cpu():
         return encoder(images, train=False)
-    # An exported program's batch is a symbol, which nothing divides for sure but 1.
+    # The batch of an exported program is symbolic; only 1 divides it for certain.
     limit = min(_PART, batch) if isinstance(batch, int) else 1
     part = next(n for n in range(limit, 0, -1) if batch % n == 0)
     if part == batch:

@@ -1,16 +1,16 @@
-"""3×3 convolutions of stride 1 with two to four times fewer multiplications, for CPUs.
+"""3×3 convolution of stride 1 with two to four times fewer multiplications, for CPUs.
 
 Lavin & Gray 2015, "Fast Algorithms for Convolutional Neural Networks",
-https://arxiv.org/abs/1509.09308. Winograd's F(m, 3) gives m neighbouring outputs of a filter of
-three taps by n = m + 2 multiplications in the place of 3 m; nested in rows and columns, a tile of
-m×m pixels by n² in the place of 9 m². The sums over channels are then n² matrix products, of all
-tiles at once (section 4.1, equations 7 to 12):
+https://arxiv.org/abs/1509.09308. Winograd's F(m, 3) computes m neighbouring outputs of a filter of
+three taps with n = m + 2 multiplications instead of 3 m. Nested in rows and columns, it computes a
+tile of m×m pixels with n² instead of 9 m². The sums over channels then become n² matrix products
+over all tiles (section 4.1, equations 7 to 12):
 
     Y = Aᵀ [ Σ_I (G k Gᵀ) ⊙ (Bᵀ x B) ] A
 
-F(4, 3) in float32 is wrong by 2e-6 of the norm, F(2, 3) and the direct sum by 5e-7.
+In float32 the error of F(4, 3) is 2e-6 of the norm; that of F(2, 3) and the direct sum is 5e-7.
 
-Images are `[B, H, W, C]`; the products see tiles as `[T, C]`.
+Images are `[B, H, W, C]`; tiles are `[T, C]`.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from jaxtyping import Array, Float
 
 from jaxcap.model.encoders.cpu.device_varying import device_varying_zero
 
-# Fewer channels leave nothing for the products to do, beside which the sums around them are dear;
-# of smaller images tiles are mostly edge.
+# With fewer channels the products are so cheap that the additions around them dominate the cost.
+# In smaller images most tiles cross the edge.
 _LEAST_CHANNELS, _LEAST_SIDE = 64, 7
-# Pixels a side from which tiles of 4×4 are better than those of 2×2, which reach less far over the
-# edge: for images and for kernels.
+# Side in pixels from which 4×4 tiles are faster than 2×2 tiles, which cross the edge less: for the
+# convolution and for the kernel's gradient.
 _SIDE_OF_F4, _SIDE_OF_F4_FOR_KERNELS = 20, 12
-# Transformed tiles are a few times as large as the images. With few channels the products are soon
-# done, and larger arrays only wait for memory; larger ones still are not worth their room.
+# Transformed tiles are a few times as large as the images. With few channels, tiles that exceed the
+# cache are limited by memory bandwidth; beyond _MOST_BYTES they are not worth their memory.
 _FEW_CHANNELS, _CACHE_BYTES, _MOST_BYTES = 128, 16 << 20, 256 << 20
 
 
@@ -82,12 +82,12 @@ _F4 = _Transforms(
 def is_suitable(
     x: Float[Array, "B H W I"], kernel: Float[Array, "kh kw _ O"], stride: int, padding: int | str
 ) -> bool:
-    """Whether `conv3x3` takes this convolution, and gains by it."""
+    """Return whether `conv3x3` supports this convolution and is likely to be faster."""
     height, width, inputs, outputs = kernel.shape
     return (
         (height, width, stride) == (3, 3, 1)
         and padding in ("SAME", 0, 1)
-        # Tiles are sums of numbers that cancel: bfloat16 has no digits to spare.
+        # The transforms cancel digits, and bfloat16 has none to spare.
         and x.dtype in (jnp.float32, jnp.float64)
         and x.shape[-1] == inputs >= _LEAST_CHANNELS <= outputs
         and min(x.shape[1:3]) >= _LEAST_SIDE
@@ -97,11 +97,11 @@ def is_suitable(
 def conv3x3(
     x: Float[Array, "B H W I"], kernel: Float[Array, "3 3 I O"], *, padding: int | str
 ) -> Float[Array, "B h w O"]:
-    """A convolution (cross-correlation) of stride 1; `padding` is 0, 1, or "SAME", which is 1.
+    """Convolve (cross-correlate) with stride 1; `padding` is 0, 1, or "SAME", which means 1.
 
-    Equal to `conv(x, kernel, padding=padding)` but for rounding, and so are its gradients: that
-    of the images is such a convolution too, that of the kernel n² products over the same tiles.
-    Each of the three is computed directly where that is faster.
+    The result and its gradients equal those of `conv(x, kernel, padding=padding)` up to rounding.
+    The gradient of the images is another such convolution; that of the kernel is n² products over
+    the same tiles. Each of the three is computed directly if that is faster.
     """
     return _conv3x3(x, kernel + device_varying_zero(x), 1 if isinstance(padding, str) else padding)
 
@@ -137,26 +137,26 @@ def _output_size(x: Array, padding: int) -> tuple[Any, int, int]:
 
 
 def _for_images(size: tuple[Any, int, int], kernel: Array) -> _Transforms | None:
-    """What to convolve such images by; None: directly."""
+    """Choose the transforms for the convolution, or None to convolve directly."""
     f = _F4 if min(size[1:]) >= _SIDE_OF_F4 else _F2
     most = _MOST_BYTES if min(kernel.shape[2:]) >= _FEW_CHANNELS else _CACHE_BYTES
     return f if _pays(size, kernel, f, most) else None
 
 
 def _for_kernels(size: tuple[Any, int, int], kernel: Array) -> _Transforms | None:
-    """What to take the kernel's gradient by, from such images; None: directly."""
+    """Choose the transforms for the kernel's gradient, or None to compute it directly."""
     f = _F4 if min(size[1:]) >= _SIDE_OF_F4_FOR_KERNELS else _F2
     return f if _pays(size, kernel, f, _MOST_BYTES) else None
 
 
 def _pays(size: tuple[Any, int, int], kernel: Array, f: _Transforms, most: int) -> bool:
     batch, height, width = size
-    if not isinstance(batch, int):  # an exported program's, which may be any
+    if not isinstance(batch, int):  # symbolic, in an exported program
         return False
     inputs, outputs = kernel.shape[2:]
     tiles = batch * -(-height // f.m) * -(-width // f.m)
     room = (f.m + 2) ** 2 * tiles * (inputs + outputs) * kernel.dtype.itemsize
-    # The kernel is transformed too, whatever the number of tiles that then share it.
+    # Transforming the kernel has a fixed cost, which enough tiles must share.
     return 4 * tiles >= (inputs * outputs) ** 0.5 and room <= most
 
 
@@ -179,7 +179,7 @@ def _convolve(x: Array, kernel: Array, padding: int, f: _Transforms) -> Array:
 
 
 def _kernel_gradient(x: Array, grad: Array, padding: int, f: _Transforms) -> Array:
-    """dk = Gᵀ [ Σ_T (Bᵀ x B)ᵀ (A dy Aᵀ) ] G, the products being over tiles."""
+    """dk = Gᵀ [ Σ_T (Bᵀ x B)ᵀ (A dy Aᵀ) ] G, with products over tiles."""
     tiles = zip(_input_tiles(x, padding, f), _gradient_tiles(grad, f), strict=True)
     over_tiles = (((0,), (0,)), ((), ()))
     summed = jnp.stack([lax.dot_general(of_x, of_grad, over_tiles) for of_x, of_grad in tiles])
@@ -188,18 +188,18 @@ def _kernel_gradient(x: Array, grad: Array, padding: int, f: _Transforms) -> Arr
 
 
 def _square(matrix: np.ndarray) -> np.ndarray:
-    """The matrix on rows and on columns, as one on tiles written out row by row."""
+    """Return the matrix that applies `matrix` to rows and columns of a flattened tile."""
     return np.kron(matrix, matrix)
 
 
 def _transformed_kernel(kernel: Array, f: _Transforms) -> Array:
-    """G k Gᵀ: n² products, (I, O) each."""
+    """Compute G k Gᵀ: n² matrices (I, O)."""
     transformed = jnp.asarray(_square(f.g), kernel.dtype) @ kernel.reshape(9, -1)
     return transformed.reshape(-1, *kernel.shape[2:])
 
 
 def _input_tiles(x: Array, padding: int, f: _Transforms) -> list[Array]:
-    """Bᵀ x B: n² arrays (T, I), of tiles that overlap by two pixels."""
+    """Compute Bᵀ x B: n² arrays (T, I), from tiles that overlap by two pixels."""
     _, *sides = _output_size(x, padding)
     rows, columns = (-(-side // f.m) for side in sides)
     below, right = (
@@ -217,7 +217,7 @@ def _input_tiles(x: Array, padding: int, f: _Transforms) -> list[Array]:
 
 
 def _gradient_tiles(grad: Array, f: _Transforms) -> list[Array]:
-    """A dy Aᵀ: n² arrays (T, O), of tiles that lie side by side."""
+    """Compute A dy Aᵀ: n² arrays (T, O), from adjacent tiles."""
     below, right = (-side % f.m for side in grad.shape[1:3])
     padded = jnp.pad(grad, ((0, 0), (0, below), (0, right), (0, 0)))
     tiles = []
@@ -228,7 +228,7 @@ def _gradient_tiles(grad: Array, f: _Transforms) -> list[Array]:
 
 
 def _output_pixels(sums: Sequence[Array], size: tuple[int, int, int], f: _Transforms) -> Array:
-    """Aᵀ M A: the images, cut to their size."""
+    """Compute Aᵀ M A and assemble the tiles into images, cropped to their size."""
     batch, height, width = size
     rows, columns = -(-height // f.m), -(-width // f.m)
     n, outputs = f.m + 2, sums[0].shape[-1]
@@ -243,7 +243,7 @@ def _output_pixels(sums: Sequence[Array], size: tuple[int, int, int], f: _Transf
 
 
 def _combined(matrix: np.ndarray, terms: Sequence[Array]) -> Iterator[Array]:
-    """For every row of the matrix the sum of the terms, each times its number."""
+    """Yield the sum of `terms`, weighted by each row of the matrix."""
     for row in matrix:
         scaled = (
             term if number == 1 else -term if number == -1 else term * number.astype(term.dtype)
