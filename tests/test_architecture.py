@@ -201,8 +201,6 @@ NAMED_TUPLE = {"_replace", "_asdict", "_fields", "_make"}
 PRIVATE = {
     ("captioning/test_export.py", "_texts"),
     ("captioning/test_packaged_model.py", "_about"),
-    ("datasets/test_shapes.py", "_outline"),
-    ("metrics/test_tokenize.py", "_PLAIN"),
     ("model/encoders/cpu/test_parts.py", "_PART"),
     ("model/encoders/cpu/test_winograd.py", "_F2"),
     ("model/encoders/cpu/test_winograd.py", "_F4"),

@@ -1,4 +1,4 @@
-"""The reader of Keras files: layouts of ten years, written by hand and by Keras."""
+"""Test the reader of Keras files on ten years of layouts, written by hand and by Keras."""
 
 import sys
 import zipfile
@@ -74,19 +74,19 @@ def test_the_names_of_keras_2_and_of_a_whole_model(tmp_path):
     }
 
 
-def test_a_model_within_a_model_gives_its_own_layers(tmp_path):
+def test_layers_of_a_nested_model_keep_their_names(tmp_path):
     inner = {"conv1_conv/kernel:0": _numbers(2), "conv1_bn/gamma:0": _numbers(3)}
     outer = {"resnet50": inner, "dense": {"dense/kernel:0": _numbers(4)}}
     found = read_keras_file(_legacy(tmp_path / "a.h5", outer))
     assert list(found.tensors) == ["conv1_conv/kernel", "conv1_bn/gamma", "dense/kernel"]
 
 
-def test_the_group_names_the_layer_where_a_session_counted_its_weights(tmp_path):
+def test_the_group_names_a_layer_whose_weights_are_numbered(tmp_path):
     path = _legacy(tmp_path / "a.h5", {"conv1_conv": {"conv1_conv_3/kernel:0": _numbers(2)}})
     assert list(read_keras_file(path).tensors) == ["conv1_conv/kernel"]
 
 
-def test_long_lists_of_names_are_put_together(tmp_path):
+def test_split_lists_of_names_are_joined(tmp_path):
     path = _legacy(tmp_path / "a.h5", {"a": {"a/bias:0": _numbers(1)}, "b": {}, "c": {}})
     with h5py.File(path, "r+") as file:
         del file.attrs["layer_names"]
@@ -95,7 +95,7 @@ def test_long_lists_of_names_are_put_together(tmp_path):
     assert list(read_keras_file(path).tensors) == ["a/bias"]
 
 
-def test_the_first_resnet50_gets_the_names_of_today(tmp_path):
+def test_the_first_resnet50_is_renamed(tmp_path):
     layers = {
         "conv1": {"conv1_W:0": np.float32(0)},
         "bn_conv1": {"bn_conv1_running_mean:0": np.float32(1), "bn_conv1_running_std:0": 2.0},
@@ -145,7 +145,7 @@ def test_keras_3_names_and_variables(tmp_path):
 
 
 @pytest.mark.parametrize("top", ["layers", "_layer_checkpoint_dependencies"])
-def test_keras_3_without_names_tells_the_order(top, tmp_path):
+def test_keras_3_without_names_gives_the_order(top, tmp_path):
     containers = {"conv2d": (None, [np.float32(0)]), "conv2d_1": (None, [np.float32(1)])}
     path = _keras3(tmp_path / "a.weights.h5", containers)
     with h5py.File(path, "r+") as file:
@@ -167,7 +167,7 @@ def test_bfloat16_as_keras_writes_it(tmp_path):
     np.testing.assert_array_equal(read_keras_file(path).tensors["a/kernel"], values)
 
 
-def test_a_keras_archive_is_opened(tmp_path):
+def test_reads_a_keras_archive(tmp_path):
     inner = _keras3(tmp_path / "model.weights.h5", {"conv2d": ("a", [_numbers(2)])})
     for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         with zipfile.ZipFile(tmp_path / "a.keras", "w", compression) as archive:
@@ -185,7 +185,7 @@ def test_a_keras_archive_is_opened(tmp_path):
             read_keras_file(tmp_path / "cut.keras")
 
 
-def test_without_pyfive_the_way_to_it_is_said(tmp_path, monkeypatch):
+def test_without_pyfive_the_error_says_how_to_install_it(tmp_path, monkeypatch):
     inner = _keras3(tmp_path / "a.weights.h5", {"conv2d": ("a", [_numbers(2)])})
     with zipfile.ZipFile(tmp_path / "a.keras", "w") as archive:
         archive.write(inner, "model.weights.h5")
@@ -247,7 +247,7 @@ def written(request):
 
 @pytest.mark.parametrize("kind", [".weights.h5", "unnamed.weights.h5", ".h5", ".keras"])
 @pytest.mark.filterwarnings("ignore")
-def test_what_keras_writes_comes_back(kind, written, tmp_path):
+def test_reads_what_keras_writes(kind, written, tmp_path):
     name, variables, model = written
     path = tmp_path / f"a{kind}"
     if kind.endswith("weights.h5"):

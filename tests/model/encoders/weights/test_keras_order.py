@@ -1,4 +1,4 @@
-"""The order of Keras's layers: by hand, and against `model.layers`."""
+"""Test the order of Keras's layers, by hand and against `model.layers`."""
 
 import pytest
 import references

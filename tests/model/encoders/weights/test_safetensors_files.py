@@ -1,4 +1,4 @@
-"""`.safetensors` files: against numbers laid by hand, against damage, and back."""
+"""Test `.safetensors` files on bytes written by hand, damaged files and round trips."""
 
 import json
 
@@ -28,7 +28,7 @@ TWO = _by_hand(
 )
 
 
-def test_reads_bytes_laid_by_hand(tmp_path):
+def test_reads_bytes_written_by_hand(tmp_path):
     (tmp_path / "a").write_bytes(TWO)
     found = read_safetensors_file(tmp_path / "a")
     assert found.keys() == {"brain", "whole"}
@@ -49,7 +49,7 @@ def test_equals_what_pytorch_writes(dtype, tmp_path):
     np.testing.assert_array_equal(found.astype(np.float64), values.double().numpy())
 
 
-def test_what_is_written_is_read_and_the_same_each_time(tmp_path):
+def test_written_files_are_read_back_and_deterministic(tmp_path):
     strided = np.arange(6, dtype=np.float32).reshape(2, 3).T
     about = {"source": "größe\udcff.h5", "encoder": "x", "layout": "y", "format": "z"}
     contents = set()
@@ -64,7 +64,7 @@ def test_what_is_written_is_read_and_the_same_each_time(tmp_path):
     assert json.loads(header["__metadata__"]["jaxcap"]) == about
 
 
-def test_others_may_read_what_they_may_read_elsewhere(tmp_path):
+def test_permissions_follow_the_umask(tmp_path):
     (tmp_path / "plain").touch()
     write_safetensors_file(tmp_path / "a.safetensors", {"t": np.zeros(1)}, {})
     assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
@@ -84,7 +84,7 @@ def test_no_truncated_or_extended_file_is_read(tmp_path):
             read_safetensors_file(path)
 
 
-def test_no_flipped_bit_escapes_as_another_error(tmp_path):
+def test_no_flipped_bit_escapes_as_another_exception(tmp_path):
     path = tmp_path / "a.safetensors"
     content, refused = bytearray(TWO), 0
     for i in range(len(content)):
@@ -123,7 +123,7 @@ def test_a_header_cannot_be_longer_than_the_file(tmp_path):
         read_safetensors_file(tmp_path / "a")
 
 
-def test_numbers_without_a_type_in_numpy_are_refused(tmp_path):
+def test_types_unknown_to_numpy_are_refused(tmp_path):
     tensor = {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}
     (tmp_path / "a").write_bytes(_by_hand({"t": tensor}, bytes(1)))
     with pytest.raises(InputError, match="damaged or cut short"):

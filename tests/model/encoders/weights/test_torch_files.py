@@ -1,4 +1,4 @@
-"""The reader of PyTorch files: against PyTorch, against bytes laid by hand, against attacks."""
+"""Test the reader of PyTorch files against PyTorch, on bytes written by hand, and on attacks."""
 
 import collections
 import contextlib
@@ -74,7 +74,7 @@ LAYOUTS = ["legacy", "zip"]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_reads_a_strided_view_laid_by_hand(layout, tmp_path):
+def test_reads_a_strided_view_written_by_hand(layout, tmp_path):
     # Six numbers; from the second on, a 2×2 whose rows are one and columns two apart.
     path = tmp_path / "weights.pth"
     _write(path, layout, "FloatStorage", np.arange(6, dtype="<f4"), 1, (2, 2), (1, 2))
@@ -247,7 +247,7 @@ def test_no_truncated_file_is_read(layout, tmp_path):
             read_torch_file(cut)
 
 
-def test_no_flipped_bit_escapes_as_another_error(tmp_path):
+def test_no_flipped_bit_escapes_as_another_exception(tmp_path):
     whole, damaged = tmp_path / "whole.pth", tmp_path / "damaged.pth"
     _write(whole, "legacy", "FloatStorage", np.arange(6, dtype="<f4"), 0, (6,), (1,))
     content = bytearray(whole.read_bytes())

@@ -1,4 +1,4 @@
-"""One network's tensors under the names of several libraries."""
+"""Test one network's tensors under the names of several libraries."""
 
 from jaxcap.model.encoders.weights.torch_names import plain_torch_names
 
@@ -8,17 +8,17 @@ def _renamed(*names):
     return list(plain_torch_names({name: i for i, name in enumerate(names)}))
 
 
-def test_plain_names_stay():
+def test_plain_names_are_unchanged():
     names = ("conv1.weight", "layer1.0.bn1.running_var", "fc.bias")
     assert _renamed(*names) == list(names)
     assert _renamed() == []
 
 
-def test_counters_of_steps_are_left_out():
+def test_step_counters_are_dropped():
     assert _renamed("bn1.num_batches_tracked", "bn1.bias") == ["bn1.bias"]
 
 
-def test_the_prefix_of_data_parallel_is_taken_off_where_all_have_it():
+def test_a_common_data_parallel_prefix_is_removed():
     assert _renamed("module.a.weight", "module.b.bias") == ["a.weight", "b.bias"]
     assert _renamed("module.a.weight", "b.bias") == ["module.a.weight", "b.bias"]
 
@@ -30,7 +30,7 @@ def test_hugging_face_without_its_prefix():
     ]
 
 
-def test_timm_counts_blocks_within_stages():
+def test_timm_numbers_blocks_within_stages():
     assert _renamed(
         "conv_stem.weight",
         "bn1.bias",
@@ -72,7 +72,7 @@ def test_timm_counts_blocks_within_stages():
     ]
 
 
-def test_other_networks_with_a_stem_of_that_name_keep_their_names():
+def test_other_networks_with_a_conv_stem_keep_their_names():
     names = ("conv_stem.weight", "blocks.0.0.se.fc1.weight", "blocks.x")
     assert _renamed(*names)[1:] == list(names[1:])
     clash = ("conv_stem.weight", "bn1.bias", "_bn0.bias")

@@ -1,4 +1,4 @@
-"""Weight files are known by their content, whatever they are called."""
+"""Weight files are recognised by their content, whatever their suffix."""
 
 import gzip
 import io
@@ -59,7 +59,7 @@ FILES = {
 
 @pytest.mark.parametrize("suffix", [".pth", ".h5", ".safetensors", ""])
 @pytest.mark.parametrize("format", FILES)
-def test_a_file_is_known_whatever_its_name(format, suffix, tmp_path):
+def test_a_file_is_recognised_whatever_its_suffix(format, suffix, tmp_path):
     make, naming, name, classifier = FILES[format]
     make(tmp_path / f"a{suffix}")
     file = read_weight_file(tmp_path / f"a{suffix}")
@@ -93,7 +93,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 946530
         (b"\x89HDF\r\n", "not a weight file"),
     ],
 )
-def test_what_is_no_weight_file_is_named(content, message, suffix, tmp_path):
+def test_other_files_are_recognised(content, message, suffix, tmp_path):
     path = tmp_path / f"weights{suffix}"
     path.write_bytes(content)
     with pytest.raises(InputError, match=rf"weights\{suffix}: {message}"):

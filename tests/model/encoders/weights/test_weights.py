@@ -1,4 +1,4 @@
-"""Published weights: every tensor used, every parameter filled, every misfit named."""
+"""Published weights: every tensor is used, every parameter filled, every mismatch named."""
 
 import logging
 import re
@@ -53,7 +53,7 @@ def resnet18():
     return model
 
 
-def test_every_number_of_the_file_arrives(lite0):
+def test_every_value_in_the_file_is_used(lite0):
     variables = load_weights("imagenet", LITE0, encoder_shapes(LITE0))
     # A permutation of the axes keeps the sum: compare the whole file with the whole tree.
     leaves = jax.tree.leaves(variables)
@@ -95,7 +95,7 @@ def test_a_missing_tensor_is_named(tensors):
         load_weights("imagenet", LITE0, encoder_shapes(LITE0))
 
 
-def test_a_tensor_left_over_is_named(tensors):
+def test_an_unused_tensor_is_named(tensors):
     tensors["_blocks.3._se_reduce.weight"] = np.zeros(3, np.float32)
     with pytest.raises(InputError, match=r"unused: _blocks\.3\._se_reduce\.weight\.$"):
         load_weights("imagenet", LITE0, encoder_shapes(LITE0))
@@ -108,7 +108,7 @@ def test_another_shape_is_named(tensors):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_number_that_is_none_is_named(value, tensors):
+def test_a_tensor_that_is_not_finite_is_named(value, tensors):
     tensors["_bn1.weight"] = np.array(tensors["_bn1.weight"])
     tensors["_bn1.weight"][7] = value
     with pytest.raises(InputError, match=r"not finite: _bn1\.weight\.$"):
@@ -118,9 +118,7 @@ def test_a_number_that_is_none_is_named(value, tensors):
 def test_weights_of_another_encoder_are_refused(lite0):
     path = str(weights_file("imagenet", LITE0))
     wrong = r"not the weights of encoder 'resnet18'; it fits encoder 'efficientnet_lite0'\."
-    with pytest.raises(
-        InputError, match=rf"{wrong} missing: .* and \d+ more; unused: .* more\."
-    ):
+    with pytest.raises(InputError, match=rf"{wrong} missing: .* and \d+ more; unused: .* more\."):
         load_weights(path, "resnet18", encoder_shapes("resnet18"))
 
 
@@ -220,7 +218,7 @@ def test_halves_are_widened(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, loaded, halves)
 
 
-def test_numbers_too_large_for_float32_are_not_made_infinite(tmp_path):
+def test_overflow_of_float32_is_refused(tmp_path):
     def change(tensors):
         tensors["features.0.bias"] = np.full(64, 1e300)
 
@@ -229,7 +227,7 @@ def test_numbers_too_large_for_float32_are_not_made_infinite(tmp_path):
         load_weights(path, "vgg16", encoder_shapes("vgg16"))
 
 
-def test_whole_numbers_are_no_weights(tmp_path):
+def test_integers_are_refused(tmp_path):
     path, _ = _write(tmp_path, "vgg16", dtype=np.int8)
     with pytest.raises(InputError, match=r"not floating-point: .* \(int8\).* more"):
         load_weights(path, "vgg16", encoder_shapes("vgg16"))
@@ -252,7 +250,7 @@ def test_the_file_of_another_encoder_is_named(theirs, ours, tmp_path):
         load_weights(path, ours, encoder_shapes(ours))
 
 
-def test_another_width_is_of_another_shape(tmp_path, monkeypatch):
+def test_a_network_of_another_width_is_refused(tmp_path, monkeypatch):
     few = {name: ENCODERS[name] for name in ("vgg16", "resnet18", "resnet34")}
     monkeypatch.setattr(weights.fitting, "ENCODERS", few)  # or the search takes ten seconds
 
@@ -266,7 +264,7 @@ def test_another_width_is_of_another_shape(tmp_path, monkeypatch):
         load_weights(path, "resnet18", encoder_shapes("resnet18"))
 
 
-def test_weights_of_nobody_say_so(tmp_path):
+def test_weights_of_an_unknown_network_are_refused(tmp_path):
     path = tmp_path / "a.safetensors"
     write_safetensors_file(path, {"transformer.h.0.weight": np.zeros(3)}, {})
     wrong = r"'resnet18', or of any other encoder that jaxcap knows\. .*unused: transformer\.h\.0"
@@ -275,7 +273,7 @@ def test_weights_of_nobody_say_so(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vgg16_keras", "inception_v3_keras", LITE0])
-def test_exported_weights_come_back_bit_by_bit(name, tmp_path):
+def test_exported_weights_are_read_back_bit_for_bit(name, tmp_path):
     variables = references.random_variables(ENCODERS[name])
     path = tmp_path / "a.safetensors"
     export_weights(path, name, variables, {"source": "a.h5"})
