@@ -37,7 +37,7 @@ from jaxcap.captioning.decoding import ImageInput
 from jaxcap.captioning.loaded_model import LoadedModel, load
 from jaxcap.config import Config, DataConfig, DecoderConfig, EncoderConfig
 from jaxcap.data import images as image_files
-from jaxcap.files import images_below
+from jaxcap.data.image_paths import images_below
 from jaxcap.model.captioner import create_captioner, init_variables
 from jaxcap.storage import published
 from jaxcap.storage.trained import TrainedCaptioner
