@@ -43,6 +43,9 @@ class Captioner(nn.Module):
     train_encoder: bool = True
     train_batch_stats: bool = True
 
+    def __repr__(self) -> str:
+        return f"Captioner({type(self.encoder).__name__} → {type(self.decoder).__name__})"
+
     def encode(
         self, images: UInt8[Array, "B S S 3"], *, train: bool = False
     ) -> Float[Array, "B P D"]:

@@ -176,6 +176,15 @@ def test_encode_start_and_step_are_the_call_cut_up() -> None:
         np.testing.assert_allclose(output.weights, whole.weights[:, :, t], atol=1e-5)
 
 
+def test_equal_models_share_compiled_programs_and_print_on_one_line() -> None:
+    """Linen clones modules as it runs them, so a clone must equal its original."""
+    model, _ = _small()
+    assert repr(model) == "Captioner(ResNet → AttentionDecoder)"
+    assert model == model.clone()
+    assert hash(model) == hash(model.clone())
+    assert model != model.clone(train_encoder=False)
+
+
 def test_features_take_the_place_of_images() -> None:
     model, variables = _small()
     images, tokens = jnp.asarray(_images(4, 32)), jnp.asarray(CAPTIONS[:, None])

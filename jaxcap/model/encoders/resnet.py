@@ -1,7 +1,7 @@
 """Residual networks.
 
 He et al. 2015, "Deep Residual Learning for Image Recognition",
-https://arxiv.org/abs/1512.03385, table 1, in the two forms that published weights have:
+https://arxiv.org/abs/1512.03385, table 1, in the two forms of published weights:
 
 - torchvision's ("v1.5"; also timm's and Hugging Face's), of 18, 34, 50, 101 and 152 layers: the
   stride of a bottleneck sits in its 3×3 convolution, convolutions have no bias;
@@ -9,7 +9,7 @@ https://arxiv.org/abs/1512.03385, table 1, in the two forms that published weigh
   the first 1×1 convolution, convolutions have a bias, and the normalisation's epsilon is
   1.001e-5.
 
-Both pad images by the same number of pixels on every side. The classifier is left off.
+Both pad images equally on every side. The classifier is omitted.
 
 B images, S pixels a side, P = ceil(S / 32)² positions, D = 512 (18, 34 layers) or 2048 features.
 """
@@ -29,8 +29,8 @@ from jaxcap.model.encoders.freezing import run_stage
 
 STAGES = ("stem", "stage1", "stage2", "stage3", "stage4")
 
-# The branch starts as zero and the block as the identity, which makes the beginning of the
-# training stable (Goyal et al. 2017, https://arxiv.org/abs/1706.02677, section 5.1).
+# A branch starts at zero and its block as the identity, which makes early training stable
+# (Goyal et al. 2017, https://arxiv.org/abs/1706.02677, section 5.1).
 _zero = nn.initializers.zeros
 
 
@@ -84,18 +84,18 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(Encoder):
-    """Images to a grid of features, row by row.
+    """Encode images into a grid of features, row by row.
 
     Attributes:
-        stage_sizes: blocks in every stage (conv2_x, conv3_x, … of table 1); each stage after
+        stage_sizes: number of blocks per stage (conv2_x, conv3_x, … of table 1); each stage after
             the first halves the grid and doubles the width.
         block: `BasicBlock` or `Bottleneck`.
         width: channels of the stem and of the first stage's 3×3 convolutions.
         small_inputs: a 3×3 stem of stride 2 without max-pooling, for images of 100 pixels or
             less; the grid is then S / 2ⁿ a side for n stages instead of S / 2ⁿ⁺¹.
-        conv_norm: makes every convolution with its normalisation; as `ConvNorm`.
-        coordinates: adds each pixel's place, −1 to 1 across and down, as two channels to the
-            image (CoordConv, Liu et al. 2018), for captions that say where things are.
+        conv_norm: makes each convolution with its normalisation, like `ConvNorm`.
+        coordinates: append two channels with the position of each pixel, −1 to 1 across and down
+            (CoordConv, Liu et al. 2018), for captions that say where things are.
     """
 
     stage_sizes: tuple[int, ...]  # type: ignore[misc]  # the base's fields are keyword-only
@@ -137,7 +137,7 @@ def _with_coordinates(images: Float[Array, "B H W C"]) -> Float[Array, "B H W C+
 
 
 def torchvision_name(module: tuple[str, ...]) -> str:
-    """The name that torchvision gives to one of our modules.
+    """Return torchvision's name of a module.
 
     `("stage1_block0", "conv2", "norm")` is `"layer1.0.bn2"`.
     """
@@ -153,7 +153,7 @@ def torchvision_name(module: tuple[str, ...]) -> str:
 
 
 def huggingface_name(module: tuple[str, ...]) -> str:
-    """The name that Hugging Face's Transformers give to one of our modules.
+    """Return the name of a module in Hugging Face's Transformers.
 
     `("stage1_block0", "conv2", "norm")` is
     `"resnet.encoder.stages.0.layers.0.layer.1.normalization"`.
@@ -170,8 +170,7 @@ def huggingface_name(module: tuple[str, ...]) -> str:
 
 
 def keras_name(module: tuple[str, ...]) -> str:
-    """The name that Keras gives to one of our modules, counting as table 1 does (conv2_x is
-    the first stage).
+    """Return Keras's name of a module, numbered as in table 1 (conv2_x is the first stage).
 
     `("stage1_block0", "conv2", "norm")` is `"conv2_block1_2_bn"`.
     """
@@ -210,7 +209,7 @@ KerasResNet50 = partial(_KerasResNet, stage_sizes=LAYERS_34_50)
 KerasResNet101 = partial(_KerasResNet, stage_sizes=LAYERS_101)
 KerasResNet152 = partial(_KerasResNet, stage_sizes=LAYERS_152)
 
-# Not of the paper: trains from scratch on a CPU, for drawn scenes of 80 pixels (a 5×5 grid).
+# Not in the paper: trains from scratch on a CPU, on drawn scenes of 80 pixels (a 5×5 grid).
 ResNetSmall = partial(
     ResNet,
     stage_sizes=(1, 1, 1, 1),

@@ -2,11 +2,11 @@
 
 Simonyan & Zisserman 2014, "Very Deep Convolutional Networks for Large-Scale Image Recognition",
 https://arxiv.org/abs/1409.1556, table 1, columns D (16 layers with weights) and E (19).
-The last max-pooling and all that follows is left off: the features are those of the last
+The last max-pooling and the classifier are omitted. The features are those of the last
 convolution, after its ReLU (conv5_3 of column D), a grid of 14×14 at 224 pixels, as in
 Xu et al. 2015, https://arxiv.org/abs/1502.03044, section 4.3.
 
-torchvision and Keras publish weights of the same network; only their pixels differ.
+torchvision and Keras publish weights of the same network, trained on differently scaled pixels.
 
 B images, S pixels a side, P = floor(S / 16)² positions, D = 512 features.
 """
@@ -27,10 +27,10 @@ STAGES = tuple(f"block{i + 1}" for i in range(len(FEATURES)))
 
 
 class VGG(Encoder):
-    """Images to a grid of features, row by row.
+    """Encode images into a grid of features, row by row.
 
     Attributes:
-        block_sizes: 3×3 convolutions in every block; a 2×2 max-pooling lies between blocks.
+        block_sizes: number of 3×3 convolutions per block; 2×2 max-pooling separates blocks.
 
     Raises:
         InputError: a side of the images has fewer than 16 pixels.
@@ -62,9 +62,9 @@ def _block(vgg: VGG, x: Array, *, stage: str, features: int, convolutions: int) 
 
 
 def torchvision_name(module: tuple[str, ...], *, block_sizes: tuple[int, ...]) -> str:
-    """The name that torchvision gives to one of our modules.
+    """Return torchvision's name of a module.
 
-    It numbers all layers: a convolution and its ReLU are two, a max-pooling is one, so
+    torchvision numbers all layers: a convolution and its ReLU are two, a max-pooling is one, so
     `("block2_conv1",)` is `"features.5"`.
     """
     block, conv = (int(number) for number in module[0].removeprefix("block").split("_conv"))
@@ -73,7 +73,7 @@ def torchvision_name(module: tuple[str, ...], *, block_sizes: tuple[int, ...]) -
 
 
 def keras_name(module: tuple[str, ...]) -> str:
-    """The name that Keras gives to one of our modules: the same."""
+    """Return Keras's name of a module, which is the same."""
     return module[0]
 
 
