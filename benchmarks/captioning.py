@@ -49,15 +49,15 @@ class Arguments:
     """Time captioning from files against captioning from arrays, or measure memory."""
 
     run: Path | None = None
-    """A trained run; else random weights."""
+    """A trained run; by default, random weights."""
     photographs: Path | None = None
     """A folder of photographs."""
     images: int = 2000
     batch_size: int = 32
     turns: int = 8
-    """Of each way; the photographs are divided among them."""
+    """Turns of each mode, which divide the photographs among them."""
     memory: bool = False
-    """Measure memory instead of speed."""
+    """Measure memory instead of throughput."""
 
 
 def main(arguments: Arguments) -> None:
@@ -111,7 +111,7 @@ def _speed(arguments: Arguments, paths: list[Path], folder: Path) -> None:
             [image_files.resize(image_files.decode(p, name=p.name), size) for p in share]
         )
         began = time.perf_counter(), time.process_time()
-        # Nothing is fetched, and waited for only at the end: the device is never idle.
+        # Fetch no results and wait only at the end, so that the device is never idle.
         jax.block_until_ready(
             [
                 run.decode(
@@ -149,7 +149,7 @@ def _speed(arguments: Arguments, paths: list[Path], folder: Path) -> None:
             a[number] / f[number] for a, f in zip(seconds["arrays"], seconds["files"], strict=True)
         ]
         print(
-            f"files reach of arrays, by {kind}: median {statistics.median(ratios):.1%} "
+            f"files relative to arrays, by {kind}: median {statistics.median(ratios):.1%} "
             f"(of {', '.join(f'{ratio:.1%}' for ratio in ratios)})"
         )
 
@@ -187,7 +187,7 @@ def _memory(arguments: Arguments, paths: list[Path], folder: Path) -> None:
             raise SystemExit(f"the command failed, with {lines} captions")
         peaks.append(usage.ru_maxrss / (1 << 10 if sys.platform == "linux" else 1 << 20))
         print(
-            f"{lines} images: {peaks[-1]:.0f} MB at most, {seconds:.0f} s in all, starting included"
+            f"{lines} images: {peaks[-1]:.0f} MB at most, {seconds:.0f} s in total, including the start"
         )
     print(f"ratio of the two: {peaks[1] / peaks[0]:.3f}")
 

@@ -41,9 +41,9 @@ class Arguments:
     workers: int = 2
     reads: int = 50_000
     steps: int = 1000
-    """Batches of 64 images."""
+    """Number of batches of 64 images."""
     folder: Path | None = None
-    """Where to build; by default a temporary folder."""
+    """Folder to build in; by default, a temporary one."""
 
 
 @functools.cache
@@ -95,7 +95,9 @@ def main(arguments: Arguments) -> None:
         for number in numbers:
             records[int(number)]
         seconds = time.perf_counter() - begin
-        print(f"read {arguments.reads:,} at random: {arguments.reads / seconds:,.0f} records/s")
+        print(
+            f"read {arguments.reads:,} in random order: {arguments.reads / seconds:,.0f} records/s"
+        )
         print(f"peak memory {_peak(resource.RUSAGE_SELF)}")
         assert all(records[int(i)] == make("train", int(i)) for i in numbers[:1000])
         _train(records, arguments.steps)
@@ -110,8 +112,8 @@ def _train(records: Records, steps: int) -> None:
     seconds = time.perf_counter() - begin
     arrays = [array for array in vars(captions.rows).values() if isinstance(array, np.ndarray)]
     print(
-        f"captions encoded in {seconds:.1f} s, {len(records) / seconds:,.0f} records/s; they fill "
-        f"{sum(array.nbytes for array in arrays) / 1e6:,.0f} MB"
+        f"captions encoded in {seconds:.1f} s, {len(records) / seconds:,.0f} records/s; "
+        f"{sum(array.nbytes for array in arrays) / 1e6:,.0f} MB in memory"
     )
     print(f"peak memory {_peak(resource.RUSAGE_SELF)}")
     batches = training_batches(

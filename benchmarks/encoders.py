@@ -59,7 +59,7 @@ class Arguments:
     image_size: int = 224
     dtype: Literal["float32", "bfloat16"] = "float32"
     rounds: int = 7
-    """Turns that each form takes; medians are reported."""
+    """Turns of each form; medians are reported."""
     steps: int = 2
     """Steps in each turn."""
     torch_compile: bool = True
@@ -113,7 +113,7 @@ def _compare(workers: list[_Worker], arch: str, mode: str, arguments: Arguments)
     memory: dict[str, float] = {}
     peak = 0.0
     for _ in range(arguments.rounds):
-        # In turn with what is compared with it: a busy moment must not stand for the whole run.
+        # Alternate with the compared forms, so that a busy moment does not affect only one of them.
         peak = max(peak, *(worker.ask("peak", arguments.dtype) for worker in workers))
         for worker, form, _ in forms:
             turn, memory[form] = worker.ask("turn", form, arguments.steps)
@@ -264,7 +264,7 @@ def _jaxcap_steps(
 
     train = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
     step = train if mode == "train" else jax.jit(forward_in_parts)
-    # Of a loop, which the parts are, XLA counts a single turn.
+    # The parts are a loop, and XLA counts a single iteration.
     counted = jax.value_and_grad(loss_fn, has_aux=True) if mode == "train" else forward
     arrays = (variables["params"], statistics_, images)
     with written_for("gpu"):  # convolutions as such, not the fewer sums that a CPU may do for them

@@ -53,9 +53,9 @@ class Arguments:
     image_size: int = 224
     batch_size: int = 32
     steps: int = 2
-    """Steps of one turn."""
+    """Steps per turn."""
     turns: int = 5
-    """Turns of each way."""
+    """Turns of each mode."""
 
 
 def main(arguments: Arguments) -> None:

@@ -46,7 +46,7 @@ class Arguments:
     batch_size: int = 64
     samples: int = 5
     batches: int = 50
-    """Batches that are rewarded, each timed."""
+    """Number of timed batches of rewards."""
 
 
 def read(path: Path, images: int, references: int) -> list[list[str]]:

@@ -13,11 +13,11 @@ from jaxcap.text.vocabulary import Vocabulary
 
 
 def images_per_second(data: str, side: int, batch_size: int, rounds: int) -> float:
-    """The median of some turns of ten batches, decoded, cropped and flipped by two threads.
+    """Return the median over turns of ten batches, decoded, cropped, and flipped by two threads.
 
     Args:
-        data: a prepared data set, of which the first 2,000 training images are read.
-        side: pixels of the squares that they are cropped to.
+        data: a prepared data set; its first 2,000 training images are read.
+        side: side of the cropped squares, in pixels.
     """
     config = DataConfig(
         name=data, image_size=side, crop_min_scale=0.7, flip=True, length_buckets=(20,)

@@ -23,7 +23,7 @@ from jaxcap.scoring.pairing import in_list, pair
 from jaxcap.scoring.statistics import Statistics, collect
 
 RARE = 5
-"""Words that training captions hold less often than this are often left out of a vocabulary."""
+"""Vocabularies often omit words with fewer occurrences in the training captions."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Arguments:
 
     predictions: tyro.conf.Positional[Path]
     references: tyro.conf.Positional[Path]
-    """Of the images to score and of the training images."""
+    """Lists of the images to score and of the training images."""
     image_list: Path
     train_list: Path
 

@@ -166,7 +166,7 @@ class BatchedSearch:
         annotations, keys = self.decoder.look(features)
         h, c = self.decoder.begin(annotations)
         last = torch.full((len(features), 1), BOS, device=features.device)
-        # All beams begin alike: the first step is taken with one, which then has K children.
+        # All beams start equal, so the first step takes one, which then has K successors.
         state = State(
             h[:, None], c[:, None], last, features.new_zeros(last.shape), torch.zeros_like(last) > 0
         )
@@ -185,7 +185,7 @@ class BatchedSearch:
         for word in (PAD, BOS, UNK):
             log_probs[..., word] = NEVER
         gains, words = log_probs.topk(k + self.spare)  # (B, K, K)
-        # An ended caption goes on in one way only: with <pad>, at no cost.
+        # An ended caption has only one continuation: <pad>, at no cost.
         ended = torch.full_like(gains[0, 0], NEVER)
         ended[0] = 0.0
         gains = torch.where(state.done[..., None], ended, gains)
@@ -273,7 +273,7 @@ class LoopSearch:
                 top, places = totals[0].topk(k)
             else:
                 top, places = totals.view(-1).topk(k)
-            # Those that ended earlier compete: what falls below the best k is dropped.
+            # Ended captions compete too; drop those below the best k.
             everything = sorted([*top.tolist(), *(log_prob for log_prob, _, _ in ended)])
             least = everything[-k]
             ended = [caption for caption in ended if caption[0] >= least]

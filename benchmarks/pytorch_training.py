@@ -34,7 +34,7 @@ Step = Callable[[], float]
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """The options of training that both sides share; see `jaxcap.config`."""
+    """The training options that both sides share; see `jaxcap.config`."""
 
     embedding_dropout: float
     feature_dropout: float

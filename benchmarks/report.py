@@ -35,7 +35,7 @@ class Arguments:
     images: int = 5000
     photographs: Path | None = None
     keep: Path | None = None
-    """Where to leave the report; default nowhere."""
+    """File for the report; by default, it is deleted."""
 
 
 def drawn(number: int) -> list[bytes]:

@@ -37,9 +37,9 @@ from jaxcap.config import DecoderConfig
 PAD, BOS, EOS = range(3)
 TIE = 1e-4
 LOOPS = ("one by one", "tutorial")
-# Of the untrained weights: standard deviation of the logits of words and of <eos>; how far a word
-# moves the counting unit; where, on average, <eos> is as likely as all words together, and how fast
-# it becomes so.
+# For the untrained weights: standard deviation of the logits of words and of <eos>; increment of
+# the counting unit per word; mean time at which <eos> is as likely as all words together, and the
+# slope there.
 SPREAD, NOISE, STEP, MIDDLE, SLOPE, LOOK = 4.0, 2.0, 0.1, 13, 16.0, 3.0
 Weights = dict[str, np.ndarray]
 Captions = tuple[np.ndarray, np.ndarray]
@@ -54,19 +54,19 @@ class Arguments:
     beams: tuple[int, ...] = (1, 3, 5, 10)
     images: int = 1000
     loop_images: int = 40
-    """Images that the loops take of these; their speed does not depend on the number."""
+    """Images for the loop forms; their speed does not depend on the number."""
     turns: int = 4
-    """Turns that each form takes, at a different part of the images each; medians are reported."""
+    """Turns of each form, each on another part of the images; medians are reported."""
     batch_size: int = 50
     max_length: int = 25
-    """Longest caption in tokens, the end token among them."""
+    """Longest caption in tokens, including the end token."""
     scoring: Literal["additive", "dot"] = "additive"
     positions: int = 49
     width: int = 1280
     torch_compile: bool = True
     """Also time `torch.compile`, which needs a C++ compiler."""
     run: Path | None = None
-    """Take vocabulary and weights from this trained run."""
+    """Trained run with the vocabulary and weights to use."""
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ class _PyTorch:
         import torch
         from pytorch_search import BatchedSearch, Decoder, LoopSearch
 
-        # JAX's default: float32 products in TensorFloat-32, where the device has it.
+        # As JAX does by default: float32 products in TensorFloat-32, if the device has it.
         torch.set_float32_matmul_precision("high")
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._task, self._torch = task, torch
@@ -300,9 +300,9 @@ def _batches(features: np.ndarray, size: int) -> list[np.ndarray]:
 
 
 def _untrained(size: int, arguments: Arguments) -> Any:
-    """Parameters that nobody trained, but whose captions end.
+    """Return untrained parameters that end their captions.
 
-    The constants were chosen so that lengths come out like those of a trained captioner's on
+    The constants give captions with lengths like those of a trained captioner on
     Flickr8k (runs of configs/flickr8k.py: 11.2 ± 2.4 tokens with a beam of 5).
     """
     import jax
@@ -315,20 +315,20 @@ def _untrained(size: int, arguments: Arguments) -> Any:
     words = np.random.default_rng(1).integers(4, size, (20, 1, 20), np.int32)
     init = jax.jit(lambda key: decoder.init(key, features, words, train=False))
     params = jax.tree.map(np.array, init(jax.random.key(0))["params"])
-    # The next word must depend on the last, and on the image.
+    # The next word must depend on the last one and on the image.
     params["word_embed"]["embedding"] *= np.sqrt(config.embedding_size)
     params["output_z"]["kernel"] *= LOOK
     logits = jax.jit(lambda p: decoder.apply({"params": p}, features, words, train=False).logits)
     params["output"]["kernel"] *= SPREAD / np.asarray(logits(params)).std()
     total = float(jax.nn.logsumexp(logits(params), axis=-1).mean())
-    # Unit 0 of the LSTM holds c = STEP · time, and h = tanh(c); nothing else touches it.
+    # Unit 0 of the LSTM holds c = STEP · time and h = tanh(c), and is independent of all others.
     params["init_c"]["kernel"][:, 0] = 0.0
     always = {"i": 10.0, "f": 10.0, "g": np.arctanh(STEP), "o": 10.0}
     for gate, bias in always.items():
         params["cell"][f"i{gate}"]["kernel"][:, 0] = 0.0
         params["cell"][f"h{gate}"]["kernel"][:, 0] = 0.0
         params["cell"][f"h{gate}"]["bias"][0] = bias
-    # Number 0 of what the output layer reads is that h, and only <eos> looks at it.
+    # Input 0 of the output layer is that h, and only the logit of <eos> depends on it.
     params["word_embed"]["embedding"][:, 0] = 0.0
     params["output_z"]["kernel"][:, 0] = 0.0
     params["output_h"]["kernel"][:, 0] = np.eye(config.hidden_size)[0]

@@ -46,7 +46,7 @@ CAPTIONS = 5  # of an image
 TOKENS = 20  # with <bos> and <eos>
 WORDS = 2543  # Flickr8k's, of five occurrences and more
 SIDE = 224
-# Of configs/flickr8k.py.
+# As in configs/flickr8k.py.
 DECODER = DecoderConfig(
     scoring="dot",
     embedding_size=256,
@@ -66,19 +66,19 @@ class Arguments:
     arch: tuple[str, ...] = ("efficientnet_lite0", "resnet50")
     modes: tuple[Literal["all", "decoder"], ...] = ("all", "decoder")
     forms: tuple[Literal["pairs", "shared", "channels last", "torch.compile"], ...] = FORMS
-    """PyTorch's."""
+    """Forms of PyTorch."""
     batch_size: int = 32
-    """Images a step."""
+    """Images per step."""
     pairs: int = 32
-    """Image–caption pairs a step, of the form so called."""
+    """Image–caption pairs per step of the form `pairs`."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What the encoders compute in."""
+    """Type of the encoders' computation."""
     rounds: int = 5
-    """Turns that each form takes; medians are reported."""
+    """Turns of each form; medians are reported."""
     steps: int = 1
     """Timed steps in each turn."""
     data: str = "flickr8k"
-    """The data set whose files the pipeline reads; "none": it is not timed."""
+    """Data set for the pipeline; "none" skips the pipeline."""
 
 
 @dataclass(frozen=True)
@@ -294,7 +294,7 @@ def _flops(model: Any, variables: Any, task: Task, shape: tuple[int, int]) -> fl
     flops = 2.0 * (image + CAPTIONS * (TOKENS - 1) * word)
     if task.mode == "all":
         one = np.zeros((1, task.side, task.side, 3), np.uint8)
-        # Of convolutions as such, not of the fewer sums that a CPU may do in their place.
+        # Count direct convolutions, not the fewer operations that a CPU may use instead.
         with written_for("gpu"):
             lowered = jax.jit(lambda v, x: model.apply(v, x, method="encode")).lower(variables, one)
         flops += lowered.cost_analysis()["flops"]
@@ -332,7 +332,7 @@ class _PyTorch(_Steps):
 
         from jaxcap.model.encoders import encoder_spec
 
-        # JAX's default: float32 products in TensorFloat-32, where the device has it.
+        # As JAX does by default: float32 products in TensorFloat-32, if the device has it.
         torch.set_float32_matmul_precision("high")
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         recipe = Recipe(

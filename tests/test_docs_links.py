@@ -1,5 +1,6 @@
 """Every file and link that the documentation names exists."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -75,3 +76,12 @@ def test_packages_of_the_architecture_are_complete() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
     packages = {path.parent.name for path in (ROOT / "jaxcap").glob("*/__init__.py")}
     assert [name for name in sorted(packages) if f"\n  {name}/" not in page] == []
+
+
+def test_the_layers_of_the_architecture_are_those_of_its_test() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    listed = re.search(r"checks every import:\n\n(.*?)\n\n", page, re.DOTALL)[1]
+    layers = [set(re.findall(r"`([\w.]+)`", layer)) for layer in re.split(r"\d+\. ", listed)[1:]]
+    program = (ROOT / "tests" / "test_architecture.py").read_text("utf-8")
+    literal = re.search(r"^LAYERS = (\(.*?^\))", program, re.MULTILINE | re.DOTALL)[1]
+    assert layers == list(ast.literal_eval(literal))
