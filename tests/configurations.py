@@ -1,4 +1,4 @@
-"""Configurations that differ from another in a few options."""
+"""Change a few options of a configuration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jaxcap.config import Config
 
 
 def changed(config: Config, **options: Any) -> Config:
-    """`section__name=value`."""
+    """Return `config` with options replaced, each given as `section__name=value`."""
     for option, value in options.items():
         section, name = option.split("__")
         part = dataclasses.replace(getattr(config, section), **{name: value})

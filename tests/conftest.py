@@ -1,6 +1,6 @@
-"""Every test runs with the shapes of the signatures checked, and with two (CPU) devices.
+"""Check the shapes in signatures during every test, and give every test two CPU devices.
 
-No other file imports jaxcap before this one has: pytest loads it first.
+pytest loads this file first, so no other file imports jaxcap before it.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ import jax
 import jaxtyping
 import pytest
 
-# Imported before the hook: it checks its own types, in words for the user, and the tests
-# want to see those words.
+# Imported before the hook: it checks its own types with messages for the user, which the tests
+# expect to see.
 import jaxcap.config  # noqa: F401
 
 if TYPE_CHECKING:
     from jaxcap.config import Config
 
-# From here on each call of a jaxcap function checks its arguments' shapes and types.
+# From here on, each call of a jaxcap function checks the shapes and types of its arguments.
 jaxtyping.install_import_hook("jaxcap", "beartype.beartype")
 
-# Real captions and photographs are tested on where there is a Flickr8k release: in the folder that
-# JAXCAP_FLICKR8K names, or beside the checkout.
+# Some tests need the captions and photographs of Flickr8k: in the folder that JAXCAP_FLICKR8K
+# names, or next to the checkout. Without them, those tests are skipped.
 _BESIDE = Path(__file__).parents[2] / "shared" / "data" / "flickr8k"
 if _BESIDE.is_dir():
     os.environ.setdefault("JAXCAP_FLICKR8K", str(_BESIDE))
 
-# The same examples in every run, so that a change is to blame for what it breaks. To look for new
-# ones: pytest --hypothesis-profile default.
+# Use the same examples in every run, so that a failure points to the change that caused it. To
+# search for new ones: pytest --hypothesis-profile default.
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("same")
 
-# Most programs run for milliseconds, so compiling them well would take longer than it spares. The
-# processes that tests start inherit it, and find the same programs in the cache.
+# Most programs run for milliseconds, so optimising them would take longer than it saves. Child
+# processes inherit the flag, and so find the same programs in the cache.
 os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
 
-# Two devices, so that data parallelism is tested where there is but one processor.
+# Two devices, so that data parallelism is tested on a machine with one processor.
 jax.config.update("jax_num_cpu_devices", 2)
 
 
@@ -54,7 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    # Two test runs at once may meet a half-written entry; it is then compiled again.
+    # Concurrent workers may meet a half-written entry, which is then compiled again.
     config.addinivalue_line(
         "filterwarnings", "ignore:Error (reading|writing) persistent compilation cache"
     )
@@ -62,16 +62,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _room() -> Iterator[None]:
-    """Lets go of compiled programs where they have come to take gigabytes."""
+    """Drop compiled programs once they take gigabytes of memory."""
     yield
-    with contextlib.suppress(OSError):  # only Linux tells
+    with contextlib.suppress(OSError):  # only Linux has this file
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         if pages * os.sysconf("SC_PAGE_SIZE") > 2.5e9:
             jax.clear_caches()
 
 
-# A data set and a run small enough to be made in seconds, for all tests that need one.
-# jaxcap is imported inside, after the hook above.
+# A data set and a training run that take seconds, shared by all tests of a session.
+# They import jaxcap inside, after the hook above.
 
 
 @pytest.fixture(scope="session")
@@ -87,7 +87,7 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_config(tiny_data: Path) -> Config:
-    """Six steps in each of five epochs; crops and dropout, so that randomness is in play."""
+    """Five epochs of six steps, with crops and dropout to involve randomness."""
     from jaxcap import config
 
     return config.Config(
@@ -117,7 +117,7 @@ def tiny_config(tiny_data: Path) -> Config:
 
 @pytest.fixture(scope="session")
 def tiny_run(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a finished training; tests that write into it copy it first."""
+    """The directory of a finished training run. Tests that write into it copy it first."""
     from rich.console import Console
 
     from jaxcap.training import train

@@ -1,7 +1,7 @@
-"""Other libraries' networks with our random weights, to compare features with.
+"""Build other libraries' networks with our random weights, to compare their features with ours.
 
-Weights go from our tree to theirs under the names that the encoder's `layouts` give, and
-every tensor of theirs but the classifier's must be filled, so the names are tested as well.
+Weights are copied from our tree to theirs under the names in the encoder's `layouts`. Every tensor
+of theirs except the classifier's must be filled, so the names are tested as well.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _KERAS_LEAVES["norm"] |= {"mean": "moving_mean", "var": "moving_variance"}
 
 
 def random_variables(spec: EncoderSpec, side: int = 80) -> dict[str, Any]:
-    """Weights that keep activations of ordinary size, and no two statistics alike.
+    """Draw weights that keep activations near unit size, with all statistics different.
 
     Args:
-        side: pixels of the images that the network is built for; any that it takes will do.
+        side: the image size used to build the network; any accepted size will do.
     """
     module = spec.build()
     images = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
-    # Untyped numbers would be filled with zeros and ones: draw them all.
+    # `init` would fill biases and statistics with zeros and ones: draw them all.
     abstract = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), images)
     rng = np.random.default_rng(0)
 
@@ -52,7 +52,7 @@ def random_variables(spec: EncoderSpec, side: int = 80) -> dict[str, Any]:
         if path[-1].key in ("bias", "mean"):
             return rng.normal(0.0, 0.1, leaf.shape).astype(np.float32)
         values = rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
-        # Or the sum over the fifty branches of a deep ResNet would grow without bound.
+        # Otherwise the sum over the fifty branches of a deep ResNet would explode.
         ends_a_branch = path[-3].key in ("conv2", "conv3", "project")
         return np.float32(0.3) * values if path[-1].key == "scale" and ends_a_branch else values
 
@@ -60,12 +60,12 @@ def random_variables(spec: EncoderSpec, side: int = 80) -> dict[str, Any]:
 
 
 def random_images(side: int, batch: int = 1) -> np.ndarray:
-    """Normalised images, float32 [batch, side, side, 3]."""
+    """Draw normalised images, float32 [batch, side, side, 3]."""
     return np.random.default_rng(side).standard_normal((batch, side, side, 3), np.float32)
 
 
 def named(variables: Mapping[str, Any], name_of: Name) -> dict[tuple[str, str, str], np.ndarray]:
-    """Our tree as {(published module, "conv" or "norm", our leaf): value}."""
+    """Return our tree as {(published module, "conv" or "norm", our leaf): value}."""
     values = {}
     for path, value in jax.tree_util.tree_leaves_with_path(dict(variables)):
         _, *module, leaf = (key.key for key in path)
@@ -75,7 +75,7 @@ def named(variables: Mapping[str, Any], name_of: Name) -> dict[tuple[str, str, s
 
 
 def torch_tensors(variables: Mapping[str, Any], name_of: Name) -> dict[str, np.ndarray]:
-    """Our tree as a PyTorch state dictionary of arrays; kernels become `[O, I, h, w]`."""
+    """Convert our tree to a PyTorch state dictionary of arrays; kernels become `[O, I, h, w]`."""
     return {
         f"{module}.{_TORCH_LEAVES[leaf]}": value.transpose(3, 2, 0, 1) if value.ndim == 4 else value
         for (module, _, leaf), value in named(variables, name_of).items()
@@ -83,7 +83,7 @@ def torch_tensors(variables: Mapping[str, Any], name_of: Name) -> dict[str, np.n
 
 
 def torchvision() -> Any:
-    """The library, or a skipped test; made to work over a PyTorch without CUDA as well."""
+    """Import the library, also with a PyTorch without CUDA; skip the test if it is missing."""
     torch = pytest.importorskip("torch")
     try:
         import torchvision
@@ -104,7 +104,7 @@ _LIBRARIES: list[Any] = []  # an operator lives as long as its library
 
 
 def keras() -> Any:
-    """The library on JAX, or a skipped test."""
+    """Import the library with its JAX backend; skip the test if it is missing."""
     os.environ.setdefault("KERAS_BACKEND", "jax")
     return pytest.importorskip("keras")
 
@@ -112,10 +112,10 @@ def keras() -> Any:
 def torch_model(
     build: Callable[[], Any], variables: Mapping[str, Any], name_of: Name, cut: tuple[str, ...]
 ) -> Any:
-    """A PyTorch network in evaluation mode with our weights.
+    """Build a PyTorch network in evaluation mode with our weights.
 
     Args:
-        cut: its modules after the last feature, which let everything pass.
+        cut: the modules after the features, to be replaced by the identity.
     """
     import torch
 
@@ -134,7 +134,7 @@ def torch_model(
 
 
 def torchvision_model(name: str, variables: Mapping[str, Any], **options: Any) -> Any:
-    """torchvision's network of our name, up to the features."""
+    """Build torchvision's network of our name, up to the features."""
     library = torchvision()
     cut = {
         "vgg16": ("features.30", "avgpool", "classifier"),
@@ -152,7 +152,7 @@ def torchvision_model(name: str, variables: Mapping[str, Any], **options: Any) -
 
 
 def torch_features(model: Any, images: np.ndarray, width: int) -> np.ndarray:
-    """The network's features `[B, P, width]` for normalised images `[B, H, W, 3]`."""
+    """Return the network's features `[B, P, width]` of normalised images `[B, H, W, 3]`."""
     import torch
 
     with torch.no_grad():
@@ -161,7 +161,7 @@ def torch_features(model: Any, images: np.ndarray, width: int) -> np.ndarray:
 
 
 def no_random_weights() -> Any:
-    """A context in which Keras draws none: they would take most of a test's time."""
+    """Make Keras initialise with zeros: drawing weights would take most of a test's time."""
     return mock.patch.object(
         keras().initializers.GlorotUniform, "__call__", lambda self, shape, dtype: np.zeros(shape)
     )
@@ -170,10 +170,10 @@ def no_random_weights() -> Any:
 def keras_model(
     build: Callable[..., Any], variables: Mapping[str, Any], name_of: Name, last: str | None = None
 ) -> Any:
-    """A Keras network without classifier and with our weights.
+    """Build a Keras network without its classifier and with our weights.
 
     Args:
-        last: the layer that gives the features; the network's own last one by default.
+        last: the layer whose output is the features; by default the network's last layer.
     """
     library = keras()
     with no_random_weights():
@@ -193,7 +193,7 @@ def keras_model(
     return model if last is None else library.Model(model.input, model.get_layer(last).output)
 
 
-# Our name: theirs, and the layer of the features where that is not the last.
+# Our name: theirs, and the layer of the features unless it is the last one.
 KERAS_APPLICATIONS = {
     "vgg16_keras": ("VGG16", "block5_conv3"),
     "vgg19_keras": ("VGG19", "block5_conv4"),
@@ -205,14 +205,14 @@ KERAS_APPLICATIONS = {
 
 
 def keras_application(name: str, variables: Mapping[str, Any]) -> Any:
-    """Keras's network of our name, up to the features."""
+    """Build Keras's network of our name, up to the features."""
     build, last = KERAS_APPLICATIONS[name]
     build = getattr(keras().applications, build)
     return keras_model(build, variables, ENCODERS[name].layouts["keras"], last)
 
 
 def keras_features(model: Any, images: np.ndarray) -> np.ndarray:
-    """The network's features `[B, P, D]` for normalised images `[B, H, W, 3]`."""
+    """Return the network's features `[B, P, D]` of normalised images `[B, H, W, 3]`."""
     weights = [
         [variable.value for variable in variables]
         for variables in (model.trainable_variables, model.non_trainable_variables)
@@ -223,19 +223,19 @@ def keras_features(model: Any, images: np.ndarray) -> np.ndarray:
 
 
 def features(spec: EncoderSpec, variables: Mapping[str, Any], images: np.ndarray) -> np.ndarray:
-    """Ours, `[B, P, D]`."""
+    """Return our encoder's features `[B, P, D]`."""
     module = spec.build()
     return np.asarray(jax.jit(lambda v, x: module.apply(v, x, train=False))(variables, images))
 
 
 def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The norm of the difference over the norm of theirs."""
+    """Divide the norm of the difference by the norm of theirs."""
     assert ours.shape == theirs.shape
     return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
 
 
 def pictures(side: int) -> np.ndarray:
-    """Two smooth coloured pictures with edges, uint8, more like photographs than noise is."""
+    """Draw two smooth coloured pictures with edges, uint8, closer to photographs than noise."""
     y, x = np.mgrid[0:side, 0:side] / side
     waves = [127 + 120 * np.sin(9 * (x * a + y * b)) for a, b in [(1, 0), (0, 2), (1, 1)]]
     picture = np.stack(waves, -1)
@@ -244,6 +244,6 @@ def pictures(side: int) -> np.ndarray:
 
 
 def photographs() -> list[Path]:
-    """The first photographs of a Flickr8k release, if `JAXCAP_FLICKR8K` names its folder."""
+    """Return the first photographs of Flickr8k if `JAXCAP_FLICKR8K` names its folder."""
     release = os.environ.get("JAXCAP_FLICKR8K")
     return sorted(Path(release, "Flicker8k_Dataset").glob("*.jpg"))[:4] if release else []
