@@ -186,9 +186,7 @@ def _memory(arguments: Arguments, paths: list[Path], folder: Path) -> None:
         if status or lines != times * len(paths):
             raise SystemExit(f"the command failed, with {lines} captions")
         peaks.append(usage.ru_maxrss / (1 << 10 if sys.platform == "linux" else 1 << 20))
-        print(
-            f"{lines} images: {peaks[-1]:.0f} MB at most, {seconds:.0f} s in total, including the start"
-        )
+        print(f"{lines} images: {peaks[-1]:.0f} MB at most, {seconds:.0f} s including the start")
     print(f"ratio of the two: {peaks[1] / peaks[0]:.3f}")
 
 
