@@ -141,7 +141,7 @@ def run(arguments: CaptionArguments, console: Console) -> int:
 def _shared(arguments: CaptionArguments, console: Console) -> tuple[CaptionArguments, Part | None]:
     """Return the arguments and the part of this process, of several that a launcher started.
 
-    Each process writes a file of its own. A `--part` that the user gave comes first.
+    Each process writes a separate file. The user's own `--part` takes precedence.
     """
     from jaxcap.data.image_paths import LIST, Part
     from jaxcap.devices.hosts import launched_share

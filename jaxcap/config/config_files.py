@@ -29,8 +29,8 @@ from jaxcap.files import write_text
 def load_config_file(path: Path) -> Config:
     """Run a file of `configs/` and return its `CONFIG`.
 
-    Its folder is importable while it runs.
-    Such a file is a program: run only those that you trust. `config.json` is data.
+    The file's folder is importable while it runs. Such a file is a program: run only those that you
+    trust. `config.json` is data.
 
     Raises:
       InputError: the file does not exist, fails, or defines no valid `CONFIG`.

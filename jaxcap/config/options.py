@@ -71,7 +71,7 @@ Share = Bounds(0, 1, open_low=True)
 
 @dataclass(frozen=True)
 class MaxItems:
-    """The number of elements that a tuple may hold."""
+    """The largest number of elements of a tuple."""
 
     number: int
 
@@ -86,7 +86,7 @@ class AppliesTo:
 
 @dataclass(frozen=True)
 class Marker:
-    """Something that a field says of itself by its presence."""
+    """A property that a field has or lacks."""
 
     name: str
 
@@ -105,7 +105,7 @@ class Option:
       hint: the type, without metadata.
       default: the field's default.
       bounds: the numbers it may be, or None.
-      max_items: how many elements it may hold, or None.
+      max_items: its largest number of elements, or None.
       applies_to: where it has an effect; None: everywhere.
       markers: `PerStage`, `Operational`.
     """

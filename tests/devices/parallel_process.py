@@ -3,7 +3,7 @@
 Run as a program, with the number of devices in JAX_NUM_CPU_DEVICES:
 python parallel_process.py OUT.npz VARIANT,… [COORDINATOR PROCESSES PROCESS]
 
-`METHOD/SETUP>DIRECTORY` saves the state half-way, and `METHOD/SETUP<DIRECTORY` goes on from there.
+`METHOD/SETUP>DIRECTORY` saves the state half-way, and `METHOD/SETUP<DIRECTORY` resumes from there.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def test_a_dead_peer_stops_the_other_and_a_restart_resumes(
     again = start_two(tmp_path / "config.json", workdir)
     try:
         wait_for_step(12, workdir, again[0])
-        again[1].send_signal(signal.SIGTERM)  # one of them is told, and both stop
+        again[1].send_signal(signal.SIGTERM)  # one gets the signal, and both stop
         outputs = [process.communicate(timeout=300)[0] for process in again]
     finally:
         for process in again:
