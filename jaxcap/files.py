@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
@@ -43,13 +41,6 @@ def locked(file: int | IO[Any], waiting: Callable[[], None] | None = None) -> bo
         if error.errno not in _NO_LOCKS:
             raise
     return True
-
-
-def images_below(folder: Path) -> list[Path]:
-    """Return the image files in a folder and all its subfolders, by suffix, sorted by name."""
-    return sorted(
-        p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
-    )
 
 
 @contextlib.contextmanager

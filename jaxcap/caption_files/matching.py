@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxcap.caption_files.reading import ImageCaptions
+from jaxcap.data.image_paths import images_below
 from jaxcap.errors import InputError
-from jaxcap.files import images_below
 
 _EXTENSION = re.compile(r"\.(jpe?g|png|webp|bmp|gif|tiff?)$", re.IGNORECASE)
 _COCO_NAME = re.compile(r"(?:COCO_[a-z]+\d{4}_)?0*(\d+)")

@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxcap.errors import InputError
-from jaxcap.files import IMAGE_SUFFIXES
+
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff"),
+    *(".jp2", ".ppm", ".pgm", ".heic", ".heif", ".jxl"),
+)
+"""How image files are recognised in folders. A file that cannot be read after all is reported."""
+
+_NOT_ENTERED = "__MACOSX"
+"""The folder of metadata in ZIP files from macOS; folders and files with a dot in front as well."""
 
 LIST = "-"
 """The argument that stands for a list on standard input: one file or folder per line."""
@@ -32,8 +40,16 @@ class ImagePath:
     within: str
 
 
+def ignore(report: object) -> None:
+    """Receive a report, and do nothing."""
+
+
 def image_paths(
-    arguments: Sequence[Path], *, listed: Iterable[bytes], unreadable: Callable[[str], None]
+    arguments: Sequence[Path],
+    *,
+    listed: Iterable[bytes],
+    unreadable: Callable[[str], None],
+    left_out: Callable[[Path], None] = ignore,
 ) -> Iterator[ImagePath]:
     """Yield the given files, and the images below the given folders in order of name.
 
@@ -44,6 +60,7 @@ def image_paths(
       arguments: files, folders, patterns and `LIST`.
       listed: the lines that `LIST` stands for.
       unreadable: called with the reason when a subfolder cannot be read.
+      left_out: called with each hidden image or folder that is left out; see `walk_images`.
 
     Raises:
       InputError: immediately, if an argument matches no file and no folder with an image.
@@ -52,14 +69,14 @@ def image_paths(
         raise InputError("No images given. Name files or folders: jaxcap caption PHOTO.jpg …")
     for argument in arguments:
         _check(argument)
-    return _images(arguments, listed, unreadable)
+    return _images(arguments, listed, unreadable, left_out)
 
 
 def _check(argument: Path) -> None:
     if str(argument) == LIST:
         return
     if os.path.isdir(argument):
-        if next(_walk(argument, argument, lambda reason: None), None) is None:
+        if next(walk_images(argument), None) is None:
             raise InputError(
                 f"{argument}: no image in this folder; expected {', '.join(IMAGE_SUFFIXES)}."
             )
@@ -73,23 +90,28 @@ def _check(argument: Path) -> None:
 
 
 def _images(
-    arguments: Iterable[Path], listed: Iterable[bytes], unreadable: Callable[[str], None]
+    arguments: Iterable[Path],
+    listed: Iterable[bytes],
+    unreadable: Callable[[str], None],
+    left_out: Callable[[Path], None],
 ) -> Iterator[ImagePath]:
     for argument in arguments:
         if str(argument) == LIST:
             for line in listed:
                 if name := line.rstrip(b"\r\n"):
-                    yield from _images_of(Path(os.fsdecode(name)), unreadable)
+                    yield from _images_of(Path(os.fsdecode(name)), unreadable, left_out)
         elif os.path.exists(argument) or not glob.has_magic(str(argument)):
-            yield from _images_of(argument, unreadable)
+            yield from _images_of(argument, unreadable, left_out)
         else:
             for path in sorted(_matches(argument)):
-                yield from _images_of(path, unreadable)
+                yield from _images_of(path, unreadable, left_out)
 
 
-def _images_of(path: Path, unreadable: Callable[[str], None]) -> Iterator[ImagePath]:
+def _images_of(
+    path: Path, unreadable: Callable[[str], None], left_out: Callable[[Path], None]
+) -> Iterator[ImagePath]:
     if os.path.isdir(path):
-        yield from _walk(path, path, unreadable)
+        yield from walk_images(path, unreadable=unreadable, left_out=left_out)
     else:
         yield ImagePath(path, path.as_posix())
 
@@ -99,11 +121,27 @@ def _matches(pattern: Path) -> Iterator[Path]:
         yield from map(Path, glob.iglob(str(pattern), recursive=True))
 
 
-def _walk(top: Path, folder: Path, unreadable: Callable[[str], None]) -> Iterator[ImagePath]:
+def walk_images(
+    top: Path,
+    *,
+    unreadable: Callable[[str], None] = ignore,
+    left_out: Callable[[Path], None] = ignore,
+) -> Iterator[ImagePath]:
     """Yield the images below a folder in order of name, recognised by suffix.
 
-    Links to folders are not followed, because they may be circular.
+    Links to folders elsewhere are followed, each folder once. Hidden files and folders are left
+    out, and so is `__MACOSX`: they hold copies and metadata.
     """
+    yield from _walk(top, top, {os.path.realpath(top)}, unreadable, left_out)
+
+
+def _walk(
+    top: Path,
+    folder: Path,
+    entered: set[str],
+    unreadable: Callable[[str], None],
+    left_out: Callable[[Path], None],
+) -> Iterator[ImagePath]:
     try:
         with os.scandir(folder) as found:
             entries = sorted(found, key=lambda entry: entry.name)
@@ -112,12 +150,32 @@ def _walk(top: Path, folder: Path, unreadable: Callable[[str], None]) -> Iterato
         return
     for entry in entries:
         path = folder / entry.name
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(top, path, unreadable)
-        elif path.suffix.lower() in IMAGE_SUFFIXES and not (
-            entry.is_symlink() and os.path.isdir(path)  # a stat call, made for links only
-        ):
+        is_image = path.suffix.lower() in IMAGE_SUFFIXES
+        is_folder = entry.is_dir(follow_symlinks=False)
+        if entry.is_symlink() and os.path.isdir(path):  # a stat call, made for links only
+            target = os.path.realpath(path)
+            is_folder, is_image = _is_new(target, entered), False
+        if entry.name.startswith(".") or entry.name == _NOT_ENTERED:
+            if is_folder or is_image:
+                left_out(path)
+        elif is_folder:
+            yield from _walk(top, path, entered, unreadable, left_out)
+        elif is_image:
             yield ImagePath(path, path.relative_to(top).as_posix())
+
+
+def _is_new(target: str, entered: set[str]) -> bool:
+    """Enter a linked folder, unless it lies in a folder that is walked or leads to one."""
+    for known in entered:
+        if os.path.commonpath([known, target]) in (known, target):
+            return False
+    entered.add(target)
+    return True
+
+
+def images_below(folder: Path) -> list[Path]:
+    """List the images that `walk_images` finds, in order of path."""
+    return sorted(image.path for image in walk_images(folder))
 
 
 @dataclass(frozen=True)

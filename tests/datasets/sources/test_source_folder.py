@@ -418,6 +418,7 @@ def test_odd_names_in_every_format(pictures, held):
     (root / "c.json").unlink()
     for n, name in enumerate(NAMES):
         (root / name).with_suffix(".txt").write_text(f"caption {n}")
+    del expected["train"]["..jpg"]  # hidden; only a list of captions can name it
     assert held(read("folder", options)) == expected
 
 
