@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# From the top down. A module may import from its own layer and from those below it.
+# From top to bottom. A module may import from its own layer and the layers below.
 LAYERS = (
     {"__main__"},
     {"cli"},
@@ -33,7 +33,7 @@ MODULES = [path for path in LIBRARY if path.parent.name != "jaxcap" or path.stem
 
 
 def _imports(path: Path) -> set[str]:
-    """Full names of all that a file imports, wherever in it; `from a import b` gives `a.b`."""
+    """Return the full names that a file imports anywhere; `from a import b` gives `a.b`."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -45,12 +45,12 @@ def _imports(path: Path) -> set[str]:
 
 
 def _part(path: Path) -> str:
-    """The part of the library that a file belongs to: `jaxcap/data/images.py` to `data`."""
+    """Return the part of the library that a file belongs to: `data` for `jaxcap/data/images.py`."""
     return _part_of_name(".".join(path.relative_to(ROOT).with_suffix("").parts))
 
 
 def _part_of_name(name: str) -> str:
-    """`jaxcap.training.step.losses` to `training.step`, which is a part of its own."""
+    """Return the part of a module; `training.step` is a part of its own."""
     parts = name.removeprefix("jaxcap.").split(".")
     return "training.step" if parts[:2] == ["training", "step"] else parts[0]
 
@@ -63,14 +63,14 @@ def _packages_imported(path: Path) -> set[str]:
     return {name.split(".")[0] for name in _imports(path)}
 
 
-def test_the_walk_sees_imports_wherever_they_stand(tmp_path: Path) -> None:
+def test_imports_are_found_at_any_level(tmp_path: Path) -> None:
     path = tmp_path / "module.py"
     path.write_text("import a.b as c, d\ndef f():\n    from jaxcap.e import g\n")
     assert _imports(path) == {"a.b", "d", "jaxcap.e.g"}
     assert _parts_imported(path) == {"e"}
 
 
-def test_every_module_has_its_layer() -> None:
+def test_every_module_has_a_layer() -> None:
     assert len(MODULES) > 30
     assert {_part(path) for path in MODULES} == set(HEIGHT)
 
@@ -83,15 +83,15 @@ def test_imports_run_downward(path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["search", "metrics", "training.step"])
-def test_some_parts_know_no_model(part: str) -> None:
+def test_pure_parts_do_not_import_the_model(part: str) -> None:
     for path in MODULES:
         if _part(path) == part and (part != "training.step" or path.stem == "losses"):
             assert _parts_imported(path) <= {part, "errors", "files", "text"}
             assert not _packages_imported(path) & {"flax", "optax"}
 
 
-def test_scoring_knows_files_and_metrics_only() -> None:
-    """It scores the captions of any captioner."""
+def test_scoring_imports_only_files_and_metrics() -> None:
+    """Scoring works with the captions of any captioner."""
     for path in MODULES:
         if _part(path) == "scoring":
             assert _parts_imported(path) <= {
@@ -104,7 +104,7 @@ def test_scoring_knows_files_and_metrics_only() -> None:
 
 
 @pytest.mark.parametrize("part", ["metrics", "scoring", "report", "config", "text", "errors"])
-def test_some_parts_need_no_jax(part: str) -> None:
+def test_some_parts_do_not_import_jax(part: str) -> None:
     for path in MODULES:
         if _part(path) == part:
             assert not _packages_imported(path) & {"jax", "jaxlib", "flax", "optax"}
@@ -116,7 +116,7 @@ def test_no_other_framework_is_imported(path: Path) -> None:
 
 
 def test_importing_jaxcap_is_light() -> None:
-    """`jaxcap --help` need not wait for JAX."""
+    """`jaxcap --help` must not wait for JAX."""
     program = "import jaxcap, sys; print(sorted({'jax', 'numpy', 'tensorflow'} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
@@ -125,7 +125,7 @@ def test_importing_jaxcap_is_light() -> None:
 
 
 def test_importing_all_of_jaxcap_loads_neither_tensorflow_nor_torch() -> None:
-    """Not through another library either, whether they are installed or not."""
+    """Other libraries do not load them either, whether or not they are installed."""
     names = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         for path in LIBRARY
@@ -237,7 +237,7 @@ def _private_names(path: Path) -> set[str]:
     return {name for name in names if name.startswith("_") and not name.startswith("__")}
 
 
-def test_the_walk_sees_private_names(tmp_path: Path) -> None:
+def test_private_names_are_found(tmp_path: Path) -> None:
     path = tmp_path / "test_module.py"
     path.write_text(
         "import os\nfrom jaxcap.a import _b, c\nos._exit\nc._d\nc.__name__\nself._e\n"
