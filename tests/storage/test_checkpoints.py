@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from orbax.checkpoint import v1 as ocp
 
 from jaxcap.config import EncoderConfig, TrainConfig
 from jaxcap.errors import InputError
@@ -213,21 +211,3 @@ def test_scores_may_come_later_and_damaged_steps_go_with_the_next_save(tmp_path)
         assert_equal(checkpoints.restore_newest(make_state(0)), make_state(3))
         checkpoints.save(make_state(5), None)
     assert steps_on_disk(tmp_path) == [1, 3, 5]
-
-
-def test_steps_saved_before_there_were_checksums_are_read(tmp_path):
-    """As Orbax's own Checkpointer leaves them."""
-    states = [make_state(step) for step in (1, 2)]
-    with ocp.training.Checkpointer(tmp_path) as former:
-        for state, score in zip(states, (2.0, 1.0), strict=True):
-            content = {
-                "variables": state.variables,
-                "training": {"step": state.step, "opt_state": state.opt_state},
-            }
-            former.save_checkpointables(int(state.step), content, metrics={"m": score})
-    with warnings.catch_warnings(), Checkpoints(tmp_path, metric="m") as checkpoints:
-        warnings.simplefilter("error")
-        assert (checkpoints.best_step, checkpoints.latest_step) == (1, 2)
-        assert_equal(checkpoints.restore_newest(make_state(0)), states[1])
-        checkpoints.save(make_state(3), {"m": 0.0})
-        assert_equal(checkpoints.restore(1, make_state(0)), states[0])
