@@ -1,4 +1,4 @@
-"""The whole model, as `configs/show_and_tell.py` shapes it, learns from its first pixel on."""
+"""The whole model of `configs/show_and_tell.py`: every parameter learns."""
 
 import functools
 from dataclasses import replace
@@ -55,7 +55,7 @@ CAPTIONS = np.array(
     np.int32,
 )
 BLIND = 4 * np.log(4) / (CAPTIONS[:, 1:] != 0).sum()
-"""Mean loss of a model that knows the captions by heart but does not see."""
+"""Mean loss of a model that has memorised the captions but cannot see the image."""
 
 
 class Training(NamedTuple):
@@ -94,8 +94,8 @@ def training() -> Training:
     return _train(create_captioner(SHOW_AND_TELL, VOCABULARY), 2)
 
 
-def _still(moments: Any) -> set[str]:
-    """Paths of the parameters whose gradient is zero, all of it."""
+def _unmoved(moments: Any) -> set[str]:
+    """Return the paths of the parameters whose gradient is all zero."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(moments)
     return {
         jax.tree_util.keystr(path, simple=True, separator="/")
@@ -104,8 +104,8 @@ def _still(moments: Any) -> set[str]:
     }
 
 
-def test_at_first_only_the_insides_of_residual_branches_are_still(training: Training) -> None:
-    """Each branch ends in a scale of zero (Goyal et al. 2017): nothing before it can matter yet."""
+def test_only_the_insides_of_residual_branches_get_no_gradient_at_first(training: Training) -> None:
+    """Each branch ends in a scale of zero (Goyal et al. 2017), which blocks the gradient."""
     blocks = [f"stage{i + 1}_block{j}" for i, n in enumerate((3, 4, 6, 3)) for j in range(n)]
     inside = {
         f"encoder/{block}/{leaf}"
@@ -115,25 +115,25 @@ def test_at_first_only_the_insides_of_residual_branches_are_still(training: Trai
             *(f"conv{i}/norm/{x}" for i in (1, 2) for x in ("scale", "bias")),
         )
     }
-    assert _still(training.first) == inside
+    assert _unmoved(training.first) == inside
 
 
-def test_from_the_second_step_on_every_parameter_learns(training: Training) -> None:
+def test_every_parameter_learns_from_the_second_step(training: Training) -> None:
     assert (
         len(jax.tree.leaves(training.second["encoder"])) == 3 * 53
     )  # convolutions, each with norm
     assert len(jax.tree.leaves(training.second["decoder"])) == 2 + 1 + 12 + 2
-    assert _still(training.second) == set()
+    assert _unmoved(training.second) == set()
 
 
-def test_only_the_words_that_were_read_learn_their_embedding(training: Training) -> None:
+def test_only_words_that_were_read_update_their_embedding(training: Training) -> None:
     moved = np.any(training.second["decoder"]["word_embed"]["embedding"] != 0, axis=-1)
     read = np.unique(CAPTIONS[:, :-1][CAPTIONS[:, 1:] != 0])
     assert np.flatnonzero(moved).tolist() == read.tolist()
 
 
-def test_four_captions_are_learned_by_heart_in_thirty_steps() -> None:
-    """Far below what is possible without seeing the image; by an encoder of few channels."""
+def test_thirty_steps_overfit_four_captions() -> None:
+    """Reach a loss far below that of a blind model, with an encoder of few channels."""
     model = create_captioner(SHOW_AND_TELL, VOCABULARY)
     model = model.clone(encoder=model.encoder.clone(stage_sizes=(1, 1, 1, 1), width=16))
     training = _train(model, 30)
@@ -161,7 +161,7 @@ def _small(trainable: bool = True) -> tuple[Captioner, Any]:
     return model, init_variables(model, jax.random.key(0), image_size=32)
 
 
-def test_encode_start_and_step_are_the_call_cut_up() -> None:
+def test_encode_start_and_step_equal_the_whole_call() -> None:
     model, variables = _small()
     images, tokens = _images(4, 32), np.stack([CAPTIONS, CAPTIONS[::-1]], axis=1)
     whole = jax.jit(model.apply)(variables, images, tokens)
@@ -203,7 +203,7 @@ def test_features_take_the_place_of_images() -> None:
         (None, None, "give images or features"),
     ],
 )
-def test_what_is_neither_pixels_nor_features_is_an_error(
+def test_other_images_and_features_are_errors(
     images: Any, features: Any, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the run-time checks that only the tests have."""
@@ -263,7 +263,7 @@ def test_a_frozen_encoder_gives_no_gradient_and_keeps_its_statistics(trainable: 
         assert np.any(before != after) == trainable
 
 
-def test_given_an_encoder_only_the_decoder_is_random_and_just_as_without() -> None:
+def test_pretrained_encoders_leave_the_decoder_initialisation_unchanged() -> None:
     model, variables = _small()
     given = {
         name: jax.tree.map(lambda x: np.asarray(x) + 1, tree["encoder"])
@@ -276,7 +276,7 @@ def test_given_an_encoder_only_the_decoder_is_random_and_just_as_without() -> No
     assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(found))
 
 
-def test_the_encoders_shapes_are_known_without_computing() -> None:
+def test_encoder_shapes_are_abstract() -> None:
     model, variables = _small()
     shapes = encoder_shapes(model, image_size=32)
     assert shapes.keys() == {"params", "batch_stats"}
@@ -286,7 +286,7 @@ def test_the_encoders_shapes_are_known_without_computing() -> None:
             assert (x.shape, x.dtype) == (y.shape, y.dtype)
 
 
-def test_a_stage_that_the_encoder_does_not_have_is_refused_with_the_list_of_those() -> None:
+def test_an_unknown_stage_is_refused_with_a_list_of_the_known_ones() -> None:
     encoder = EncoderConfig(name="efficientnet_lite0", train_from="stage4")
     with pytest.raises(InputError, match=r"has no such stage.*stem, block0, .*, block15, head\."):
         create_captioner(Config(encoder=encoder), VOCABULARY)

@@ -99,7 +99,7 @@ class ResNet(Encoder):
     """
 
     stage_sizes: tuple[int, ...]  # type: ignore[misc]  # the base's fields are keyword-only
-    block: Any
+    block: Any  # type: ignore[misc]
     width: int = 64
     conv_norm: Any = ConvNorm
     small_inputs: bool = False

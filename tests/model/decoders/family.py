@@ -1,4 +1,4 @@
-"""A small one of every decoder, with random parameters, and the two ways to run it."""
+"""A small instance of every decoder, random parameters, and the two ways to run it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ B, N, T, P, D, H, E, A, V = 2, 3, 5, 4, 6, 8, 7, 9, 11
 
 COMMON: Any = {"vocabulary_size": V, "hidden_size": H, "embedding_size": E}
 WIDE: Any = COMMON | {"attention_size": A}
-# By the names of their equations; a few decoders score in either way.
 DECODERS = {
     "lstm": LSTMDecoder(**COMMON),
     "additive": AttentionDecoder(scoring="additive", **WIDE),
@@ -55,7 +54,7 @@ def inputs(seed: int = 0) -> tuple[Any, Any]:
 
 @functools.cache
 def random_params(decoder: Decoder) -> Tree:
-    """Random parameters; biases are made random too, or an error in one would not show."""
+    """Return random parameters, biases included: zero biases would hide errors."""
     features, tokens = inputs()
     params = jax.jit(functools.partial(decoder.init, train=False))(
         jax.random.key(0), features, tokens

@@ -1,4 +1,4 @@
-"""What of the decoders only training sees: dropout, gradients, bfloat16."""
+"""Decoders in training: dropout, gradients, bfloat16."""
 
 import functools
 import re

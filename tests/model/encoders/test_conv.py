@@ -104,7 +104,7 @@ def test_forms_agree_under_vmap():
 
 
 def test_devices_add_up_the_gradient_of_a_kernel_that_they_share():
-    """Its gradients are written out, which must not hide from JAX that the kernel is shared."""
+    """The hand-written gradients must not hide from JAX that the kernel is shared."""
     x, w = _images(HEIGHT, WIDTH, channels=4), jax.random.normal(KEY, (3, 3, 1, 4))
     mesh = jax.make_mesh((2,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,))
     images, shared = jax.sharding.PartitionSpec("devices"), jax.sharding.PartitionSpec()

@@ -44,5 +44,6 @@ def test_a_grid_is_sixteen_times_smaller_rounded_down():
 
 @pytest.mark.parametrize("side", [1, 15])
 def test_images_too_small_are_refused_in_plain_words(side):
-    with pytest.raises(InputError, match=f"{side}×{side} pixels are too small for VGG; give at least 16 "):
+    message = f"{side}×{side} pixels are too small for VGG; give at least 16 "
+    with pytest.raises(InputError, match=message):
         _abstract(encoder_spec("vgg16").build(), side)

@@ -1,4 +1,4 @@
-"""Encoding a few images at a time gives what encoding all at once gives."""
+"""Encoding a few images at a time equals encoding them all at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Winograd's convolutions against XLA's own, in float64, where only mistakes are left."""
+"""Winograd's convolutions against XLA's own, in float64, where rounding hides no mistake."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_only_on_a_cpu(monkeypatch):
 
     def traced(on_cpu):
         monkeypatch.setattr(conv_module, "on_cpu", lambda: on_cpu)
-        # A new function each time, for JAX remembers what it has traced.
+        # A new function each time, because JAX caches traces.
         return str(jax.make_jaxpr(lambda x: layer.apply(variables, x))(x))
 
     assert "conv_general_dilated" not in traced(on_cpu=True)
