@@ -1,4 +1,4 @@
-"""Reads TensorBoard's event files by protobuf's own library, and compares them with the log."""
+"""Read TensorBoard's event files with the protobuf library, and compare them with the log."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ _EVENT = _event_class()
 
 
 def read_events(path: Path) -> list[Any]:
-    """All events of a file; checksums are not looked at."""
+    """Return all events of a file, without checking checksums."""
     content, events, at = path.read_bytes(), [], 0
     while at < len(content):
         (size,) = struct.unpack_from("<Q", content, at)
@@ -81,7 +81,7 @@ def read_events(path: Path) -> list[Any]:
 
 
 def run_events(workdir: Path) -> list[Any]:
-    """Those of a run, which has one file, but for an empty one of the session before."""
+    """Return the events of a run: one file, besides the emptied one of an earlier session."""
     (path,) = (p for p in (workdir / "tensorboard").iterdir() if p.stat().st_size)
     return read_events(path)
 
@@ -105,7 +105,7 @@ def samples(workdir: Path) -> list[tuple[str, int]]:
 
 
 def assert_shows_its_log(workdir: Path) -> None:
-    """Every figure of the log once, and the samples of every evaluation once."""
+    """Check that every metric of the log and all samples of every evaluation appear once."""
     log = read_metrics(workdir / "metrics.jsonl")
     expected = [
         (key if "/" in key else f"train/{key}", line["step"], pytest.approx(value, rel=1e-6))

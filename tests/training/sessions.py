@@ -32,7 +32,7 @@ def _me(number: int) -> None:
 
 
 def _at_step(step: int, act: Callable[[], None]) -> None:
-    """Acts when this session fetches its batch of that number, from 1."""
+    """Act when this session fetches batch `number`, counted from 1."""
     whole = experiment.training_batches
 
     def batches(*args: Any, **kwargs: Any) -> Iterator[Any]:
@@ -45,7 +45,7 @@ def _at_step(step: int, act: Callable[[], None]) -> None:
 
 
 def _at_file(number: int, workdir: str) -> None:
-    """Kills the process as it is about to touch a file of the run for the nth time."""
+    """Kill the process just before it touches a file of the run for the nth time."""
     count = itertools.count(1)
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -70,7 +70,7 @@ def _in_evaluation(act: Callable[[], None]) -> None:
 
 
 def _full_disk() -> None:
-    """From now on no file can grow beyond some kilobytes, as on a disk that is full."""
+    """Limit files to a few kilobytes from now on, like a full disk."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 
 

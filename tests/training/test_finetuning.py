@@ -79,7 +79,7 @@ def _paths(tree: Tree) -> dict[str, np.ndarray]:
 
 
 def _moved(before: Tree, after: Tree) -> set[str]:
-    """Paths of the leaves of which any bit is another."""
+    """Return the paths of the leaves in which any bit differs."""
     old, new = _paths(before), _paths(after)
     assert old.keys() == new.keys()
     assert all(old[path].dtype == new[path].dtype for path in old)
@@ -87,7 +87,7 @@ def _moved(before: Tree, after: Tree) -> set[str]:
 
 
 def _of_stages(tree: Tree, stages: tuple[str, ...]) -> set[str]:
-    """Paths of an encoder's leaves that lie in one of the stages."""
+    """Return the paths of an encoder's leaves in one of the stages."""
     return {path for path in _paths(tree) if path.split("/")[0].split("_")[0] in stages}
 
 
@@ -107,7 +107,7 @@ def _whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @functools.cache
 def _trained(encoder: EncoderConfig) -> Trained:
-    """The states after the first and after the last of a few steps, and the cost of one."""
+    """Return the states after the first and the last of a few steps, and the cost of one."""
     tx, model = create_optimizer(TRAIN, encoder, steps_per_epoch=10), _model(encoder)
 
     # Plain dictionaries: JAX keeps notes on the arguments in trees of their kind, and a
@@ -162,7 +162,7 @@ MODES = [
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)
-def test_what_learns_moves_and_what_is_frozen_keeps_every_bit(mode: Mode) -> None:
+def test_trained_parameters_move_and_frozen_ones_keep_every_bit(mode: Mode) -> None:
     before, _, after, *_ = _trained(mode.encoder)
     stages = STAGES[mode.encoder.name]
     learning = stages[len(stages) - mode.stages :]
@@ -181,7 +181,7 @@ def test_what_learns_moves_and_what_is_frozen_keeps_every_bit(mode: Mode) -> Non
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)
-def test_what_is_frozen_has_no_optimizer_state(mode: Mode) -> None:
+def test_frozen_parameters_have_no_optimizer_state(mode: Mode) -> None:
     before, _, after, *_ = _trained(mode.encoder)
     stages = STAGES[mode.encoder.name]
     encoder = _of_stages(before["params"]["encoder"], stages[len(stages) - mode.stages :])
@@ -202,7 +202,7 @@ def test_what_is_frozen_has_no_optimizer_state(mode: Mode) -> None:
 
 
 def test_a_factor_of_zero_is_not_frozen() -> None:
-    """The parameters stay, but their moments and the batch statistics follow the data."""
+    """Parameters stay, but their moments and the batch statistics follow the data."""
     before, _, after, *_ = _trained(replace(RESNET, learning_rate_factor=0.0))
     assert _moved(before["params"]["encoder"], after.params["encoder"]) == set()
     assert _moved(before["batch_stats"], after.batch_stats) == set(_paths(before["batch_stats"]))
@@ -212,7 +212,7 @@ def test_a_factor_of_zero_is_not_frozen() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)
-def test_only_what_learns_counts_in_the_clipped_norm(mode: Mode) -> None:
+def test_only_trained_parameters_count_in_the_clipped_norm(mode: Mode) -> None:
     """Adam's first moment after one step is a tenth of the clipped gradient."""
     first = _trained(mode.encoder).first
     moments = [x for path, x in _paths(first.opt_state).items() if "/mu/" in path]

@@ -1,4 +1,4 @@
-"""Features that are kept: the same losses and captions as from pixels, and never stale ones."""
+"""Cached features: the same losses and captions as from pixels, and never stale ones."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def run(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def config(run: Path, tmp_path: Path) -> Config:
-    """The configuration of that training, with a cache that is empty."""
+    """The configuration of that training, with an empty cache."""
     return changed(load_config(run / "config.json"), encoder__cache_dir=str(tmp_path / "cache"))
 
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """13 of them in the training split."""
+    """A data set with 13 training images."""
     monkeypatch.setattr(frozen_features, "CHUNK", 4)
 
 
@@ -68,7 +68,7 @@ def model_of(config: Config) -> tuple[Captioner, dict[str, Any]]:
 
 
 def extract(config: Config) -> tuple[np.ndarray, str]:
-    """The features of the training split under random weights, and what was said."""
+    """Return the features of the training split under random weights, and the output."""
     model, variables = model_of(config)
     console = Console(file=io.StringIO(), width=100)
     found = cached_features(
@@ -83,7 +83,7 @@ def extract(config: Config) -> tuple[np.ndarray, str]:
 
 
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Numbers of the images that are encoded from now on."""
+    """Collect the numbers of the images encoded from now on."""
     numbers: list[int] = []
 
     def watched(*args: Any, **kwargs: Any) -> Iterator[Any]:
@@ -123,7 +123,7 @@ def test_cached_features_are_those_of_the_encoder_and_are_computed_once(
     np.testing.assert_array_equal(again, found)
 
 
-def test_a_killed_extraction_goes_on_where_it_stopped(config, small_chunks, tmp_path, monkeypatch):
+def test_a_killed_extraction_resumes_where_it_stopped(config, small_chunks, tmp_path, monkeypatch):
     save_config(config, tmp_path / "config.json")
     program = f"""
 import sys, time
@@ -177,7 +177,7 @@ frozen_features.cached_features(
 
 
 class Records(list[dict[str, Any]]):
-    """A source whose name stays the same whatever is in it."""
+    """A source with the same name whatever it holds."""
 
     def __repr__(self) -> str:
         return "Records('shapes/1.0.0', 'train')"
@@ -258,7 +258,7 @@ def test_whatever_features_depend_on_changes_the_key(config, monkeypatch):
 
 
 def test_the_program_is_part_of_the_key(config):
-    """The same weights in a network that was changed in code: another activation, say."""
+    """The same weights in a network with, for example, another activation."""
     records = Records(list(load_source("shapes", "train", config.data.directory))[:2])
     model, variables = model_of(config)
     encoder = {name: {"encoder": tree["encoder"]} for name, tree in variables.items()}
@@ -329,7 +329,7 @@ def test_a_second_run_decodes_no_image_and_is_the_same(run, tmp_path, monkeypatc
     np.testing.assert_array_equal(losses(tmp_path / "second"), losses(run))
 
 
-def test_training_goes_on_without_its_cache_and_with_the_option_changed(
+def test_training_resumes_without_its_cache_and_with_the_option_changed(
     run, config, tmp_path, monkeypatch
 ):
     class KilledError(Exception):

@@ -1,4 +1,4 @@
-"""Trainings killed, interrupted, short of room and damaged: all end as the one left in peace."""
+"""Killed, interrupted and damaged trainings all end as the uninterrupted one does."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 
 
 class Sessions:
-    """Asks `sessions.py` for trainings."""
+    """Run trainings through `sessions.py`."""
 
     def __init__(self, directory: Path):
         self._output = directory / "output"
@@ -78,7 +78,7 @@ def sessions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sessions]:
 
 
 def assert_same_end(found: Path, expected: Path) -> None:
-    """The same parameters, statistics, scores, losses and gradients, to the last bit."""
+    """Check that parameters, statistics, scores, losses and gradients are equal bit for bit."""
     one, other = (load(each, best=False) for each in (found, expected))
     assert one.step == other.step
     for a, b in zip(jax.tree.leaves(one.variables), jax.tree.leaves(other.variables), strict=True):
@@ -117,11 +117,11 @@ def test_ten_kills_at_random_moments_change_not_a_bit(
 
 
 def kept(workdir: Path) -> set[int]:
-    """The steps that have checkpoints."""
+    """Return the steps that have checkpoints."""
     return {int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal()}
 
 
-def test_stopped_by_signals_it_goes_on_where_it_was(
+def test_training_stopped_by_signals_resumes_where_it_was(
     sessions: Sessions, tiny_run: Path, tiny_config: Config, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "run"
@@ -189,7 +189,7 @@ def damage(step: Path, kind: str) -> None:
         ("half-written", "manifest.json is missing"),
     ],
 )
-def test_damage_is_named_and_training_goes_on_from_the_step_before(
+def test_damage_is_named_and_training_resumes_from_the_step_before(
     tiny_run: Path, tiny_config: Config, tmp_path: Path, kind: str, said: str
 ) -> None:
     workdir = shutil.copytree(tiny_run, tmp_path / "run")
@@ -204,7 +204,7 @@ def test_damage_is_named_and_training_goes_on_from_the_step_before(
     assert_same_end(workdir, tiny_run)
 
 
-def test_without_any_sound_checkpoint_training_begins_anew_and_captioning_says_so(
+def test_without_any_sound_checkpoint_training_restarts_and_captioning_says_so(
     tiny_run: Path, tiny_config: Config, tmp_path: Path
 ) -> None:
     workdir = shutil.copytree(tiny_run, tmp_path / "run")
@@ -221,7 +221,7 @@ def test_without_any_sound_checkpoint_training_begins_anew_and_captioning_says_s
     assert_same_end(workdir, tiny_run)
 
 
-def test_two_trainings_in_one_directory_are_one_too_many(
+def test_a_directory_in_use_by_another_training_is_refused(
     tiny_run: Path, tiny_config: Config, tmp_path: Path
 ) -> None:
     workdir = shutil.copytree(tiny_run, tmp_path / "run")
@@ -241,7 +241,7 @@ def test_a_training_that_diverges_stops_and_can_be_replayed(
     tiny_config: Config, tmp_path: Path, save_every: int
 ) -> None:
     workdir = tmp_path / "run"
-    config = changed(tiny_config, train__learning_rate=1e12, train__save_every=save_every)
+    config = changed(tiny_config, train__learning_rate=1e3, train__save_every=save_every)
     with pytest.raises(InputError) as caught:
         train(config, workdir, console=Console(quiet=True))
     message = str(caught.value)
@@ -265,7 +265,7 @@ def test_a_training_that_diverges_stops_and_can_be_replayed(
     assert len(found.images) == tiny_config.train.batch_size
 
 
-def test_what_is_no_batch_of_a_divergence_is_refused(tmp_path: Path) -> None:
+def test_other_files_than_diverged_batches_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         replay(tmp_path / "diverged-1.npz", console=Console(quiet=True))
     np.savez(tmp_path / "diverged-1.npz", images=np.zeros(3))
@@ -288,7 +288,7 @@ def test_patience(scores: list[float], patience: int, expected: bool) -> None:
     assert stalled(scores, patience) is expected
 
 
-def test_early_stopping_ends_a_training_and_may_be_taken_back(
+def test_early_stopping_ends_a_training_and_can_be_undone(
     tiny_config: Config, tmp_path: Path
 ) -> None:
     # With a learning rate of nothing, no epoch is better than the first.

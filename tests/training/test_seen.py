@@ -1,4 +1,4 @@
-"""What is seen of a training: time waited for data, memory, speeds, lines for every terminal."""
+"""Reports of a training: time waited for data, memory, speeds, lines for every terminal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from jaxcap.training.training_text import training_text
 
 
 class Clock:
-    """Time that passes when the test says so."""
+    """A clock that the test moves."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.now = 100.0
@@ -51,7 +51,7 @@ class Clock:
         return Result()
 
 
-def test_only_time_in_which_the_device_has_nothing_to_do_is_waiting(
+def test_only_idle_time_of_the_device_is_waiting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = Clock(monkeypatch)
@@ -71,7 +71,7 @@ def test_only_time_in_which_the_device_has_nothing_to_do_is_waiting(
         assert waiting.seconds() == 0
 
 
-def test_the_end_of_a_step_is_noticed() -> None:
+def test_the_end_of_each_step_is_reported() -> None:
     ended, last_ended, began = [], threading.Event(), time.monotonic()
 
     def note(number: int) -> None:
@@ -124,7 +124,7 @@ class Device:
         return self._stats or None
 
 
-def test_memory_is_that_of_the_fullest_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_measured_on_the_fullest_device(monkeypatch: pytest.MonkeyPatch) -> None:
     gib = 2**30
     devices = [
         Device(peak_bytes_in_use=2 * gib, bytes_limit=8 * gib, bytes_in_use=1),
@@ -138,7 +138,7 @@ def test_memory_is_that_of_the_fullest_device(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
-def test_on_a_cpu_memory_is_that_of_the_process() -> None:
+def test_on_a_cpu_the_memory_of_the_process_is_measured() -> None:
     found = memory.peak_memory()
     assert set(found) == {"process_peak_gib"}
     # What the kernel says of this process's highest mark, in kB.
@@ -156,7 +156,7 @@ LINE: dict[str, int | float] = {
 }
 
 
-def test_figures_are_short_and_the_weightiest_come_first() -> None:
+def test_figures_are_short_and_the_most_important_come_first() -> None:
     shown = "loss 2.346  lr 0.00042  61.2 images/s  306 captions/s  waiting 3%  process 2.0 GiB"
     assert log.figures(LINE) == shown
     on_device = {**LINE, "device_peak_gib": 10.51, "device_limit_gib": 79.1}
@@ -191,7 +191,7 @@ def test_without_a_terminal_there_are_plain_lines(monkeypatch: pytest.MonkeyPatc
     assert console.file.getvalue() == "step 14/30  loss 2.000  left 0:01:20\n"
 
 
-def test_what_takes_long_is_told_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_work_is_reported_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     console = Console(file=io.StringIO(), width=40)
     with timed(console, "Reading captions"):
@@ -201,7 +201,7 @@ def test_what_takes_long_is_told_with_its_time(monkeypatch: pytest.MonkeyPatch) 
     assert console.file.getvalue() == "Reading captions…\nLoading [weights]…\n  2.5 s\n"
 
 
-def test_long_compilations_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_compilations_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr(compilations, "LONG", 0.0)
     salt = time.time_ns() % 2**31  # never compiled before
@@ -217,7 +217,7 @@ def test_long_compilations_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert line.endswith(" s")
 
 
-def test_captions_that_will_hurt_are_told_before_a_training_but_not_when_it_goes_on(
+def test_harmful_captions_are_reported_in_a_new_run_but_not_on_resuming(
     tmp_path: Path,
 ) -> None:
     source = [{"captions": ["a dog on the left"], "image": b"", "image_id": "x"}] * 120

@@ -84,7 +84,7 @@ def _state(tx: optax.GradientTransformation = SGD) -> TrainState:
 
 
 def _batch(images: int = IMAGES) -> Batch:
-    """Each image is a direction of its own; the captions of the data are of no use."""
+    """Give each image a feature direction of its own; the captions of the data are not read."""
     features = np.eye(IMAGES, dtype=np.float32)[:images, None]
     tokens = np.full((images, 2, 4), 7, np.int32)
     return Batch(tokens, features=features, numbers=np.arange(images, dtype=np.int32))
@@ -105,7 +105,7 @@ def _update(tx: optax.GradientTransformation = SGD) -> Any:
 
 
 def _log_p(params: Tree, features: Any, tokens: Any) -> Any:
-    """log p of each word after `<bos>`, word by word as search goes, of the words it may draw."""
+    """Return log p of each word after `<bos>`, step by step, over the words it may sample."""
     variables, features, tokens = {"params": params}, jnp.asarray(features), jnp.asarray(tokens)
     carry, context = _model().apply(variables, features, method="start")
     carry = jax.tree.map(lambda x: jnp.repeat(x, tokens.shape[1], axis=1), carry)
@@ -121,7 +121,7 @@ def _log_p(params: Tree, features: Any, tokens: Any) -> Any:
 
 
 def _gradient(samples: Samples) -> tuple[Tree, Any]:
-    """The step of gradient descent at rate 0.5, undone; times the number of words."""
+    """Return the gradient of the summed loss, recovered from an SGD step at rate 0.5."""
     after, metrics = _update()(_state(), samples, jax.random.key(0))
     scale = float(metrics.words) / 0.5
     return jax.tree.map(lambda x, y: scale * (x - y), _params(), after.params), metrics
@@ -151,7 +151,7 @@ def test_the_gradient_is_reinforce_of_the_samples() -> None:
 
 
 def test_in_expectation_it_is_the_gradient_of_the_expected_reward() -> None:
-    """All captions of up to two words, each with its probability as a weight."""
+    """All captions of up to two words, weighted by their probabilities."""
     words = [EOS, *range(4, SIZE)]
     said = [(w, PAD) if w == EOS else (w, v) for w, v in itertools.product(words, words)]
     tokens = np.array([[(BOS, *s) for s in sorted(set(said))]], np.int32)
@@ -188,7 +188,7 @@ def test_no_advantage_no_move() -> None:
         np.testing.assert_array_equal(x, y)
 
 
-def test_what_is_drawn_is_an_images_own_whatever_the_batch_and_the_devices(
+def test_samples_of_an_image_do_not_depend_on_batch_or_devices(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert jax.local_device_count() == 2
@@ -226,14 +226,14 @@ def test_samples_are_whole_captions_of_drawable_words_with_their_rewards() -> No
 
 
 def _ending(bias: float) -> TrainState:
-    """A model whose `<eos>` is as likely as this makes it."""
+    """Return a state whose `<eos>` logit has this bias."""
     decoder = dict(_params()["decoder"])
     output = dict(decoder["output"])
     output["bias"] = np.where(np.arange(SIZE) == EOS, np.float32(bias), output["bias"])
     return _state().replace(params={"decoder": {**decoder, "output": output}})
 
 
-def test_they_are_as_short_as_the_buckets_allow() -> None:
+def test_samples_are_as_short_as_the_buckets_allow() -> None:
     samples = _critic()(_ending(50), _batch())
     np.testing.assert_array_equal(samples.tokens, np.broadcast_to([BOS, EOS, PAD], (4, 4, 3)))
 
@@ -317,7 +317,7 @@ def test_options_that_contradict_each_other(options: dict[str, Any], message: st
         validate(Config(stages=(stage,)))
 
 
-def test_a_stage_leaves_behind_what_is_for_true_words() -> None:
+def test_a_self_critical_stage_drops_the_options_of_cross_entropy() -> None:
     first = TrainConfig(label_smoothing=0.1, attention_penalty=1.0, sampling="linear", sampling_k=0)
     config = Config(train=first, stages=(Stage(1), Stage(1, {"objective": "self_critical"})))
     before, after = stage_configs(validate(config))
@@ -327,7 +327,7 @@ def test_a_stage_leaves_behind_what_is_for_true_words() -> None:
 
 
 def _staged(tiny_config: Config) -> Config:
-    """The encoder does not learn, and evaluation is short: both would only take time here."""
+    """A frozen encoder and a short evaluation, to save time."""
     options = {"objective": "self_critical", "learning_rate": 1e-3, "warmup_epochs": 0.0}
     stages = (Stage(1), Stage(1, options))
     config = changed(
@@ -341,7 +341,7 @@ def _staged(tiny_config: Config) -> Config:
     return dataclasses.replace(config, stages=stages)
 
 
-def test_a_stage_of_a_run_logs_its_rewards_and_goes_on_where_it_was_killed(
+def test_a_stage_logs_its_rewards_and_resumes_where_it_was_killed(
     tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quiet = Console(quiet=True)

@@ -1,4 +1,4 @@
-"""A training that begins with another captioner: what it takes over, and what it refuses."""
+"""Training from another captioner: what it takes over, and what it refuses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jaxcap.training.setup import first_state, set_up
 QUIET = Console(quiet=True)
 
 
-def test_training_begins_with_the_parameters_and_words_of_the_other(
+def test_training_starts_from_the_parameters_and_words_of_the_other(
     tiny_run, tiny_config, tmp_path
 ):
     # Of its own the split would have fewer words: all but the most frequent would be <unk>.
@@ -33,7 +33,7 @@ def test_training_begins_with_the_parameters_and_words_of_the_other(
     assert not any(np.any(x) for x in jax.tree.leaves(state.opt_state))
 
 
-def test_the_words_of_a_begun_training_must_be_the_others(tiny_run, tiny_config, tmp_path):
+def test_a_resumed_training_must_have_the_words_of_the_other(tiny_run, tiny_config, tmp_path):
     words = load(tiny_run).vocabulary
     dataclasses.replace(words, words=words.words[:-1]).save(tmp_path / "vocabulary.json")
     with pytest.raises(InputError, match=r"is not the vocabulary of train\.start_from"):
@@ -58,7 +58,7 @@ def test_another_captioner_than_described_is_refused(
         set_up(config, tmp_path / "new", console=QUIET)
 
 
-def test_a_captioner_that_is_not_there_is_named(tiny_config, tmp_path):
+def test_a_missing_captioner_is_named(tiny_config, tmp_path):
     config = changed(tiny_config, train__start_from=str(tmp_path / "absent"))
     with pytest.raises(InputError, match="absent: no such run directory"):
         set_up(config, tmp_path / "new", console=QUIET)

@@ -1,4 +1,4 @@
-"""Event files: the format, what is in them, and that nothing is there twice."""
+"""Event files: the format, their content, and that nothing appears twice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jaxcap.training import event_files
 from jaxcap.training.tensorboard import TensorBoard, captioned, markdown
 
 
-def test_the_checksum_is_that_of_the_standard() -> None:
+def test_the_checksum_is_the_standards() -> None:
     assert crc32c(b"123456789") == 0xE3069283
     # RFC 3720, appendix B.4.
     assert crc32c(bytes(32)) == 0x8A9136AA
@@ -90,10 +90,10 @@ def line(step: int, **figures: float) -> dict[str, Any]:
     return {"step": step, "elapsed_s": float(step)} | figures
 
 
-def test_a_run_that_goes_on_keeps_its_past_and_forgets_what_was_lost(
+def test_a_resumed_run_keeps_its_past_and_drops_a_lost_session(
     tiny_run: Path, tmp_path: Path
 ) -> None:
-    """From step 12 of `tiny_run`, whose evaluation then was or was not among what happened."""
+    """Resume from step 12 of `tiny_run`, with or without its evaluation."""
     past = [x for x in read_metrics(tiny_run / "metrics.jsonl") if x["step"] <= 12]
     for scored in (True, False):
         workdir = tmp_path / str(scored)
@@ -118,7 +118,7 @@ def test_a_run_that_goes_on_keeps_its_past_and_forgets_what_was_lost(
         assert order == sorted(order)
 
 
-def test_where_it_cannot_be_written_training_goes_on_and_it_is_said_once(tmp_path: Path) -> None:
+def test_a_failure_to_write_is_reported_once(tmp_path: Path) -> None:
     said: list[str] = []
     (tmp_path / "file").write_text("")
     board = TensorBoard(tmp_path / "file" / "board", [], split="dev", report=said.append)
@@ -144,7 +144,7 @@ def png(width: int, height: int) -> bytes:
     return buffer.getvalue()
 
 
-def test_a_picture_is_the_image_with_its_texts_below() -> None:
+def test_a_picture_shows_the_image_with_its_texts_below() -> None:
     red = (255, 0, 0)
     for width, height, shown in ((80, 80, (240, 240)), (640, 320, (320, 160)), (1, 900, (1, 240))):
         picture = captioned(png(width, height), "a dog", ["a hound"], name="x")
@@ -164,5 +164,5 @@ def test_a_picture_is_the_image_with_its_texts_below() -> None:
     assert captioned(png(9, 9), "", [], name="x").size == (320, 256)
 
 
-def test_texts_are_shown_as_they_are() -> None:
+def test_markdown_is_escaped() -> None:
     assert markdown("a dog's | <b>\n*x*  é 犬") == "a dog's &#124; &#60;b&#62; &#42;x&#42; é 犬"

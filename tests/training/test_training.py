@@ -1,4 +1,4 @@
-"""A whole training of seconds: what it leaves, how it goes on, what it refuses."""
+"""A whole training in seconds: what it writes, how it resumes, what it refuses."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def lines(workdir: Path) -> list[dict[str, float]]:
     return read_metrics(workdir / "metrics.jsonl")
 
 
-def test_the_loss_falls_and_the_log_tells_every_step_once(tiny_run):
+def test_the_loss_falls_and_the_log_holds_every_step_once(tiny_run):
     log = lines(tiny_run)
     losses = {line["step"]: line["loss"] for line in log if "loss" in line}
     # Six steps an epoch, a line every four, at each end of an epoch and at the first step.
@@ -112,7 +112,7 @@ def test_a_killed_training_ends_as_if_it_had_not_been_killed(
     assert_shows_its_log(workdir)
 
 
-def test_a_finished_training_only_tells_its_result_again(tiny_run, tiny_config, tmp_path):
+def test_a_finished_training_returns_its_result_again(tiny_run, tiny_config, tmp_path):
     workdir = shutil.copytree(tiny_run, tmp_path / "run")
     summary, output = run(tiny_config, workdir)
     assert lines(workdir) == lines(tiny_run)
@@ -170,7 +170,7 @@ def test_other_folders_and_files_are_not_touched(tiny_config, tmp_path):
         ({"encoder__train_from": "stage5"}, "stages: stem, stage1, stage2, stage3, stage4"),
     ],
 )
-def test_what_cannot_be_trained_is_refused_before_a_run_is_made(
+def test_invalid_trainings_are_refused_before_a_run_is_created(
     tiny_config, tmp_path, options, message
 ):
     with pytest.raises(InputError, match=f"(?s){message}"):
@@ -197,14 +197,14 @@ def test_a_data_set_that_changed_is_noticed(tiny_run, tiny_config, tmp_path):
         run(tiny_config, workdir)
 
 
-def test_a_place_that_cannot_be_written_is_named(tiny_config, tmp_path):
+def test_an_unwritable_directory_is_named(tiny_config, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write there"):
         run(tiny_config, tmp_path / "file" / "run")
 
 
-def test_a_read_only_place_is_named(tiny_config, tmp_path, monkeypatch):
-    """To root as well, who may write to any folder that is not on a read-only disk."""
+def test_a_read_only_directory_is_named(tiny_config, tmp_path, monkeypatch):
+    """Also as root, who may write anywhere but on a read-only disk."""
 
     def mkdir(path: Path, *args: Any, **kwargs: Any) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))

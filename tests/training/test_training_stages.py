@@ -68,7 +68,7 @@ def _equal(x: Any, y: Any) -> bool:
     )
 
 
-def test_each_stage_moves_what_it_says_at_its_own_rate(staged, tiny_config):
+def test_each_stage_trains_its_parameters_at_its_own_rate(staged, tiny_config):
     run = load(staged, best=False)
     assert run.step == 18
     first = init_variables(run.model, jax.random.key(tiny_config.train.seed), image_size=32)
@@ -94,7 +94,7 @@ def test_each_stage_moves_what_it_says_at_its_own_rate(staged, tiny_config):
 def test_a_training_killed_after_a_border_ends_as_if_it_had_not_been(
     staged, tiny_config, tmp_path, monkeypatch
 ):
-    """From the checkpoint of step 6, the last of the first stage, and of step 12, within one."""
+    """From step 6, the last of the first stage, and from step 12, within a stage."""
 
     class KilledError(Exception):
         pass
@@ -120,8 +120,8 @@ def test_a_training_killed_after_a_border_ends_as_if_it_had_not_been(
     assert _equal(found.variables, expected.variables)
 
 
-def test_what_is_frozen_after_it_was_averaged_is_one_and_the_same(tiny_config, tmp_path):
-    """What the decoder learns on, what is evaluated, and what is kept."""
+def test_parameters_frozen_after_averaging_equal_their_average(tiny_config, tmp_path):
+    """In the decoder's training, in evaluation and in checkpoints."""
     config = changed(tiny_config, train__ema_decay=0.9, data__flip=False, data__crop_min_scale=1.0)
 
     def encoder_after(*stages: Stage) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def test_what_is_frozen_after_it_was_averaged_is_one_and_the_same(tiny_config, t
         assert _equal(leaves, after[module]) is not module.startswith(("stage3", "stage4")), module
 
 
-def test_a_state_with_an_average_shows_that_and_keeps_both():
+def test_a_state_with_an_average_captions_with_it_and_keeps_both():
     variables = {"params": {"x": np.float32([1.0])}, "batch_stats": {}}
     state = TrainState.create(variables, optax.sgd(0.1), average=True)
     state = dataclasses.replace(state, average={"x": jax.numpy.zeros(1)})
@@ -152,7 +152,7 @@ def test_a_state_with_an_average_shows_that_and_keeps_both():
     assert TrainState.from_parts(plain.variables, plain.training) == plain
 
 
-def test_stages_are_written_down_and_read_again(staged, tiny_config):
+def test_stages_are_saved_and_loaded(staged, tiny_config):
     config = _config(tiny_config)
     assert load_config(staged / "config.json") == config
     assert from_dict(Config, to_dict(config), where="x") == config
@@ -192,7 +192,7 @@ def test_a_stage_is_the_configuration_but_for_its_own_options(tiny_config):
         (Stage(1, train={"learning_rate": 0.0}), r"train\.learning_rate is 0\.0; it must be gre"),
     ],
 )
-def test_what_a_stage_cannot_be_is_named(stage: Stage, message: str) -> None:
+def test_invalid_stages_are_named(stage: Stage, message: str) -> None:
     with pytest.raises(InputError, match=message):
         validate(Config(stages=(stage,)))
 
@@ -214,6 +214,6 @@ def test_what_a_stage_cannot_be_is_named(stage: Stage, message: str) -> None:
         ({"train__ema_decay": 1.0}, r"train\.ema_decay is 1\.0; it must be at least 0 and less"),
     ],
 )
-def test_methods_that_cannot_be_are_named(options: dict[str, Any], message: str) -> None:
+def test_invalid_methods_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         validate(changed(Config(), **options))

@@ -1,4 +1,4 @@
-"""A batch in parts is the batch: the loss, its gradient, and what can be said of statistics."""
+"""A batch in parts equals the whole batch in loss and gradient; statistics move by the mean."""
 
 import functools
 from typing import Any
@@ -22,7 +22,7 @@ Tree = Any
 
 
 def test_parts_take_every_few_rows_and_are_summed() -> None:
-    """Σ x over all rows; and what each part is, by the order that it is seen in."""
+    """Σ x over all rows, and the rows of each part, in order."""
     x = np.arange(12.0, dtype=np.float32).reshape(6, 2)
     seen = []
 
@@ -98,7 +98,7 @@ def _assert_close(x: Tree, y: Tree, **tolerance: float) -> None:
 
 @pytest.mark.slow
 def test_four_parts_train_as_one() -> None:
-    """Normalised by the real words of all: 21 words in one part, 6 in another."""
+    """Divided by the words of the whole batch: 21 words in one part, 6 in another."""
     one, curve = _trained(1, "frozen", 3)
     four, curve_of_four = _trained(4, "frozen", 3)
     _assert_close(curve_of_four, curve, rtol=1e-5)

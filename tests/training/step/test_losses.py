@@ -68,7 +68,7 @@ def test_label_smoothing_is_the_formula(label_smoothing: float) -> None:
     np.testing.assert_allclose(loss.total, expected, rtol=1e-6)
 
 
-def test_nothing_real_costs_nothing_and_moves_nothing() -> None:
+def test_padding_costs_nothing_and_has_no_gradient() -> None:
     logits, targets, mask = _random(3, (1, 2, 3, 4))
     nothing = jnp.zeros_like(mask)
     loss = cross_entropy(logits, targets, nothing)

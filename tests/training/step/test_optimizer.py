@@ -1,4 +1,4 @@
-"""The optimizer: Adam's first step, worked by hand, tells every rule apart."""
+"""The optimizer. Adam's first step, worked by hand, distinguishes every rule."""
 
 import typing
 from dataclasses import replace
@@ -125,7 +125,7 @@ def test_weight_decay_shrinks_matrices_and_kernels_only() -> None:
 
 
 def test_gradients_are_clipped_by_the_norm_of_all() -> None:
-    """What Adam's first moment holds is 0.1 × the clipped gradient."""
+    """Adam's first moment is 0.1 × the clipped gradient."""
     train = TrainConfig(clip_norm=2.0)
     tx = create_optimizer(train, EncoderConfig(), steps_per_epoch=10)
     gradients, params = _gradients(3), _params()
@@ -160,7 +160,7 @@ def test_a_frozen_encoder_stays_bit_identical_and_costs_nothing() -> None:
         assert np.all(x != y)
 
 
-def test_stages_before_the_first_that_learns_have_no_state_and_no_updates() -> None:
+def test_stages_before_train_from_have_no_state_and_no_updates() -> None:
     part = _params()["encoder"]
     stages = ("stem", "stage1_block0", "stage1_block1", "stage2_block0", "stage3_block1")
     params = {"encoder": dict.fromkeys(stages, part), "decoder": {"stem": part}}
@@ -178,7 +178,7 @@ def test_stages_before_the_first_that_learns_have_no_state_and_no_updates() -> N
         assert all(np.all(x != 0) for x in jax.tree.leaves(tree))
 
 
-def test_a_stage_that_the_encoder_does_not_have_is_named() -> None:
+def test_an_unknown_stage_is_named() -> None:
     with pytest.raises(
         InputError,
         match=r"encoder\.train_from is 'stage5', but encoder 'resnet50' has no such stage\."
@@ -188,7 +188,7 @@ def test_a_stage_that_the_encoder_does_not_have_is_named() -> None:
 
 
 def test_modes_without_named_stages_keep_the_state_of_earlier_runs() -> None:
-    """A run begun with an earlier version goes on: Orbax compares the structure of the state."""
+    """Runs of an earlier version resume: Orbax compares the structure of the state."""
     for trainable in (True, False):
         tx = create_optimizer(TrainConfig(), EncoderConfig(trainable=trainable), steps_per_epoch=1)
         clip, parts = tx.init(_params())
@@ -196,7 +196,7 @@ def test_modes_without_named_stages_keep_the_state_of_earlier_runs() -> None:
         assert list(parts.inner_states) == ["encoder", "decoder"]
 
 
-def test_no_update_leaves_every_bit_and_any_other_is_added() -> None:
+def test_zero_updates_keep_every_bit_and_others_are_added() -> None:
     """1e-40 and 1e-45 are subnormal: a sum on a CPU gives 0, and −0 + 0 is 0 anywhere."""
     params = np.array([-0.0, 0.0, 1e-40, -1e-45, 1.5, 1.5], np.float32)
     updates = np.array([0.0, -0.0, 0.0, 0.0, 0.0, -0.25], np.float32)

@@ -52,7 +52,7 @@ def test_the_three_schedules_by_hand(
     np.testing.assert_allclose(probabilities, list(expected.values()), rtol=1e-4)
 
 
-def test_without_a_schedule_there_is_none() -> None:
+def test_without_a_schedule_there_is_no_sampling() -> None:
     assert scheduled_sampling(TrainConfig()) is None
 
 
@@ -91,7 +91,7 @@ def _read(
 
 @every_decoder
 def test_no_own_word_is_teacher_forcing_to_the_bit(name: str) -> None:
-    """Dropout included: the choices of words draw no random numbers of its."""
+    """Dropout included: choosing words uses none of its random numbers."""
     params = _params(name)
     forced = _read(name, params, train=True)
     scheduled = _read(name, params, np.zeros((B, N, T), bool), train=True, greedy=False)
@@ -100,8 +100,8 @@ def test_no_own_word_is_teacher_forcing_to_the_bit(name: str) -> None:
 
 
 @every_decoder
-def test_nothing_but_own_words_is_greedy_search(name: str) -> None:
-    """All captions of an image read what greedy search says, up to the end of its caption."""
+def test_only_own_words_is_greedy_search(name: str) -> None:
+    """All captions of an image read the words of greedy search, up to its `<eos>`."""
     decoder, variables = DECODERS[name], {"params": _params(name)}
     features, _ = _inputs()
     carry, context = decoder.apply(variables, features, train=False, method="start")
@@ -124,7 +124,7 @@ def test_nothing_but_own_words_is_greedy_search(name: str) -> None:
 
 @every_decoder
 def test_a_sampled_word_is_read_by_the_next_step(name: str) -> None:
-    """Teacher forcing on what was sampled gives the logits that it was sampled from."""
+    """Teacher forcing on the sampled words gives the logits they were sampled from."""
     params, read = _params(name), []
 
     def record(logits: Any, rng: Any) -> Any:

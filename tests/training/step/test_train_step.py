@@ -1,4 +1,4 @@
-"""One step of training: the same on one device and on two, and a function of its arguments."""
+"""One training step: equal on one device and on two, and a pure function."""
 
 import functools
 import itertools
@@ -34,7 +34,7 @@ SGD = optax.sgd(0.1)
 def _model(
     dropout: float = 0.0, axis_name: str | None = None, batch_stats: str = "trained"
 ) -> Captioner:
-    """A captioner of every kind of part, and small enough to compile in seconds."""
+    """Create a captioner with every kind of layer that compiles in seconds."""
     config = Config(
         encoder=EncoderConfig(name="resnet_small", batch_stats=batch_stats),
         decoder=DecoderConfig(name="lstm", hidden_size=8, embedding_size=6, output_dropout=dropout),
@@ -46,7 +46,7 @@ def _model(
 
 @functools.cache
 def _variables() -> Tree:
-    """On the host, so that no test can donate another's arrays."""
+    """Return variables on the host, so that no test can donate another's arrays."""
     return jax.device_get(init_variables(_model(), jax.random.key(0), image_size=SIDE))
 
 
@@ -56,7 +56,7 @@ def _state(tx: optax.GradientTransformation = SGD) -> TrainState:
 
 @functools.cache
 def _step(dropout: float = 0.0, batch_stats: str = "trained") -> Step:
-    """Donates its state, as training does: give it a fresh one."""
+    """Return a compiled step that donates its state, as training does."""
     model = _model(dropout, batch_stats=batch_stats)
     step = functools.partial(train_step, model=model, tx=SGD, objective=cross_entropy)
     return jax.jit(step, donate_argnums=0)
@@ -156,7 +156,7 @@ def test_two_devices_are_one_even_when_captions_are_uneven(batch_stats: str) -> 
 
 
 def test_two_devices_drop_different_words() -> None:
-    """Both hold the same images and captions; with equal keys they would lose the same."""
+    """Both hold the same images and captions; with equal keys they would drop the same words."""
     half = _batch(images=2)
     shared = jax.tree.map(lambda x: np.stack([x, x]), half)
     losses: list[float] = []
@@ -181,15 +181,15 @@ def test_two_devices_drop_different_words() -> None:
     assert abs(losses[0] - losses[1]) > 1e-3
 
 
-def test_the_state_is_really_donated() -> None:
+def test_the_state_is_donated() -> None:
     state = _state()
     leaves = jax.tree.leaves(state)
     _step()(state, _batch(), jax.random.key(0))
     assert all(x.is_deleted() for x in leaves)
 
 
-def test_captions_that_are_not_there_change_nothing() -> None:
-    """Neither rows of nothing but padding nor a longer bucket."""
+def test_missing_captions_change_nothing() -> None:
+    """Neither rows of padding alone nor a longer bucket."""
     batch = _batch()
     padded = batch._replace(tokens=np.pad(batch.tokens, ((0, 0), (0, 3), (0, 4))))
     found, expected = (_step()(_state(), x, jax.random.key(0)) for x in (padded, batch))
@@ -197,7 +197,7 @@ def test_captions_that_are_not_there_change_nothing() -> None:
     assert found[1].words == expected[1].words
 
 
-def test_a_batch_without_words_leaves_the_parameters_alone() -> None:
+def test_a_batch_without_words_does_not_move_parameters() -> None:
     empty = _batch(lengths=[[0, 0]] * 4)
     after, metrics = _step()(_state(), empty, jax.random.key(0))
     assert metrics == StepMetrics(0, 0, 0)
@@ -212,14 +212,14 @@ def test_the_step_is_a_function_of_state_batch_and_key() -> None:
 
 
 def test_dropout_changes_with_the_step_and_needs_no_saved_key() -> None:
-    """The key stays the same; the step's number makes the difference."""
+    """The key stays the same; only the step number differs."""
     step, batch, rng = _step(dropout=0.5), _batch(), jax.random.key(0)
     losses = [
         float(step(_state().replace(step=jnp.int32(t)), batch, rng)[1].loss) for t in (0, 1, 2, 1)
     ]
     assert len(set(losses)) == 3
     assert losses[1] == losses[3]
-    # Without dropout the number is nothing but a number.
+    # Without dropout the step number has no effect.
     plain = [
         float(_step()(_state().replace(step=jnp.int32(t)), batch, rng)[1].loss) for t in (0, 1)
     ]
@@ -264,7 +264,7 @@ class _Logits(NamedTuple):
 
 
 class _Bigrams(nn.Module):
-    """The next word from the last one alone: no image, no attention weights, no statistics."""
+    """Predicts the next word from the last one: no image, no attention, no statistics."""
 
     @nn.compact
     def __call__(self, images: Any, tokens: Any, **_: Any) -> _Logits:
