@@ -187,7 +187,9 @@ class Loop:
         except OSError as error:
             kept = f"Its batch could not be saved ({error.strerror}). "
         else:
-            command = shlex.join(["jaxcap", "replay", str(path)])
+            folder = experiment.config.data.directory
+            where = [] if folder is None else ["--data-dir", str(folder)]
+            command = shlex.join(["jaxcap", "replay", str(path), *where])
             kept = f"Its batch is saved; to replay the step:\n  {command}\n"
         saved = f"The checkpoint of step {self._saved} is kept. " if self._saved else ""
         return (
