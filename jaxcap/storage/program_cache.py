@@ -103,7 +103,7 @@ def kept(
         leaves, tree = jax.tree.flatten(arguments)
         shapes = tuple((x.shape, x.dtype.name) for x in leaves)
         if (tree, shapes) not in programs:
-            key = key_of("program", identity, jax.default_backend(), str(tree), shapes)
+            key = key_of("serialized program", identity, jax.default_backend(), str(tree), shapes)
             programs[tree, shapes] = _program(function, store, key, arguments, result)
         return programs[tree, shapes](*arguments)
 
