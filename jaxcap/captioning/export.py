@@ -49,7 +49,7 @@ def export_program(
     platforms: Sequence[str] = PLATFORMS,
     attention: bool = False,
 ) -> jax.export.Exported:
-    """Traces a run's encoder and search, as `captioner.config` has them.
+    """Export encoder and search as configured in `captioner.config`.
 
     Each platform gets its own formulation of the convolutions, as in this library. On a CPU
     images are encoded one after the other, since the size of the batch is not known.
@@ -109,7 +109,7 @@ def write_program(
     platforms: Sequence[str] = PLATFORMS,
     attention: bool = False,
 ) -> None:
-    """Writes `export_program` to a file, and its description beside it, see `description_path`.
+    """Write the exported program to a file, and its description beside it, see `description_path`.
 
     Each file is replaced whole, and if one cannot be written, neither is.
 
@@ -166,12 +166,12 @@ def write_program(
 
 
 def description_path(path: Path) -> Path:
-    """The JSON file beside a program: `captioner.json` for `captioner.stablehlo`."""
+    """Return the JSON file beside a program: `captioner.json` for `captioner.stablehlo`."""
     return path.with_suffix(".json")
 
 
 def _texts(vocabulary: Vocabulary) -> list[str]:
-    """What each id adds to the text of a caption, whose first space is then dropped."""
+    """Return the text that each id adds to a caption; the caption's first space is dropped."""
     shown = {
         "words": lambda word: f" {word}",
         "characters": lambda character: character,

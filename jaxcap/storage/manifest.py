@@ -1,7 +1,7 @@
-"""Checksums of all files below a directory, kept in one more: damage is then found and named.
+"""A manifest with checksums of all files in a directory, so that damage is detected and named.
 
-CRC-32 finds any burst of up to 32 flipped bits, and any other damage but for one in four billion.
-It is against accidents: whoever can write the files can write the checksums.
+CRC-32 detects any burst of up to 32 flipped bits, and other damage with a probability of all but
+one in four billion. It protects against accidents, not against someone who can write the files.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _BLOCK = 1 << 20
 
 
 def write_manifest(directory: Path, content: dict[str, Any]) -> None:
-    """Leaves `manifest.json`: sizes and checksums of all files, `content`, and a checksum of both.
+    """Write `manifest.json`: sizes and checksums of all files, `content`, and a checksum of both.
 
     Raises:
       OSError: a file cannot be read, or there is no room.
@@ -33,12 +33,12 @@ def write_manifest(directory: Path, content: dict[str, Any]) -> None:
 
 
 def change_content(directory: Path, content: dict[str, Any]) -> None:
-    """Replaces the content of a manifest, and leaves the checksums of the files as they are."""
+    """Replace the content of a manifest and keep the checksums of the files."""
     _write(directory, {"files": _read(directory)["files"], "content": content})
 
 
 def read_content(directory: Path) -> dict[str, Any] | None:
-    """The content of the manifest, or None: it is not there, or damaged."""
+    """Return the content of the manifest, or None if it is missing or damaged."""
     try:
         content: dict[str, Any] = _read(directory)["content"]
     except (OSError, ValueError):
@@ -47,10 +47,10 @@ def read_content(directory: Path) -> dict[str, Any] | None:
 
 
 def damage(directory: Path, parts: Sequence[str] | None = None) -> str | None:
-    """What is wrong with a directory that has a manifest, or None.
+    """Return what is wrong with a directory that has a manifest, or None.
 
     Args:
-      parts: of the subdirectories look at these only.
+      parts: the subdirectories to check; by default all.
     """
     try:
         files = _read(directory)["files"]
@@ -77,7 +77,7 @@ def damage(directory: Path, parts: Sequence[str] | None = None) -> str | None:
 
 
 def checksum(path: Path) -> int:
-    """CRC-32 of a file, read a block at a time."""
+    """Return the CRC-32 of a file, reading it in blocks."""
     crc = 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK):

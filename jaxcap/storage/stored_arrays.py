@@ -1,4 +1,4 @@
-"""Trees of arrays in a directory, written and read by Orbax."""
+"""Pytrees of arrays in a directory, written and read by Orbax."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from orbax.checkpoint import v1 as ocp
 
 
 class UnreadableError(Exception):
-    """What lies in the directory cannot be read."""
+    """The directory cannot be read."""
 
 
 class MismatchError(Exception):
-    """The directory holds arrays of other names or shapes; the message lists a few.
+    """The directory has arrays of other names or shapes; the message lists a few.
 
     Attributes:
       part: the tree that differs.
@@ -31,7 +31,7 @@ class MismatchError(Exception):
 
 
 def begin_saving(directory: Path, trees: dict[str, Any]) -> Any:
-    """Begins to write each tree below its name; the arrays may be donated at once.
+    """Start writing each tree under its name; the arrays may be donated at once.
 
     Returns:
       Orbax's response, whose `result()` waits until all is written, or raises what went wrong.
@@ -41,7 +41,7 @@ def begin_saving(directory: Path, trees: dict[str, Any]) -> Any:
 
 
 def load_arrays(directory: Path, like: dict[str, Any]) -> dict[str, Any]:
-    """The trees that `like` names.
+    """Load the trees named in `like`.
 
     Args:
       like: trees of the same shapes, types and shardings (this process's first device,
@@ -70,7 +70,7 @@ def load_arrays(directory: Path, like: dict[str, Any]) -> dict[str, Any]:
 
 
 def _compare(directory: Path, part: str, like: Any) -> None:
-    """Compares shapes before loading: Orbax's own complaint would fill a screen."""
+    """Compare shapes before loading: Orbax's own error would fill a screen."""
     try:
         with quiet_orbax():
             found = _shapes(ocp.checkpointables_metadata(directory).metadata[part])
@@ -97,7 +97,7 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 
 def reason(error: Exception) -> str:
-    """The first line of an error, and no more than fits on one."""
+    """Return the first line of an error, truncated to 200 characters."""
     text = (str(error).splitlines() or [""])[0]
     return f"{type(error).__name__}: {text}"[:200]
 
@@ -108,9 +108,9 @@ _quiet_users: list[int] = []
 
 @contextlib.contextmanager
 def quiet_orbax() -> Iterator[None]:
-    """Keeps Orbax's complaints, pages long, from the terminal: an `InputError` says it shorter.
+    """Suppress Orbax's pages of error logs; an `InputError` replaces them.
 
-    Several threads may be in here at a time.
+    Several threads may use this at once.
     """
     logger = logging.getLogger("absl")
     with _quiet:
@@ -120,7 +120,7 @@ def quiet_orbax() -> Iterator[None]:
         yield
     finally:
         with _quiet:
-            # The first to come has found the level that the last to go leaves.
+            # The first to enter saved the level that the last to leave restores.
             level = _quiet_users.pop(-1 if len(_quiet_users) > 1 else 0)
             if not _quiet_users:
                 logger.setLevel(level)
