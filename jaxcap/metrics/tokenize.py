@@ -18,7 +18,7 @@ from __future__ import annotations
 import functools
 import re
 
-from jaxcap.metrics.treebank import as_written, rules
+from jaxcap.metrics.treebank import as_written, needs, rules
 
 # coco-caption also lists -LRB- and other brackets, but lower-cases tokens first. So brackets remain
 # as words such as -lrb-, and here too.
@@ -74,23 +74,55 @@ def _normalise(token: str) -> str:
     return token.translate(_CHARACTERS)
 
 
-def _scan(text: str, position: int) -> tuple[list[str], int]:
-    """Return the tokens of the longest match at `position`, and the position after it."""
-    matches = [match for rule in rules() if (match := rule.match(text, position))]
-    if not matches:
-        return [], position + 1
-    best = max(matches, key=re.Match.end)  # the first of equals
-    token = best[1] if best.re in as_written() else _normalise(best[1])
-    # Metrics split tokens at spaces, which occur in mark-up and telephone numbers.
-    return [] if token in _DROPPED else token.lower().split(), best.end(1)
+class Scanner:
+    """Scans a text for the tokens of CoreNLP, in time linear in its length.
+
+    Attributes:
+      text: the text, in Java's characters.
+      steps: the number of characters read ahead to exclude rules, see `treebank.needs`.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.steps = 0
+        # Pattern of a need to its next match: the start, and whether it has a group.
+        self._next: dict[re.Pattern[str], tuple[int, bool]] = {}
+
+    def scan(self, position: int) -> tuple[list[str], int]:
+        """Return the tokens of the longest match at `position`, and the position after it."""
+        needed = needs()
+        matches = [
+            match
+            for rule in rules()
+            if (rule not in needed or self._is_ahead(needed[rule], position))
+            and (match := rule.match(self.text, position))
+        ]
+        if not matches:
+            return [], position + 1
+        best = max(matches, key=re.Match.end)  # the first of equals
+        token = best[1] if best.re in as_written() else _normalise(best[1])
+        # Metrics split tokens at spaces, which occur in mark-up and telephone numbers.
+        return [] if token in _DROPPED else token.lower().split(), best.end(1)
+
+    def _is_ahead(self, need: re.Pattern[str], position: int) -> bool:
+        start, found = self._next.get(need, (-1, False))
+        if start < position:
+            match = need.search(self.text, position)
+            start, found = (
+                (match.start(), match[1] is not None) if match else (len(self.text), False)
+            )
+            self._next[need] = start, found
+            self.steps += start - position
+        return found
 
 
 @functools.lru_cache(maxsize=1 << 16)
 def _scan_all(text: str) -> tuple[str, ...]:
+    scanner = Scanner(text)
     found: list[str] = []
     position = 0
     while position < len(text):
-        tokens, position = _scan(text, position)
+        tokens, position = scanner.scan(position)
         found += tokens
     return tuple(found)
 
@@ -127,6 +159,7 @@ def tokenize(caption: str) -> list[str]:
       The tokens; empty if the caption is empty or only punctuation.
     """
     text = _as_java(caption)
+    scanner = Scanner(text)
     found: list[str] = []
     position = 0
     while position < len(text):
@@ -134,6 +167,6 @@ def tokenize(caption: str) -> list[str]:
             found += _scan_all(plain[1])
             position = plain.end()
         else:
-            tokens, position = _scan(text, position)
+            tokens, position = scanner.scan(position)
             found += tokens
     return found if text.isascii() else [_joined(token) for token in found]

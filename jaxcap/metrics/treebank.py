@@ -81,7 +81,7 @@ _FACE = r"\^x=~<>'"
 
 _NAME = r"[A-Za-z][A-Za-z0-9:._-]*"
 _ATTRIBUTE = rf"""{_NAME}(?:[ ]*=[ ]*(?:'[^'\r\n]*'|"[^"\r\n]*"))?"""
-_MARKUP = rf"<(?:[!?][A-Za-z-][^>\r\n]*|/{_NAME}[ ]*|{_NAME}(?:[ ]+{_ATTRIBUTE})*[ ]*/?[ ]*)>"
+_MARKUP = rf"<(?:[!?][A-Za-z-][^>\r\n]*|/{_NAME}[ ]*|{_NAME}(?:[ ]+{_ATTRIBUTE})*[ ]*+(?:/[ ]*+)?)>"
 
 # Characters that internet addresses do not contain, for use in "[^…]".
 _NOT_IN_URL = r' \t\n\f\r"<>|()'
@@ -89,9 +89,19 @@ _NOT_IN_HOST = rf"{_NOT_IN_URL}.!?{{}},"
 _NOT_IN_MAIL = rf"{_NOT_IN_URL}{{}}\u00a0"
 _PATH = rf"/[^{_NOT_IN_URL}]+[^{_NOT_IN_HOST}-]"
 
+_NOT_IN_BARE_HOST = rf"{_NOT_IN_URL}!?{{}},0-9A-Z`'$/:;=@\[\\\]^_-"
+_WWW_HOST = rf"(?i:www)\.(?:[^{_NOT_IN_HOST}]+\.)+[A-Za-z]{{2,4}}"
+_BARE_HOST = rf"(?:[^.{_NOT_IN_BARE_HOST}]+\.)+(?i:com|net|org|edu)"
+_MAIL = rf"{_NOT_IN_URL}{{}}\u00a0"
+_PATH = rf"/[^{_NOT_IN_URL}]+[^{_NOT_IN_HOST}-]"
+
+_NOT_IN_BARE_HOST = rf"{_NOT_IN_URL}!?{{}},0-9A-Z`'$/:;=@\[\\\]^_-"
 _HOST = (
     rf"(?:(?i:www)\.(?:[^{_NOT_IN_HOST}]+\.)+[A-Za-z]{{2,4}}"
-    rf"|(?:[^{_NOT_IN_HOST}0-9A-Z`'$/:;=@\[\\\]^_-]+\.)+(?i:com|net|org|edu))"
+    rf"|(?:[^.{_NOT_IN_BARE_HOST}]+\.)+(?i:com|net|org|edu))"
+)
+_MAIL = (
+    rf"((?:<|&lt;)?[A-Za-z0-9][^{_NOT_IN_MAIL}]*@(?:[^{_NOT_IN_MAIL}.]+\.)*[^{_NOT_IN_MAIL}.]+>?)"
 )
 
 _AS_WRITTEN = (
@@ -99,9 +109,11 @@ _AS_WRITTEN = (
     rf"([{LETTER}{DIGIT}{MARK}{_SOFT}]+(?:\.[{LETTER}{DIGIT}{MARK}{_SOFT}]+)*\.{_any(_FILES)})"
     rf"(?:[{_SPACE}.?!,]|$)",
     rf"((?i:https?)://[^{_NOT_IN_URL}{{}}]+[^{_NOT_IN_HOST}-])",
-    rf"({_HOST})",
-    rf"({_HOST}{_PATH})",
-    rf"((?:<|&lt;)?[A-Za-z0-9][^{_NOT_IN_MAIL}]*@(?:[^{_NOT_IN_MAIL}.]+\.)*[^{_NOT_IN_MAIL}.]+>?)",
+    rf"({_WWW_HOST})",
+    rf"({_WWW_HOST}{_PATH})",
+    rf"({_BARE_HOST})",
+    rf"({_BARE_HOST}{_PATH})",
+    _MAIL,
     r"(@[A-Za-z_][A-Za-z_0-9]*)",
     rf"(#[{LETTER}{MARK}{_SOFT}]+)",
     rf"({_MARKUP})",
@@ -201,3 +213,34 @@ def rules() -> tuple[re.Pattern[str], ...]:
 def as_written() -> frozenset[re.Pattern[str]]:
     """Return the rules whose tokens (addresses, mark-up, file names) are not normalised."""
     return frozenset(rule for rule in rules() if rule.pattern in _AS_WRITTEN)
+
+
+# Some rules read a long run before they need something, and would read it again from each of its
+# characters. Each entry holds such rules and a pattern. Its group is what the rules need; its other
+# alternatives are what they cannot pass on the way.
+_NEEDS = (
+    ((f"({_MARKUP})",), r"(>)"),
+    ((_MAIL,), rf"(@[^{_NOT_IN_MAIL}.])|[{_NOT_IN_URL.replace('<', '')}{{}}\u00a0]"),
+    (
+        (rf"({_LONG})", rf"({_LONG}\.)[,;:]"),
+        rf"(-[A-Za-z0-9{_SOFT}])|[^A-Za-z0-9.,{_SOFT}]",
+    ),
+    (
+        (rf"({_WWW_HOST})", rf"({_WWW_HOST}{_PATH})"),
+        rf"(\.[A-Za-z]{{2}})|[{_NOT_IN_URL}!?{{}},]|\.\.",
+    ),
+    (
+        (rf"({_BARE_HOST})", rf"({_BARE_HOST}{_PATH})"),
+        rf"(\.(?i:com|net|org|edu))|[{_NOT_IN_BARE_HOST}]|\.\.",
+    ),
+)
+
+
+@functools.cache
+def needs() -> dict[re.Pattern[str], re.Pattern[str]]:
+    """Return the patterns of what some rules need to find ahead.
+
+    A rule cannot match at a position if the next match of its pattern has no group.
+    """
+    found = {pattern: need for patterns, need in _NEEDS for pattern in patterns}
+    return {rule: re.compile(found[rule.pattern]) for rule in rules() if rule.pattern in found}

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import random
 import string
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jaxcap.metrics import tokenize
-from jaxcap.metrics.tokenize import tokenize_by_rules
+from jaxcap.metrics.tokenize import Scanner, tokenize_by_rules
 
 STRINGS = Path(__file__).with_name("tokens.json")
 HARD: dict[str, dict[str, str]] = json.loads(STRINGS.read_text(encoding="utf-8"))
@@ -216,6 +215,24 @@ def test_captions_with_mistakes_in_them() -> None:
 def test_cached_words_have_the_tokens_of_the_rules() -> None:
     texts = [text for strings in HARD.values() for text in strings]
     assert [tokenize(text) for text in texts] == [tokenize_by_rules(text) for text in texts]
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["🐶", "a,", "x&", "½", "~", "a'", "<!a", "<a", "www.🐶", "🐶.", "a@."],
+)
+@pytest.mark.parametrize("end", ["", "@b", "-b", ".com"])
+def test_hostile_text_takes_linear_time(unit: str, end: str) -> None:
+    """Counts the characters read ahead, which used to grow with the square."""
+    for text in (
+        unit * 300 + end,
+        "<a" + " " * 300 + end,
+        "b " + unit * 150 + end + unit * 150,
+    ):
+        scanner, position = Scanner(text), 0
+        while position < len(text):
+            _, position = scanner.scan(position)
+        assert scanner.steps <= 5 * len(text)  # each of five patterns passes once
 
 
 if __name__ == "__main__":
