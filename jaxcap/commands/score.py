@@ -288,9 +288,7 @@ def _add_baselines(
         }
         result.protocol["people"] = {"images": found.images, "references": fewer}
     else:
-        result.warnings.append(
-            "people cannot be scored: every image has only one reference"
-        )
+        result.warnings.append("people cannot be scored: every image has only one reference")
     for metric in ("CIDEr-D", "BLEU-4"):
         best = best_constant(targets, metric)
         result.baselines[f"best constant for {metric}"] = best.scores
