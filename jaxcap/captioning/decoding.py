@@ -84,8 +84,8 @@ def encode(model: Captioner, variables: Any, images: ImageInput) -> Float[Array,
         raise TypeError("ImageInput: give exactly one of pixels and features.")
     if images.features is not None:
         return jnp.asarray(images.features)
-    features: Float[Array, "B P D"] = model.apply(variables, images.pixels, method="encode")
-    return features
+    features: Any = model.apply(variables, images.pixels, method="encode")
+    return jnp.asarray(features)
 
 
 def start_search(

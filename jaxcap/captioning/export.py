@@ -1,9 +1,9 @@
-"""A captioner as one StableHLO program that runs wherever JAX does, without this library.
+"""Export a captioner as one program that runs wherever JAX does, without this library.
 
 Encoder and search are traced once, for any number of images, with the parameters inside:
-`images uint8 [B, S, S, 3] -> tokens [B, N, T], log p`. The program is a portable artifact of
-StableHLO (https://openxla.org/stablehlo/compatibility); a JSON file beside it says what goes in,
-what comes out, and how ids become text. `docs/export.md` shows how to run it.
+`images uint8 [B, S, S, 3] -> tokens [B, N, T], log p`. The file is what `jax.export` serialises:
+a portable StableHLO artifact (https://openxla.org/stablehlo/compatibility). A JSON file beside it
+describes inputs and outputs, and holds the vocabulary. `docs/export.md` shows how to run it.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from jaxcap.storage.trained import TrainedCaptioner
 from jaxcap.text.vocabulary import BOS, EOS, PAD, Vocabulary
 
 SUFFIX = ".stablehlo"
-FORMAT = 1
-"""Version of what the JSON file holds."""
+FORMAT = 2
+"""Version of the JSON file."""
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 """Where a program can run, as JAX calls them."""
@@ -127,7 +127,7 @@ def write_program(
             "jaxcap.load reads, or train with pieces without byte fallback."
         )
     exported = export_program(captioner, dtype=dtype, platforms=platforms, attention=attention)
-    content, size = exported.mlir_module_serialized, captioner.config.data.image_size
+    content, size = bytes(exported.serialize()), captioner.config.data.image_size
     about = {
         "format": FORMAT,
         "program": path.name,
@@ -144,8 +144,6 @@ def write_program(
             for name, aval in zip(_OUTPUTS, exported.out_avals, strict=False)
         ],
         "platforms": list(exported.platforms),
-        # What jax.export.Exported must be told of the code, see docs/export.md.
-        "fields": {"calling_convention_version": exported.calling_convention_version},
         "search": dataclasses.asdict(captioner.config.search),
         "origin": {
             "run": captioner.directory.name,
