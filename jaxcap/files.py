@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -43,14 +44,25 @@ def locked(file: int | IO[Any], waiting: Callable[[], None] | None = None) -> bo
     return True
 
 
+_NAME_BYTES = 100
+"""How much of a file's name its temporary file repeats; file systems allow 143 to 255 bytes."""
+
+
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary file to write, which replaces `path` if the `with` block succeeds.
+def replacing(path: Path, *, folder: Path | None = None) -> Iterator[Path]:
+    """Yield a new, empty file to write, which replaces `path` if the `with` block succeeds.
 
     Readers of `path` find the old file or the new one, never a part. After an error `path` is
-    unchanged, and the temporary file is deleted.
+    unchanged, and the temporary file is deleted. Its name is random and it is created exclusively:
+    other processes and containers never share it, and no link is followed.
+
+    Args:
+      folder: where to create the temporary file, on the same file system as `path`; by default the
+        folder of `path`.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    name = os.fsencode(path.name)[:_NAME_BYTES].decode(errors="ignore")
+    beside = (folder or path.parent) / f".{name}.{secrets.token_hex(8)}.part"
+    os.close(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     try:
         yield beside
         os.replace(beside, path)

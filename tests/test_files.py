@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
 
-from jaxcap.files import locked, write_text
+from jaxcap.files import locked, replacing, write_text
 
 
 def test_a_file_is_replaced_without_leftovers(tmp_path: Path) -> None:
@@ -31,6 +32,51 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
         write_text(path, "new text")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_writers_with_one_process_id_do_not_share_a_temporary_file(tmp_path: Path) -> None:
+    """As in two containers; `replacing` twice in one process has one process id."""
+    path = tmp_path / "a"
+    with replacing(path) as first, replacing(path) as second:
+        assert first != second
+        first.write_text("first")
+        second.write_text("second")
+    assert path.read_text() == "first"  # left last
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_planted_link_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, victim = tmp_path / "a", tmp_path / "victim"
+    victim.write_text("mine")
+    monkeypatch.setattr("secrets.token_hex", lambda count: "guessed")
+    with replacing(path) as beside:
+        name = beside.name
+    (tmp_path / name).symlink_to(victim)
+    with pytest.raises(FileExistsError):
+        write_text(path, "new")
+    assert victim.read_text() == "mine"
+    assert (tmp_path / name).is_symlink()
+
+
+@pytest.mark.parametrize("letter", ["a", "é", "語", os.fsdecode(b"\xff")])
+def test_the_longest_file_names_work(tmp_path: Path, letter: str) -> None:
+    path = tmp_path / (letter * (255 // len(os.fsencode(letter))))
+    path.write_text("old")
+    write_text(path, "new")
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_a_new_file_has_the_mode_that_open_gives(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        (tmp_path / "opened").write_text("")
+        write_text(tmp_path / "replaced", "")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "replaced").stat().st_mode == (tmp_path / "opened").stat().st_mode
 
 
 def test_a_lock_holds_until_the_file_is_closed(tmp_path: Path) -> None:

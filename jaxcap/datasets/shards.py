@@ -13,7 +13,6 @@ import hashlib
 import json
 import math
 import os
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
 from jaxcap.errors import InputError
-from jaxcap.files import write_text
+from jaxcap.files import replacing, write_text
 
 RECORDS_PER_SHARD = 512
 MOST_SHARDS = 256
@@ -159,20 +158,17 @@ class Workplace:
 
         path = self._path(shard)
         # Where locks do not work, another process may write the same shard, with the same bytes.
-        part = self.root / "parts" / f"{path.name}.{os.getpid()}-{threading.get_ident()}"
         try:
-            count, num_bytes = _write(part, records())
-            finished = Finished(
-                count, num_bytes, part.stat().st_size, _checksum(part), tuple(unreadable)
-            )
-            os.replace(part, path)
+            with replacing(path, folder=self.root / "parts") as part:
+                count, num_bytes = _write(part, records())
+                finished = Finished(
+                    count, num_bytes, part.stat().st_size, _checksum(part), tuple(unreadable)
+                )
             write_text(self._note(shard), json.dumps(dataclasses.asdict(finished)))
         except (OSError, _WritingError) as error:
             raise InputError(
                 f"cannot write {path}: {error}; free some space there, or choose another --data-dir"
             ) from error
-        finally:
-            part.unlink(missing_ok=True)
         return finished
 
     def _path(self, shard: Shard) -> Path:
@@ -208,7 +204,6 @@ class _WritingError(Exception):
 
 def _write(path: Path, records: Iterable[bytes]) -> tuple[int, int]:
     """Write and sync a file; return the number of records and their total size."""
-    path.touch()  # array_record does not report a missing folder
     writer = ArrayRecordWriter(str(path), _WRITER_OPTIONS)
     count = num_bytes = 0
     try:

@@ -73,8 +73,6 @@ def write_safetensors_file(
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     try:
         with replacing(path) as beside:
-            # Create the file here: the library explains a failure to do so less well.
-            beside.touch()
             mode = beside.stat().st_mode
             safetensors.numpy.save_file(contiguous, beside, metadata)
             beside.chmod(mode)  # the library makes it readable only by its owner
