@@ -22,7 +22,7 @@ from jaxcap.commands import caption, data, export, prepare, replay, score, weigh
 from jaxcap.commands import evaluate as evaluate_command
 from jaxcap.commands import train as train_command
 from jaxcap.errors import InputError
-from jaxcap.files import cache_dir
+from jaxcap.files import cache_dir, is_private
 
 _COMMANDS: dict[str, tuple[type, Callable[[Any, Console], int]]] = {
     "prepare": (prepare.PrepareArguments, prepare.run),
@@ -113,7 +113,8 @@ def configure_jax() -> None:
     import jax
 
     cache = cache_dir("xla")
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and cache is not None:
+    is_ours = cache is not None and (not cache.exists() or is_private(cache))
+    if is_ours and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -91,3 +92,17 @@ def cache_dir(name: str) -> Path | None:
     except RuntimeError:
         return None
     return root / "jaxcap" / name
+
+
+def is_private(path: Path) -> bool:
+    """Return whether a file or folder belongs to this user, and not everybody may write to it.
+
+    True where files have no owners (Windows).
+
+    Raises:
+      OSError: `path` does not exist or cannot be examined.
+    """
+    if not hasattr(os, "getuid"):
+        return True
+    status = path.stat()
+    return status.st_uid == os.getuid() and not status.st_mode & stat.S_IWOTH

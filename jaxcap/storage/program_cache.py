@@ -6,7 +6,8 @@ stores the lowered program, serialized by `jax.export`. Its key covers all that 
 on: the code of this library, the versions of JAX and Flax, JAX's options, the caller's description
 of the function, and the shapes of the arguments. Weights are arguments and are not stored.
 
-A store that cannot be read or written, or is damaged, costs only time.
+A store that cannot be read or written, is damaged, or belongs to another user, costs only time:
+programs are code, so others' are not run.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import flax
 import jax
 import jax.export
 
-from jaxcap.files import replacing
+from jaxcap.files import is_private, replacing
 
 _TRACED = ("captioning/decoding.py", "model", "search")
 """The code from which a captioner's program is traced."""
@@ -47,6 +48,8 @@ class Store:
         """Return the entry, or None if it is missing or damaged."""
         path = self.directory / key
         try:
+            if not (is_private(self.directory) and is_private(path)):
+                return None
             digest, content = path.read_bytes().split(b"\n", 1)
             os.utime(path)
         except (OSError, ValueError):
@@ -57,6 +60,8 @@ class Store:
         """Store an entry, if space and permissions allow."""
         with contextlib.suppress(OSError):
             self.directory.mkdir(parents=True, exist_ok=True)
+            if not is_private(self.directory):
+                return
             with replacing(self.directory / key) as beside:
                 beside.write_bytes(_digest(content) + b"\n" + content)
             entries = sorted(self.directory.iterdir(), key=lambda path: path.stat().st_mtime)

@@ -87,6 +87,23 @@ def test_what_is_damaged_is_made_anew(tmp_path, damage):
     assert entry.read_bytes() == whole
 
 
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="files have no owners here")
+def test_programs_of_other_users_are_not_run(tmp_path, monkeypatch):
+    store = Store(tmp_path / "store")
+    call(store)
+    assert call(store)[0] == 0
+    monkeypatch.setattr(os, "getuid", lambda: os.stat(tmp_path).st_uid + 1)
+    assert call(store)[0] == 1
+    monkeypatch.undo()
+    assert call(store)[0] == 0
+    (tmp_path / "store").chmod(0o777)
+    assert call(store)[0] == 1
+    (tmp_path / "store").chmod(0o755)
+    (entry,) = (tmp_path / "store").iterdir()
+    entry.chmod(0o666)
+    assert store.get(entry.name) is None
+
+
 def test_a_place_that_cannot_be_written_costs_time_alone(tmp_path):
     (tmp_path / "file").write_text("")
     for _ in range(2):
