@@ -146,7 +146,7 @@ def pictures_of(ids: list[dict[str, str]], directory: Path) -> list[Path | None]
     """
     if not directory.is_dir():
         raise InputError(
-            f"--images {directory}: expected the folder of the images; found no such folder."
+            f"--images {directory}: expected the image folder; there is no such folder."
         )
     paths = images_below(directory)
     if not paths:

@@ -178,7 +178,7 @@ class LoadedModel:
         """Return one captioner with the mean parameters of the members.
 
         It is as fast as one member. "Model soups" (Wortsman et al. 2022,
-        https://arxiv.org/abs/2203.05482): the mean of trainings that started from the same
+        https://arxiv.org/abs/2203.05482): the mean of runs that started from the same
         captioner is often better than each of them. The first one's search options apply.
 
         Raises:
@@ -192,14 +192,14 @@ class LoadedModel:
             if jax.tree.map(np.shape, other.variables) != like:
                 raise InputError(
                     f"{other.directory} and {first.directory} have parameters of different "
-                    "shapes. Give trainings with the same configuration and train.start_from."
+                    "shapes. Give runs with the same configuration and train.start_from."
                 )
             cosine = _decoder_cosine(first.variables, other.variables)
             if cosine < _MIN_COSINE:
                 raise InputError(
                     f"{other.directory} and {first.directory} did not start from the same "
                     f"captioner: the cosine between their decoders' parameters is {cosine:.2f}, "
-                    f"expected at least {_MIN_COSINE}. Give trainings with the same "
+                    f"expected at least {_MIN_COSINE}. Give runs with the same "
                     "train.start_from, or use them as an ensemble."
                 )
 
@@ -215,7 +215,7 @@ class LoadedModel:
 
     @cached_property
     def decode(self) -> Decode:
-        """The jitted search over batches of images, see `decoding.Decode`."""
+        """The jitted search over batches of images; see `decoding.Decode`."""
         models = [member.model for member in self.members]
         decode = create_decode(models, self.config.search, self.vocabulary)
         if self.store is None:

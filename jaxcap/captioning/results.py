@@ -18,9 +18,9 @@ class Word:
 
     Attributes:
       text: the word as written in the vocabulary.
-      probability: p of the word given the words before it.
+      probability: p(word | the words before it).
       attention: the attention while the word was chosen, `[rows, columns]` over the whole image.
-        It sums to 1, or to less where the decoder `adaptive` relied on its sentinel. None if the
+        It sums to 1, or to less if the `adaptive` decoder relied on its sentinel. None if the
         decoder has no attention or it was not requested.
     """
 

@@ -47,7 +47,7 @@ def run(arguments: WeightsArguments, console: Console) -> int:
     print(_summary(file))
     best, *_ = identify(file)
     if not best.is_exact:
-        console.print(f"{path}: fits no encoder of jaxcap.", soft_wrap=True)
+        console.print(f"{path}: does not fit any jaxcap encoder.", soft_wrap=True)
         if best.likeness > 0:
             console.print(f"The nearest is '{best.encoder}', but:{misfit(best)}", soft_wrap=True)
         return 1

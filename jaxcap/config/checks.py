@@ -1,4 +1,4 @@
-"""Check options, alone and together, and resolve the stages of a training."""
+"""Check options, alone and together, and resolve the stages of a training run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def validate(config: Config) -> Config:
     where they are used.
 
     Raises:
-      InputError: with the option, its value and what is expected.
+      InputError: names the option, its value, and what was expected.
     """
     config = from_dict(Config, dataclasses.asdict(config), where="config")
     _check_fields(config)
@@ -203,8 +203,8 @@ def _check_search(search: SearchConfig) -> None:
     if search.method == "diverse" and search.beam_size % search.groups:
         raise InputError(
             f"search.groups is {search.groups}, which does not divide the search.beam_size of "
-            f"{search.beam_size}; give a multiple of {search.groups} beams, or another number of "
-            "groups."
+            f"{search.beam_size}; give a multiple of {search.groups} as the beam "
+            "size, or another number of groups."
         )
     if search.required_words and search.method != "beam":
         raise InputError(

@@ -362,4 +362,4 @@ class Config:
     search: SearchConfig = field(default_factory=SearchConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     stages: Annotated[tuple[Stage, ...], MaxItems(100)] = ()
-    """Stages of one training, in order. None: a single one of train.epochs."""
+    """Stages of one run, in order. None: a single stage of train.epochs."""

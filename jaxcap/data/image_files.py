@@ -111,8 +111,8 @@ def read_bytes(path: Path, name: str) -> bytes:
                 raise InputError(f"{name}: not a regular file, but a folder, a pipe or a device")
             if status.st_size > MAX_FILE_BYTES:
                 raise InputError(
-                    f"{name}: the file has {status.st_size:,} bytes; at most {MAX_FILE_BYTES:,} "
-                    "are read as an image"
+                    f"{name}: the file has {status.st_size:,} bytes; an image may have "
+                    f"at most {MAX_FILE_BYTES:,}"
                 )
             return file.read(MAX_FILE_BYTES)
     except OSError as error:

@@ -171,7 +171,7 @@ def training_batches(
       batch_size: the number of images in a batch, over all hosts.
       seed: with the step, determines the order and the augmentation.
       first_step: the first step to yield.
-      steps: the number of steps of the whole training.
+      steps: the number of steps in the whole run.
       features: precomputed features of each image, to put into batches instead of pixels; `source`
         is then not read.
       threads: the number of threads that read and decode ahead.

@@ -9,4 +9,4 @@ Progress = Callable[[str, int, int], None]
 
 
 def no_progress(task: str, done: int, total: int) -> None:
-    """Ignore progress."""
+    """Discard progress reports: the callback for work that shows none."""

@@ -118,7 +118,7 @@ def read(path: str | os.PathLike[str], *, store: Store | None = None) -> Trained
     digest = about.pop("sha256", None)
     if digest != _digest(about, tensors):
         raise InputError(
-            f"{path}: damaged: its content is not what was written (SHA-256). Copy or download "
+            f"{path}: damaged: its content does not match its SHA-256 checksum. Copy or download "
             "it again."
         )
     config = validate(from_dict(Config, about.get("config"), where=f"{path}, config"))

@@ -83,7 +83,7 @@ class Characters:
     name: ClassVar[str] = "characters"
 
     def split(self, caption: str) -> list[str]:
-        """Split a caption; the result is empty if it is empty or only spaces."""
+        """Split a caption into units; a blank caption has none."""
         return graphemes(self.clean(caption))
 
     def join(self, units: Sequence[str]) -> str:
@@ -191,7 +191,7 @@ class Pieces:
         return _sentencepiece().SentencePieceProcessor(model_proto=self.model)
 
     def split(self, caption: str) -> list[str]:
-        """Split a caption; the result is empty if it is empty or only spaces."""
+        """Split a caption into units; a blank caption has none."""
         pieces: list[str] = self._processor.encode(self.clean(caption), out_type=str)
         return pieces
 

@@ -38,8 +38,8 @@ class Divergence:
 def divergence(metrics: StepMetrics, step: int, *, vocabulary: int) -> Divergence | None:
     """Return why a step diverged, or None.
 
-    Uniform guessing costs ln V per word. A mean loss of a hundred times that has diverged, though
-    numbers may not overflow for a long time.
+    Uniform guessing costs ln V per word. A mean loss above a hundred times that counts as
+    divergence, even though it may take a long time to overflow.
     """
     loss = float(metrics.loss) / max(1.0, float(metrics.words))
     if not math.isfinite(loss) or loss > _EXPLODED * math.log(vocabulary):

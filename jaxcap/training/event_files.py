@@ -117,7 +117,7 @@ def _checksum(content: bytes) -> bytes:
 
 
 def _varint(number: int) -> bytes:
-    """Encode an integer in 7 bits per byte, lowest first; the eighth bit says that more follow."""
+    """Encode an integer, lowest 7 bits first; the eighth bit marks that another byte follows."""
     found = bytearray()
     while number > 127:
         found.append(number & 127 | 128)

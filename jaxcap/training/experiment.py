@@ -1,4 +1,4 @@
-"""The parts of a training: data, model, optimizer and the compiled step."""
+"""The parts of a training run: data, model, optimizer and the compiled step."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from jaxcap.training.step.train_step import train_step
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that stays constant during a training, or during one of its stages.
+    """Everything that stays constant during a training run, or during one of its stages.
 
     Attributes:
       source: the training split.

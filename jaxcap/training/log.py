@@ -50,7 +50,7 @@ class Meter:
         self._captions += int(np.any(tokens != 0, axis=-1).sum()) * processes
 
     def wait(self) -> list[tuple[int, StepMetrics]]:
-        """Wait for all added steps; return the number, from 1, and metrics of each new one."""
+        """Wait for all added steps; return the step number (from 1) and metrics of each new one."""
         read: list[StepMetrics] = jax.device_get(self._pending)
         self._read += read
         self._pending = []

@@ -30,7 +30,7 @@ _AGREE = 10
 
 @dataclass(frozen=True)
 class Summary:
-    """The result of a finished training.
+    """The result of a finished training run.
 
     Attributes:
       best_step: the step of the best checkpoint.

@@ -39,7 +39,7 @@ class Replay:
 def replay(path: Path, *, console: Console, data_dir: Path | None = None) -> Replay:
     """Replay the steps from the last checkpoint to the one that diverged. Writes nothing.
 
-    On a deterministic device they equal the steps of the training bit for bit.
+    On a deterministic device, they match the original steps bit for bit.
 
     Args:
       path: the batch, as `save_offender` wrote it.
@@ -67,8 +67,8 @@ def replay(path: Path, *, console: Console, data_dir: Path | None = None) -> Rep
         ) as checkpoints:
             if not checkpoints.has(offender.after):
                 raise InputError(
-                    f"{workdir}: the checkpoint of step {offender.after}, from which step "
-                    f"{offender.step} was reached, is missing. Train again until it diverges."
+                    f"{workdir}: the checkpoint of step {offender.after} is missing, and replaying "
+                    f"step {offender.step} starts there. Train again until it diverges."
                 )
             like = enter_stage(stage_at(stages, offender.after), state)
             state = checkpoints.restore(offender.after, like=like)
@@ -86,7 +86,7 @@ def replay(path: Path, *, console: Console, data_dir: Path | None = None) -> Rep
                 display.update(done)
         state, metrics = step(state, offender.batch, rng)
         metrics = jax.device_get(metrics)
-    assert offender.batch.numbers is not None  # as in every batch of a training
+    assert offender.batch.numbers is not None  # as in every training batch
     return Replay(
         step=offender.step,
         loss=float(metrics.loss) / max(1.0, float(metrics.words)),

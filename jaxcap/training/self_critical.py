@@ -203,7 +203,7 @@ def check_references(captions: Captions) -> None:
     """Check that every image of a training split has captions.
 
     Raises:
-      InputError: some have none.
+      InputError: an image has no captions.
     """
     without = np.flatnonzero(captions.longest == 0)
     if len(without):

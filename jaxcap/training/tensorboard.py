@@ -1,4 +1,4 @@
-"""Show the metrics of a training, and captioned images, in TensorBoard."""
+"""Show training metrics and captioned images in TensorBoard."""
 
 from __future__ import annotations
 

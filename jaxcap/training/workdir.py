@@ -34,8 +34,8 @@ def check(workdir: Path, config: Config) -> None:
         not workdir.is_dir() or any(p.name != LOCK for p in workdir.iterdir())
     ):
         raise InputError(
-            f"{workdir} exists and is not a run (it has no config.json). "
-            "Give a --workdir that is new or empty."
+            f"{workdir} exists but is not a run (it has no config.json). "
+            "Give a new or empty --workdir."
         )
 
 

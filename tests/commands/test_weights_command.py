@@ -130,7 +130,7 @@ def test_a_file_that_fits_no_encoder_gives_the_reasons(vgg16, tmp_path, capsys):
     write_safetensors_file(tmp_path / "a.safetensors", tensors, {})
     status, messages = _run(tmp_path / "a.safetensors", to=tmp_path / "out.safetensors")
     assert status == 1
-    assert "fits no encoder of jaxcap" in messages
+    assert "does not fit any jaxcap encoder" in messages
     found = "missing: features.0.bias; of another shape: features.2.bias: (63,), expected (64,)."
     assert f"The nearest is 'vgg16', but: {found}" in " ".join(messages.split())
     assert "has:  25 tensors" in capsys.readouterr().out

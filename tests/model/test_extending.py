@@ -94,7 +94,7 @@ def test_an_allowed_module_must_be_importable(monkeypatch: pytest.MonkeyPatch) -
         ("os:", "module:Object"),
         (":x", "module:Object"),
         ("../os:system", "module:Object"),
-        ("lst", r"Did you mean 'lstm'\? Known are: lstm, attention, .*, sca;"),
+        ("lst", r"Did you mean 'lstm'\? Known decoders: lstm, attention, .*, sca;"),
     ],
 )
 def test_other_decoders_are_refused(name: str, reason: str) -> None:

@@ -59,5 +59,5 @@ def test_pictures_are_found_below_the_folder(tmp_path: Path) -> None:
     assert found == [tmp_path / "val/b.PNG", None, tmp_path / "val/a.jpg"]
     with pytest.raises(InputError, match="no image in common"):
         pictures_of([{"image": "z.jpg"}], tmp_path)
-    with pytest.raises(InputError, match="expected the folder of the images"):
+    with pytest.raises(InputError, match="expected the image folder"):
         pictures_of([{"image": "z.jpg"}], tmp_path / "none")

@@ -149,7 +149,7 @@ def test_other_folders_and_files_are_not_touched(tiny_config, tmp_path):
     (tmp_path / "photos" / "a.jpg").write_text("")
     (tmp_path / "file").write_text("mine")
     for workdir in (tmp_path / "photos", tmp_path / "file"):
-        with pytest.raises(InputError, match="exists and is not a run"):
+        with pytest.raises(InputError, match="exists but is not a run"):
             run(tiny_config, workdir)
     assert [p.name for p in (tmp_path / "photos").iterdir()] == ["a.jpg"]
     assert (tmp_path / "file").read_text() == "mine"

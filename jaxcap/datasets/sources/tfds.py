@@ -296,7 +296,7 @@ def find_copy(options: SourceOptions) -> Path:
         base, version = options.source, ""
     else:
         if options.data_dir is None:
-            raise InputError("--dataset also needs the folder of the data sets; add --data-dir DIR")
+            raise InputError("--dataset also needs the data-set folder; add --data-dir DIR")
         name, _, version = str(options.dataset).partition(":")
         base = options.data_dir / name
     there = [base / "dataset_info.json", *base.glob("*/dataset_info.json")]
@@ -313,7 +313,7 @@ def find_copy(options: SourceOptions) -> Path:
         )
     if len({folder.parent for folder in folders}) > 1:
         names = ", ".join(sorted(str(folder.relative_to(base)) for folder in folders))
-        raise InputError(f"{base}: several configurations ({names}); choose one as NAME/CONFIG")
+        raise InputError(f"{base} has several configurations ({names}); choose one as NAME/CONFIG")
     return max(folders, key=_version)
 
 

@@ -46,7 +46,7 @@ def decoder_class(name: str) -> type[Decoder[Any, Any, Any]]:
     if name not in DECODERS:
         raise InputError(
             f"decoder.name is '{name}', which is unknown.{did_you_mean(name, DECODERS)}"
-            f" Known are: {', '.join(DECODERS)}; your own is module:Class."
+            f" Known decoders: {', '.join(DECODERS)}; your own is module:Class."
         )
     return DECODERS[name]
 

@@ -160,7 +160,7 @@ def encoder_spec(name: str) -> EncoderSpec:
     if name not in ENCODERS:
         raise InputError(
             f"encoder '{name}' is unknown.{did_you_mean(name, ENCODERS)}"
-            f" Known are: {', '.join(ENCODERS)}."
+            f" Known encoders: {', '.join(ENCODERS)}."
         )
     return ENCODERS[name]
 

@@ -232,7 +232,7 @@ class _Bounded:
 
 
 def shown(text: str) -> str:
-    """Quote a string of a file for a message: printable, in ASCII and short."""
+    """Quote a string from a file for an error message, as short printable ASCII."""
     return ascii(text if len(text) <= 60 else f"{text[:59]}…")
 
 

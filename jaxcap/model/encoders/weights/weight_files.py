@@ -112,7 +112,7 @@ def _kind_of_zip(path: Path) -> str:
             names = archive.namelist()
     except Exception as error:  # damaged bytes make zipfile raise nearly anything
         raise InputError(
-            f"{path}: a zip file (as .pth and .keras files are), but incomplete: {error}."
+            f"{path}: an incomplete zip file (.pth and .keras files are zip files): {error}."
             " Was the download cut short?"
         ) from None
     if "model.weights.h5" in names:
