@@ -139,9 +139,10 @@ def run(arguments: CaptionArguments, console: Console) -> int:
 
 
 def _shared(arguments: CaptionArguments, console: Console) -> tuple[CaptionArguments, Part | None]:
-    """Return the arguments and the part of this process, of several that a launcher started.
+    """Choose the part that this process captions, if a launcher started several.
 
-    Each process writes a separate file. The user's own `--part` takes precedence.
+    Returns the arguments, with an output file for this process alone, and the part. The user's
+    own `--part` takes precedence.
     """
     from jaxcap.data.image_paths import LIST, Part
     from jaxcap.devices.hosts import launched_share

@@ -86,8 +86,8 @@ class _Scored:
 
     Attributes:
       words: the tokens of the captions.
-      corpus: score of all images by metric, ×100.
-      alone: scores of the single images by metric, `[I]`.
+      corpus: metric to the score of the whole set, ×100.
+      alone: metric to the scores of the individual images, `[I]`.
       unavailable: metrics without a score, with the reason.
     """
 
@@ -165,7 +165,7 @@ def _check(arguments: ScoreArguments) -> None:
     if arguments.images is not None:
         check_writable(arguments.report, "--report", (".html", ".htm"))
     elif arguments.report != ScoreArguments.report:
-        raise InputError("--report needs the folder of the images; give --images DIR.")
+        raise InputError("--report needs the image folder; add --images DIR.")
     if arguments.train is None and (arguments.train_split or arguments.train_list):
         raise InputError("--train-split and --train-list select a part of --train; give --train.")
 

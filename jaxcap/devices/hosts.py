@@ -279,7 +279,7 @@ def _check(address: str | None, processes: int | None, process: int | None, name
     if missing or address is None or processes is None or process is None:
         raise InputError(
             f"Several processes also need {' and '.join(missing)}: the address HOST:PORT of "
-            "process 0, the number of processes, and the number of this one, from 0."
+            "process 0, the number of processes, and the index of this process, from 0."
         )
     _, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal():

@@ -219,7 +219,7 @@ def test_a_report_shows_the_images(scoring: Scoring) -> None:
     assert "a dog runs over the grass" in page
     assert "tok:ptb3.4.1" in page
     assert f"no image file for 1 of 4 images in {photos}" in messages
-    with pytest.raises(InputError, match="--report needs the folder of the images"):
+    with pytest.raises(InputError, match="--report needs the image folder"):
         scoring.run(report=Path("other.html"))
 
 
@@ -231,7 +231,7 @@ def test_a_report_shows_the_images(scoring: Scoring) -> None:
         ({"train_split": "train"}, "give --train"),
         ({"bootstrap": True, "resamples": 3}, "--resamples 3: expected 100 or more"),
         ({"bootstrap": True, "seed": -1}, "--seed is -1"),
-        ({"images": Path("none")}, "--images none: expected the folder of the images"),
+        ({"images": Path("none")}, "--images none: expected the image folder"),
         ({"predictions": Path("none.json")}, "none.json: cannot read it"),
         ({"against": Path("refs.json")}, "refs.json holds references"),
     ],
