@@ -23,6 +23,7 @@ from jaxcap.commands import evaluate as evaluate_command
 from jaxcap.commands import train as train_command
 from jaxcap.errors import InputError
 from jaxcap.files import cache_dir, is_private
+from jaxcap.progress import PlainConsole
 
 _COMMANDS: dict[str, tuple[type, Callable[[Any, Console], int]]] = {
     "prepare": (prepare.PrepareArguments, prepare.run),
@@ -74,7 +75,7 @@ def main() -> None:
 
 def _run(command: Callable[[Console], int]) -> None:
     """Run a command and exit with its status; messages go to standard error."""
-    console = Console(stderr=True, markup=False, highlight=False)
+    console = PlainConsole(stderr=True)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # File names must be printable in any locale; `\udcff` is also valid in JSON.
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")

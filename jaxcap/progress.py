@@ -1,12 +1,20 @@
-"""Show progress: a live line on a terminal, plain lines elsewhere."""
+"""Print messages and progress: a live line on a terminal, plain lines elsewhere.
+
+Text that comes from files never controls the terminal. A file name or a caption may hold escape
+sequences, which move the cursor or rename the window, and bidirectional marks, which show text in
+another order than it has. Both are printed as escapes such as `\\x1b` and `\\u202e`.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import re
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -14,7 +22,9 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.table import Column
+from rich.text import Text
 
 _PLAIN_SECONDS = 15.0
 _LONG = 2.0
@@ -22,11 +32,53 @@ _LONG = 2.0
 _WIDE, _BAR = 80, 8
 """Width in columns from which on a terminal has room for a bar, and the width of the bar."""
 
+_CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 without tab and line feed, DEL, C1
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"  # bidirectional marks
+)
+
+
+def escaped(text: str) -> str:
+    """Write control characters and bidirectional marks as escapes; keep tabs and line feeds.
+
+    JSON, which escapes other control characters itself, stays valid JSON.
+    """
+    return _CONTROL.sub(_escape, text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    character = found[0]
+    return repr(character)[1:-1] if character < "\x7f" else f"\\u{ord(character):04x}"
+
+
+def print_out(text: str, *, end: str = "\n") -> None:
+    """Print to standard output: escaped if it is a terminal, else unchanged."""
+    print(escaped(text) if sys.stdout.isatty() else text, end=end, flush=True)
+
+
+class PlainConsole(Console):
+    """A console that prints text without markup, highlighting or control characters."""
+
+    def __init__(self, *, stderr: bool = False):
+        super().__init__(stderr=stderr, markup=False, highlight=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Convert a string to a `Text`. Tables also call this, to measure their cells."""
+        return super().render_str(escaped(text), **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Render anything; this also catches a `Text` that was built elsewhere."""
+        for segment in super().render(renderable, options):
+            # Rich's own cursor movements are control segments.
+            yield segment if segment.control else Segment(escaped(segment.text), segment.style)
+
 
 def print_line(console: Console, text: str) -> None:
-    """Print a line unchanged: without rich's markup, which may occur in file names, and without
-    line breaks in long paths."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    """Print a line without rich's markup, which may occur in file names, and without line breaks
+    in long paths. Control characters are escaped."""
+    console.print(escaped(text), highlight=False, markup=False, soft_wrap=True)
 
 
 @contextlib.contextmanager

@@ -292,6 +292,20 @@ def test_a_file_name_stays_on_one_line(command, tiny_run, tmp_path, name, shown)
     assert json.loads(as_json.out)["image"] == str(path)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="such names are impossible there")
+def test_file_names_do_not_control_a_terminal(command, tiny_run, tmp_path, monkeypatch):
+    good, bad = png(tmp_path / "\u202egnp\x9b2J.png"), tmp_path / "\x9b31m\u202e.jpg"
+    bad.write_text("text")
+    for is_terminal in (False, True):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda value=is_terminal: value)
+        outcome = command(cli.main, "caption", good, bad, "--model", tiny_run)
+        assert (r"\u202egnp\u009b2J.png" in outcome.out) == is_terminal
+        assert ("\u202egnp\x9b2J.png" in outcome.out) != is_terminal
+        assert r"\u009b31m\u202e.jpg" in outcome.err
+        assert "\x9b" not in outcome.err
+        assert "\u202e" not in outcome.err
+
+
 # In a separate process
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import glob
 import io
 import itertools
@@ -24,6 +25,7 @@ from jaxcap.commands.search_options import (
     given_search,
 )
 from jaxcap.errors import InputError
+from jaxcap.progress import print_out
 
 if TYPE_CHECKING:
     from jaxcap.caption_files.formats import Format, Key
@@ -117,7 +119,7 @@ def run(arguments: CaptionArguments, console: Console) -> int:
     if options := given_search(arguments.search):
         captioner = captioner.with_search(**options)
     with (
-        CaptionStream(lambda text: print(text, end="", flush=True), format)
+        CaptionStream(functools.partial(print_out, end=""), format)
         if arguments.output is None
         else CaptionWriter(arguments.output, format) as file
     ):

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from jaxcap.config import DataConfig, load_config_file
 from jaxcap.errors import InputError
+from jaxcap.progress import PlainConsole, print_out
 
 if TYPE_CHECKING:
     from jaxcap.data.pipeline import Source
@@ -138,7 +139,7 @@ def _list(data_dir: Path | None, console: Console, *, as_json: bool) -> int:
         print(json.dumps({p.name: {"path": str(p.path), "splits": dict(p.splits)} for p in there}))
         return 0
     for prepared in there:
-        print(f"{prepared.name}\t{prepared.counts}\t{prepared.path}")
+        print_out(f"{prepared.name}\t{prepared.counts}\t{prepared.path}")
     if not there:
         console.print(
             f"no prepared data sets in {where}; see jaxcap prepare --help", soft_wrap=True
@@ -154,12 +155,12 @@ def _print(
     least = config.min_count
     if as_json:
         value = data_tables.as_object(statistics, found, least)
-        print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
+        print_out(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
         return
     if not sys.stdout.isatty():
         print("\n".join(data_tables.as_lines(statistics, found, least)))
         return
-    out = Console(markup=False, highlight=False)
+    out = PlainConsole()
     for table in data_tables.as_tables(statistics, least):
         out.print(table)
     for line in data_tables.example_lines(statistics):

@@ -13,6 +13,7 @@ import tyro
 from rich.console import Console
 
 from jaxcap.errors import InputError
+from jaxcap.progress import PlainConsole, print_out
 
 if TYPE_CHECKING:
     import numpy as np
@@ -299,12 +300,12 @@ def _print(result: Result, *, as_json: bool) -> None:
     from jaxcap.scoring.score_tables import as_lines, as_object, as_tables
 
     if as_json:
-        print(json.dumps(as_object(result), indent=1, ensure_ascii=False, allow_nan=False))
+        print_out(json.dumps(as_object(result), indent=1, ensure_ascii=False, allow_nan=False))
         return
     if not sys.stdout.isatty():
         print("\n".join(as_lines(result)))
         return
-    out = Console(markup=False, highlight=False)
+    out = PlainConsole()
     for table in as_tables(result):
         out.print(table)
     for name, reason in result.unavailable.items():

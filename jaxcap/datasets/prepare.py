@@ -25,7 +25,7 @@ from jaxcap.datasets.sources import SourceOptions
 from jaxcap.datasets.sources.registry import FORMATS, read
 from jaxcap.datasets.tfds_directory import open_directory
 from jaxcap.errors import InputError, did_you_mean
-from jaxcap.progress import print_line
+from jaxcap.progress import PlainConsole, print_line
 
 _NAMED_BY_FORMAT = ("flickr8k", "flickr30k", "coco", "shapes")
 """Formats of a single data set, which need no --name."""
@@ -78,7 +78,7 @@ def prepare(
       InputError: an unknown format, an invalid name, a different data set of that name, a faulty
         source, unreadable images, or a directory that is not writable.
     """
-    console = Console(stderr=True) if console is None else console
+    console = PlainConsole(stderr=True) if console is None else console
     options = dataclasses.replace(options or SourceOptions(), skip_bad=skip_bad)
     data_dir = default_data_dir() if data_dir is None else Path(data_dir)
     name = _check_name(format, name)

@@ -27,6 +27,7 @@ import numpy as np
 
 from jaxcap.config import TrainConfig
 from jaxcap.errors import InputError
+from jaxcap.progress import escaped
 
 _BEAT = 2.0
 """Seconds between heartbeats."""
@@ -314,7 +315,7 @@ def _wait_for(address: str, timeout: float, names: _Names) -> None:
 def _leave(message: str) -> None:
     """Print an error and exit at once, without waiting for threads or other processes."""
     with contextlib.suppress(OSError):  # standard error may be closed
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        print(f"error: {escaped(message)}", file=sys.stderr, flush=True)
         sys.stdout.flush()
     os._exit(1)
 

@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import jax
 
 from jaxcap.errors import InputError
+from jaxcap.progress import escaped
 from jaxcap.storage import manifest
 from jaxcap.storage.stored_arrays import (
     MismatchError,
@@ -70,7 +71,7 @@ class _DamagedError(InputError):
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, stacklevel=2)
+    warnings.warn(escaped(message), stacklevel=2)
 
 
 class Checkpoints:
