@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from PIL import Image
 
-from jaxcap.data import images as image_files
+from jaxcap.data.images import decode, resize
 from jaxcap.errors import InputError
 
 T = TypeVar("T")
@@ -58,10 +58,10 @@ def read_image(image: Any, number: int, *, sizes: Sequence[int]) -> ReadImage:
     try:
         # JPEGs may be decoded at a fraction of their size, which is ten times faster. At twice
         # the model's size or more, that changes the pixels by a quarter of a step of 255.
-        array = image_files.decode(source, name=name, size=2 * max(sizes))
+        array = decode(source, name=name, size=2 * max(sizes))
     except InputError as error:
         return ReadImage(name, error=str(error))
-    resized = {size: image_files.resize(array, size) for size in sizes}
+    resized = {size: resize(array, size) for size in sizes}
     return ReadImage(name, tuple(resized[size] for size in sizes))
 
 

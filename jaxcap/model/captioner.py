@@ -28,13 +28,13 @@ class Captioner(nn.Module):
     """A convolutional encoder and an LSTM decoder.
 
     Attributes:
-      encoder: maps normalised images `[B, S, S, 3]` to features `[B, P, D]`. It holds the names of
-        its frozen stages and the type it computes in.
+      encoder: maps normalised images `[B, S, S, 3]` to features `[B, P, D]`. It also
+        knows its frozen stages and its compute dtype.
       decoder: predicts the next word from features and the words so far.
       preprocessing: the scaling of pixels that the encoder expects.
       train_encoder: if False, stop gradients at the features and freeze batch statistics.
-      train_batch_stats: if False, normalise by the stored statistics in training too and do not
-        update them; gradients still flow.
+      train_batch_stats: if False, use the stored statistics during training as well, without
+        updating them; gradients still flow.
     """
 
     encoder: Encoder
@@ -52,8 +52,8 @@ class Captioner(nn.Module):
         """Encode images into a grid of features.
 
         Pixels are normalised here, on the device. Features are always float32, and so are
-        attention weights, logits and loss: sums over positions and words would lose digits in
-        bfloat16 and save little time.
+        attention weights, logits and loss: sums over positions and words would lose precision
+        in bfloat16, for little speed.
 
         Raises:
           TypeError: the images are not uint8.
@@ -93,9 +93,9 @@ class Captioner(nn.Module):
 
         Args:
           images: pixels, or None where `features` are given.
-          tokens: captions from `<bos>` on.
+          tokens: captions, starting with `<bos>`.
           features: the encoder's features, computed earlier, in place of `images`.
-          own_words: scheduled sampling; the tokens to replace by the model's own predictions.
+          own_words: for scheduled sampling: which tokens to replace with the model's own predictions.
 
         Raises:
           TypeError: both or neither of `images` and `features` are given, or one has another
@@ -178,7 +178,7 @@ def init_variables(
 
 
 def variable_shapes(model: Captioner, *, image_size: int) -> dict[str, Any]:
-    """Return the `jax.ShapeDtypeStruct`s of `init_variables`, computing nothing."""
+    """Return the `jax.ShapeDtypeStruct`s of `init_variables`, without computing anything."""
     shapes: dict[str, Any] = jax.eval_shape(
         lambda: init_variables(model, jax.random.key(0), image_size=image_size)
     )

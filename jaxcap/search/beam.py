@@ -24,16 +24,16 @@ def beam_search(
 ) -> SearchResult:
     """Search for the most probable captions, extending the `beam_size` best prefixes per image.
 
-    A finished caption stays in the beam until enough unfinished prefixes have a higher log
+    A finished caption keeps its place until `beam_size` other candidates have a higher log
     probability. The search stops when every caption in the beam is finished; captions are
-    truncated after `max_length` tokens, including `<eos>`. A beam of one is greedy search, and a
-    beam as wide as the space of captions is exhaustive.
+    truncated after `max_length` tokens, including `<eos>`. `beam_size=1` is greedy search; a
+    beam that holds every prefix is exhaustive search.
 
     Args:
-      step: the step function, see `interface.StepFunction`.
-      carry: its first carry, `[B, 1, …]`.
+      step: the step function; see `interface.StepFunction`.
+      carry: the initial carry, `[B, 1, …]`.
       beam_size: N, captions kept per image.
-      ranking: how finished captions are ranked, and how many are returned.
+      ranking: how captions are ranked, and how many are returned.
       processors: constraints, applied in order.
 
     Returns:
@@ -43,7 +43,7 @@ def beam_search(
     def choose(
         log_probs: Float[Array, "B N V"], scores: Float[Array, "B N"], done: Bool[Array, "B N"]
     ) -> Choice:
-        # The overall best are among the best of each beam: two small top-k beat one large one.
+        # The overall best are among the best of each beam: two small top-k calls are faster than one large one.
         found = candidates(log_probs, scores, done, k=beam_size, special=special)
         return select(found, beam_size)
 

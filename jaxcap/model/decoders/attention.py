@@ -1,7 +1,7 @@
 """Show, Attend and Tell (Xu et al. 2015), with soft attention.
 
-https://arxiv.org/abs/1502.03044. Symbols as there: a annotation vectors (the image
-features, here projected to width A), h the LSTM's hidden state, α attention, z context.
+https://arxiv.org/abs/1502.03044. Symbols follow the paper: `a` annotation vectors (the
+image features, here projected to width A), `h` the hidden state, `α` attention weights, `z` context.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from jaxcap.model.decoders.products import dense, product
 
 
 class Context(NamedTuple):
-    """The image, prepared once for all steps.
+    """What every step needs from the image, computed once.
 
     Attributes:
       annotations: a, the vectors to average, `[B, P, A]`.
-      keys: Wₐ a, what the hidden state is compared with, `[B, P, A]`.
+      keys: Wₐ a + b, the projections that the hidden state is scored against, `[B, P, A]`.
     """
 
     annotations: Float[Array, "B P A"]
@@ -30,7 +30,7 @@ class Context(NamedTuple):
 
 
 class State(NamedTuple):
-    """The inputs of the output layer."""
+    """What the output layer reads; `z` is the gated context. `*T`: with or without a time axis."""
 
     embedding: Float[Array, "B N *T E"]
     h: Float[Array, "B N *T H"]
@@ -38,10 +38,11 @@ class State(NamedTuple):
 
 
 class AttentionDecoder(Decoder[Carry, Context, State]):
-    """An LSTM that reads, with each word, a weighted mean of the image's positions.
+    """An LSTM that reads, with each word, a weighted mean of the features
+    at the image's positions.
 
     Attributes:
-      attention_size: A.
+      attention_size: A, the width of annotations, keys and queries.
       scoring: `additive`, eᵢ = vᵀ tanh(Wₐ aᵢ + Wₕ h) (Bahdanau et al. 2014), or `dot`,
         eᵢ = (Wₐ aᵢ)ᵀ (Wₕ h) / √A (Vaswani et al. 2017).
     """
@@ -88,7 +89,7 @@ class AttentionDecoder(Decoder[Carry, Context, State]):
     def advance(
         self, carry: Carry, tokens: Int[Array, "B N"], context: Context, *, train: bool
     ) -> tuple[Carry, tuple[State, Float[Array, "B N P"]]]:
-        """Equations 1 to 3, with the gate β = σ(f_β(h)) of section 4.2.1."""
+        """Equations 1 to 3, with the gate β = σ(f_β(h)) of section 4.2.1, here one per channel."""
         _, h = carry
         z, weights = self.attend(h, context)
         z = nn.sigmoid(self.gate(h)) * z

@@ -27,13 +27,15 @@ Objective = Callable[..., Loss]
 
 
 class StepMetrics(NamedTuple):
-    """Sums of one step. Add them over steps and divide once.
+    """Sums of one step. Sum them over steps, then divide once.
 
     Attributes:
-      loss: the sum over words, in nats; for samples −Σ log p.
-      words: the number of these words.
+      loss: the summed objective: nats over words, with the attention penalty if there is one; for
+        samples, −Σ log p.
+      words: the number of words in that sum.
       grad_norm: the global norm of the gradient of the mean loss, before clipping.
-      samples: the number of sampled captions; like the next three, 0 without sampling.
+      samples: the number of sampled captions; 0 unless the batch holds `Samples`, as are the next
+        three.
       reward: the sum of their rewards.
       baseline: the sum of their baselines.
       ended: how many of them reached `<eos>`.
@@ -68,23 +70,23 @@ def train_step(
     depend on its own length.
 
     Args:
-      rng: the key of the run, the same at every step. The step number is folded in, so a resumed
-        run needs no saved key.
+      rng: the run's key, the same at every step. The step number is folded in, so resuming needs
+        no saved key.
       model: a `Captioner`, or a module that is called like one.
       objective: the loss to minimise; see `losses`.
       axis_name: the mapped axis if `batch` is one device's share. Gradients and words are summed
         over devices before the division, so shares with unequal numbers of words count correctly.
       attention_penalty: λ of Xu et al. 2015, equation 14: the weight of `attention_imbalance`.
-        At 0 the model need not return attention weights.
+        If 0, the model need not return attention weights.
       sampling: scheduled sampling. Without it, decoders read the true words (teacher forcing).
-      accumulate: the number of parts to compute the batch in, one after the other; see
+      accumulate: how many parts to split the batch into and process in sequence; see
         `accumulate_gradients`.
       ema_decay: decay of `state.average`, if the state has one.
 
     Returns:
       The next state, and the sums to log.
     """
-    # The same key on every device: each draws for the whole batch and keeps its own rows.
+    # The same key on every device: each draws numbers for the whole batch and keeps its own rows.
     rng = jax.random.fold_in(rng, state.step)
 
     def loss_fn(params: Any, part: Batch | Samples, rng: PRNGKeyArray) -> tuple[Any, Any]:
