@@ -95,7 +95,7 @@ class Captioner(nn.Module):
           images: pixels, or None where `features` are given.
           tokens: captions, starting with `<bos>`.
           features: the encoder's features, computed earlier, in place of `images`.
-          own_words: for scheduled sampling: which tokens to replace with the model's own predictions.
+          own_words: for scheduled sampling: which tokens to replace with the model's predictions.
 
         Raises:
           TypeError: both or neither of `images` and `features` are given, or one has another

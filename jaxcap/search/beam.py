@@ -43,7 +43,8 @@ def beam_search(
     def choose(
         log_probs: Float[Array, "B N V"], scores: Float[Array, "B N"], done: Bool[Array, "B N"]
     ) -> Choice:
-        # The overall best are among the best of each beam: two small top-k calls are faster than one large one.
+        # The overall best are among the best of each beam, and two small top-k calls are faster
+        # than one large one.
         found = candidates(log_probs, scores, done, k=beam_size, special=special)
         return select(found, beam_size)
 

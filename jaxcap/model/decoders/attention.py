@@ -1,7 +1,7 @@
 """Show, Attend and Tell (Xu et al. 2015), with soft attention.
 
 https://arxiv.org/abs/1502.03044. Symbols follow the paper: `a` annotation vectors (the
-image features, here projected to width A), `h` the hidden state, `α` attention weights, `z` context.
+image features, here projected to width A), `h` hidden state, `α` attention weights, `z` context.
 """
 
 from __future__ import annotations
