@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from jaxcap.captioning.decoding import Decode, check_search, create_decode, same
 from jaxcap.captioning.image_reading import ImageLike
 from jaxcap.captioning.results import Captioned
 from jaxcap.captioning.stream import caption_images
-from jaxcap.config import Config, check_heeded, load_config
+from jaxcap.config import Config, check_heeded, differences, load_config
 from jaxcap.config.extensions import source_digests
 from jaxcap.errors import InputError
 from jaxcap.model.captioner import Captioner, create_captioner, variable_shapes
@@ -47,8 +48,9 @@ def load(
       store: a cache of compiled programs, so that the next process starts sooner.
 
     Raises:
-      InputError: a path is not a run or published file, a run has no sound checkpoint, weights
-        are not finite, the vocabularies differ, or the packaged model is not installed.
+      InputError: a path is not a run or published file, a run has no sound checkpoint or
+        differs from it, weights are not finite, the vocabularies differ, or the packaged model is
+        not installed.
     """
     paths = [
         Path(path)
@@ -91,8 +93,60 @@ def _load_member(path: Path, *, best: bool, store: Store | None) -> TrainedCapti
     if restored is None:
         raise InputError(f"{path}: no checkpoint yet; training saves one after every epoch.")
     step, variables = restored
-    check_finite(variables, where=f"{path / 'checkpoints' / str(step)}")
+    checkpoint = path / "checkpoints" / str(step)
+    check_finite(variables, where=f"{checkpoint}")
+    _check_copies(path, config, vocabulary, checkpoint)
     return TrainedCaptioner(path, config, vocabulary, variables, step)
+
+
+def _check_copies(run: Path, config: Config, vocabulary: Vocabulary, checkpoint: Path) -> None:
+    """Compare a run's configuration and vocabulary with their copies in a sound checkpoint.
+
+    Only the options that decide the model and its text count. `search` may have been edited, and
+    the folder of the data may have moved.
+
+    Raises:
+      InputError: they differ.
+    """
+    for name in ("config.json", "vocabulary.json"):
+        file, copy = run / name, checkpoint / name
+        try:
+            if file.read_bytes() == copy.read_bytes():
+                continue
+        except FileNotFoundError:  # a running training may just have removed the step
+            continue
+        if name == "config.json":
+            lines = [
+                line
+                for line in differences(config, load_config(copy))
+                if line.startswith(_DECISIVE)
+            ]
+        else:
+            lines = _first_difference(vocabulary, Vocabulary.load(copy))
+        if lines:
+            raise InputError(
+                f"{file} is not the one that the checkpoint was trained with:\n  "
+                + "\n  ".join(lines)
+                + f"\nCorrect it, or copy {copy} over it."
+            )
+
+
+_DECISIVE = (
+    "encoder.name:",
+    "encoder.weights:",
+    "decoder.",
+    "data.image_size:",
+    "data.units:",
+    "data.normalisation:",
+)
+"""How `differences` begins the lines of the options that decide the model and its text."""
+
+
+def _first_difference(found: Vocabulary, expected: Vocabulary) -> list[str]:
+    for number, (word, other) in enumerate(zip_longest(found.words, expected.words)):
+        if word != other:
+            return [f"word {number}: {word!r}, expected {other!r}"]
+    return [] if found == expected else ["the rules of splitting text into words differ"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)

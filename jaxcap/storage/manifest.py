@@ -7,6 +7,8 @@ one in four billion. It protects against accidents, not against someone who can 
 from __future__ import annotations
 
 import json
+import os
+import stat
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,12 +61,17 @@ def damage(directory: Path, parts: Sequence[str] | None = None) -> str | None:
     except ValueError:
         return f"{NAME} is not what was written"
     for name, (size, crc) in files.items():
+        if not _is_below(directory, name):
+            return f"{NAME} names {name!r}, which is not a file in this directory"
         below = Path(name).parts[:-1]
         if parts is not None and below and below[0] not in parts:
             continue
         path = directory / name
         try:
-            found = path.stat().st_size
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):  # a FIFO would never end
+                return f"{name} is not a regular file"
+            found = status.st_size
             if found != size:
                 return f"{name} has {found} bytes, {size} were written"
             if checksum(path) != crc:
@@ -85,14 +92,42 @@ def checksum(path: Path) -> int:
     return crc
 
 
+def _is_below(directory: Path, name: str) -> bool:
+    """Return whether `name` leads to a place below the directory, also if links are followed."""
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts:
+        return False
+    try:
+        real, top = os.path.realpath(directory / path), os.path.realpath(directory)
+    except ValueError:  # a null character or a lone surrogate
+        return False
+    return real != top and Path(real).is_relative_to(top)
+
+
 def _write(directory: Path, body: dict[str, Any]) -> None:
     write_text(directory / NAME, json.dumps({**body, "crc": _of(body)}, indent=1) + "\n")
 
 
 def _read(directory: Path) -> dict[str, Any]:
-    found = json.loads((directory / NAME).read_text(encoding="utf-8"))
-    if not isinstance(found, dict) or found.pop("crc", None) != _of(found):
-        raise ValueError("the manifest's own checksum differs")
+    text = (directory / NAME).read_text(encoding="utf-8")
+    try:
+        found = json.loads(text)
+        if not isinstance(found, dict) or found.pop("crc", None) != _of(found):
+            raise ValueError("the manifest's own checksum differs")
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    files, content = found.get("files"), found.get("content")
+    if not (
+        isinstance(content, dict)
+        and isinstance(files, dict)
+        and all(
+            isinstance(entry, list)
+            and len(entry) == 2
+            and all(isinstance(number, int) for number in entry)
+            for entry in files.values()
+        )
+    ):
+        raise ValueError("not a table of files with sizes and checksums")
     return found
 
 

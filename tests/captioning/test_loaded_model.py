@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from jaxcap.data.images import decode, resize
 from jaxcap.datasets.prepare import Records, load_source
 from jaxcap.errors import InputError
 from jaxcap.model.captioner import create_captioner, init_variables
-from jaxcap.storage import published
+from jaxcap.storage import manifest, published
 from jaxcap.storage.trained import TrainedCaptioner
 from jaxcap.text.vocabulary import BOS
 
@@ -403,6 +404,9 @@ def test_an_ensemble_has_one_vocabulary(tiny_run, tmp_path):
     vocabulary = json.loads((copy / "vocabulary.json").read_text())
     vocabulary["words"][-1] = "zebra"
     (copy / "vocabulary.json").write_text(json.dumps(vocabulary))
+    for step in (copy / "checkpoints").iterdir():
+        shutil.copyfile(copy / "vocabulary.json", step / "vocabulary.json")
+        manifest.write_manifest(step, manifest.read_content(step) or {})
     with pytest.raises(InputError, match=r"different vocabularies.*zebra"):
         load(tiny_run, copy)
     with pytest.raises(InputError, match="No model given"):
@@ -434,6 +438,54 @@ def test_a_damaged_run_says_what_is_wrong(tiny_run, tmp_path, name, content, mes
     (copy / name).unlink() if content is None else (copy / name).write_text(content)
     with pytest.raises(InputError, match=f"(?s){message}"):
         load(copy)
+
+
+@pytest.mark.parametrize(
+    ("section", "option", "value", "message"),
+    [
+        ("decoder", "dtype", "bfloat16", "decoder.dtype: 'bfloat16', expected 'float32'"),
+        ("data", "image_size", 64, "data.image_size: 64, expected 32"),
+        ("data", "normalisation", "NFKC", "data.normalisation: 'NFKC', expected 'NFC'"),
+        ("search", "beam_size", 5, None),
+        ("evaluation", "split", "train", None),
+        ("data", "data_dir", "/moved", None),
+        ("encoder", "dtype", "bfloat16", None),
+    ],
+)
+def test_a_configuration_is_compared_with_that_of_the_checkpoint(
+    tiny_run, tmp_path, section, option, value, message
+):
+    copy = shutil.copytree(tiny_run, tmp_path / "run")
+    config = json.loads((copy / "config.json").read_text())
+    config[section][option] = value
+    (copy / "config.json").write_text(json.dumps(config))
+    if message is None:
+        assert getattr(getattr(load(copy).config, section), option) == value
+        return
+    with pytest.raises(InputError) as caught:
+        load(copy)
+    first, found, way_out = str(caught.value).split("\n")
+    assert first.startswith(f"{copy / 'config.json'} is not the one that the checkpoint")
+    assert found == f"  {message}"
+    assert way_out.endswith("config.json over it.")
+    shutil.copyfile(way_out.split(", or copy ")[1].removesuffix(" over it."), copy / "config.json")
+    load(copy)
+
+
+def test_a_vocabulary_is_compared_with_that_of_the_checkpoint(tiny_run, tmp_path):
+    copy = shutil.copytree(tiny_run, tmp_path / "run")
+    path = copy / "vocabulary.json"
+    vocabulary = json.loads(path.read_text())
+    words = vocabulary["words"]
+    expected = f"word 4: {words[5]!r}, expected {words[4]!r}"
+    words[4:6] = words[5], words[4]  # as many words: the weights still fit
+    path.write_text(json.dumps(vocabulary))
+    with pytest.raises(InputError, match=re.escape(f"{path} is not the one")) as caught:
+        load(copy)
+    assert expected in str(caught.value)
+    words[4:6] = words[5], words[4]
+    path.write_text(json.dumps(vocabulary, indent=3))  # other white space, the same words
+    load(copy)
 
 
 def test_a_run_that_is_none(tiny_run, tmp_path):
