@@ -320,7 +320,7 @@ def _write_report(
     arguments: ScoreArguments, result: Result, scored: _Scored, console: Console
 ) -> None:
     assert arguments.images is not None
-    from jaxcap.caption_files.matching import pictures_of
+    from jaxcap.caption_files.image_ids import pictures_of
     from jaxcap.report import ReportCaption, ReportRow, write_report
 
     pairing = scored.pairing

@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxcap.config.conversion import from_dict
 from jaxcap.config.options import AppliesTo, PerStage, options_of
-from jaxcap.config.sections import Config, SearchConfig, Stage, TrainConfig
+from jaxcap.config.schema import Config, SearchConfig, Stage, TrainConfig
 from jaxcap.errors import InputError, did_you_mean
 
 

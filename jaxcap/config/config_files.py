@@ -12,7 +12,7 @@ from pathlib import Path
 from jaxcap.config.checks import validate
 from jaxcap.config.conversion import from_dict, to_dict
 from jaxcap.config.extensions import importable
-from jaxcap.config.sections import (
+from jaxcap.config.schema import (
     Config,
     DataConfig,
     DecoderConfig,

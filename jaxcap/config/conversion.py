@@ -9,7 +9,7 @@ import typing
 from typing import Any, Literal, TypeVar
 
 from jaxcap.config.options import Operational, options_of
-from jaxcap.config.sections import Config
+from jaxcap.config.schema import Config
 from jaxcap.errors import InputError, did_you_mean
 
 T = TypeVar("T")

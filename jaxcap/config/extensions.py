@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxcap.config.sections import Config
+from jaxcap.config.schema import Config
 from jaxcap.errors import InputError, did_you_mean
 
 VARIABLE = "JAXCAP_MODULES"

@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxtyping import Array, Bool, Float
 
-from jaxcap.search.beams import Choice, candidates, rank_beams, run_beams, select
+from jaxcap.search.beam_loop import Choice, candidates, rank_beams, run_beams, select
 from jaxcap.search.interface import Processor, SearchResult, SpecialTokens, StepFunction
 from jaxcap.search.ranking import Ranking
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxcap.search.beams import Candidates, Choice, candidates, rank_beams, run_beams, select
+from jaxcap.search.beam_loop import Candidates, Choice, candidates, rank_beams, run_beams, select
 from jaxcap.search.interface import NEVER, Processor, SearchResult, SpecialTokens, StepFunction
 from jaxcap.search.ranking import Ranking
 

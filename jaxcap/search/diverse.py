@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxcap.search.beams import Choice, candidates, gather_beams, rank_beams, run_beams, select
+from jaxcap.search.beam_loop import Choice, candidates, gather_beams, rank_beams, run_beams, select
 from jaxcap.search.interface import Processor, SearchResult, SpecialTokens, StepFunction
 from jaxcap.search.ranking import Ranking
 

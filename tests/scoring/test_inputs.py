@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxcap.caption_files.matching import pictures_of
+from jaxcap.caption_files.image_ids import pictures_of
 from jaxcap.caption_files.reading import read_captions
 from jaxcap.errors import InputError
 from jaxcap.scoring.inputs import references_of, training_captions

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxcap.caption_files.matching import match
+from jaxcap.caption_files.image_ids import match
 from jaxcap.caption_files.reading import KARPATHY, RESULTS, TOKENS, CaptionFile, ImageCaptions
 from jaxcap.errors import InputError
 from jaxcap.scoring.pairing import Allowed, common, in_list, in_split, pair

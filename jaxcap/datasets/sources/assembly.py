@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jaxcap.caption_files.column_names import Names
-from jaxcap.caption_files.matching import match
+from jaxcap.caption_files.image_ids import match
 from jaxcap.caption_files.reading import CaptionFile, ImageCaptions, read_captions
 from jaxcap.caption_files.text_files import Problems, numbered_lines, read_text, shown
 from jaxcap.datasets.sources import Example, SourceOptions

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxcap.caption_files.matching import pictures_of
+from jaxcap.caption_files.image_ids import pictures_of
 from jaxcap.caption_files.reading import ImageCaptions
 from jaxcap.errors import InputError
 
@@ -21,7 +21,7 @@ def locate(images: Sequence[ImageCaptions], folder: Path) -> list[Path | None]:
 
     Each kind of name in the caption file ("file_name", "image_id", …) is first tried literally. If
     that does not find every image, names are compared with all image files below the folder, under
-    one looser rule for all (`jaxcap.caption_files.matching`): without folders, without extensions,
+    one looser rule for all (`jaxcap.caption_files.image_ids`): without folders, without extensions,
     or by COCO's numbers. If the caption file has file names, its ids are ignored: it would be a
     coincidence if image 7 were 7.jpg.
     """
