@@ -86,10 +86,19 @@ def test_weights_whose_sum_overflows_are_finite():
         )
 
 
-@pytest.mark.parametrize("method", ["beam", "greedy", "sample", "diverse"])
-def test_an_image_without_a_caption_has_an_error(broken, method):
+@pytest.mark.parametrize(
+    "search",
+    [
+        {"method": "beam"},
+        {"method": "greedy"},
+        {"method": "sample"},
+        {"method": "diverse", "groups": 2},
+    ],
+    ids=lambda search: search["method"],
+)
+def test_an_image_without_a_caption_has_an_error(broken, search):
     image = np.zeros((32, 32, 3), np.uint8)
-    results = list(broken.with_search(method=method).caption([image, b"bad", image], batch_size=2))
+    results = list(broken.with_search(**search).caption([image, b"bad", image], batch_size=2))
     assert [each.captions for each in results] == [()] * 3
     assert str(results[1].error).startswith("image 1: not an image")
     for number in (0, 2):

@@ -159,12 +159,12 @@ def test_other_folders_and_files_are_not_touched(tiny_config, tmp_path):
     ("options", "message"),
     [
         ({"data__name": "shape"}, "no data set 'shape'.*Did you mean 'shapes'"),
-        ({"data__data_dir": "/nowhere"}, "not prepared in /nowhere; run: jaxcap prepare shapes"),
+        ({"data__data_dir": "/nowhere"}, "not prepared in /nowhere. Run: jaxcap prepare shapes"),
         ({"evaluation__split": "val"}, "no split 'val'"),
         ({"evaluation__metric": "CIDEr"}, "'CIDEr'.*give one of BLEU-1.*Did you mean 'CIDEr-D'"),
         ({"train__batch_size": 51}, "batch_size is 51.*only 50 images"),
         ({"data__min_count": 10**6}, "lower data.min_count"),
-        ({"data__flip": True}, "data.flip is true.*say what is left.*give --data.no-flip"),
+        ({"data__flip": True}, "data.flip is true.*say what is left.*Give --data.no-flip"),
         ({"encoder__name": "resnet_smal"}, "Did you mean 'resnet_small'"),
         ({"encoder__weights": "/nowhere.pth"}, "/nowhere.pth"),
         ({"encoder__train_from": "stage5"}, "stages: stem, stage1, stage2, stage3, stage4"),
@@ -193,7 +193,7 @@ def test_a_data_set_that_changed_is_noticed(tiny_run, tiny_config, tmp_path):
     Vocabulary((*Vocabulary.load(workdir / "vocabulary.json").words, "new")).save(
         workdir / "vocabulary.json"
     )
-    with pytest.raises(InputError, match="the data set has changed since this run began"):
+    with pytest.raises(InputError, match="the data set has changed since this run started"):
         run(tiny_config, workdir)
 
 
