@@ -228,9 +228,7 @@ def test_a_directory_in_use_by_another_training_is_refused(
     vocabulary = Vocabulary.load(workdir / "vocabulary.json")
     with (
         claim(workdir, tiny_config, vocabulary),
-        pytest.raises(
-            InputError, match=rf"run: in use by another training .*process {os.getpid()} on"
-        ),
+        pytest.raises(InputError, match=rf"run: in use by another .*process {os.getpid()} on"),
     ):
         train(tiny_config, workdir, console=Console(quiet=True))
     # What an earlier one left of its lock keeps nobody out.
