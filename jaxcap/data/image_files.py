@@ -6,6 +6,7 @@ expand without limit, so a file is opened only in one of `FORMATS`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import io
@@ -152,14 +153,19 @@ def _too_large(name: str, width: int = 0, height: int = 0, mode: str = "") -> st
 
 def _size_of(data: bytes) -> tuple[int, int]:
     """Return width and height from the header, or (0, 0)."""
-    for kind in FORMATS:
-        factory, accepts = Image.OPEN[kind]
-        if accepts is not None and accepts(data[:16]) is True:
-            try:
-                return factory(io.BytesIO(data), "").size
-            except Exception:  # the size is only for the message
-                break
+    if (kind := _format_of(data)) is not None:
+        with contextlib.suppress(Exception):  # the size is only for the message
+            return Image.OPEN[kind][0](io.BytesIO(data), "").size
     return 0, 0
+
+
+def _format_of(data: bytes) -> str | None:
+    """Return the first of `FORMATS` whose plugin accepts the first bytes."""
+    for kind in FORMATS:
+        accepts = Image.OPEN[kind][1]
+        if accepts is not None and accepts(data[:16]) is True:
+            return kind
+    return None
 
 
 def _reason(data: bytes) -> str:
@@ -168,13 +174,11 @@ def _reason(data: bytes) -> str:
     for magic, offset, what in _STRANGERS:
         if start[offset : offset + len(magic)].lower() == magic:
             return what
-    for kind in FORMATS:
-        factory, accepts = Image.OPEN[kind]
-        if accepts is not None and accepts(data[:16]) is True:
-            try:
-                factory(io.BytesIO(data), "")
-            except Exception as error:
-                return f"the header of this {kind} file is damaged: {error}"
+    if (kind := _format_of(data)) is not None:
+        try:
+            Image.OPEN[kind][0](io.BytesIO(data), "")
+        except Exception as error:
+            return f"the header of this {kind} file is damaged: {error}"
     return f"not an image in one of the formats that are read: {', '.join(FORMATS)}"
 
 
