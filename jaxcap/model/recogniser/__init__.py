@@ -1,0 +1,1 @@
+"""Recognise words in images, for the decoder to read and the search to require."""
