@@ -111,6 +111,11 @@ def _check_methods(config: Config) -> None:
             f"train.accumulate is {train.accumulate}, which does not divide the train.batch_size "
             f"of {train.batch_size}; give a number that does."
         )
+    if train.extend_vocabulary and train.start_from is None:
+        raise InputError(
+            "train.extend_vocabulary is true, but train.start_from names no captioner with a "
+            "vocabulary to extend; give --train.start-from RUN, or leave the option out."
+        )
     if train.attention_penalty and config.decoder.name == "lstm":
         raise InputError(
             f"train.attention_penalty is {train.attention_penalty}, but decoder.name is 'lstm', "

@@ -154,11 +154,14 @@ class TrainConfig:
 
     batch_size: Annotated[int, Count(_MAX_BATCH)] = 32
     """B, images per step; each brings all its captions."""
-    epochs: Annotated[int, Count(_MAX_EPOCHS)] = 10
-    """Passes over the training split; a run with stages has theirs instead."""
+    epochs: Annotated[int, UpTo(_MAX_EPOCHS)] = 10
+    """Passes over the training split; 0 only scores. A run with stages has theirs instead."""
     start_from: str | None = None
     """A run, or a file of jaxcap export, to fine-tune: training takes its parameters, batch
-    statistics and vocabulary, and ignores encoder.weights. None: start from scratch."""
+    statistics and vocabulary, and ignores encoder.weights. It is scored before the first step.
+    None: start from scratch."""
+    extend_vocabulary: bool = False
+    """start_from: add the words that the training split holds data.min_count times or more."""
     optimizer: Annotated[
         Literal[
             "adamw",

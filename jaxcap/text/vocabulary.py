@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -56,14 +56,19 @@ class Vocabulary:
         Raises:
           InputError: no word is that frequent.
         """
-        kept = [w for w, n in counts.items() if n >= min_count and w not in SPECIALS]
+        kept = _frequent(counts, min_count)
         if not kept:
             one, many = units.name.removesuffix("s"), units.name
             raise InputError(
                 f"The training captions hold no {one} {min_count} times or more "
                 f"({len(counts)} different {many} in all); lower data.min_count."
             )
-        return cls(SPECIALS + tuple(sorted(kept, key=lambda w: (-counts[w], w))), units)
+        return cls(SPECIALS + kept, units)
+
+    def extended(self, counts: Mapping[str, int], *, min_count: int) -> Vocabulary:
+        """Append the words with a count of at least `min_count` that are not in it yet."""
+        new = tuple(word for word in _frequent(counts, min_count) if word not in self._ids)
+        return replace(self, words=self.words + new)
 
     def __len__(self) -> int:
         return len(self.words)
@@ -146,3 +151,9 @@ class Vocabulary:
                 f"{' '.join(SPECIALS)} and repeats none; found {' '.join(map(str, words[:4]))}…"
             )
         return cls(words, units_from_json(units, where=where))
+
+
+def _frequent(counts: Mapping[str, int], min_count: int) -> tuple[str, ...]:
+    """Return the words with a count of at least `min_count`, the most frequent first."""
+    kept = [word for word, n in counts.items() if n >= min_count and word not in SPECIALS]
+    return tuple(sorted(kept, key=lambda word: (-counts[word], word)))

@@ -55,8 +55,11 @@ class Loop:
         self._experiment, self._checkpoints, self._first = experiment, checkpoints, state
         done = int(state.step)
         self._saved, self._saved_at = done, time.monotonic()
-        # A session may have ended between the last step of an epoch and its evaluation.
-        self._unscored = done > 0 and self._epoch_ends(done) and not checkpoints.scored(done)
+        train = experiment.config.train
+        # Fine-tuning may end worse than it began, so its start is scored too. And a session may
+        # have ended between the last step of an epoch and its evaluation.
+        scores_here = done > 0 or train.start_from is not None or experiment.total == 0
+        self._unscored = scores_here and self._epoch_ends(done) and not checkpoints.scored(done)
         self._log = Log(
             experiment.workdir / "metrics.jsonl",
             done,
@@ -87,6 +90,8 @@ class Loop:
             Waiting() as waiting,
         ):
             if self._unscored:
+                if not self._checkpoints.has(done):
+                    self._save(state)
                 self._end_epoch(state, display, interruption)
             last = done if self._stalled() else experiment.total
             for batch in waiting.batches(experiment.batches(done, last)):
@@ -207,7 +212,7 @@ class Loop:
                 interruption.check(step)
 
         check()
-        trained, rate = self._meter.epoch(), float(self._rate(step - 1))
+        trained = self._meter.epoch()
         with Display(
             experiment.console, f"captioning {split}", total=len(experiment.validation)
         ) as progress:
@@ -234,7 +239,12 @@ class Loop:
             self._board.samples(evaluation, experiment.validation, step)
         self._checkpoints.score(step, evaluation.corpus)
         display.line(
-            f"epoch {epoch}/{self._epochs()}  loss {trained['loss']:.3f}  lr {rate:.2g}  "
+            (
+                f"epoch {epoch}/{self._epochs()}  loss {trained['loss']:.3f}  "
+                f"lr {float(self._rate(step - 1)):.2g}  "
+                if step
+                else "before the first step  "
+            )
             + "  ".join(f"{k} {v:.1f}" for k, v in _headline(evaluation).items())
             + _speed(trained)
             + f"  ({self._log.elapsed / 60:.1f} min)"

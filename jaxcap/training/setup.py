@@ -25,7 +25,7 @@ from jaxcap.training.frozen_features import cached_features
 from jaxcap.training.loop import Loop, Summary
 from jaxcap.training.self_critical import check_references
 from jaxcap.training.stages import create_stages, enter_stage, stage_at
-from jaxcap.training.start_from import load_start
+from jaxcap.training.start_from import extend_variables, load_start
 from jaxcap.training.step import optimizer
 from jaxcap.training.step.state import TrainState
 from jaxcap.training.training_text import training_text
@@ -122,6 +122,7 @@ def set_up(config: Config, workdir: Path, *, console: Console) -> Experiment:
             dataclasses.replace(config.data, flip=flips),
             saved=workdir / "vocabulary.json",
             given=None if start is None else start.vocabulary,
+            extend=config.train.extend_vocabulary,
             warn=functools.partial(print_line, console),
         )
     if any(stage.train.objective == "self_critical" for stage in stages):
@@ -152,7 +153,7 @@ def set_up(config: Config, workdir: Path, *, console: Console) -> Experiment:
         validation=validation,
         steps_per_epoch=steps_per_epoch,
         parallel=parallel,
-        start=None if start is None else start.variables,
+        start=None if start is None else extend_variables(start, vocabulary, config),
     )
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxcap.captioning.loaded_model import LoadedModel, load
 from jaxcap.config import Config
 from jaxcap.errors import InputError
 from jaxcap.model.captioner import create_captioner, variable_shapes
+from jaxcap.text.vocabulary import UNK, Vocabulary
 
 
 def load_start(config: Config) -> LoadedModel | None:
@@ -44,6 +48,33 @@ def load_start(config: Config) -> LoadedModel | None:
             f"{'; '.join(differing)}. Give the same options as there."
         )
     return run
+
+
+def extend_variables(start: LoadedModel, vocabulary: Vocabulary, config: Config) -> dict[str, Any]:
+    """Return the variables of a captioner for a vocabulary that appends words to its own.
+
+    So far, a new word was `<unk>`, so it takes over the parameters of `<unk>`. The n new words and
+    `<unk>` share its probability equally: their output biases fall by log(n + 1). The
+    probabilities of all other words stay as they were.
+    """
+    known, size = len(start.vocabulary), len(vocabulary)
+    if size == known:
+        return start.variables
+
+    def extend(parameter: Any, expected: Any) -> Any:
+        for axis, length in enumerate(expected.shape):
+            if added := length - parameter.shape[axis]:
+                unknown = jnp.take(parameter, jnp.full(added, UNK), axis=axis)
+                parameter = jnp.concatenate([parameter, unknown], axis=axis)
+        return parameter
+
+    model = create_captioner(config, size)
+    expected = variable_shapes(model, image_size=config.data.image_size)
+    variables: dict[str, Any] = jax.tree.map(extend, start.variables, expected)
+    output = variables["params"]["decoder"]["output"]
+    sharing = jnp.array([UNK, *range(known, size)])
+    output["bias"] = output["bias"].at[sharing].add(-math.log(len(sharing)))
+    return variables
 
 
 def _shapes(tree: object) -> dict[str, tuple[int, ...]]:

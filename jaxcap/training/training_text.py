@@ -20,6 +20,7 @@ def training_text(
     *,
     saved: Path,
     given: Vocabulary | None = None,
+    extend: bool = False,
     warn: Callable[[str], None] | None = None,
 ) -> tuple[Vocabulary, Captions]:
     """Create the vocabulary of the training split, and encode its captions.
@@ -27,6 +28,7 @@ def training_text(
     Args:
       saved: the vocabulary file of the run. If it exists, the data must still give the same.
       given: a vocabulary to use in place of the split's own.
+      extend: append the frequent words of the split that `given` lacks.
       warn: called with warnings about the captions, in a new run without `given`.
 
     Raises:
@@ -44,9 +46,12 @@ def training_text(
         # Pieces are not learned again, and their model file need not exist any more.
         units = _checked(before.units, saved, config)
     texts = tokenised_captions(source, units)
-    vocabulary = given or Vocabulary.from_counts(
-        texts.counts(), min_count=config.min_count, units=units
-    )
+    if given is None:
+        vocabulary = Vocabulary.from_counts(texts.counts(), min_count=config.min_count, units=units)
+    else:
+        vocabulary = given
+        if extend:
+            vocabulary = given.extended(texts.counts(), min_count=config.min_count)
     if before is not None and before != vocabulary:
         whose, what = f"the training split of '{config.name}'", "the data set"
         if given is not None:
