@@ -16,7 +16,7 @@ LAST_ID_NAMES = ("id", "name")
 """Used only if no other id is found: in COCO, `id` next to `image_id` identifies the caption."""
 CAPTION_NAMES = (
     "caption", "captions", "prediction", "generated_caption", "hypothesis", "reference",
-    "references", "sentence", "sentences", "comment", "text", "description",
+    "references", "sentence", "sentences", "comment", "text", "description", "raw",
 )  # fmt: skip
 SPLIT_NAME = "split"
 
@@ -41,7 +41,7 @@ class Names:
         return tuple(n for n in (self.image, *self.captions, self.split) if n is not None)
 
     def of_columns(self) -> Names:
-        """Return the names as `table_columns` normalises them."""
+        """Return the names as `find_table` normalises them."""
         return Names(
             None if self.image is None else column_name(self.image),
             tuple(column_name(name) for name in self.captions),

@@ -1,31 +1,48 @@
 """Match the images of two files by a single, named rule.
 
 Files refer to the same image as 42, "42", "val/COCO_val2014_000000000042.jpg" or without its
-extension, and some give several ids. The rule that matches the most images is used; of equal
-rules, the strictest. All images are matched by the same rule, and never by similarity.
+extension, some were written on Windows, some with the folders of another machine, and some give
+several ids. The rule that matches the most images is used; of equal rules, the strictest. All
+images are matched by the same rule, and never by similarity. An image that the rule cannot tell
+from another stays unmatched.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
+import posixpath
 import re
+import unicodedata
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from jaxcap.caption_files.reading import ImageCaptions
-from jaxcap.data.image_paths import images_below
+from jaxcap.data.image_paths import IMAGE_SUFFIXES
 from jaxcap.errors import InputError
 
-_EXTENSION = re.compile(r"\.(jpe?g|png|webp|bmp|gif|tiff?)$", re.IGNORECASE)
-_COCO_NAME = re.compile(r"(?:COCO_[a-z]+\d{4}_)?0*(\d+)")
+_COCO_NAME = re.compile(r"(?:coco_[a-z]+\d{4}_)?0*(\d+)")
 
 
-def _name(text: str) -> str:
-    return re.split(r"[/\\]", text)[-1]
+def _path(text: str) -> str:
+    """Return a path in one spelling: ".\\City\\1.JPG" as "city/1.jpg"."""
+    return posixpath.normpath(unicodedata.normalize("NFC", text).replace("\\", "/").casefold())
+
+
+def _last(text: str, parts: int) -> str:
+    return "/".join(_path(text).split("/")[-parts:])
+
+
+def name_of(text: str) -> str:
+    """Return the name of a file without its folders, in lower case."""
+    return _last(text, 1)
 
 
 def _stem(text: str) -> str:
-    return _EXTENSION.sub("", _name(text))
+    stem, suffix = posixpath.splitext(name_of(text))
+    return stem if suffix in IMAGE_SUFFIXES else stem + suffix
 
 
 def _number(text: str) -> str | None:
@@ -36,7 +53,10 @@ def _number(text: str) -> str | None:
 
 _RULES: tuple[tuple[str, Callable[[str], str | None]], ...] = (
     ("exactly", lambda text: text),
-    ("without folders", _name),
+    ("as paths in any spelling", _path),
+    ("by the last three parts of their paths", functools.partial(_last, parts=3)),
+    ("by the last folder and the name", functools.partial(_last, parts=2)),
+    ("without folders", name_of),
     ("without folders and extensions", _stem),
     ("by the number in COCO's file names", _number),
 )
@@ -58,13 +78,12 @@ class Matching:
 
 def _keys(
     images: Sequence[ImageCaptions], kind: str, simplify: Callable[[str], str | None]
-) -> dict[str, int] | None:
-    """Map the key of each image to its index; None if two images have the same key."""
-    keys: dict[str, int] = {}
+) -> dict[str, list[int]]:
+    """Map each key to the indices of the images that have it."""
+    keys = defaultdict(list)
     for index, image in enumerate(images):
-        key = simplify(image.ids[kind]) if kind in image.ids else None
-        if key is not None and keys.setdefault(key, index) != index:
-            return None
+        if kind in image.ids and (key := simplify(image.ids[kind])) is not None:
+            keys[key].append(index)
     return keys
 
 
@@ -102,56 +121,35 @@ def match(
       paths: the two files, for error messages.
 
     Raises:
-      InputError: no rule matches any image, or the two best rules match equally many images in
+      InputError: no rule matches any image, or ids of two kinds match equally many images in
         different ways.
     """
-    best: Matching | None = None
-    rival: Matching | None = None
+    best, rival = Matching("", {}), ""
+    kinds = None
     for words, simplify in _RULES:
-        for our_kind in _kinds(ours):
-            if (our_keys := _keys(ours, our_kind, simplify)) is None:
-                continue
-            for their_kind in _kinds(theirs):
-                if (their_keys := _keys(theirs, their_kind, simplify)) is None:
-                    continue
-                pairs = {i: their_keys[key] for key, i in our_keys.items() if key in their_keys}
-                found = Matching(f"{our_kind} = {their_kind}, {words}", pairs)
-                if best is None or len(pairs) > len(best.pairs):
-                    best, rival = found, None
-                elif len(pairs) == len(best.pairs) and pairs != best.pairs:
-                    rival = rival or found
-    if best is None or not best.pairs:
+        our_keys = {kind: _keys(ours, kind, simplify) for kind in _kinds(ours)}
+        their_keys = {kind: _keys(theirs, kind, simplify) for kind in _kinds(theirs)}
+        for both in itertools.product(our_keys, their_keys):
+            here, there = our_keys[both[0]], their_keys[both[1]]
+            pairs = {
+                indices[0]: there[key][0]
+                for key, indices in here.items()
+                if len(indices) == 1 and len(there.get(key, ())) == 1
+            }
+            rule = f"{both[0]} = {both[1]}, {words}"
+            if len(pairs) > len(best.pairs):
+                best, kinds, rival = Matching(rule, pairs), both, ""
+            elif len(pairs) == len(best.pairs) and both != kinds and pairs != best.pairs:
+                rival = rival or rule
+    if not best.pairs:
         raise InputError(
             f"{paths[0]} and {paths[1]} have no image in common. The first has "
             f"{_described(ours)}; the second has {_described(theirs)}. Images match if they have "
             "the same id, with or without folders and extension."
         )
-    if rival is not None:
+    if rival:
         raise InputError(
             f"{paths[0]} and {paths[1]} match in two ways that differ: {best.rule}, and "
-            f"{rival.rule} ({len(best.pairs)} images each). Keep only one kind of id in each file."
+            f"{rival} ({len(best.pairs)} images each). Keep only one kind of id in each file."
         )
     return best
-
-
-def pictures_of(ids: list[dict[str, str]], directory: Path) -> list[Path | None]:
-    """Find the file of each image in a folder and its subfolders; None for images without one.
-
-    Args:
-      ids: the ids of each image.
-      directory: the folder to search.
-
-    Raises:
-      InputError: `directory` is not a folder, or holds none of the images.
-    """
-    if not directory.is_dir():
-        raise InputError(
-            f"--images {directory}: expected the image folder; there is no such folder."
-        )
-    paths = images_below(directory)
-    if not paths:
-        raise InputError(f"--images {directory}: found no images in this folder or below it.")
-    files = [ImageCaptions({"file": str(path.relative_to(directory))}, []) for path in paths]
-    wanted = [ImageCaptions(each, []) for each in ids]
-    pairs = match(wanted, files, paths=(Path("the captions"), directory)).pairs
-    return [paths[pairs[i]] if i in pairs else None for i in range(len(ids))]

@@ -17,14 +17,15 @@ from jaxcap.caption_files.text_files import (
     Problems,
     Repeated,
     fail,
+    find_table,
     is_json_lines,
+    list_in_cell,
     numbered_lines,
     read_json,
     read_json_lines,
     read_table,
     read_text,
     shown,
-    table_columns,
 )
 
 COCO = "COCO annotations"
@@ -185,17 +186,26 @@ def _objects(values: Any, what: str, problems: Problems) -> Iterator[tuple[str, 
 
 def _texts(value: object, place: str, problems: Problems) -> list[str]:
     """Return the captions in a text, a list of texts, or a list of objects with captions."""
-    values = value if isinstance(value, list) else [value]
-    texts = [text for each in values if (text := _text(each)) is not None]
-    if texts and len(texts) == len(values):
+    if texts := caption_texts(value):
         return texts
     problems.add(place, f"the caption is {_kind(value)}; expected text")
     return []
 
 
+def caption_texts(value: object) -> list[str] | None:
+    """Return the captions in a text, a list of texts, or a list of objects with captions.
+
+    Returns:
+      The captions, or None if anything else is among the values.
+    """
+    values = value if isinstance(value, list) else [value]
+    texts = [text for each in values if (text := _text(each)) is not None]
+    return texts if len(texts) == len(values) else None
+
+
 def _text(value: object) -> str | None:
     if isinstance(value, dict):
-        name = next((n for n in (*CAPTION_NAMES, "raw") if n in value), "")
+        name = next((n for n in CAPTION_NAMES if n in value), "")
         value = value.get(name)
     return value if isinstance(value, str) else None
 
@@ -243,6 +253,8 @@ def _entries(
             expected = f"expected one of {', '.join(names.captions or CAPTION_NAMES[:3])}, …"
             problems.add(place, f"no caption; {expected}; found {_names(entry)}")
         else:
+            if format == TABLE:
+                entry = entry | {name: list_in_cell(entry[name]) for name in under}
             value = entry[under[0]] if len(under) == 1 else _joined(entry, under)
             collector.add(ids, value, place, names.split_of(entry))
     return CaptionFile(path, format, list(collector.images.values()))
@@ -346,7 +358,8 @@ def _read_lines(path: Path, text: str, problems: Problems, names: Names) -> Capt
     first = next(line for _, line in numbered_lines(text))
     if _TOKEN_LINE.fullmatch(first):
         return _read_tokens(path, text, problems)
-    _, columns = table_columns(text)
+    table = find_table(text)
+    columns, first = table.columns, table.first
     names, record = names.of_columns(), dict.fromkeys(columns, "")
     if missing := [name for name in names.given if name not in columns]:
         fail(
@@ -366,7 +379,7 @@ def _read_lines(path: Path, text: str, problems: Problems, names: Names) -> Capt
         )
     if twice := [name for name in names.captions_in(record) if columns.count(name) > 1]:
         fail(path, f"{columns.count(twice[0])} columns {twice[0]!r}", "different names of columns")
-    return _entries(path, TABLE, read_table(text, problems), problems, names)
+    return _entries(path, TABLE, read_table(table, problems), problems, names)
 
 
 def _read_tokens(path: Path, text: str, problems: Problems) -> CaptionFile:

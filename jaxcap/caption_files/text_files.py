@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import csv
+import gzip
 import io
 import json
 import re
+import tokenize
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 from jaxcap.caption_files.encodings import guess, utf16
+from jaxcap.data.image_paths import IMAGE_SUFFIXES
 from jaxcap.errors import InputError
 
 SHOWN = 10
@@ -50,27 +55,52 @@ def shown(value: object, width: int = 60) -> str:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a UTF-8 file, with or without a byte order mark.
+    """Return the text of a UTF-8 or UTF-16 file, with or without a byte order mark, perhaps .gz.
 
     Raises:
-      InputError: the file does not exist, is empty, or is not UTF-8 text. Names the line.
+      InputError: the file does not exist, is empty, or is not text. Names the line.
     """
     try:
         data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot read it: {error.strerror or error}") from None
+        if path.suffix.lower() == ".gz":
+            data = gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot read it: {reason}") from None
+    text = decode_text(data, path)
+    if not text.strip():
+        raise InputError(f"{path}: the file is empty.")
+    return text
+
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""How a file begins that Git LFS has not downloaded."""
+
+
+def decode_text(data: bytes, path: Path) -> str:
+    """Decode the content of a text file, as `read_text` does.
+
+    Args:
+      data: the content.
+      path: the file, for error messages.
+
+    Raises:
+      InputError: the content is not text. Names the line.
+    """
+    if data.startswith(LFS_POINTER):
+        raise InputError(f"{path}: a Git LFS pointer, not the file itself; run `git lfs pull`.")
     if name := utf16(data):
-        raise InputError(
-            f"{path}: this is UTF-16 text; expected UTF-8. Convert it: "
-            f"iconv -f {name} -t UTF-8 {path.name}"
-        )
+        try:
+            return data.decode(name).removeprefix("\ufeff")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: damaged {name} text: {error.reason}.") from None
     if b"\0" in data[:65536]:
         raise InputError(
             f"{path}: this is not a text file; expected JSON, JSON lines, CSV, TSV or a Flickr "
             "token file. Decompress compressed files first."
         )
     try:
-        text = data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         looks = guess(data)
@@ -78,9 +108,6 @@ def read_text(path: Path) -> str:
             f"{path}, line {line}: the byte 0x{data[error.start]:02X} is not UTF-8; the file looks "
             f"like {looks.title}. If so, convert it: iconv -f {looks.iconv} -t UTF-8 {path.name}"
         ) from None
-    if not text.strip():
-        raise InputError(f"{path}: the file is empty.")
-    return text
 
 
 class Repeated(dict[str, Any]):
@@ -147,15 +174,53 @@ def read_json_lines(text: str, problems: Problems) -> Iterator[tuple[str, dict[s
             problems.add(f"line {number}", f"expected an object {{…}}, found {shown(value)}")
 
 
-def table_columns(text: str) -> tuple[str, list[str]]:
-    """Return the delimiter of a table and the names of its columns, normalised by `column_name`."""
-    first = next(line for line in _lines(text) if line.strip())
-    best = max("\t,;|", key=first.count)  # the first of equals
+@dataclass(frozen=True)
+class Table:
+    """A table before its rows are parsed.
+
+    Attributes:
+      text: the lines, with an empty one in place of Excel's `sep=;`.
+      delimiter: the character between cells.
+      columns: the names of the columns, normalised by `column_name`.
+      first: the first line.
+      has_header: whether the first line names the columns.
+    """
+
+    text: str
+    delimiter: str
+    columns: list[str]
+    first: str
+    has_header: bool
+
+
+_SEP = re.compile(r'\s*"?sep=([^\r\n])"?[ \t,;|]*\r?$', re.MULTILINE | re.IGNORECASE)
+"""Excel's own first line, which names the delimiter."""
+
+
+def find_table(text: str) -> Table:
+    """Find the delimiter and the columns of a table.
+
+    A table of image names and captions needs no header: `a.jpg<TAB>A dog.` has the columns image
+    and caption, and `jaxcap caption` writes it.
+    """
+    given = _SEP.match(text)
+    text = text[given.end() :] if given else text
+    first = next((line.rstrip("\r") for line in _lines(text) if line.strip()), "")
+    delimiter = given[1] if given else max("\t,;|", key=first.count)  # the first of equals
+    if _is_image(first.partition("\t")[0]):
+        delimiter = "\t"
     try:
-        cells = next(csv.reader([first.rstrip("\r")], delimiter=best))
+        cells = next(csv.reader([first], delimiter=delimiter), [])
     except csv.Error:  # not a header
         cells = [first]
-    return best, [column_name(cell) for cell in cells]
+    if len(cells) == 2 and _is_image(cells[0]):
+        return Table(text, delimiter, ["image", "caption"], first, has_header=False)
+    columns = [column_name(cell) for cell in cells]
+    return Table(text, delimiter, columns, first, has_header=True)
+
+
+def _is_image(name: str) -> bool:
+    return name.strip().lower().endswith(IMAGE_SUFFIXES)
 
 
 def column_name(cell: str) -> str:
@@ -163,12 +228,12 @@ def column_name(cell: str) -> str:
     return re.sub(r"[\s-]+", "_", cell.strip().lower())
 
 
-def read_table(text: str, problems: Problems) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield ("line 3", column to cell) for each line after the first, which names the columns.
+def read_table(table: Table, problems: Problems) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield ("line 3", column to cell) for each line but that with the names of the columns.
 
     Lines with a wrong number of cells or malformed quotes are added to `problems`.
     """
-    delimiter, columns = table_columns(text)
+    text, delimiter, columns = table.text, table.delimiter, table.columns
     # Most writers of TSV do not quote: a quotation mark is part of the text.
     literal = delimiter in "\t|" and not _quoted(text)
     rows = csv.reader(
@@ -177,7 +242,7 @@ def read_table(text: str, problems: Problems) -> Iterator[tuple[str, dict[str, s
         quoting=csv.QUOTE_NONE if literal else csv.QUOTE_MINIMAL,
         strict=True,
     )
-    header, begin = True, 1
+    header, begin = table.has_header, 1
     try:
         for cells in rows:
             place, begin = f"line {begin}", rows.line_num + 1
@@ -186,7 +251,7 @@ def read_table(text: str, problems: Problems) -> Iterator[tuple[str, dict[str, s
             if header:
                 header = False
             elif len(cells) == len(columns):
-                yield place, dict(zip(columns, (cell.strip() for cell in cells), strict=True))
+                yield place, dict(zip(columns, map(_cell_text, cells), strict=True))
             else:
                 hint = ' (a caption with a comma needs quotes: "…")' if delimiter == "," else ""
                 problems.add(
@@ -196,6 +261,42 @@ def read_table(text: str, problems: Problems) -> Iterator[tuple[str, dict[str, s
                 )
     except csv.Error as error:
         problems.add(f"line {begin}", f"malformed CSV: {error}")
+
+
+def harmless(text: str) -> str:
+    """Put `'` before a cell that a spreadsheet would take for a formula.
+
+    See "CSV Injection", https://owasp.org/www-community/attacks/CSV_Injection. `read_table` removes
+    the mark.
+    """
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
+def _cell_text(cell: str) -> str:
+    return re.sub(r"^'(?=[=+\-@])", "", cell.strip())
+
+
+def list_in_cell(cell: str) -> str | list[str]:
+    """Return the texts of a list that JSON, pandas or NumPy wrote into a cell; else the cell."""
+    if not (cell.startswith("[") and cell.endswith("]")):
+        return cell
+    try:
+        texts = json.loads(cell)
+    except (ValueError, RecursionError):
+        texts = _python_list(cell)
+    is_list = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+    return texts if is_list else cell
+
+
+def _python_list(cell: str) -> list[Any] | None:
+    """Parse `['a', 'b']`, also without the comma, as NumPy prints arrays; None if it is neither."""
+    try:
+        tokens = list(tokenize.generate_tokens(io.StringIO(cell).readline))
+        texts = [ast.literal_eval(t.string) for t in tokens if t.type == tokenize.STRING]
+    except (tokenize.TokenError, SyntaxError, ValueError):
+        return None
+    others = "".join(t.string for t in tokens if t.type != tokenize.STRING)
+    return texts if "".join(others.replace(",", "").split()) == "[]" else None
 
 
 def _quoted(text: str) -> bool:

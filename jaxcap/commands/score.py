@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -198,6 +199,8 @@ def _read(arguments: ScoreArguments) -> tuple[Pairing, Pairing | None, list[str]
     warnings += pitfalls.of_references(
         ours.references, str(arguments.references), tokenised=references.tokenised
     )
+    if arguments.units == "words":
+        warnings += pitfalls.of_letters([*ours.captions, *itertools.chain(*ours.references)])
     return ours, theirs, warnings
 
 
@@ -320,14 +323,16 @@ def _write_report(
     arguments: ScoreArguments, result: Result, scored: _Scored, console: Console
 ) -> None:
     assert arguments.images is not None
-    from jaxcap.caption_files.image_ids import pictures_of
+    from jaxcap.caption_files.image_lookup import pictures_of
     from jaxcap.report import ReportCaption, ReportRow, write_report
 
     pairing = scored.pairing
-    pictures = pictures_of(pairing.ids, arguments.images)
-    if absent := sum(picture is None for picture in pictures):
+    located = pictures_of(pairing.ids, arguments.images)
+    pictures = located.paths
+    if absent := [i for i, picture in enumerate(pictures) if picture is None]:
         where = f"of {len(pictures)} images in {arguments.images}"
-        console.print(f"no image file for {absent} {where}", soft_wrap=True)
+        first = f"the first is {pairing.names[absent[0]]}{located.reason(absent[0])}"
+        console.print(f"no image file for {len(absent)} {where}; {first}", soft_wrap=True)
 
     def row(i: int) -> ReportRow:
         best: Sequence[tuple[str, float | None]]

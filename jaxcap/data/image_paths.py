@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
+import io
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from jaxcap.config.local_paths import address_problem
 from jaxcap.errors import InputError
 
 IMAGE_SUFFIXES = (
@@ -20,11 +23,17 @@ IMAGE_SUFFIXES = (
 )
 """How image files are recognised in folders. A file that cannot be read after all is reported."""
 
+RAW_SUFFIXES = (
+    *(".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".sr2", ".orf", ".rw2", ".raf", ".pef"),
+    *(".srw", ".x3f", ".iiq", ".3fr"),
+)
+"""Raw files of cameras, which are left out: most have a JPEG beside them."""
+
 _NOT_ENTERED = "__MACOSX"
 """The folder of metadata in ZIP files from macOS; folders and files with a dot in front as well."""
 
 LIST = "-"
-"""The argument that stands for a list on standard input: one file or folder per line."""
+"""The argument that stands for a list of files and folders on standard input."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,7 @@ def ignore(report: object) -> None:
 def image_paths(
     arguments: Sequence[Path],
     *,
-    listed: Iterable[bytes],
+    listed: io.BufferedIOBase,
     unreadable: Callable[[str], None],
     left_out: Callable[[Path], None] = ignore,
 ) -> Iterator[ImagePath]:
@@ -58,9 +67,9 @@ def image_paths(
 
     Args:
       arguments: files, folders, patterns and `LIST`.
-      listed: the lines that `LIST` stands for.
+      listed: the list that `LIST` stands for.
       unreadable: called with the reason when a subfolder cannot be read.
-      left_out: called with each hidden image or folder that is left out; see `walk_images`.
+      left_out: called with each file or folder that is left out; see `walk_images`.
 
     Raises:
       InputError: immediately, if an argument matches no file and no folder with an image.
@@ -91,20 +100,46 @@ def _check(argument: Path) -> None:
 
 def _images(
     arguments: Iterable[Path],
-    listed: Iterable[bytes],
+    listed: io.BufferedIOBase,
     unreadable: Callable[[str], None],
     left_out: Callable[[Path], None],
 ) -> Iterator[ImagePath]:
     for argument in arguments:
         if str(argument) == LIST:
-            for line in listed:
-                if name := line.rstrip(b"\r\n"):
+            for name in _listed_names(listed):
+                if problem := address_problem(os.fsdecode(name)):
+                    unreadable(f"{os.fsdecode(name)}: {problem}")
+                elif name:
                     yield from _images_of(Path(os.fsdecode(name)), unreadable, left_out)
         elif os.path.exists(argument) or not glob.has_magic(str(argument)):
             yield from _images_of(argument, unreadable, left_out)
         else:
             for path in sorted(_matches(argument)):
                 yield from _images_of(path, unreadable, left_out)
+
+
+_BLOCK = 1 << 16
+
+
+def _listed_names(file: io.BufferedIOBase) -> Iterator[bytes]:
+    """Yield the names in a list, as they arrive.
+
+    Names end with line breaks, or with NUL as `find -print0` writes them. A byte order mark may
+    come first; lists in UTF-16, which PowerShell writes, are decoded as a whole.
+    """
+    rest = file.read1(_BLOCK)  # what is there, without waiting for a whole block
+    if rest.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        rest = (rest + file.read()).decode("utf-16", "replace").encode(errors="replace")
+    rest = rest.removeprefix(codecs.BOM_UTF8)
+    end = b"\0" if b"\0" in rest else b"\n"
+    while True:
+        *names, rest = rest.split(end)
+        for name in names:
+            yield name.removesuffix(b"\r") if end == b"\n" else name
+        if not (more := file.read1(_BLOCK)):
+            break
+        rest += more
+    yield rest.removesuffix(b"\r")
 
 
 def _images_of(
@@ -129,8 +164,12 @@ def walk_images(
 ) -> Iterator[ImagePath]:
     """Yield the images below a folder in order of name, recognised by suffix.
 
-    Links to folders elsewhere are followed, each folder once. Hidden files and folders are left
-    out, and so is `__MACOSX`: they hold copies and metadata.
+    Links to folders elsewhere are followed, each folder once. Hidden images and folders are left
+    out, and so is `__MACOSX`: they hold copies and metadata. So are raw files of cameras.
+
+    Args:
+      unreadable: called with the reason when a folder cannot be read.
+      left_out: called with each image, raw file or folder that is left out.
     """
     yield from _walk(top, top, {os.path.realpath(top)}, unreadable, left_out)
 
@@ -150,13 +189,14 @@ def _walk(
         return
     for entry in entries:
         path = folder / entry.name
-        is_image = path.suffix.lower() in IMAGE_SUFFIXES
+        suffix = path.suffix.lower()
         is_folder = entry.is_dir(follow_symlinks=False)
+        is_image, is_raw = suffix in IMAGE_SUFFIXES, suffix in RAW_SUFFIXES and not is_folder
         if entry.is_symlink() and os.path.isdir(path):  # a stat call, made for links only
             target = os.path.realpath(path)
             is_folder, is_image = _is_new(target, entered), False
-        if entry.name.startswith(".") or entry.name == _NOT_ENTERED:
-            if is_folder or is_image:
+        if is_raw or entry.name.startswith(".") or entry.name == _NOT_ENTERED:
+            if is_folder or is_image or is_raw:
                 left_out(path)
         elif is_folder:
             yield from _walk(top, path, entered, unreadable, left_out)
@@ -173,9 +213,23 @@ def _is_new(target: str, entered: set[str]) -> bool:
     return True
 
 
-def images_below(folder: Path) -> list[Path]:
+def images_below(
+    folder: Path,
+    *,
+    unreadable: Callable[[str], None] = ignore,
+    left_out: Callable[[Path], None] = ignore,
+) -> list[Path]:
     """List the images that `walk_images` finds, in order of path."""
-    return sorted(image.path for image in walk_images(folder))
+    return sorted(
+        image.path for image in walk_images(folder, unreadable=unreadable, left_out=left_out)
+    )
+
+
+def named_left_out(paths: Sequence[Path]) -> str:
+    """Name the first of the files that `walk_images` left out, and count the others."""
+    names = ", ".join(map(str, paths[:3]))
+    more = f" and {len(paths) - 3:,} more" if len(paths) > 3 else ""
+    return f"left out, because they are hidden or raw files of a camera: {names}{more}"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from jaxcap.metrics.lost_letters import loses_letters
 from jaxcap.scoring.pairing import count_range
 
 _NAMES = r"s|end|eos|start|sos|bos|go|pad|unk|unknown|sep|cls|mask"
@@ -80,6 +81,16 @@ def of_references(
             "references as they were published"
         )
     return warnings
+
+
+def of_letters(texts: Sequence[str]) -> list[str]:
+    """Warn of captions and references from which the scorer's tokenizer drops letters."""
+    if not (lost := sum(map(loses_letters, texts))):
+        return []
+    return [
+        f"{share(lost, len(texts))} captions and references lose letters or marks in the tokenizer "
+        "of coco-caption, so different words may count as equal. Score with --units characters"
+    ]
 
 
 def _tokenised(texts: Sequence[str]) -> str:

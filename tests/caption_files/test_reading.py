@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from jaxcap.caption_files.reading import CaptionFile, read_captions
+from jaxcap.caption_files.text_files import harmless
 from jaxcap.errors import InputError
 
 
@@ -105,6 +107,72 @@ def test_a_byte_order_mark_is_tolerated(tmp_path: Path) -> None:
     assert held(read_captions(path)) == {"a.jpg": ["café"]}
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig"])
+def test_utf16_is_read_with_and_without_its_mark(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes("image,caption\r\na.jpg,犬が走る\r\n".encode(encoding))
+    assert held(read_captions(path)) == {"a.jpg": ["犬が走る"]}
+
+
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "SEP=;", "sep=;;"])
+def test_excels_first_line_names_the_delimiter_and_is_no_row(first: str, tmp_path: Path) -> None:
+    text = f"\ufeff{first}\r\nimage;caption\r\na.jpg;A girl, playing.\r\nb.jpg\r\n"
+    path = write(tmp_path / "a.csv", text)
+    with pytest.raises(InputError, match="line 4: found 1 cells where the first line has 2"):
+        read_captions(path)
+    assert held(read_captions(write(path, text.removesuffix("b.jpg\r\n")))) == {
+        "a.jpg": ["A girl, playing."]
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("p/1.jpg\tA girl, playing, alone.\n2.HEIC\tx\n", ["A girl, playing, alone.", "x"]),
+        ('1.png,"A girl, playing."\n2.png,x\n', ["A girl, playing.", "x"]),
+        ("1.jpg\ta |b|\n", ["a |b|"]),
+    ],
+)
+def test_names_and_captions_need_no_header(
+    content: str, expected: list[str], tmp_path: Path
+) -> None:
+    found = read_captions(write(tmp_path / "captions.txt", content))
+    assert [text for image in found.images for text in image.captions] == expected
+    assert found.images[0].place == "line 1"
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        ("['a dog', \"it's\"]", ["a dog", "it's"]),
+        ("['a dog' 'a cat'\n 'x']", ["a dog", "a cat", "x"]),  # NumPy prints no commas
+        ('["caf\\u00e9 \\ud83d\\ude00", "b"]', ["café 😀", "b"]),
+        ("['a, b',]", ["a, b"]),
+        ("[1]", ["[1]"]),
+        ("['a', 1]", ["['a', 1]"]),
+        ("[man] runs", ["[man] runs"]),
+        ("['a'] and ['b']", ["['a'] and ['b']"]),
+        ("['a", ["['a"]),
+    ],
+)
+def test_a_list_in_one_cell_is_several_captions(
+    cell: str, expected: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "a.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["filename", "raw", "split"], ["a.jpg", cell, "train"]])
+    assert held(read_captions(path)) == {"a.jpg": expected}
+
+
+def test_the_mark_before_a_formula_is_not_part_of_the_cell(tmp_path: Path) -> None:
+    captions = ["=1+1", "-5 degrees", "@home", "+1", "'quoted'", "a=b", "'tis"]
+    lines = [f"{n}.jpg,{harmless(caption)}\n" for n, caption in enumerate(captions)]
+    assert lines[:2] == ["0.jpg,'=1+1\n", "1.jpg,'-5 degrees\n"]
+    assert lines[4:] == ["4.jpg,'quoted'\n", "5.jpg,a=b\n", "6.jpg,'tis\n"]
+    found = read_captions(write(tmp_path / "a.csv", "image,caption\n" + "".join(lines)))
+    assert [image.captions for image in found.images] == [[caption] for caption in captions]
+
+
 def test_of_a_models_n_best_the_first_counts(tmp_path: Path) -> None:
     best = [{"caption": "a dog", "log_prob": -1.5}, {"caption": "a cat", "log_prob": -2}]
     lines = [{"image": "a.jpg", "captions": best}, {"image": "b.jpg", "captions": best[:1]}]
@@ -186,7 +254,8 @@ def test_all_problems_come_together_the_first_ten_in_full(tmp_path: Path) -> Non
     ("data", "message"),
     [
         (b"image,caption\na.jpg,a caf\xe9\n", "line 2: the byte 0xE9 is not UTF-8"),
-        ("image,caption\n".encode("utf-16"), "UTF-16 text; expected UTF-8"),
+        (b"\xff\xfei\x00m\x00\x61", "damaged UTF-16 text: truncated data"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
         (b"PK\x03\x04\x00\x00", "this is not a text file"),
     ],
 )

@@ -61,7 +61,9 @@ def test_hidden_files_and_folders_are_left_out_and_reported(tree):
         (tree / name).parent.mkdir(exist_ok=True)
         (tree / name).write_bytes(b"")
     left_out: list[Path] = []
-    paths = image_paths([Path("t")], listed=[], unreadable=print, left_out=left_out.append)
+    paths = image_paths(
+        [Path("t")], listed=io.BytesIO(), unreadable=print, left_out=left_out.append
+    )
     assert len(list(paths)) == 6
     assert [path.name for path in left_out] == ["._a.png", ".ipynb_checkpoints", "__MACOSX"]
 
@@ -86,6 +88,54 @@ def test_patterns_and_lists(tree):
     ]
 
 
+@pytest.mark.parametrize(
+    "listed",
+    [
+        "\ufefft/b.JPG\r\nt/ü/ö.jpeg\r\n".encode(),
+        "t/b.JPG\r\nt/ü/ö.jpeg\r\n".encode("utf-16"),
+        "\ufefft/b.JPG\nt/ü/ö.jpeg".encode("utf-16-be"),
+        "t/b.JPG\0t/ü/ö.jpeg\0".encode(),
+    ],
+)
+def test_lists_of_powershell_and_of_find_print0(tree, listed):
+    assert found("-", listed=listed) == ["t/b.JPG", "t/ü/ö.jpeg"]
+
+
+def test_names_between_nul_bytes_may_hold_line_breaks(tree):
+    assert found("-", listed=b"a\nb.jpg\0c.jpg\r\0") == ["a\nb.jpg", "c.jpg\r"]
+
+
+def test_a_list_is_read_as_it_arrives(tree):
+    read, write = os.pipe()
+    os.write(write, b"t/b.JPG\nt/a.p")
+    with open(read, "rb") as listed:
+        images = image_paths([Path("-")], listed=listed, unreadable=print)
+        assert next(images).path == Path("t/b.JPG")
+        os.write(write, b"ng\n")
+        os.close(write)
+        assert [image.path for image in images] == [Path("t/a.png")]
+
+
+def test_addresses_in_a_list_are_named_as_they_are(tree):
+    problems: list[str] = []
+    assert found("-", listed=b"https://example.org/a.jpg\n", problems=problems) == []
+    assert problems[0].startswith("https://example.org/a.jpg: an address, not a file")
+
+
+def test_raw_files_of_cameras_are_left_out_and_reported(tree):
+    (tree / "c" / "IMG_1.CR2").write_bytes(b"")
+    (tree / "album.dng").mkdir()
+    (tree / "album.dng" / "x.jpg").write_bytes(b"")
+    left_out: list[Path] = []
+    paths = image_paths(
+        [Path("t")], listed=io.BytesIO(), unreadable=print, left_out=left_out.append
+    )
+    assert [image.within for image in paths if "c/" in image.within or "x" in image.within] == [
+        *("album.dng/x.jpg", "c/a b.gif", "c/d/e.webp"),
+    ]
+    assert left_out == [Path("t/c/IMG_1.CR2")]
+
+
 def test_arguments_without_images_raise_at_once(tree):
     (tree / "empty").mkdir()
     for argument, message in [
@@ -94,18 +144,18 @@ def test_arguments_without_images_raise_at_once(tree):
         ("t/empty", "t/empty: no image in this folder"),
     ]:
         with pytest.raises(InputError, match=message):
-            image_paths([tree / "a.png", Path(argument)], listed=[], unreadable=print)
+            image_paths([tree / "a.png", Path(argument)], listed=io.BytesIO(), unreadable=print)
     with pytest.raises(InputError, match="No images given"):
-        image_paths([], listed=[], unreadable=print)
+        image_paths([], listed=io.BytesIO(), unreadable=print)
 
 
 def test_an_invalid_file_name_counts_as_a_missing_image(tree):
     """The reader that opens it reports it, and continues with the others."""
     long = "x" * 300 + ".jpg"
     (tree / "circle.jpg").symlink_to(tree / "circle.jpg")
-    assert found("t", "-", listed=f"{long}\na\0b.jpg\n".encode())[3:] == [
+    assert found("t", "-", listed=f"{long}\n".encode())[3:] == [
         *("t/c/a b.gif", "t/c/d/e.webp", "t/circle.jpg", "t/ü/ö.jpeg"),
-        *(long, "a\0b.jpg"),
+        long,
     ]
     with pytest.raises(InputError, match="no such file or folder"):
         found(long)
@@ -134,7 +184,7 @@ def test_folders_are_walked_lazily(tree, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", watched)
-    images = image_paths([Path("t")], listed=[], unreadable=print)
+    images = image_paths([Path("t")], listed=io.BytesIO(), unreadable=print)
     assert next(images).path == Path("t/[1].png")
     assert set(looked) == {"t"}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxcap.caption_files.image_ids import pictures_of
+from jaxcap.caption_files.image_lookup import pictures_of
 from jaxcap.caption_files.reading import read_captions
 from jaxcap.errors import InputError
 from jaxcap.scoring.inputs import references_of, training_captions
@@ -56,8 +56,8 @@ def test_pictures_are_found_below_the_folder(tmp_path: Path) -> None:
     for name in ("val/a.jpg", "val/b.PNG", "notes.txt"):
         (tmp_path / name).write_bytes(b"")
     found = pictures_of([{"image": "b.PNG"}, {"image": "c.jpg"}, {"image": "a.jpg"}], tmp_path)
-    assert found == [tmp_path / "val/b.PNG", None, tmp_path / "val/a.jpg"]
-    with pytest.raises(InputError, match="no image in common"):
+    assert found.paths == [tmp_path / "val/b.PNG", None, tmp_path / "val/a.jpg"]
+    with pytest.raises(InputError, match="none of the 1 images is in this folder"):
         pictures_of([{"image": "z.jpg"}], tmp_path)
     with pytest.raises(InputError, match="expected the image folder"):
         pictures_of([{"image": "z.jpg"}], tmp_path / "none")

@@ -16,6 +16,7 @@ from jaxcap.datasets.inspection.caption_statistics import (
     percentile,
 )
 from jaxcap.datasets.inspection.data_statistics import TRAIN, DataStatistics, Repeats
+from jaxcap.metrics.lost_letters import loses_letters
 
 _FRAME = 2
 """`<bos>` and `<eos>`, which count towards the length of a bucket."""
@@ -55,6 +56,7 @@ def warnings(statistics: DataStatistics, config: DataConfig) -> list[DataWarning
         *_repeat_warnings(statistics),
         *_length_warnings(statistics, config),
         *_vocabulary_warnings(statistics, config),
+        *_letter_warnings(statistics),
         *_count_warnings(statistics, config),
         *_side_warnings(statistics, config),
     ]
@@ -212,6 +214,21 @@ def _vocabulary_warnings(statistics: DataStatistics, config: DataConfig) -> Iter
             f"at data.min_count {config.min_count}, and {100 * (1 - found.whole):.1f} % of the "
             f"captions have one; {way_out}",
         )
+
+
+def _letter_warnings(statistics: DataStatistics) -> Iterator[DataWarning]:
+    if statistics.units != "words":
+        return
+    for name, captions in statistics.captions.items():
+        lost = sum(count for word, count in captions.words.items() if loses_letters(word))
+        if lost:
+            yield DataWarning(
+                "lost-letters",
+                f"{name}: the scorer's English tokenizer drops letters or marks of "
+                f"{share(lost, sum(captions.words.values()))} running words. Training keeps them; "
+                "for scores take --evaluation.units characters, and consider --data.units pieces "
+                "or characters",
+            )
 
 
 def _lower_min_count(

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from jaxcap.caption_files.column_names import Names
 from jaxcap.caption_files.image_ids import match
+from jaxcap.caption_files.image_lookup import file_in, locate
 from jaxcap.caption_files.reading import CaptionFile, ImageCaptions, read_captions
 from jaxcap.caption_files.text_files import Problems, numbered_lines, read_text, shown
 from jaxcap.datasets.sources import Example, SourceOptions
 from jaxcap.datasets.sources.findings import Findings
-from jaxcap.datasets.sources.image_lookup import file_in, locate
 from jaxcap.datasets.sources.splits import (
     DEFAULT_FRACTIONS,
     canonical,
@@ -37,12 +37,14 @@ class Entry:
       image: the names and captions that it gives.
       name: a unique name; the one in the caption file if the image is missing.
       path: the image file, if it exists.
+      reason: why there is no file, as `Located.reason` says it.
     """
 
     file: Path
     image: ImageCaptions
     name: str
     path: Path | None
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,22 +67,35 @@ def read_file(path: Path, findings: Findings, names: Names | None = None) -> Cap
         findings.add_all(problems)
 
 
-def entries_of(file: CaptionFile, folder: Path, *, short_names: bool) -> list[Entry]:
+def entries_of(
+    file: CaptionFile,
+    folder: Path,
+    findings: Findings,
+    *,
+    short_names: bool = False,
+    top: Path | None = None,
+) -> list[Entry]:
     """Locate the images of a caption file, with and without captions.
 
     Args:
       file: the caption file.
       folder: the folder of the images.
-      short_names: name images by their file names, if those are unique, instead of by their paths
-        below the folder.
+      findings: receives a note if names are not simply paths below the folder.
+      short_names: name images by their file names, if those are unique, instead of by their paths.
+      top: the folder that these paths are relative to, if not `folder`.
     """
     images = [*file.images, *file.bare_images]
-    paths = locate(images, folder)
-    names = [_name(i, p, folder) for i, p in zip(images, paths, strict=True)]
+    found = locate(images, folder)
+    if found.rule:
+        findings.add_note(f"{file.path}: matched names with files by the rule {found.rule}")
+    names = [_name(i, p, top or folder) for i, p in zip(images, found.paths, strict=True)]
     short = [name.rsplit("/", 1)[-1] for name in names]
     if short_names and len(set(short)) == len(set(names)):
         names = short
-    return [Entry(file.path, *each) for each in zip(images, names, paths, strict=True)]
+    return [
+        Entry(file.path, image, name, path, found.reason(i))
+        for i, (image, name, path) in enumerate(zip(images, names, found.paths, strict=True))
+    ]
 
 
 def _name(image: ImageCaptions, path: Path | None, folder: Path) -> str:
@@ -107,8 +122,8 @@ def assemble(
         findings.add(
             entries[0].file,
             "",
-            f"none of its {len(entries):,} images is in {folder}; the first is {name}. "
-            "Name the folder that holds them: --images DIR",
+            f"none of its {len(entries):,} images is in {folder}; the first is {name}"
+            f"{entries[0].reason}. Name the folder that holds them: --images DIR",
         )
         findings.fail()
     splits: dict[str, tuple[Example, ...]] = {}
@@ -142,7 +157,9 @@ def _place(entry: Entry) -> str:
 def _example(entry: Entry, folder: Path, findings: Findings) -> Example | None:
     image, place = entry.image, entry.image.place
     if entry.path is None:
-        findings.add_gap(entry.file, place, f"no image {shown(entry.name)} in {folder}")
+        findings.add_gap(
+            entry.file, place, f"no image {shown(entry.name)} in {folder}{entry.reason}"
+        )
         return None
     try:
         entry.name.encode()

@@ -52,7 +52,7 @@ def read(options: SourceOptions, progress: Progress = no_progress) -> Listing:
         for image in [*file.images, *file.bare_images]:
             if file.format == COCO and official:
                 image.split, image.folder = official["split"], official["split"] + official["year"]
-        entries += entries_of(file, folder, short_names=True)
+        entries += entries_of(file, folder, findings, short_names=True)
     if not entries or folder is None:
         findings.fail()
     found = assemble(entries, folder, options, findings)

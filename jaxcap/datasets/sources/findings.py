@@ -23,6 +23,7 @@ class Findings:
         self._source, self._skip_gaps = source, skip_gaps
         self._problems: list[str] = []
         self._gaps: list[str] = []
+        self._notes: list[str] = []
 
     def add(self, path: Path, place: str, text: str) -> None:
         """Add a problem at a place ("line 3", or "") of a file: what was found and expected."""
@@ -31,6 +32,10 @@ class Findings:
     def add_gap(self, path: Path, place: str, text: str) -> None:
         """Add a missing image, or an image without a caption."""
         self._gaps.append(_line(path, place, text))
+
+    def add_note(self, text: str) -> None:
+        """Add something that the user should know and that is no problem."""
+        self._notes.append(text)
 
     def add_all(self, problems: Problems | InputError) -> None:
         """Add the problems of one file."""
@@ -59,10 +64,11 @@ class Findings:
         raise InputError("\n".join(lines))
 
     def notes(self) -> tuple[str, ...]:
-        """Return a note about what was left out, if anything was."""
+        """Return the notes, and one about the gaps if there are any."""
         if not self._gaps:
-            return ()
-        return ("\n".join([f"left out ({len(self._gaps):,}):", *some(self._gaps)]),)
+            return tuple(self._notes)
+        gaps = "\n".join([f"left out ({len(self._gaps):,}):", *some(self._gaps)])
+        return (*self._notes, gaps)
 
 
 def _line(path: Path, place: str, text: str) -> str:

@@ -41,7 +41,8 @@ def read(options: SourceOptions, progress: Progress = no_progress) -> Listing:
     file = read_file(captions, findings) if captions else None
     if file is None or folder is None:
         findings.fail()
-    found = assemble(entries_of(file, folder, short_names=True), folder, options, findings)
+    entries = entries_of(file, folder, findings, short_names=True)
+    found = assemble(entries, folder, options, findings)
     notes = found.notes
     drawn = not (options.split_files or options.split_fractions)
     if drawn and not any(image.split for image in file.images):

@@ -53,7 +53,7 @@ def read(options: SourceOptions, progress: Progress = no_progress) -> Listing:
     file = read_file(captions, findings) if captions else None
     if file is None or folder is None:
         findings.fail()  # further problems would only be consequences
-    entries = entries_of(file, folder, short_names=True)
+    entries = entries_of(file, folder, findings, short_names=True)
     found = assemble(entries, folder, options, findings)
     return Listing(
         found.splits,

@@ -1,4 +1,4 @@
-"""Read a user's folder of images, with captions in one file or in a text file beside each image.
+"""Read a user's folder of images, with captions in one file or in a file beside each image.
 
 The caption file is a table (CSV, TSV) with a header, JSON lines, COCO JSON, or any other format
 that `jaxcap.caption_files.reading` knows:
@@ -8,20 +8,25 @@ that `jaxcap.caption_files.reading` knows:
     a.jpg,a brown dog,train
 
 An image may have several lines, a list of captions, or several columns of captions. Without a
-caption file, `a.txt` holds the captions of `a.jpg`, one per line. Each split may have its own file
-(train.csv, val.csv, test.csv). Columns are given, or found by their usual names.
+caption file, `a.txt`, `a.caption` or `a.json` holds the captions of `a.jpg`. Each split may have
+its own file (train.csv, val.csv, test.csv), or its own folder with a file in it, as in Hugging
+Face's ImageFolder (train/metadata.csv, or .jsonl). Columns are given, or found by their usual
+names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jaxcap.caption_files.column_names import Names
 from jaxcap.caption_files.reading import COCO, KARPATHY, TOKENS, ImageCaptions
-from jaxcap.caption_files.text_files import numbered_lines, read_text
-from jaxcap.data.image_paths import IMAGE_SUFFIXES, images_below
+from jaxcap.caption_files.sidecars import SIDECARS, sidecar_captions
+from jaxcap.data.image_paths import IMAGE_SUFFIXES, images_below, named_left_out
 from jaxcap.datasets import Progress, no_progress
 from jaxcap.datasets.sources import Listing, SourceOptions
 from jaxcap.datasets.sources.assembly import Entry, assemble, entries_of, read_file
@@ -31,6 +36,23 @@ from jaxcap.datasets.sources.splits import DEFAULT_FRACTIONS, canonical_or_none
 from jaxcap.errors import InputError
 
 _SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".txt", ".token")
+_NO_CAPTIONS = re.compile(r"(readme|licen[sc]e)\b.*|\d+_stats\.json", re.IGNORECASE)
+"""Names of files that hold no captions; the last are img2dataset's."""
+
+
+@dataclass(frozen=True)
+class _Captions:
+    """A file of captions.
+
+    Attributes:
+      path: the file.
+      split: the split that its name stands for.
+      folder: the folder of its images, if it is not that of the source.
+    """
+
+    path: Path
+    split: str | None = None
+    folder: Path | None = None
 
 
 def read(options: SourceOptions, progress: Progress = no_progress) -> Listing:
@@ -45,16 +67,16 @@ def read(options: SourceOptions, progress: Progress = no_progress) -> Listing:
     findings = Findings(source, skip_gaps=options.skip_bad)
     folder = need_folder(options.images or source, findings)
     files = _caption_files(source, options)
-    missing = [path for path in files if need_file(path, findings) is None]
+    missing = [file for file in files if need_file(file.path, findings) is None]
     if folder is None or missing:
         findings.fail()
     if files:
         entries = _in_files(files, folder, options, findings)
-        title = " and ".join(path.name for path in files)
+        title = " and ".join(dict.fromkeys(file.path.name for file in files))
     else:
         _refuse_columns(options, "a folder of text files", options.split_column)
-        entries = _beside(folder, findings)
-        title = "text files beside them"
+        entries = _beside(source, folder, findings)
+        title = "files beside them"
     found = assemble(entries, folder, options, findings)
     return Listing(
         found.splits,
@@ -63,64 +85,80 @@ def read(options: SourceOptions, progress: Progress = no_progress) -> Listing:
     )
 
 
-def _caption_files(source: Path, options: SourceOptions) -> dict[Path, str | None]:
+def _caption_files(source: Path, options: SourceOptions) -> list[_Captions]:
     """Return the caption file that was given or is in the folder, or one file for each split.
 
     Raises:
       InputError: the folder has several candidates that are not named after splits.
     """
     if options.captions is not None:
-        return {options.captions: None}
-    here = sorted(path for path in source.iterdir() if not path.name.startswith("."))
-    images = {path.stem for path in here if path.suffix.lower() in IMAGE_SUFFIXES}
+        return [_Captions(options.captions)]
     lists = {path.resolve() for path in options.split_files.values()}
-    there = [
+    there = [path for path in _candidates(source) if path.resolve() not in lists]
+    if not there:
+        return [
+            _Captions(path, folder=folder)
+            for folder in sorted(source.iterdir())
+            if folder.is_dir() and canonical_or_none(folder.name) in DEFAULT_FRACTIONS
+            for path in _only(folder, _candidates(folder))
+        ]
+    splits = [canonical_or_none(path.stem) for path in there]
+    if len(there) > 1 and set(splits) <= set(DEFAULT_FRACTIONS) and len(set(splits)) == len(there):
+        return list(map(_Captions, there, splits))
+    return [_Captions(path) for path in _only(source, there)]
+
+
+def _candidates(folder: Path) -> list[Path]:
+    """Return the files in a folder that may hold the captions of several images, by name."""
+    here = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    images = {path.stem for path in here if path.suffix.lower() in IMAGE_SUFFIXES}
+    return [
         path
         for path in here
         if path.suffix.lower() in _SUFFIXES
         and path.is_file()
-        and path.resolve() not in lists
-        and not (path.suffix.lower() == ".txt" and path.stem in images)
-        and path.stem.lower() not in ("readme", "license", "licence")
+        and not (path.suffix.lower() in SIDECARS and path.stem in images)
+        and not _NO_CAPTIONS.fullmatch(path.name)
     ]
+
+
+def _only(folder: Path, there: list[Path]) -> list[Path]:
     if len(there) < 2:
-        return dict.fromkeys(there)
-    splits = {path: canonical_or_none(path.stem) for path in there}
-    if set(splits.values()) <= set(DEFAULT_FRACTIONS) and len(set(splits.values())) == len(there):
-        return splits
+        return there
     names = ", ".join(path.name for path in there[:5])
     more = f" and {len(there) - 5} more" if len(there) > 5 else ""
     raise InputError(
-        f"{source}: {len(there)} files may hold the captions ({names}{more}). Choose one with "
+        f"{folder}: {len(there)} files may hold the captions ({names}{more}). Choose one with "
         "--captions FILE, or name them after splits: train, dev (or val), test"
     )
 
 
 def _in_files(
-    files: Mapping[Path, str | None], folder: Path, options: SourceOptions, findings: Findings
+    files: Sequence[_Captions], folder: Path, options: SourceOptions, findings: Findings
 ) -> list[Entry]:
     names = Names(options.image_column, options.caption_columns, options.split_column)
     entries: list[Entry] = []
-    for path, split in files.items():
-        file = read_file(path, findings, names)
+    for each in files:
+        file = read_file(each.path, findings, names)
         if file is None:
             continue
         if file.format in (COCO, KARPATHY, TOKENS):
-            _refuse_columns(options, f"{path} ({file.format})")
-        if split is not None and not options.split_column:
+            _refuse_columns(options, f"{each.path} ({file.format})")
+        if each.split is not None and not options.split_column:
             for image in [*file.images, *file.bare_images]:
-                image.split = split
-        entries += entries_of(file, folder, short_names=False)
+                image.split = each.split
+        below = folder if each.folder is None or options.images else each.folder
+        entries += entries_of(file, below, findings, top=folder)
     if not entries:
         findings.fail()
     known = {entry.path for entry in entries}
     if any(known) and not options.split_files:
-        bare = [path for path in images_below(folder) if path not in known]
+        bare = [path for path in _images(folder, findings) if path not in known]
         if bare:
             shown = ", ".join(path.relative_to(folder).as_posix() for path in bare[:3])
             more = f" and {len(bare) - 3:,} more" if len(bare) > 3 else ""
             count = "1 image" if len(bare) == 1 else f"{len(bare):,} images"
-            place = next(iter(files)) if len(files) == 1 else folder
+            place = files[0].path if len(files) == 1 else folder
             findings.add_gap(place, "", f"no captions for {count} in {folder}: {shown}{more}")
     return entries
 
@@ -133,39 +171,66 @@ def _refuse_columns(options: SourceOptions, what: str, *others: str | None) -> N
         )
 
 
-def _beside(folder: Path, findings: Findings) -> list[Entry]:
-    """Read images with captions in text files of the same name."""
-    paths = images_below(folder)
+def _images(folder: Path, findings: Findings) -> list[Path]:
+    """List the images below a folder; add a note about those that are left out."""
+    left_out: list[Path] = []
+    found = images_below(
+        folder,
+        unreadable=lambda text: findings.add_all(InputError(text)),
+        left_out=left_out.append,
+    )
+    if left_out:
+        findings.add_note(named_left_out(left_out))
+    return found
+
+
+def _beside(source: Path, folder: Path, findings: Findings) -> list[Entry]:
+    """Read images with captions in files of the same name."""
+    paths = _images(folder, findings)
     if not paths:
         raise InputError(f"{folder}: no image in this folder; expected {', '.join(IMAGE_SUFFIXES)}")
-    texts = {path.with_suffix(".txt") for path in paths}
-    if not any(text.is_file() for text in texts):
+    sidecars = {path: [path.with_suffix(suffix) for suffix in SIDECARS] for path in paths}
+    there = {path: list(filter(os.path.isfile, files)) for path, files in sidecars.items()}
+    if not any(there.values()):
         raise InputError(
             f"{folder}: {len(paths):,} images without captions; expected a caption file (.csv, "
-            f".tsv, .jsonl, .json), or {paths[0].with_suffix('.txt').name} beside {paths[0].name}. "
-            "Name the file: --captions FILE"
+            f".tsv, .jsonl, .json), or {' or '.join(f.name for f in sidecars[paths[0]])} beside "
+            f"{paths[0].name}. {_elsewhere(source)}"
         )
+    unread = Counter(file.suffix for files in there.values() for file in files[1:])
+    for suffix, count in unread.items():
+        findings.add_note(f"{count:,} {suffix} files beside images are not read: others come first")
     entries: list[Entry] = []
-    of_text: dict[Path, str] = {}
+    of_file: dict[Path, str] = {}
     for path in paths:
-        text, name = path.with_suffix(".txt"), path.relative_to(folder).as_posix()
-        if text in of_text:
+        name = path.relative_to(folder).as_posix()
+        if not there[path]:
+            findings.add_gap(path, "", f"no {sidecars[path][0].name} beside it")
+            continue
+        file = there[path][0]
+        if file in of_file:
             findings.add(
-                text, "", f"belongs to both {of_text[text]} and {path.name}; rename one of them"
+                file, "", f"belongs to both {of_file[file]} and {path.name}; rename one of them"
             )
             continue
-        of_text[text] = path.name
+        of_file[file] = path.name
         image = ImageCaptions({"file": name}, [], place="")
-        if not text.is_file():
-            findings.add_gap(path, "", f"no {text.name} beside it")
-            continue
         try:
-            content = read_text(text) if text.read_bytes().strip() else ""
-            for number, line in numbered_lines(content):
-                image.captions.append(line.strip())
-                image.places.append(f"line {number}")
+            for caption, place in sidecar_captions(file, file.read_bytes()):
+                image.captions.append(caption)
+                image.places.append(place)
         except InputError as error:
             findings.add_all(error)
             continue
-        entries.append(Entry(text, image, name, path))
+        entries.append(Entry(file, image, name, path))
     return entries
+
+
+def _elsewhere(source: Path) -> str:
+    """Say how to name the captions, with files below the source that may hold them."""
+    found = [path for top in sorted(source.glob("*/")) for path in _candidates(top)]
+    names = f", such as {', '.join(map(str, found[:3]))}" if found else ""
+    if shards := [*source.rglob("*.tar"), *source.rglob("*.parquet")]:
+        kind = "webdataset" if shards[0].suffix == ".tar" else "parquet"
+        return f"To read {shards[0].name} and the like: jaxcap prepare {kind} --source {source}"
+    return f"Name the file: --captions FILE{names}"

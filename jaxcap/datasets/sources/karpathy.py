@@ -43,7 +43,8 @@ def read(options: SourceOptions, progress: Progress = no_progress) -> Listing:
         findings.fail()
     if file.format != KARPATHY:
         fail(captions, file.format, "Karpathy's dataset file: images with 'sentences'")
-    found = assemble(entries_of(file, folder, short_names=True), folder, options, findings)
+    entries = entries_of(file, folder, findings, short_names=True)
+    found = assemble(entries, folder, options, findings)
     notes = found.notes
     if file.tokenised:
         notes = (

@@ -24,6 +24,19 @@ def need_source(options: SourceOptions, expected: str) -> Path:
     return options.source
 
 
+def need_path(options: SourceOptions, expected: str) -> Path:
+    """Return the file or folder of the source.
+
+    Raises:
+      InputError: none was given, or it does not exist.
+    """
+    if options.source is None:
+        raise InputError(f"no source given; expected --source PATH, {expected}")
+    if not options.source.exists():
+        raise InputError(f"{options.source}: the source does not exist; expected {expected}")
+    return options.source
+
+
 def need_folder(path: Path, findings: Findings, hint: str = "") -> Path | None:
     """Return the folder; if it does not exist, add a problem and return None."""
     if path.is_dir():

@@ -16,7 +16,7 @@ from jaxcap.caption_files.column_names import CAPTION_NAMES, ID_NAMES, LAST_ID_N
 from jaxcap.datasets import Progress, no_progress
 from jaxcap.datasets.sources import Example, Listing, SourceOptions
 from jaxcap.datasets.sources.findings import Findings
-from jaxcap.datasets.sources.splits import canonical, check_fractions, draw, in_order
+from jaxcap.datasets.sources.shard_splits import divide
 from jaxcap.datasets.tfds_directory import open_directory
 from jaxcap.errors import InputError, did_you_mean
 
@@ -113,7 +113,7 @@ def read(options: SourceOptions, progress: Progress = no_progress) -> Listing:
         findings.add(
             directory, "", f"holds {reader.count:,} records; expected {total:,}; copy it again"
         )
-    splits = _in_splits(found, options, directory, findings)
+    splits = divide(found.items(), options, directory, findings)
     findings.raise_if_any()
     if not splits:
         raise InputError(f"{directory}: no image with a caption; expected at least one")
@@ -138,23 +138,6 @@ def _with_own_ids(
         for split, examples in found.items()
     }
     return numbered, "ids by number"
-
-
-def _in_splits(
-    found: Mapping[str, list[Example]], options: SourceOptions, directory: Path, findings: Findings
-) -> dict[str, tuple[Example, ...]]:
-    fractions = check_fractions(options.split_fractions) if options.split_fractions else None
-    splits: dict[str, list[Example]] = {}
-    seen: dict[str, str] = {}
-    for given, examples in found.items():
-        for example in examples:
-            split = draw(example.image_id, fractions) if fractions else canonical(given)
-            if example.image_id in seen:
-                where = f"in both {seen[example.image_id]} and {given}"
-                findings.add(directory, "", f"the image id {example.image_id!r} occurs {where}")
-            seen[example.image_id] = given
-            splits.setdefault(split, []).append(example)
-    return {split: tuple(splits[split]) for split in in_order(splits)}
 
 
 class _Reader:

@@ -1,0 +1,54 @@
+"""Read sidecars: files of captions that stand beside an image and have its name.
+
+`photo.txt` and `photo.caption` hold one caption per line, as trainers of image generators expect.
+`photo.json` is an object with the key `caption`, as img2dataset writes it
+(https://github.com/rom1504/img2dataset). The same files are members of WebDataset shards.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jaxcap.caption_files.column_names import CAPTION_NAMES, Names
+from jaxcap.caption_files.reading import caption_texts
+from jaxcap.caption_files.text_files import decode_text, numbered_lines, read_json, shown
+from jaxcap.errors import InputError
+
+SIDECARS = (".txt", ".caption", ".json")
+"""The suffixes of sidecars. If an image has several, the first of these is read."""
+
+
+def sidecar_captions(path: Path, data: bytes) -> list[tuple[str, str]]:
+    """Return the captions in a sidecar, each with its place, such as "line 2".
+
+    Args:
+      path: names the file in error messages, and tells its kind by its suffix.
+      data: the content.
+
+    Raises:
+      InputError: the content cannot be decoded, or is JSON without a caption.
+    """
+    text = decode_text(data, path)
+    if path.suffix.lower() != ".json":
+        return [(line.strip(), f"line {number}") for number, line in numbered_lines(text)]
+    if not text.strip():
+        return []
+    document = read_json(path, text)
+    value = caption_of(document)
+    if value is None:
+        known = ", ".join(CAPTION_NAMES[:3])
+        raise InputError(
+            f"{path}: no caption; expected an object with one of {known}, …; found "
+            f"{shown(document)}"
+        )
+    texts = caption_texts(value)
+    if texts is None:
+        raise InputError(f"{path}: the caption is {shown(value)}; expected text")
+    return [(text, "") for text in texts]
+
+
+def caption_of(document: Any) -> Any:
+    """Return the value of the first common key of captions in a JSON object, or None."""
+    under = Names().captions_in(document) if isinstance(document, dict) else ()
+    return document[under[0]] if under else None

@@ -1,0 +1,58 @@
+"""Paths as users give them: `~` is expanded, and addresses such as gs://bucket are refused."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxcap.errors import InputError
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # `Path` turns // into /; C:/ is a drive
+_OPTION = re.compile(r"(--[\w.-]+)=(.*)", re.DOTALL)
+
+
+def address_problem(text: str) -> str:
+    """Return why a text is no path, if it is an address such as gs://bucket/run; else ""."""
+    if not _ADDRESS.match(text):
+        return ""
+    return (
+        "an address, not a file or folder; jaxcap reads and writes files only. Mount the bucket, "
+        "for example with gcsfuse, or copy the files"
+    )
+
+
+def local_path(text: str | Path, option: str = "") -> Path:
+    """Return a path without `~`.
+
+    Args:
+      text: a path as the user gave it.
+      option: names the option or variable in error messages.
+
+    Raises:
+      InputError: it is an address, or begins with `~` where there is no home directory.
+    """
+    shown = f"{option} {text}".strip()
+    if problem := address_problem(str(text)):
+        raise InputError(f"{shown}: {problem}.")
+    expanded = os.path.expanduser(text)
+    if Path(expanded).parts[:1] == ("~",):
+        raise InputError(f"{shown}: there is no home directory for ~; give the whole path.")
+    return Path(expanded)
+
+
+def local_arguments(arguments: Sequence[str]) -> list[str]:
+    """Expand `~` in the arguments of a command, which shells leave in `--option=~/x`.
+
+    Raises:
+      InputError: an argument is an address, or has a `~` where there is no home directory.
+    """
+    found = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        attached = _OPTION.fullmatch(argument)
+        option, value = attached.groups() if attached else (before, argument)
+        if value.startswith("~") or _ADDRESS.match(value):
+            value = str(local_path(value, option if option.startswith("--") else ""))
+        found.append(f"{option}={value}" if attached else value)
+    return found

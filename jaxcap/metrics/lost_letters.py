@@ -1,0 +1,34 @@
+"""Find text from which the scorer's tokenizer drops letters.
+
+CoreNLP 3.4.1 knows the letters and marks of 2013, without some blocks. It splits words of Kannada,
+Malayalam, Odia, Punjabi, Sinhala, Burmese, Khmer, Tibetan and others at every other sign, and drops
+vowels. Joiners (U+200C, U+200D), which spell words of Persian and Sinhala, are dropped as well.
+"""
+
+from __future__ import annotations
+
+import functools
+import unicodedata
+from typing import Any
+
+import regex
+
+from jaxcap.metrics.treebank_characters import DIGIT, LETTER, MARK
+
+
+@functools.cache
+def _lost() -> Any:
+    known = f"{LETTER}{MARK}{DIGIT}"
+    # A mark counts only within a word: emoji have marks as well.
+    return regex.compile(
+        rf"[\p{{L}}--[{known}]]|(?<=\p{{L}}\p{{M}}*)[\p{{M}}\p{{Join_Control}}--[{known}]]",
+        regex.V1,
+    )
+
+
+def loses_letters(text: str) -> bool:
+    """Return whether `tokenize` drops a letter, or a mark or joiner within a word.
+
+    "ಹುಲಿ" (tiger) and "ಹಾಲು" (milk) both lose their vowels and become equal.
+    """
+    return not text.isascii() and _lost().search(unicodedata.normalize("NFC", text)) is not None
