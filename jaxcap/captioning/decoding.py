@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, PRNGKeyArray, UInt8, UInt32
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, UInt8, UInt32
 
-from jaxcap.config import Config, SearchConfig, validate
+from jaxcap.config import MAX_REQUIRED, Config, SearchConfig, validate
 from jaxcap.errors import InputError, did_you_mean
 from jaxcap.model.captioner import Captioner
+from jaxcap.model.recogniser.words import RecognisedWords, word_groups
 from jaxcap.search import (
     Processor,
     Ranking,
@@ -28,7 +29,8 @@ from jaxcap.search import (
     processors,
     sample,
 )
-from jaxcap.text.vocabulary import SPECIALS, UNK, Vocabulary
+from jaxcap.search.guiding import guide_requirements, word_forms
+from jaxcap.text.vocabulary import PAD, SPECIALS, UNK, Vocabulary
 
 
 class ImageInput(NamedTuple):
@@ -37,13 +39,48 @@ class ImageInput(NamedTuple):
     Attributes:
       pixels: decoded images in the model's size, not yet normalised.
       features: the output of the model's encoder, computed earlier.
+      words: what the model's recogniser found, computed earlier with the features.
     """
 
     pixels: UInt8[Array | np.ndarray, "B S S 3"] | None = None
     features: Float[Array | np.ndarray, "B P D"] | None = None
+    words: RecognisedWords | None = None
 
 
-Decode = Callable[[tuple[Any, ...], tuple[ImageInput, ...]], SearchResult]
+class Encoded(NamedTuple):
+    """What the decoder reads of a batch of images.
+
+    Attributes:
+      features: the output of the encoder.
+      words: recognised words, of a model that reads some.
+    """
+
+    features: Float[Array, "B P D"]
+    words: RecognisedWords | None = None
+
+
+class Decoded(NamedTuple):
+    """The captions of a batch of images, and what the model saw in them.
+
+    Attributes:
+      captions: N captions of each image.
+      words: the recognised words that guide the search; K is 0 without a recogniser.
+      features: the first model's features, their mean over the positions.
+    """
+
+    captions: SearchResult
+    words: RecognisedWords
+    features: Float[Array, "B D"]
+
+    @classmethod
+    def from_leaves(cls, *leaves: Any) -> Decoded:
+        """Build it from its arrays in their order."""
+        fields = len(SearchResult._fields)
+        words = RecognisedWords(*leaves[fields:-1])
+        return cls(SearchResult(*leaves[:fields]), words, leaves[-1])
+
+
+Decode = Callable[[tuple[Any, ...], tuple[ImageInput, ...]], Decoded]
 """`decode(variables, images)`: the variables of each model, and the same images for each model."""
 
 
@@ -53,29 +90,35 @@ def create_decode(
     """Return the jitted search that `config` describes.
 
     Several models over the same vocabulary form an ensemble: the search uses the mean of their
-    probabilities and returns the first model's attention weights.
+    probabilities and returns the first model's attention weights. The first model that recognises
+    words guides the search.
 
     Raises:
       InputError: see `check_search`.
     """
-    check_search(config, vocabulary)
+    check_search(config, vocabulary, recognises=any(model.recogniser for model in models))
     search = _create_search(config, vocabulary)
 
-    def decode(variables: tuple[Any, ...], images: tuple[ImageInput, ...]) -> SearchResult:
+    def decode(variables: tuple[Any, ...], images: tuple[ImageInput, ...]) -> Decoded:
+        encoded = [encode(*each) for each in zip(models, variables, images, strict=True)]
         steps, carries = zip(
-            *(
-                start_search(model, of_model, encode(model, of_model, each))
-                for model, of_model, each in zip(models, variables, images, strict=True)
-            ),
+            *map(start_search, models, variables, encoded),
             strict=True,
         )
-        return search(average(steps), carries, images[0])
+        features = encoded[0].features
+        none = jnp.zeros((features.shape[0], 0))
+        words = next(
+            (each.words for each in encoded if each.words is not None),
+            RecognisedWords(none.astype(jnp.int32), none),
+        )
+        captions = search(average(steps), carries, images[0], words)
+        return Decoded(captions, words, features.mean(axis=1))
 
     return jax.jit(decode)
 
 
-def encode(model: Captioner, variables: Any, images: ImageInput) -> Float[Array, "B P D"]:
-    """Return the features of the images; those computed earlier pass through unchanged.
+def encode(model: Captioner, variables: Any, images: ImageInput) -> Encoded:
+    """Return features and words of the images; those computed earlier pass through unchanged.
 
     Raises:
       TypeError: both or neither of pixels and features are given.
@@ -83,16 +126,14 @@ def encode(model: Captioner, variables: Any, images: ImageInput) -> Float[Array,
     if (images.pixels is None) == (images.features is None):
         raise TypeError("ImageInput: give exactly one of pixels and features.")
     if images.features is not None:
-        return jnp.asarray(images.features)
-    features: Any = model.apply(variables, images.pixels, method="encode")
-    return jnp.asarray(features)
+        return Encoded(jnp.asarray(images.features), images.words)
+    encoded: Any = model.apply(variables, images.pixels, method="encode_and_recognise")
+    return Encoded(*encoded)
 
 
-def start_search(
-    model: Captioner, variables: Any, features: Float[Array, "B P D"]
-) -> tuple[StepFunction, Any]:
-    """Return the step function and the first carry for a search over captions of `features`."""
-    carry, context = model.apply(variables, features, method="start")
+def start_search(model: Captioner, variables: Any, encoded: Encoded) -> tuple[StepFunction, Any]:
+    """Return the step function and the first carry for a search over captions of `encoded`."""
+    carry, context = model.apply(variables, *encoded, method="start")
 
     def step(carry: Any, tokens: Any) -> Any:
         return model.apply(variables, carry, tokens, context, method="step")
@@ -102,8 +143,8 @@ def start_search(
 
 def _create_search(
     config: SearchConfig, vocabulary: Vocabulary
-) -> Callable[[StepFunction, Any, Any], SearchResult]:
-    """`search(step, carry, images)`."""
+) -> Callable[[StepFunction, Any, ImageInput, RecognisedWords], SearchResult]:
+    """`search(step, carry, images, words)`."""
     rules = _rules(config, vocabulary)
     common: dict[str, Any] = {
         "max_length": config.max_length + 1,  # room for <eos>
@@ -115,9 +156,11 @@ def _create_search(
         length_penalty=config.length_penalty,
     )
     beams = {"beam_size": config.beam_size, "ranking": ranking, **common}
-    required = [_ids(words.split("|"), vocabulary) for words in config.required_words]
+    required = _create_requirements(config, vocabulary)
 
-    def search(step: StepFunction, carry: Any, images: Any) -> SearchResult:
+    def search(
+        step: StepFunction, carry: Any, images: ImageInput, words: RecognisedWords
+    ) -> SearchResult:
         match config.method:
             case "greedy":
                 return greedy_search(step, carry, **common)
@@ -136,8 +179,8 @@ def _create_search(
                 return diverse_beam_search(
                     step, carry, groups=config.groups, diversity=config.diversity, **beams
                 )
-            case "beam" if required:
-                return constrained_beam_search(step, carry, required, **beams)
+            case "beam" if config.required_words or config.guide:
+                return constrained_beam_search(step, carry, required(words), **beams)
             case "beam":
                 return beam_search(step, carry, **beams)
 
@@ -156,6 +199,33 @@ def _rules(config: SearchConfig, vocabulary: Vocabulary) -> tuple[Processor, ...
         ids = {vocabulary.id_of(word) for word in processors.ENGLISH_FUNCTION_WORDS} - {UNK}
         rules.append(processors.no_ending_on(sorted(ids)))
     return tuple(rules)
+
+
+def _create_requirements(
+    config: SearchConfig, vocabulary: Vocabulary
+) -> Callable[[RecognisedWords], Int[Array, "B C M"]]:
+    """`required(words)`: the user's words for every image, then the things that it shows."""
+    given = [_ids(words.split("|"), vocabulary) for words in config.required_words]
+    # A thing that the user requires or bans is not for the recogniser to require.
+    concerned = sum(given, _ids(config.banned_words, vocabulary))
+    forms = word_forms(word_groups() if config.guide else (), vocabulary.words, concerned)
+    own = np.full((len(given), max(map(len, [*given, forms[0]]))), PAD, np.int32)
+    for number, ids in enumerate(given):
+        own[number, : len(ids)] = ids
+    forms = np.pad(forms, ((0, 0), (0, own.shape[1] - forms.shape[1])))
+    room = min(MAX_REQUIRED, config.max_length) - len(given)
+
+    def required(words: RecognisedWords) -> Int[Array, "B C M"]:
+        everywhere = jnp.broadcast_to(own, (words.ids.shape[0], *own.shape))
+        if not config.guide:
+            return everywhere
+        at_most = min(config.guide_words, room)
+        recognised = guide_requirements(
+            *words, jnp.asarray(forms), threshold=config.guide, at_most=at_most
+        )
+        return jnp.concatenate([everywhere, recognised], axis=1)
+
+    return required
 
 
 def _ids(words: Sequence[str], vocabulary: Vocabulary) -> list[int]:
@@ -195,11 +265,15 @@ def _mixed(x: UInt32[Array, " n"]) -> UInt32[Array, " n"]:
     return (x ^ (x >> 16)) | 1
 
 
-def check_search(config: SearchConfig, vocabulary: Vocabulary) -> None:
-    """Refuses what cannot be searched for with these words.
+def check_search(config: SearchConfig, vocabulary: Vocabulary, *, recognises: bool = False) -> None:
+    """Refuse options that this vocabulary or model cannot search with.
+
+    Args:
+      recognises: whether the model recognises words.
 
     Raises:
-      InputError: a value out of bounds, a beam wider than the vocabulary, or a word outside it.
+      InputError: a value is out of bounds, a beam is wider than the vocabulary, a word is not in
+        it, or the model has no words to guide the search.
     """
     choices = len(vocabulary) - 3  # <pad>, <bos> and <unk> are never chosen
     if not 1 <= config.beam_size <= choices:
@@ -208,6 +282,11 @@ def check_search(config: SearchConfig, vocabulary: Vocabulary) -> None:
             "(the vocabulary); 3 to 5 is usual."
         )
     validate(replace(Config(), search=config))
+    if config.guide and not recognises:
+        raise InputError(
+            f"search.guide is {config.guide:g}, but this model does not recognise words; give a "
+            "model with recognition.words above 0, or no guide."
+        )
     banned = set(config.banned_words)
     required = [word for words in config.required_words for word in words.split("|")]
     for option, words in (("banned", config.banned_words), ("required", required)):
@@ -300,6 +379,8 @@ def describe(config: SearchConfig, units: str = "words") -> str:
     for words, verb in ((config.banned_words, "without"), (config.required_words, "with")):
         if words:
             parts.append(f"{verb} {', '.join(words)}")
+    if config.guide:
+        parts.append(f"with up to {config.guide_words} things recognised at p ≥ {config.guide:g}")
     if config.no_repetition:
         parts.append(f"no {units.removesuffix('s')} twice in succession")
     if config.no_repeated_ngram:

@@ -93,7 +93,7 @@ def _searched(
 
     def search(variables: Any, images: Any) -> list[Any]:
         with written_for(platform):
-            found = decode((variables,), (ImageInput(images),))
+            found = decode((variables,), (ImageInput(images),)).captions
         log_probs = jnp.where(found.exists, found.log_probs, -jnp.inf)
         outputs = [found.tokens, log_probs, found.word_log_probs]
         return [*outputs, found.weights] if attention else outputs

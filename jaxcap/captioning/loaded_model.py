@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from jaxcap.captioning.decoding import Decode, check_search, create_decode, same_vocabulary
+from jaxcap.captioning.decoding import Decode, Decoded, check_search, create_decode, same_vocabulary
 from jaxcap.captioning.image_reading import ImageLike
 from jaxcap.captioning.results import Captioned
 from jaxcap.captioning.stream import caption_images
@@ -23,7 +23,6 @@ from jaxcap.config.extensions import source_digests
 from jaxcap.errors import InputError
 from jaxcap.model.captioner import Captioner, create_captioner, variable_shapes
 from jaxcap.pretrained import packaged
-from jaxcap.search import SearchResult
 from jaxcap.storage import published
 from jaxcap.storage.program_cache import Store, kept
 from jaxcap.storage.trained import TrainedCaptioner, check_finite
@@ -224,7 +223,8 @@ class LoadedModel:
         first, *others = self.members
         search = replace(first.config.search, **options)
         check_heeded(options, search)
-        check_search(search, first.vocabulary)
+        recognises = any(member.config.recognition.words for member in self.members)
+        check_search(search, first.vocabulary, recognises=recognises)
         changed = replace(first, config=replace(first.config, search=search))
         return replace(self, members=(changed, *others))
 
@@ -278,7 +278,7 @@ class LoadedModel:
         return kept(
             decode,
             self.store,
-            result=SearchResult,
+            result=Decoded.from_leaves,
             identity=(
                 configs,
                 self.vocabulary.to_json(),

@@ -15,11 +15,11 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxcap.captioning.decoding import Decode, ImageInput
+from jaxcap.captioning.decoding import Decode, Decoded, ImageInput
 from jaxcap.captioning.image_reading import ImageLike, ReadImage, read_ahead, read_image
 from jaxcap.captioning.results import Caption, Captioned
 from jaxcap.data.batch import Batch
-from jaxcap.search import NEVER, SearchResult
+from jaxcap.search import NEVER
 from jaxcap.text.vocabulary import EOS, PAD, Vocabulary
 
 T = TypeVar("T")
@@ -94,7 +94,8 @@ def caption_batches(
 class _Pending(Generic[T]):
     """The results of a batch that the device may still be computing."""
 
-    def __init__(self, key: T, result: SearchResult, *, attention: bool):
+    def __init__(self, key: T, decoded: Decoded, *, attention: bool):
+        result = decoded.captions
         # Attention can outweigh everything else: it stays on the device unless requested.
         weights = result.weights[:, 0] if attention and result.weights.shape[-1] else None
         self.key = key

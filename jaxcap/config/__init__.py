@@ -14,6 +14,7 @@ from jaxcap.config.schema import (
     EncoderConfig,
     EvaluationConfig,
     SearchConfig,
+    MAX_REQUIRED,
     Stage,
     TrainConfig,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "SearchConfig",
     "Stage",
     "TrainConfig",
+    "MAX_REQUIRED",
     "check_heeded",
     "differences",
     "from_dict",

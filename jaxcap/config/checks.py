@@ -190,7 +190,13 @@ def check_heeded(options: Container[str], search: SearchConfig) -> None:
             "search.length_penalty has no effect with search.length_normalisation "
             f"'{normalisation}'; leave it out, or give exponent or gnmt."
         )
-    if "n_best" in options and search.n_best > search.beam_size and not search.required_words:
+    if "guide_words" in options and not search.guide:
+        raise InputError(
+            "search.guide_words has no effect without search.guide; leave it out, or give a "
+            "probability as the guide, such as 0.5."
+        )
+    constrained = search.required_words or search.guide
+    if "n_best" in options and search.n_best > search.beam_size and not constrained:
         raise InputError(
             f"search.n_best is {search.n_best}, but search.beam_size is {search.beam_size}, and "
             f"each beam gives one caption; give {search.n_best} beams, or n_best 0 for one caption "
@@ -211,11 +217,12 @@ def _check_search(search: SearchConfig) -> None:
             f"{search.beam_size}; give a multiple of {search.groups} as the beam "
             "size, or another number of groups."
         )
-    if search.required_words and search.method != "beam":
-        raise InputError(
-            f"search.required_words needs search.method 'beam', not '{search.method}'; give "
-            "that method, or leave the words out."
-        )
+    for option in ("required_words", "guide"):
+        if getattr(search, option) and search.method != "beam":
+            raise InputError(
+                f"search.{option} needs search.method 'beam', not '{search.method}'; give that "
+                "method, or leave it out."
+            )
 
 
 def _check_features_stay(config: Config) -> None:

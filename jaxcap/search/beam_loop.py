@@ -185,12 +185,13 @@ def rank_beams(
     ranking: Ranking,
     special: SpecialTokens,
     satisfied: Int[Array, " N"] | None = None,
-    required: int = 0,
+    required: int | Int[Array, "B 1"] = 0,
 ) -> SearchResult:
     """Return the `n` best captions, by satisfied requirements first and then by score.
 
     Args:
-      satisfied: how many of the `required` requirements each beam satisfies; by default 0.
+      satisfied: how many of its image's `required` requirements each beam satisfies; by default
+        0.
     """
     if satisfied is None:
         satisfied = jnp.zeros(beams.scores.shape[1], jnp.int32)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxcap.search.beam_loop import Candidates, Choice, candidates, rank_beams, run_beams, select
 from jaxcap.search.interface import NEVER, Processor, SearchResult, SpecialTokens, StepFunction
@@ -17,7 +18,7 @@ from jaxcap.search.ranking import Ranking
 def constrained_beam_search(
     step: StepFunction,
     carry: Any,
-    required: Sequence[Sequence[int]],
+    required: Int[Array, "B C M"],
     *,
     beam_size: int,
     max_length: int,
@@ -35,7 +36,9 @@ def constrained_beam_search(
     Args:
       step: the step function, see `interface.StepFunction`.
       carry: its first carry, `[B, 1, …]`.
-      required: sets of word ids; the words of a set are alternatives (a disjunction).
+      required: C sets of at most M word ids for each image; the words of a set are alternatives
+        (a disjunction). Special tokens and negative ids fill the places of words that a set does
+        not have. A set without words requires nothing.
       beam_size: beams per state.
       ranking: how finished captions are ranked, and how many are returned.
       processors: constraints, applied in order.
@@ -44,76 +47,88 @@ def constrained_beam_search(
       The best captions of each image, `satisfied` ones first. If there are too few of them (a
       required word is forbidden, or `max_length` is too small), captions that cover the most sets
       follow, marked as not `satisfied`.
-
-    Raises:
-      ValueError: a set is empty or contains a special token.
     """
-    if not required or not all(required):
-        raise ValueError(f"required: each set needs at least one word, found {required}")
-    reserved = {special.pad, special.bos, special.eos, special.unk}
-    if any(reserved & set(words) for words in required):
-        raise ValueError(f"required: {sorted(reserved)} are special tokens, found {required}")
-    states = range(1 << len(required))
-    slots = [slice(state * beam_size, (state + 1) * beam_size) for state in states]
+    words = _words(required, special)
+    states = 1 << required.shape[1]
+    state_of_beam = jnp.arange(states * beam_size) // beam_size
+    # Whether a word covers a set that its beam has not covered yet, and the state it leads to.
+    moves = (words.covers[:, None] & ~state_of_beam[:, None]) != 0  # (B, N, W)
+    arrival = words.covers[:, None] | state_of_beam[:, None]
 
     def choose(
         log_probs: Float[Array, "B N V"], scores: Float[Array, "B N"], done: Bool[Array, "B N"]
     ) -> Choice:
-        bits = np.zeros(log_probs.shape[-1], np.int32)  # bit c: the word is in set c
-        for number, words in enumerate(required):
-            bits[list(words)] |= 1 << number
-        choices = []
-        for state in states:
-            own = slots[state]
-            staying = jnp.where((bits & ~state) != 0, NEVER, log_probs[:, own])
-            found = [
-                candidates(
-                    staying,
-                    scores[:, own],
-                    done[:, own],
-                    k=beam_size,
-                    special=special,
-                    first=own.start,
-                )
-            ]
-            for before in range(state):
-                beams, moving = slots[before], np.flatnonzero((bits | before) == state)
-                if before & ~state == 0 and len(moving):
-                    arriving = jnp.where(
-                        done[:, beams, None], NEVER, log_probs[:, beams][..., moving]
-                    )
-                    moved = candidates(
-                        arriving,
-                        scores[:, beams],
-                        jnp.zeros_like(done[:, beams]),
-                        k=beam_size,
-                        special=special,
-                        first=beams.start,
-                    )
-                    found.append(
-                        moved._replace(tokens=jnp.asarray(moving, jnp.int32)[moved.tokens])
-                    )
-            everything = Candidates(*(jnp.concatenate(x, axis=1) for x in zip(*found, strict=True)))
-            choices.append(select(everything, beam_size))
-        return Choice(*(jnp.concatenate(x, axis=1) for x in zip(*choices, strict=True)))
+        image, beam = jnp.indices(scores.shape, sparse=True)
+        place = image[..., None], beam[..., None], jnp.where(moves, words.ids[:, None], 0)
+        staying = candidates(
+            log_probs.at[place].min(jnp.where(moves, NEVER, jnp.inf)),
+            scores,
+            done,
+            k=beam_size,
+            special=special,
+        )
+        staying = Candidates(*(x.reshape(x.shape[0], states, -1) for x in staying))
+        # Every state looks at the words of all beams; for the others' arrivals it pays NEVER.
+        arrives = (moves & ~done[..., None])[:, None] & (
+            arrival[:, None] == jnp.arange(states)[:, None, None]
+        )  # (B, states, N, W)
+        gains = jnp.where(arrives, log_probs[place][:, None], NEVER)
+        moving = Candidates(
+            totals=scores[:, None, :, None] + gains,
+            parents=beam[..., None][:, None],
+            tokens=words.ids[:, None, None],
+            gains=gains,
+        )
+        found = Candidates(
+            *(
+                jnp.concatenate([x, jnp.broadcast_to(y, gains.shape).reshape(*x.shape[:2], -1)], 2)
+                for x, y in zip(staying, moving, strict=True)
+            )
+        )
+        chosen = jax.vmap(functools.partial(select, n=beam_size), 1, 1)(found)
+        return Choice(*(x.reshape(scores.shape) for x in chosen))
 
-    n = beam_size * len(states)
     beams = run_beams(
         step,
         carry,
         choose,
         first_beams=[0],
-        n=n,
+        n=states * beam_size,
         max_length=max_length,
         processors=processors,
         special=special,
     )
-    satisfied = [state.bit_count() for state in states for _ in range(beam_size)]
     return rank_beams(
         beams,
         n=ranking.n_best or beam_size,
         ranking=ranking,
-        satisfied=jnp.array(satisfied, jnp.int32),
-        required=len(required),
+        satisfied=jax.lax.population_count(state_of_beam),
+        required=words.sets,
         special=special,
     )
+
+
+class _Words(NamedTuple):
+    """The W = C · M required words of each image.
+
+    Attributes:
+      covers: a bit for each set that contains the word; 0 where there is no word, or the same
+        word stands before.
+      sets: how many sets have words.
+    """
+
+    ids: Int[Array, "B W"]
+    covers: Int[Array, "B W"]
+    sets: Int[Array, "B 1"]
+
+
+def _words(required: Int[Array, "B C M"], special: SpecialTokens) -> _Words:
+    batch, sets, forms = required.shape
+    required = jnp.where(jnp.isin(required, jnp.array(special)), -1, required).astype(jnp.int32)
+    exists = required >= 0
+    ids = required.reshape(batch, -1)
+    same = ids[:, :, None] == ids[:, None]  # (B, W, W)
+    first = (jnp.tril(same, -1).sum(-1) == 0) & (ids >= 0)
+    within = same.reshape(batch, sets * forms, sets, forms).any(-1)  # (B, W, C)
+    covers = jnp.where(first, (within << jnp.arange(sets)).sum(-1), 0)
+    return _Words(ids, covers, exists.any(-1).sum(-1, keepdims=True))

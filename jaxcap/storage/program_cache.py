@@ -97,8 +97,8 @@ def kept(
     """Return the same function, traced only if no process has traced it before.
 
     Args:
-      function: a jitted function from pytrees of arrays to a NamedTuple of arrays.
-      result: the type of that NamedTuple.
+      function: a jitted function from pytrees of arrays to a pytree of arrays.
+      result: builds that pytree from its leaves.
       identity: distinguishes this function from others, by its `repr`. It need not include the
         code or the shapes of the arguments.
     """
@@ -139,7 +139,7 @@ def _serialize(function: Callable[..., Any], arguments: tuple[Any, ...]) -> byte
     leaves, tree = jax.tree.flatten(arguments)
 
     def flat(*leaves: Any) -> list[Any]:
-        return list(function(*jax.tree.unflatten(tree, leaves)))
+        return jax.tree.leaves(function(*jax.tree.unflatten(tree, leaves)))
 
     shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves]
     with without_source_lines():

@@ -13,8 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from chains import (
+    BOS,
     EOS,
     PAD,
+    UNK,
     Chain,
     Sentence,
     captions,
@@ -37,6 +39,16 @@ SETS = [
 ]
 
 
+def _required(*sets: Sequence[Sequence[int]]) -> jax.Array:
+    """The sets of each image as one array, padded with `PAD`."""
+    forms = max((len(words) for image in sets for words in image), default=0)
+    array = np.full((len(sets), max(map(len, sets)), forms), PAD, np.int32)
+    for image, of_image in enumerate(sets):
+        for number, words in enumerate(of_image):
+            array[image, number, : len(words)] = words
+    return jnp.asarray(array)
+
+
 def _satisfies(caption: Sentence, required: Sequence[Sequence[int]]) -> int:
     return sum(bool(set(words) & set(caption)) for words in required)
 
@@ -48,7 +60,7 @@ def test_a_wide_beam_is_brute_force(required: list[list[int]]) -> None:
     result = constrained_beam_search(
         chain.step,
         chain.carry,
-        required,
+        _required(required, required),
         beam_size=len(sentences),
         max_length=3,
     )
@@ -74,7 +86,7 @@ def test_a_word_that_the_model_avoids_is_found_all_the_same(
     plain = beam_search(chain.step, chain.carry, beam_size=beam_size, max_length=5)
     assert not any(_satisfies(s, required) for i in range(3) for s in captions(plain, i))
     result = constrained_beam_search(
-        chain.step, chain.carry, required, beam_size=beam_size, max_length=5
+        chain.step, chain.carry, _required(*[required] * 3), beam_size=beam_size, max_length=5
     )
     check_against_hand(chain, result)
     assert result.tokens.shape == (3, beam_size, 5)
@@ -91,7 +103,8 @@ def test_a_word_that_the_model_likes_changes_nothing() -> None:
     chain = Chain(chain.logits + 30.0 * (np.arange(8) == 5) * (np.arange(4) == 0)[:, None, None])
     plain = beam_search(chain.step, chain.carry, beam_size=3, max_length=4)
     assert all(s[0] == 5 for i in range(3) for s in captions(plain, i))
-    result = constrained_beam_search(chain.step, chain.carry, [[5]], beam_size=3, max_length=4)
+    required = _required(*[[[5]]] * 3)
+    result = constrained_beam_search(chain.step, chain.carry, required, beam_size=3, max_length=4)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), result, plain)
 
 
@@ -102,7 +115,7 @@ def test_what_cannot_be_is_said_and_the_rest_is_captioned() -> None:
     search = functools.partial(
         constrained_beam_search, chain.step, chain.carry, max_length=4, processors=rules
     )
-    result = search([[6]], beam_size=3)
+    result = search(_required([[6]], [[6]]), beam_size=3)
     check_against_hand(chain, result)
     assert not np.any(result.satisfied)
     plain = beam_search(chain.step, chain.carry, beam_size=3, max_length=4, processors=rules)
@@ -112,7 +125,7 @@ def test_what_cannot_be_is_said_and_the_rest_is_captioned() -> None:
         plain,
     )
     # One of two can be had: it is had.
-    half = search([[6], [4]], beam_size=3)
+    half = search(_required([[6], [4]], [[6], [4]]), beam_size=3)
     assert not np.any(half.satisfied)
     assert all(4 in s for image in range(2) for s in captions(half, image))
 
@@ -122,7 +135,7 @@ def test_more_words_than_there_is_room_for() -> None:
     result = constrained_beam_search(
         chain.step,
         chain.carry,
-        [[4], [5], [6]],
+        _required(*[[[4], [5], [6]]] * 2),
         beam_size=2,
         max_length=3,
         processors=[length_between(0, 2)],
@@ -140,7 +153,9 @@ def test_it_stops_when_all_states_have_ended() -> None:
     logits[0, 0, :, 5] = 0.0
     logits[0, 1:, :, EOS] = 0.0
     chain = Chain(logits)
-    search = functools.partial(constrained_beam_search, required=[[4]], beam_size=1, max_length=50)
+    search = functools.partial(
+        constrained_beam_search, required=_required([[4]]), beam_size=1, max_length=50
+    )
     steps, result = count_steps(search, chain)
     assert steps < 10
     (found,) = captions(result, 0)
@@ -148,33 +163,61 @@ def test_it_stops_when_all_states_have_ended() -> None:
     assert np.all(result.satisfied)
 
 
-def test_an_image_does_not_depend_on_its_neighbours() -> None:
+def test_each_image_has_its_own_requirements() -> None:
+    """Together, in one program, as if each were searched alone; one of them requires nothing."""
+    sets = [[[4], [6, 7]], [[5, 8], [4]], [[8]], []]
     chain = Chain.random(5, images=4, time=4, words=5)
-    search = functools.partial(
-        constrained_beam_search, chain.step, required=[[4], [6, 7]], beam_size=2, max_length=4
+    search = jax.jit(
+        functools.partial(constrained_beam_search, chain.step, beam_size=2, max_length=4)
     )
-    together = search(chain.carry)
-    for image in range(4):
-        jax.tree.map(
-            functools.partial(np.testing.assert_allclose, rtol=1e-6),
-            only(together, image),
-            search(only(chain.carry, image)),
+    together = search(chain.carry, _required(*sets))
+    check_against_hand(chain, together)
+    assert np.all(together.satisfied)
+    same = functools.partial(np.testing.assert_allclose, rtol=1e-6)
+    for image, required in enumerate(sets):
+        assert all(
+            _satisfies(caption, required) == len(required) for caption in captions(together, image)
         )
+        alone = search(only(chain.carry, image), _required(required))
+        jax.tree.map(same, only(together, image), alone)
+    plain = beam_search(chain.step, only(chain.carry, 3), beam_size=2, max_length=4)
+    jax.tree.map(same, only(together, 3), plain)
 
 
-@pytest.mark.parametrize("required", [[], [[]], [[4], []], [[EOS]], [[4, PAD]]])
-def test_sets_that_no_caption_can_satisfy_are_refused(required: list[list[int]]) -> None:
-    chain = Chain.random(6, images=1, time=1, words=3)
-    with pytest.raises(ValueError, match=r"word|tokens"):
-        constrained_beam_search(chain.step, chain.carry, required, beam_size=1, max_length=1)
+@pytest.mark.parametrize(
+    "required",
+    [
+        np.zeros((2, 0, 0)),
+        np.zeros((2, 0, 3)),
+        np.zeros((2, 2, 0)),
+        np.full((2, 2, 3), -1),
+        [[[PAD, -7], [EOS, BOS]], [[UNK, UNK], [-1, PAD]]],
+    ],
+)
+def test_sets_without_words_require_nothing(required: Any) -> None:
+    chain = Chain.random(6, images=2, time=4, words=5)
+    result = constrained_beam_search(
+        chain.step, chain.carry, jnp.asarray(required, jnp.int32), beam_size=3, max_length=4
+    )
+    plain = beam_search(chain.step, chain.carry, beam_size=3, max_length=4)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), result, plain)
+
+
+def test_a_word_that_is_given_twice_gives_no_caption_twice() -> None:
+    chain = Chain.random(7, images=2, time=3, words=4)
+    search = functools.partial(
+        constrained_beam_search, chain.step, chain.carry, beam_size=20, max_length=3
+    )
+    once, twice = search(_required(*[[[4, 5]]] * 2)), search(_required(*[[[4, 5, 4, 5]]] * 2))
+    jax.tree.map(np.testing.assert_array_equal, once, twice)
 
 
 @hypothesis.settings(max_examples=25, deadline=None)
 @hypothesis.given(seed=st.integers(0, 2**32 - 1), sharpness=st.sampled_from([0.1, 1.0, 10.0]))
 def test_properties_of_any_constrained_beam(seed: int, sharpness: float) -> None:
-    required = ((4, 6), (5,))
+    required = [[4, 6], [5]]
     chain = Chain.random(seed, images=2, time=4, words=4, sharpness=sharpness)
-    result = _jitted(jnp.asarray(chain.logits), chain.carry, required)
+    result = _jitted(jnp.asarray(chain.logits), chain.carry, _required(required, required))
     check_against_hand(chain, result)
     for image in range(2):
         found = captions(result, image)
@@ -189,6 +232,6 @@ def test_properties_of_any_constrained_beam(seed: int, sharpness: float) -> None
         assert result.scores[image, 0] <= best + 1e-4
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def _jitted(logits: Any, carry: Any, required: tuple[tuple[int, ...], ...]) -> SearchResult:
+@jax.jit
+def _jitted(logits: Any, carry: Any, required: Any) -> SearchResult:
     return constrained_beam_search(stepper(logits), carry, required, beam_size=3, max_length=4)

@@ -102,7 +102,7 @@ def test_a_step_without_attention_finds_the_same_captions(weights: str) -> None:
     for search in (
         functools.partial(beam_search, beam_size=3),
         functools.partial(diverse_beam_search, beam_size=4, groups=2, diversity=0.5),
-        functools.partial(constrained_beam_search, required=[[5]], beam_size=2),
+        functools.partial(constrained_beam_search, required=jnp.full((2, 1, 1), 5), beam_size=2),
         functools.partial(sample, rngs=keys, n=3),
         greedy_search,
     ):

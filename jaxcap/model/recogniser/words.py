@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import functools
+from importlib import resources
 from typing import NamedTuple
 
 import numpy as np
@@ -19,3 +22,10 @@ class RecognisedWords(NamedTuple):
 
     ids: Int[Array | np.ndarray, "B K"]
     probabilities: Float[Array | np.ndarray, "B K"]
+
+
+@functools.cache
+def word_groups() -> tuple[tuple[str, ...], ...]:
+    """Return the groups of words that count as one thing, such as "cat", "cats" and "kitten"."""
+    table = resources.files(__package__).joinpath("word_forms.csv").read_text("utf-8")
+    return tuple(tuple(row["words"].split()) for row in csv.DictReader(table.splitlines()))

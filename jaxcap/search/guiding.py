@@ -1,0 +1,79 @@
+"""Turn recognised words into requirements of constrained beam search.
+
+Guided search (Anderson et al. 2017, "Guided Open Vocabulary Image Captioning with Constrained Beam
+Search", https://arxiv.org/abs/1612.00576, section 3.3) requires the words that an image tagger is
+sure of, each of them as a set of its forms.
+
+B images   K recognised words   C requirements   M forms of a word   V vocabulary
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+_NONE = 0
+"""`<pad>`, which no caption contains."""
+
+
+def word_forms(
+    groups: Iterable[Sequence[str]], vocabulary: Sequence[str], excluded: Collection[int] = ()
+) -> Int[np.ndarray, "V M"]:
+    """Return the forms of each word of the vocabulary, itself among them.
+
+    Args:
+      groups: the forms of each thing, such as "cat", "cats" and "kitten". A word of several
+        groups belongs to the first.
+      vocabulary: all words by id.
+      excluded: ids of words that no requirement may concern. Their whole groups are left out.
+
+    Returns:
+      The ids of the forms that the vocabulary has, padded with 0; only 0 for a word without a
+      group.
+    """
+    ids: Mapping[str, int] = {word: id for id, word in enumerate(vocabulary)}
+    group_of: dict[int, list[int]] = {}
+    for group in groups:
+        members = [ids[word] for word in group if word in ids]
+        if not set(members) & set(excluded):
+            for id in members:
+                group_of.setdefault(id, members)
+    forms = np.full((len(ids), max(map(len, group_of.values()), default=1)), _NONE, np.int32)
+    for id, members in group_of.items():
+        forms[id, : len(members)] = members
+    return forms
+
+
+def guide_requirements(
+    ids: Int[Array, "B K"],
+    probabilities: Float[Array, "B K"],
+    forms: Int[Array, "V M"],
+    *,
+    threshold: float,
+    at_most: int,
+) -> Int[Array, "B C M"]:
+    """Require the most probable recognised words, for `constrained_beam_search`.
+
+    Args:
+      ids: recognised words in falling order of probability, 0 where there is none.
+      probabilities: the probability that a person's caption contains the word.
+      forms: see `word_forms`.
+      threshold: words below this probability are not required.
+      at_most: C, requirements per image; the most probable words are kept.
+
+    Returns:
+      The forms of each required word, padded with 0. Words of one group are one requirement.
+    """
+    groups = forms[ids]  # (B, K, M)
+    strong = (probabilities >= threshold) & (ids != _NONE) & (groups != _NONE).any(-1)
+    # A group's first form identifies it.
+    same = groups[:, :, None, 0] == groups[:, None, :, 0]
+    repeated = jnp.tril(same & strong[:, None], -1).any(-1)
+    ranks = jnp.where(strong & ~repeated, probabilities, -1.0)
+    best, places = jax.lax.top_k(ranks, min(at_most, ranks.shape[-1]))
+    chosen = jnp.take_along_axis(groups, places[..., None], axis=1)
+    return jnp.where(best[..., None] >= 0, chosen, _NONE)
