@@ -1,4 +1,4 @@
-"""Atomic writes, image files below a folder, file locks and the cache folder."""
+"""Regular files, atomic writes, file locks and the cache folder."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
+
+from jaxcap.errors import InputError
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
@@ -43,6 +45,49 @@ def locked(file: int | IO[Any], waiting: Callable[[], None] | None = None) -> bo
         if error.errno not in _NO_LOCKS:
             raise
     return True
+
+
+def open_file(path: Path, name: str | None = None) -> IO[bytes]:
+    """Open a regular file for reading; a pipe would block, and a device might never end.
+
+    Args:
+      name: the name of the file in the message; by default its path.
+
+    Raises:
+      InputError: it is not a regular file.
+      OSError: it cannot be opened.
+    """
+    # A pipe that nobody writes to would block `open` itself.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise InputError(f"{name or path}: not a regular file, but a folder, a pipe or a device")
+    return open(descriptor, "rb")
+
+
+def read_bytes(path: Path, *, at_most: int, name: str | None = None) -> bytes:
+    """Read a regular file of at most `at_most` bytes.
+
+    Args:
+      name: the name of the file in error messages; by default its path.
+
+    Raises:
+      InputError: it cannot be read, is not a regular file, or is too large.
+    """
+    name = name or str(path)
+    try:
+        with open_file(path, name) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > at_most:
+                raise InputError(
+                    f"{name}: the file has {size:,} bytes; expected at most {at_most:,}"
+                )
+            return file.read(at_most)
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: the path holds a NUL or a lone surrogate
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{name}: cannot read the file: {reason}") from error
 
 
 _NAME_BYTES = 100

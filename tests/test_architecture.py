@@ -25,7 +25,7 @@ LAYERS = (
     {"text"},
     {"metrics"},
     {"config"},
-    {"errors", "files", "progress", "pretrained"},
+    {"errors", "files", "json_data", "progress", "pretrained"},
 )
 HEIGHT = {name: -i for i, layer in enumerate(LAYERS) for name in layer}
 LIBRARY = sorted((ROOT / "jaxcap").rglob("*.py"))
@@ -185,7 +185,10 @@ def test_no_private_module_of_jax_is_imported() -> None:
     assert private <= {"devices/hosts.py"}
 
 
-INNER = {"model", "search", "training.step", "data", "text", "config", "metrics", "errors", "files"}
+INNER = {
+    *("model", "search", "training.step", "data", "text", "config", "metrics", "errors", "files"),
+    "json_data",
+}
 
 
 @pytest.mark.parametrize("part", ["model", "search", "training.step"])

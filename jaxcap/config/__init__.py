@@ -6,7 +6,7 @@ the result as `config.json`, which is enough to rebuild the model.
 
 from jaxcap.config.checks import check_heeded, stage_configs, validate
 from jaxcap.config.config_files import load_config, load_config_file, save_config
-from jaxcap.config.conversion import differences, from_dict, to_dict
+from jaxcap.config.conversion import differences, to_dict
 from jaxcap.config.schema import (
     Config,
     DataConfig,
@@ -18,6 +18,7 @@ from jaxcap.config.schema import (
     Stage,
     TrainConfig,
 )
+from jaxcap.json_data import from_dict
 
 __all__ = [
     "Config",

@@ -7,10 +7,10 @@ import math
 from collections.abc import Container
 from typing import Any
 
-from jaxcap.config.conversion import from_dict
 from jaxcap.config.options import AppliesTo, PerStage, options_of
 from jaxcap.config.schema import Config, SearchConfig, Stage, TrainConfig
 from jaxcap.errors import InputError, did_you_mean
+from jaxcap.json_data import from_dict
 
 
 def validate(config: Config) -> Config:

@@ -10,7 +10,7 @@ import traceback
 from pathlib import Path
 
 from jaxcap.config.checks import validate
-from jaxcap.config.conversion import from_dict, to_dict
+from jaxcap.config.conversion import to_dict
 from jaxcap.config.extensions import importable
 from jaxcap.config.schema import (
     Config,
@@ -24,6 +24,7 @@ from jaxcap.config.schema import (
 )
 from jaxcap.errors import InputError, did_you_mean
 from jaxcap.files import write_text
+from jaxcap.json_data import from_dict, read_json
 
 
 def load_config_file(path: Path) -> Config:
@@ -94,8 +95,5 @@ def load_config(path: Path) -> Config:
     Raises:
       InputError: the file is missing, damaged or no valid configuration.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable configuration ({error}).") from error
+    values = read_json(path, "configuration")
     return validate(from_dict(Config, values, where=str(path)))

@@ -11,14 +11,13 @@ import functools
 import importlib
 import io
 import math
-import os
-import stat
 import warnings
 from pathlib import Path
 
 from PIL import Image, JpegImagePlugin
 
 from jaxcap.errors import InputError
+from jaxcap.files import read_bytes
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 """Pillow's names of the formats that are opened. The extra `heic` adds HEIF."""
@@ -81,7 +80,7 @@ def open_image(data: bytes | Path, name: str) -> Image.Image:
         reason.
     """
     if isinstance(data, Path):
-        data = read_bytes(data, name)
+        data = read_bytes(data, at_most=MAX_FILE_BYTES, name=name)
     if not data:
         raise InputError(f"{name}: the file is empty")
     _silence_pillow()
@@ -95,31 +94,6 @@ def open_image(data: bytes | Path, name: str) -> Image.Image:
         if (shorter := _without_png_metadata(data)) is not None:
             return open_image(shorter, name)
         raise InputError(f"{name}: {_reason(data)}") from error
-
-
-def read_bytes(path: Path, name: str) -> bytes:
-    """Read a regular file of at most `MAX_FILE_BYTES`.
-
-    Raises:
-      InputError: it cannot be read, is a pipe or a device, or is too large.
-    """
-    try:
-        # A pipe that nobody writes to would block `open` itself.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with open(descriptor, "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise InputError(f"{name}: not a regular file, but a folder, a pipe or a device")
-            if status.st_size > MAX_FILE_BYTES:
-                raise InputError(
-                    f"{name}: the file has {status.st_size:,} bytes; an image may have "
-                    f"at most {MAX_FILE_BYTES:,}"
-                )
-            return file.read(MAX_FILE_BYTES)
-    except OSError as error:
-        raise InputError(f"{name}: cannot read the file: {error.strerror}") from error
-    except ValueError as error:  # a NUL in the path
-        raise InputError(f"{name}: cannot read the file: {error}") from error
 
 
 def bound_memory(image: Image.Image, name: str) -> None:

@@ -8,6 +8,7 @@ damage is detected on reading: damaged steps are reported and the newest sound o
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 import shutil
 import warnings
@@ -164,13 +165,13 @@ class Checkpoints:
             )
         self._kept[step] = numbers
         self._forget_all_but(self._worth_keeping())
-        content = {"step": step, "metrics": numbers, "note": note or {}}
+        content = manifest.Content(step, numbers, note or {})
         self._pending = self._finishing.submit(
             self._finish, step, response, content, frozenset(self._kept)
         )
 
     def _finish(
-        self, step: int, response: Any, content: dict[str, Any], keep: frozenset[int]
+        self, step: int, response: Any, content: manifest.Content, keep: frozenset[int]
     ) -> None:
         """Wait for Orbax, add the manifest, complete the step, and remove older steps."""
         with self._naming(step), quiet_orbax():
@@ -205,8 +206,8 @@ class Checkpoints:
             return
         path = self._directory / str(step)
         with self._naming(step):
-            content = manifest.read_content(path) or {"step": step, "note": {}}
-            manifest.change_content(path, {**content, "metrics": numbers})
+            content = manifest.read_content(path) or manifest.Content(step)
+            manifest.change_content(path, dataclasses.replace(content, metrics=numbers))
         self._remove_all_but(frozenset(self._kept))
 
     @contextlib.contextmanager
@@ -257,9 +258,9 @@ class Checkpoints:
         return max(self._kept, key=self._rank, default=None)
 
     def _rank(self, step: int) -> tuple[bool, float, int]:
-        metrics = self._kept[step]
+        score = (self._kept[step] or {}).get(self._metric)
         # The later of equals, so that a score stuck at zero keeps the newest step.
-        return (False, 0.0, step) if metrics is None else (True, float(metrics[self._metric]), step)
+        return (False, 0.0, step) if score is None else (True, score, step)
 
     def has(self, step: int) -> bool:
         """Return whether a step is kept."""
@@ -271,10 +272,8 @@ class Checkpoints:
 
     def note(self, step: int) -> dict[str, Any]:
         """Return the note that was saved with a step."""
-        note: dict[str, Any] = (manifest.read_content(self._directory / str(step)) or {}).get(
-            "note", {}
-        )
-        return note
+        content = manifest.read_content(self._directory / str(step))
+        return {} if content is None else content.note
 
     def restore_newest(self, like: S | Callable[[int], S]) -> S | None:
         """Restore the newest sound step, or return None if there is none.
@@ -377,4 +376,5 @@ _CONTENT_OF = {"variables": "model", "training": "optimizer"}
 
 
 def _metrics(path: Path) -> Metrics | None:
-    return (manifest.read_content(path) or {}).get("metrics")
+    content = manifest.read_content(path)
+    return None if content is None else content.metrics

@@ -8,44 +8,66 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jaxcap.files import write_text
+from jaxcap.errors import InputError
+from jaxcap.files import open_file, write_text
+from jaxcap.json_data import from_dict, read_json
 
 NAME = "manifest.json"
 _BLOCK = 1 << 20
 
 
-def write_manifest(directory: Path, content: dict[str, Any]) -> None:
+@dataclass(frozen=True)
+class Content:
+    """The content of a manifest.
+
+    Attributes:
+      step: optimizer steps taken.
+      metrics: the scores of this step, if they are known.
+      note: JSON values of the training loop.
+    """
+
+    step: int
+    metrics: dict[str, float] | None = None
+    note: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    files: dict[str, tuple[int, int]]
+    content: Content
+
+
+def write_manifest(directory: Path, content: Content) -> None:
     """Write `manifest.json`: sizes and checksums of all files, `content`, and a checksum of both.
 
     Raises:
       OSError: a file cannot be read, or there is no room.
     """
     files = {
-        str(path.relative_to(directory)): [path.stat().st_size, checksum(path)]
+        str(path.relative_to(directory)): (path.stat().st_size, checksum(path))
         for path in sorted(directory.rglob("*"))
         if path.is_file() and path != directory / NAME
     }
-    _write(directory, {"files": files, "content": content})
+    _write(directory, files, content)
 
 
-def change_content(directory: Path, content: dict[str, Any]) -> None:
+def change_content(directory: Path, content: Content) -> None:
     """Replace the content of a manifest and keep the checksums of the files."""
-    _write(directory, {"files": _read(directory)["files"], "content": content})
+    _write(directory, _read(directory).files, content)
 
 
-def read_content(directory: Path) -> dict[str, Any] | None:
+def read_content(directory: Path) -> Content | None:
     """Return the content of the manifest, or None if it is missing or damaged."""
     try:
-        content: dict[str, Any] = _read(directory)["content"]
-    except (OSError, ValueError):
+        return _read(directory).content
+    except InputError:
         return None
-    return content
 
 
 def damage(directory: Path, parts: Sequence[str] | None = None) -> str | None:
@@ -55,11 +77,10 @@ def damage(directory: Path, parts: Sequence[str] | None = None) -> str | None:
       parts: the subdirectories to check; by default all.
     """
     try:
-        files = _read(directory)["files"]
-    except OSError:
-        return f"{NAME} is missing"
-    except ValueError:
-        return f"{NAME} is not what was written"
+        files = _read(directory).files
+    except InputError:
+        is_there = os.path.exists(directory / NAME)
+        return f"{NAME} is {'not what was written' if is_there else 'missing'}"
     for name, (size, crc) in files.items():
         if not _is_below(directory, name):
             return f"{NAME} names {name!r}, which is not a file in this directory"
@@ -68,14 +89,13 @@ def damage(directory: Path, parts: Sequence[str] | None = None) -> str | None:
             continue
         path = directory / name
         try:
-            status = path.stat()
-            if not stat.S_ISREG(status.st_mode):  # a FIFO would never end
-                return f"{name} is not a regular file"
-            found = status.st_size
-            if found != size:
+            found = path.stat().st_size
+            if path.is_file() and found != size:
                 return f"{name} has {found} bytes, {size} were written"
             if checksum(path) != crc:
                 return f"{name} is not what was written (its checksum differs)"
+        except InputError:
+            return f"{name} is not a regular file"
         except FileNotFoundError:
             return f"{name} is missing"
         except OSError as error:
@@ -84,9 +104,14 @@ def damage(directory: Path, parts: Sequence[str] | None = None) -> str | None:
 
 
 def checksum(path: Path) -> int:
-    """Return the CRC-32 of a file, reading it in blocks."""
+    """Return the CRC-32 of a file, reading it in blocks.
+
+    Raises:
+      InputError: it is not a regular file.
+      OSError: it cannot be read.
+    """
     crc = 0
-    with path.open("rb") as file:
+    with open_file(path) as file:
         while block := file.read(_BLOCK):
             crc = zlib.crc32(block, crc)
     return crc
@@ -104,32 +129,18 @@ def _is_below(directory: Path, name: str) -> bool:
     return real != top and Path(real).is_relative_to(top)
 
 
-def _write(directory: Path, body: dict[str, Any]) -> None:
-    write_text(directory / NAME, json.dumps({**body, "crc": _of(body)}, indent=1) + "\n")
+def _write(directory: Path, files: Mapping[str, tuple[int, int]], content: Content) -> None:
+    body = {"files": files, "content": asdict(content)}
+    write_text(directory / NAME, json.dumps({**body, "crc": _crc(body)}, indent=1) + "\n")
 
 
-def _read(directory: Path) -> dict[str, Any]:
-    text = (directory / NAME).read_text(encoding="utf-8")
-    try:
-        found = json.loads(text)
-        if not isinstance(found, dict) or found.pop("crc", None) != _of(found):
-            raise ValueError("the manifest's own checksum differs")
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    files, content = found.get("files"), found.get("content")
-    if not (
-        isinstance(content, dict)
-        and isinstance(files, dict)
-        and all(
-            isinstance(entry, list)
-            and len(entry) == 2
-            and all(isinstance(number, int) for number in entry)
-            for entry in files.values()
-        )
-    ):
-        raise ValueError("not a table of files with sizes and checksums")
-    return found
+def _read(directory: Path) -> _Manifest:
+    path = directory / NAME
+    values = read_json(path, "manifest")
+    if not isinstance(values, dict) or values.pop("crc", None) != _crc(values):
+        raise InputError(f"{path}: its own checksum differs")
+    return from_dict(_Manifest, values, where=str(path))
 
 
-def _of(body: dict[str, Any]) -> int:
+def _crc(body: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(body, sort_keys=True).encode())

@@ -22,8 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxcap
-from jaxcap.config import Config, from_dict, to_dict, validate
+from jaxcap.config import Config, to_dict, validate
 from jaxcap.errors import InputError
+from jaxcap.json_data import from_dict, shown
 from jaxcap.model.captioner import create_captioner, variable_shapes
 from jaxcap.model.encoders.weights.safetensors_files import (
     read_about,
@@ -42,6 +43,25 @@ Precision = Literal["float32", "bfloat16"]
 """What numbers are stored in; it has nothing to do with what is computed in."""
 
 _KIND = "captioner"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Header:
+    """What the header says, without its checksum.
+
+    Attributes:
+      origin: the run and the version of jaxcap that the captioner came from.
+      note: a line for users, such as data and licence.
+    """
+
+    kind: str
+    format: int
+    config: Config
+    vocabulary: Any
+    step: int
+    dtype: Precision
+    origin: dict[str, str]
+    note: str = ""
 
 
 def stored(variables: dict[str, Any], dtype: Precision) -> dict[str, Any]:
@@ -121,8 +141,9 @@ def read(path: str | os.PathLike[str], *, store: Store | None = None) -> Trained
             f"{path}: damaged: its content does not match its SHA-256 checksum. Copy or download "
             "it again."
         )
-    config = validate(from_dict(Config, about.get("config"), where=f"{path}, config"))
-    vocabulary = Vocabulary.from_json(about.get("vocabulary"), where=f"{path}, vocabulary")
+    header = from_dict(_Header, about, where=f"{path}, header")
+    config = validate(header.config)
+    vocabulary = Vocabulary.from_json(header.vocabulary, where=f"{path}, vocabulary")
     key = None if store is None else key_of("tensors that fit", digest)
     if store is None or key is None or store.get(key) is None:
         model = create_captioner(config, len(vocabulary))
@@ -137,8 +158,8 @@ def read(path: str | os.PathLike[str], *, store: Store | None = None) -> Trained
         config,
         vocabulary,
         jax.device_put(variables),
-        int(about.get("step", 0)),
-        str(about.get("note", "")),
+        header.step,
+        header.note,
     )
 
 
@@ -159,7 +180,7 @@ def _about(path: Path) -> dict[str, Any]:
     about = read_about(path)
     if about is None or about.get("kind") != _KIND:
         what = (
-            f"the weights of encoder '{about['encoder']}'"
+            f"the weights of encoder {shown(about['encoder'])}"
             if about is not None and "encoder" in about
             else "a .safetensors file of others"
         )
@@ -169,7 +190,7 @@ def _about(path: Path) -> dict[str, Any]:
         )
     if about.get("format") != FORMAT:
         raise InputError(
-            f"{path}: a captioner in format {about.get('format')}; this jaxcap "
+            f"{path}: a captioner in format {shown(about.get('format'))}; this jaxcap "
             f"({jaxcap.__version__}) reads format {FORMAT}. Install a newer one, or have the file "
             "exported by this one."
         )

@@ -13,7 +13,6 @@ Captions are normalised and lower-cased first. NFC unifies composed and decompos
 from __future__ import annotations
 
 import base64
-import binascii
 import functools
 import io
 import re
@@ -21,10 +20,11 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from jaxcap.config import DataConfig
 from jaxcap.errors import InputError
+from jaxcap.files import read_bytes
 from jaxcap.metrics.graphemes import graphemes
 from jaxcap.metrics.tokenize import tokenize
 
@@ -36,6 +36,7 @@ _MISSING = (
 )
 _SPACE = "\u2581"  # SentencePiece's sign for a space
 _LONGEST = 1 << 16  # bytes; SentencePiece skips longer captions in training
+_MAX_MODEL = 1 << 25  # bytes; models of 250,000 pieces take 5 MB
 
 
 def normalise(text: str, form: str) -> str:
@@ -116,13 +117,7 @@ class Pieces:
           InputError: the file cannot be read or is not a SentencePiece model, or SentencePiece is
             not installed.
         """
-        try:
-            pieces = cls(path.read_bytes(), normalisation)
-        except OSError as error:
-            raise InputError(f"{path}: no readable SentencePiece model ({error.strerror}).") from (
-                error
-            )
-        return pieces.checked(str(path))
+        return cls(read_bytes(path, at_most=_MAX_MODEL), normalisation).checked(str(path))
 
     @classmethod
     def train(cls, captions: Iterable[str], *, size: int, normalisation: str = "NFC") -> Pieces:
@@ -246,6 +241,21 @@ def create_units(config: DataConfig, captions: Callable[[], Iterable[str]]) -> T
     return Pieces.read(Path(config.pieces_model).expanduser(), normalisation=form)
 
 
+@dataclass(frozen=True)
+class StoredUnits:
+    """The JSON values of text units.
+
+    Attributes:
+      units: the name of the units.
+      normalisation: the Unicode normal form.
+      model: of pieces: the contents of the `.model` file in base 64.
+    """
+
+    units: Literal["words", "characters", "pieces"]
+    normalisation: Literal["none", "NFC", "NFKC"]
+    model: str | None = None
+
+
 def units_to_json(units: TextUnits) -> dict[str, str]:
     """Return JSON values from which `units_from_json` restores the units."""
     values = {"units": units.name, "normalisation": units.normalisation}
@@ -254,30 +264,19 @@ def units_to_json(units: TextUnits) -> dict[str, str]:
     return values
 
 
-def units_from_json(values: Any, *, where: str) -> TextUnits:
-    """Restore units from the values of `units_to_json`.
+def units_from_json(stored: StoredUnits, *, where: str) -> TextUnits:
+    """Restore the units that `units_to_json` described.
 
     Args:
-      values: JSON values; None, as in old runs, means words.
       where: the file, for error messages.
 
     Raises:
-      InputError: the values are invalid, or SentencePiece is needed but not installed.
+      InputError: the model is damaged, or SentencePiece is needed but not installed.
     """
-    if values is None:
-        return WORDS
+    if stored.units != "pieces":
+        return (Words if stored.units == "words" else Characters)(stored.normalisation)
     try:
-        name, form = values["units"], values["normalisation"]
-        if form not in ("none", "NFC", "NFKC"):
-            raise ValueError(form)
-        if name in ("words", "characters"):
-            return Words(form) if name == "words" else Characters(form)
-        if name != "pieces":
-            raise ValueError(name)
-        pieces = Pieces(base64.b64decode(values["model"], validate=True), form)
-    except (KeyError, TypeError, ValueError, binascii.Error) as error:
-        raise InputError(
-            f"{where}: no readable units of text ({error!r}); expected words, characters or "
-            "pieces, and their normalisation."
-        ) from error
-    return pieces.checked(where)
+        model = base64.b64decode(stored.model or "", validate=True)
+    except ValueError:
+        model = b""
+    return Pieces(model, stored.normalisation).checked(where)

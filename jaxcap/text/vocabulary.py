@@ -12,12 +12,21 @@ from typing import Any
 
 from jaxcap.errors import InputError
 from jaxcap.files import write_text
-from jaxcap.text.units import WORDS, TextUnits, units_from_json, units_to_json
+from jaxcap.json_data import from_dict, read_json, shown
+from jaxcap.text.units import WORDS, StoredUnits, TextUnits, units_from_json, units_to_json
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
 NEVER_SAID = (PAD, BOS, UNK)
 """Ids that a generated caption never contains."""
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """The JSON values of a vocabulary."""
+
+    words: tuple[str, ...]
+    text: StoredUnits | None = None
 
 
 @dataclass(frozen=True)
@@ -120,11 +129,7 @@ class Vocabulary:
         Raises:
           InputError: the file cannot be read or is not a vocabulary.
         """
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: no readable vocabulary ({error!r}).") from error
-        return cls.from_json(values, where=str(path))
+        return cls.from_json(read_json(path, "vocabulary"), where=str(path))
 
     @classmethod
     def from_json(cls, values: Any, *, where: str) -> Vocabulary:
@@ -137,20 +142,16 @@ class Vocabulary:
         Raises:
           InputError: the values are not a vocabulary.
         """
-        try:
-            words, units = tuple(values["words"]), values.get("text")
-        except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{where}: no readable vocabulary ({error!r}).") from error
-        if (
-            words[:4] != SPECIALS
-            or not all(isinstance(word, str) for word in words)
-            or len(set(words)) != len(words)
-        ):
+        stored = from_dict(_Stored, values, where=where)
+        words = stored.words
+        if words[:4] != SPECIALS or len(set(words)) != len(words):
             raise InputError(
                 f"{where}: a vocabulary is a list of words that begins with "
-                f"{' '.join(SPECIALS)} and repeats none; found {' '.join(map(str, words[:4]))}…"
+                f"{' '.join(SPECIALS)} and repeats none; found {shown(words[:4])}…"
             )
-        return cls(words, units_from_json(units, where=where))
+        # Old runs split captions into words and say nothing about it.
+        units = WORDS if stored.text is None else units_from_json(stored.text, where=where)
+        return cls(words, units)
 
 
 def _frequent(counts: Mapping[str, int], min_count: int) -> tuple[str, ...]:

@@ -406,7 +406,7 @@ def test_an_ensemble_has_one_vocabulary(tiny_run, tmp_path):
     (copy / "vocabulary.json").write_text(json.dumps(vocabulary))
     for step in (copy / "checkpoints").iterdir():
         shutil.copyfile(copy / "vocabulary.json", step / "vocabulary.json")
-        manifest.write_manifest(step, manifest.read_content(step) or {})
+        manifest.write_manifest(step, manifest.read_content(step) or manifest.Content(0))
     with pytest.raises(InputError, match=r"different vocabularies.*zebra"):
         load(tiny_run, copy)
     with pytest.raises(InputError, match="No model given"):
@@ -429,7 +429,7 @@ def test_a_published_model_captions_as_its_run(run, scenes, tmp_path):
         ("config.json", '{"data": {"nam": "shapes"}}', "no option 'nam'.*Did you mean 'name'"),
         ("config.json", "[]", "config.json: expected a table"),
         ("config.json", '{"encoder": {"name": "resnet18"}}', "another model"),
-        ("vocabulary.json", "{", "vocabulary.json: no readable vocabulary"),
+        ("vocabulary.json", "{", "vocabulary.json: not a readable vocabulary"),
         ("vocabulary.json", '{"words": ["a"]}', "begins with <pad>"),
     ],
 )

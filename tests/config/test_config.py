@@ -441,5 +441,5 @@ def test_errors_in_a_saved_configuration_name_its_file(tmp_path: Path) -> None:
     path.write_text(json.dumps({"train": {"optimiser": "sgd"}}), encoding="utf-8")
     with pytest.raises(InputError, match=r"config\.json\.train: there is no option 'optimiser'"):
         load_config(path)
-    with pytest.raises(InputError, match=r"nowhere\.json: not a readable configuration"):
+    with pytest.raises(InputError, match=r"nowhere\.json: cannot read the file"):
         load_config(tmp_path / "nowhere.json")

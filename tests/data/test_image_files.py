@@ -128,6 +128,6 @@ def test_a_file_of_too_many_bytes_is_refused(
     monkeypatch.setattr(image_files, "MAX_FILE_BYTES", 100)
     (tmp_path / "a.bmp").write_bytes(encoded(SCENE, "BMP"))
     with pytest.raises(
-        InputError, match=r"a\.bmp: the file has [\d,]+ bytes; an image may have at most 100"
+        InputError, match=r"a\.bmp: the file has [\d,]+ bytes; expected at most 100"
     ):
         images.decode(tmp_path / "a.bmp", name="a.bmp")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from jaxcap.storage.manifest import NAME, checksum, damage, read_content, write_manifest
+from jaxcap.storage.manifest import NAME, Content, checksum, damage, read_content, write_manifest
 
 
 def sign(directory: Path, body: Any) -> None:
@@ -27,13 +27,13 @@ def directory(tmp_path: Path) -> Path:
     (directory / "variables" / "a").write_text("array")
     (directory / "config.json").write_text("{}")
     (tmp_path / "outside").write_text("secret")
-    write_manifest(directory, {"step": 1})
+    write_manifest(directory, Content(1, {"CIDEr-D": 0.5}, {"loss": 2.0}))
     return directory
 
 
 def test_a_sound_directory(directory: Path) -> None:
     assert damage(directory) is None
-    assert read_content(directory) == {"step": 1}
+    assert read_content(directory) == Content(1, {"CIDEr-D": 0.5}, {"loss": 2.0})
     link = directory.with_name("link")
     link.symlink_to(directory)  # a run may lie behind a link
     assert damage(link) is None
@@ -49,7 +49,7 @@ def test_names_outside_of_the_directory_are_refused(
 ) -> None:
     outside = directory.parent / "outside"
     name = name.format(tmp=directory.parent)
-    sign(directory, {"files": {name: [6, checksum(outside)]}, "content": {}})
+    sign(directory, {"files": {name: [6, checksum(outside)]}, "content": {"step": 1}})
     found = damage(directory, parts)
     assert found == f"{NAME} names {name!r}, which is not a file in this directory"
 
@@ -69,7 +69,7 @@ def test_a_link_to_itself_and_a_fifo_end(directory: Path) -> None:
     assert damage(directory) is not None
     path.unlink()
     os.mkfifo(path)
-    sign(directory, {"files": {"config.json": [0, 0]}, "content": {}})
+    sign(directory, {"files": {"config.json": [0, 0]}, "content": {"step": 1}})
     assert damage(directory) == "config.json is not a regular file"
 
 
@@ -78,12 +78,18 @@ def test_a_link_to_itself_and_a_fifo_end(directory: Path) -> None:
     [
         [],
         {},
-        {"files": [], "content": {}},
+        {"files": [], "content": {"step": 1}},
         {"files": {}, "content": []},
-        {"files": {"a": 1}, "content": {}},
-        {"files": {"a": [1]}, "content": {}},
-        {"files": {"a": ["1", 2]}, "content": {}},
-        {"files": {"a": None}, "content": {}},
+        {"files": {}, "content": {}},
+        {"files": {}, "content": {"step": "1"}},
+        {"files": {}, "content": {"step": 1, "metrics": {"CIDEr-D": None}}},
+        {"files": {}, "content": {"step": 1, "metrics": [0.5]}},
+        {"files": {}, "content": {"step": 1, "note": []}},
+        {"files": {"a": 1}, "content": {"step": 1}},
+        {"files": {"a": [1]}, "content": {"step": 1}},
+        {"files": {"a": [1, 2, 3]}, "content": {"step": 1}},
+        {"files": {"a": ["1", 2]}, "content": {"step": 1}},
+        {"files": {"a": None}, "content": {"step": 1}},
     ],
 )
 def test_other_shapes_of_manifests_are_damage(directory: Path, body: Any) -> None:

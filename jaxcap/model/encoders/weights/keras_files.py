@@ -26,6 +26,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxcap.errors import InputError
+from jaxcap.files import open_file
 from jaxcap.model.encoders.weights.hdf5 import Dataset, Group, Hdf5Error, read_hdf5
 
 # The names of weights in Keras 1 to 3, and those of today. The "running_std" of Keras 1 was in
@@ -54,8 +55,8 @@ _VARIABLES: dict[tuple[str, int], tuple[str, ...]] = {
     ("batch_normalization", 3): _NORM[1:],
     ("batch_normalization", 4): _NORM,
 }
-_COUNTED = re.compile(r"(.+?)(?:_(\d+))?")
-_UNNAMED = re.compile(r"(conv2d|batch_normalization)(?:_(\d+))?")
+_COUNTED = re.compile(r"(.+?)(?:_\d+)?")
+_UNNAMED = re.compile(r"(conv2d|batch_normalization)(?:_(\d{1,9}))?")
 
 _IN_KERAS_FILE = "model.weights.h5"
 
@@ -102,7 +103,7 @@ def read_keras_file(path: str | Path) -> KerasTensors:
 
 def _content(path: Path) -> tuple[memoryview, bool]:
     """Return the bytes of an HDF5 file, and whether it was an entry of a `.keras` file."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         start = file.read(2)
         if not start:
             raise Hdf5Error("it is empty")

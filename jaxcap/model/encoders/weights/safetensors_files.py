@@ -13,7 +13,8 @@ import safetensors
 import safetensors.numpy
 
 from jaxcap.errors import InputError
-from jaxcap.files import replacing
+from jaxcap.files import open_file, replacing
+from jaxcap.json_data import parse_json
 
 
 def read_safetensors_file(path: str | Path) -> dict[str, np.ndarray]:
@@ -35,20 +36,23 @@ def read_about(path: str | Path) -> dict[str, Any] | None:
     with _opened(Path(path)) as file:
         text = (file.metadata() or {}).get("jaxcap")
     try:
-        about = None if text is None else json.loads(text)
+        about = None if text is None else parse_json(text)
     except ValueError as error:
         raise InputError(
-            f"{path}: damaged: the entry 'jaxcap' in its header is not JSON."
-        ) from error
+            f"{path}: damaged: the entry 'jaxcap' in its header is not JSON ({error})."
+        ) from None
     return about if isinstance(about, dict) else None
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
+        open_file(path).close()  # the library would wait for a pipe
         # The library checks the header: every byte belongs to exactly one tensor.
         with safetensors.safe_open(path, framework="numpy") as file:
             yield file
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     except Exception as error:

@@ -8,14 +8,16 @@ its bytes. *Zip*, since: `NAME/data.pkl` and one uncompressed `NAME/data/KEY` pe
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from jaxcap.errors import InputError
+from jaxcap.files import open_file
 from jaxcap.model.encoders.weights.torch_pickle import (
     PickleReader,
     Refused,
@@ -48,13 +50,15 @@ def read_torch_file(path: str | Path) -> dict[str, np.ndarray]:
     """
     path = Path(path)
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
+        with open_file(path) as file:
+            size = os.fstat(file.fileno()).st_size
             is_zip = file.read(4) == b"PK\x03\x04"
             file.seek(0)
             return (_read_zip if is_zip else _read_legacy)(file, size)
     except Refused as refusal:
         raise InputError(f"{path}: {refusal}.") from None
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}.") from None
     except Exception as error:
@@ -65,7 +69,7 @@ def read_torch_file(path: str | Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _read_legacy(file: io.BufferedReader, file_size: int) -> dict[str, np.ndarray]:
+def _read_legacy(file: IO[bytes], file_size: int) -> dict[str, np.ndarray]:
     reader = PickleReader(file_size)
     for expected in (_LEGACY_MAGIC, _LEGACY_PROTOCOL):
         found = reader.read(file)
@@ -88,7 +92,7 @@ def _read_legacy(file: io.BufferedReader, file_size: int) -> dict[str, np.ndarra
     return _arrays(tree, lambda storage: buffers.get(storage.key, b""))
 
 
-def _read_zip(file: io.BufferedReader, file_size: int) -> dict[str, np.ndarray]:
+def _read_zip(file: IO[bytes], file_size: int) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         # Entries that overlap would unfold a small file to any size.

@@ -31,7 +31,7 @@ _TIMM_OUTSIDE = {
     "bn2": "_bn1",
     "classifier": "_fc",
 }
-_TIMM_BLOCK = re.compile(r"blocks\.(\d+)\.(\d+)\.(\w+)\.(\w+)")
+_TIMM_BLOCK = re.compile(r"blocks\.(\d{1,9})\.(\d{1,9})\.(\w+)\.(\w+)")
 
 
 def plain_torch_names(tensors: Mapping[str, _T]) -> dict[str, _T]:
@@ -58,7 +58,7 @@ def _from_timm_lite(names: Iterable[str]) -> dict[str, str]:
 
     `"blocks.1.0.bn1.weight"` becomes `"_blocks.1._bn0.weight"`.
     """
-    names = list(names)
+    names = set(names)
     found = {name: _TIMM_BLOCK.fullmatch(name) for name in names}
     blocks = sorted({(int(f[1]), int(f[2])) for f in found.values() if f})
     numbers = {place: i for i, place in enumerate(blocks)}

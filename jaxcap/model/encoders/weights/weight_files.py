@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from jaxcap.errors import InputError, did_you_mean
+from jaxcap.files import open_file
 from jaxcap.model.encoders.weights import hdf5
 from jaxcap.model.encoders.weights.keras_files import read_keras_file
 from jaxcap.model.encoders.weights.safetensors_files import read_safetensors_file
@@ -86,7 +87,7 @@ def _recognise(path: Path) -> str:
     try:
         if path.is_dir():
             raise InputError(f"{path}: a folder; give a weight file in it.{_files_in(path)}")
-        with path.open("rb") as file:
+        with open_file(path) as file:
             start = file.read(512)
     except FileNotFoundError:
         beside = path.parent.iterdir() if path.parent.is_dir() else ()
