@@ -28,7 +28,7 @@ import jax.export
 from jaxcap.files import is_private, replacing
 
 _TRACED = ("captioning/decoding.py", "model", "search")
-"""The code from which a captioner's program is traced."""
+"""The code and tables from which a captioner's program is traced."""
 
 _LIMIT = 64
 """The largest number of entries; the least recently used one is evicted."""
@@ -84,7 +84,9 @@ def _code() -> str:
     digest = hashlib.sha256()
     for name in _TRACED:
         path = Path(__file__).parents[1] / name
-        for source in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+        for source in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if source.suffix not in (".py", ".csv"):
+                continue
             digest.update(f"{source.name}\n".encode() + source.read_bytes())
     digest.update(f"{jax.__version__} {flax.__version__} {os.cpu_count()}".encode())
     digest.update(repr(sorted(jax.config.values.items(), key=str)).encode())
