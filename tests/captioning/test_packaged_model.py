@@ -79,7 +79,7 @@ def test_every_picture_has_its_author_and_licence():
     rows = re.findall(r"^\| `(.*?)` \|(.*)\|$", (EXAMPLES / "README.md").read_text("utf-8"), re.M)
     pictures = sorted(path.name for path in EXAMPLES.iterdir() if path.suffix == ".jpg")
     assert sorted(name for name, _ in rows) == pictures
-    assert 4 <= len(pictures) <= 8
+    assert 12 <= len(pictures) <= 24
     for name, row in rows:
         _, author, licence, source = (cell.strip() for cell in row.split("|"))
         assert author
