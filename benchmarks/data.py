@@ -26,7 +26,7 @@ from PIL import Image
 
 from jaxcap.config import DataConfig
 from jaxcap.data.captions import Captions
-from jaxcap.data.pipeline import tokenised_captions, training_batches
+from jaxcap.data.pipeline import TrainingSet, tokenised_captions, training_batches
 from jaxcap.datasets.building import Recipe, build
 from jaxcap.datasets.records import Records
 from jaxcap.datasets.stored_images import to_stored
@@ -117,7 +117,12 @@ def _train(records: Records, steps: int) -> None:
     )
     print(f"peak memory {_peak(resource.RUSAGE_SELF)}")
     batches = training_batches(
-        records, captions, config=config, batch_size=64, seed=0, first_step=0, steps=steps
+        [TrainingSet(records, captions)],
+        config=config,
+        batch_size=64,
+        seed=0,
+        first_step=0,
+        steps=steps,
     )
     begin = time.perf_counter()
     next(batches)

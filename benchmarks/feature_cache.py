@@ -29,7 +29,7 @@ from rich.console import Console
 
 from jaxcap.config import Config, DataConfig, DecoderConfig, EncoderConfig, TrainConfig, validate
 from jaxcap.data.captions import Captions, SplitCaptions
-from jaxcap.data.pipeline import Source, tokenised_captions, training_batches
+from jaxcap.data.pipeline import Source, TrainingSet, tokenised_captions, training_batches
 from jaxcap.datasets.prepare import load_source
 from jaxcap.devices.huge_pages import restart_with_huge_pages
 from jaxcap.errors import InputError
@@ -122,14 +122,12 @@ def _compare(
         """Return the loss after each step."""
         state = TrainState.create(jax.tree.map(jax.numpy.array, variables), tx)
         for batch in training_batches(
-            source,
-            captions,
+            [TrainingSet(source, captions, features)],
             config=config.data,
             batch_size=arguments.batch_size,
             seed=0,
             first_step=0,
             steps=total,
-            features=features,
         ):
             state, metrics = step(state, batch, rng)
             jax.block_until_ready(state)

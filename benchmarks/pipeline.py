@@ -7,7 +7,7 @@ import time
 
 from jaxcap.config import DataConfig
 from jaxcap.data.captions import Captions
-from jaxcap.data.pipeline import tokenised_captions, training_batches
+from jaxcap.data.pipeline import TrainingSet, tokenised_captions, training_batches
 from jaxcap.datasets.prepare import load_source
 from jaxcap.text.vocabulary import Vocabulary
 
@@ -26,8 +26,7 @@ def images_per_second(data: str, side: int, batch_size: int, rounds: int) -> flo
     texts = tokenised_captions(source)
     words = Vocabulary.from_captions((w for of_image in texts for w in of_image), min_count=1)
     batches = training_batches(
-        source,
-        Captions.encode(texts, words, config=config),
+        [TrainingSet(source, Captions.encode(texts, words, config=config))],
         config=config,
         batch_size=batch_size,
         seed=0,

@@ -67,7 +67,9 @@ def run(arguments: DataArguments, console: Console) -> int:
 
     counts = find_dataset(name, data_dir).splits
     splits: dict[str, Source] = {
-        split: load_source(name, split, data_dir) for split, count in counts.items() if count
+        split: load_source(name, split, data_dir, text_too=True)
+        for split, count in counts.items()
+        if count
     }
     train = splits.get("train") or next(iter(splits.values()), None)
     if train is None:

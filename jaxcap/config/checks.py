@@ -8,7 +8,7 @@ from collections.abc import Container
 from typing import Any
 
 from jaxcap.config.options import AppliesTo, PerStage, options_of
-from jaxcap.config.schema import Config, SearchConfig, Stage, TrainConfig
+from jaxcap.config.schema import Config, DataConfig, SearchConfig, Stage, TrainConfig
 from jaxcap.errors import InputError, did_you_mean
 from jaxcap.json_data import from_dict
 
@@ -30,6 +30,7 @@ def validate(config: Config) -> Config:
     buckets = config.data.length_buckets
     if not buckets or list(buckets) != sorted(set(buckets)):
         raise InputError(f"data.length_buckets is {buckets}; it must be a list of rising lengths.")
+    _check_mixture(config.data)
     if config.data.pieces_model is not None and config.data.units != "pieces":
         raise InputError(
             f"data.pieces_model is '{config.data.pieces_model}', but data.units is "
@@ -71,6 +72,26 @@ def stage_configs(config: Config) -> tuple[Config, ...]:
     return tuple(
         _stage_config(config, stage, f"stages[{i}]") for i, stage in enumerate(config.stages)
     ) or (config,)
+
+
+def _check_mixture(data: DataConfig) -> None:
+    """Refuse data sets that are named twice, and weights that do not fit them."""
+    names, weights = data.names, data.weights
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(
+            f"data.mixed_with is {data.mixed_with}, but '{twice[0]}' is named twice, data.name "
+            "included; name each data set once, and give it a larger one of data.weights."
+        )
+    if weights and len(weights) != len(names):
+        raise InputError(
+            f"data.weights is {weights}; expected {len(names)} numbers, one for each of "
+            f"{', '.join(names)}, or none."
+        )
+    if weights and not any(weights):
+        raise InputError(
+            f"data.weights is {weights}, so no data set is read; give one of {', '.join(names)} a "
+            "weight above 0."
+        )
 
 
 def _cross_entropy_options(train: TrainConfig) -> dict[str, Any]:

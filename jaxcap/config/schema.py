@@ -49,7 +49,14 @@ class DataConfig:
     """The images and captions, and the form in which they reach the model."""
 
     name: str = "flickr8k"
-    """A data set built by `jaxcap prepare`."""
+    """A data set built by `jaxcap prepare`. Its other splits are those to evaluate on."""
+    mixed_with: Annotated[tuple[str, ...], MaxItems(100)] = ()
+    """Further prepared data sets to train on, photographs or text alone. The vocabulary is that of
+    all of them."""
+    weights: Annotated[tuple[float, ...], UpTo(1e9), PerStage] = ()
+    """Shares of the steps that read name and each of mixed_with, in this order; 0: not read. An
+    epoch is one pass over the first one that is read. None: in proportion to their numbers of
+    images."""
     data_dir: Annotated[str | None, Operational] = None
     """Folder of the prepared data sets; default $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
     image_size: Annotated[int, Count(2048)] = 224
@@ -58,6 +65,8 @@ class DataConfig:
     """N, the captions of one image that are trained on together."""
     min_count: Annotated[int, Count(_MAX_STEPS)] = 5
     """Words (or other units) that the training split holds less often than this become <unk>."""
+    max_words: Annotated[int, Count(_MAX_WORDS)] = _MAX_WORDS
+    """Largest number of words in the vocabulary; rarer ones become <unk>, too."""
     units: Literal["words", "characters", "pieces"] = "words"
     """The units of captions: words; characters, for scripts without spaces between words; or
     pieces of words, for any language (these need jaxcap[pieces])."""
@@ -79,6 +88,11 @@ class DataConfig:
     color_jitter: Annotated[float, Rate, PerStage] = 0.0
     """Augmentation: multiply brightness, contrast and saturation by random factors that differ
     from 1 by at most this."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The data sets to train on: `name`, then those of `mixed_with`."""
+        return (self.name, *self.mixed_with)
 
     @property
     def directory(self) -> Path | None:

@@ -46,6 +46,13 @@ class Rows:
         bounds = self.captions[self.images[image] : self.images[image + 1] + 1].tolist()
         return [self.values[begin:end] for begin, end in itertools.pairwise(bounds)]
 
+    def part(self, begin: int, end: int) -> Rows:
+        """Return the images `begin` to `end` − 1, which share the values."""
+        images = self.images[begin : end + 1]
+        captions = self.captions[images[0] : images[-1] + 1]
+        values = self.values[captions[0] : captions[-1]]
+        return Rows(values, captions - captions[0], images - images[0])
+
     @property
     def lengths(self) -> Int[np.ndarray, " captions"]:
         """The number of values in each caption."""

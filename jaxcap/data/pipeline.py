@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import grain
@@ -20,6 +21,8 @@ from jaxcap.config import DataConfig
 from jaxcap.data import images
 from jaxcap.data.batch import Batch
 from jaxcap.data.captions import Captions, SplitCaptions, split_captions
+from jaxcap.data.mixture import Turns
+from jaxcap.data.simulated_words import SimulatedWords
 from jaxcap.errors import InputError
 from jaxcap.text.units import WORDS, TextUnits
 from jaxcap.text.vocabulary import PAD
@@ -32,12 +35,38 @@ _WINDOW = 16
 class Source(Protocol):
     """A split of a data set with random access.
 
-    A record holds `image` (an encoded file), `captions` (raw text) and `image_id`.
+    A record holds `image` (an encoded file; absent from data sets of text alone), `captions` (raw
+    text) and `image_id`.
     """
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """A data set to train on.
+
+    Attributes:
+      source: the records.
+      captions: their encoded captions.
+      features: precomputed features of each image, to put into batches instead of pixels; `source`
+        is then not read.
+      words: the recognised words of captions without images, for a data set of text alone.
+      first_number: the number of its first image among those of all data sets.
+    """
+
+    source: Source
+    captions: Captions
+    features: Float[np.ndarray, "images P D"] | None = None
+    words: SimulatedWords | None = None
+    first_number: int = 0
+
+
+def has_images(source: Source) -> bool:
+    """Return whether a data set has images, or captions alone."""
+    return "image" in source[0]
 
 
 def all_captions(source: Source) -> Iterator[list[str]]:
@@ -74,15 +103,21 @@ def pad_tokens(
 
 
 def epoch_order(
-    longest: Int[np.ndarray, " images"], *, batch_size: int, seed: int, epoch: int
+    longest: Int[np.ndarray, " images"], *, batch_size: int, seed: int, epoch: int, stream: int = 0
 ) -> Int[np.ndarray, "steps B"]:
     """Choose the images of each step of an epoch, grouping images by caption length.
 
     Images are shuffled, windows of a few batches are sorted by length, and the batches are shuffled
     again. The order is still random to the optimizer, with far less padding. Every image occurs
     once, except for those that do not fill the last batch, which differ between epochs.
+
+    Args:
+      longest: the length of the longest caption of each image.
+      batch_size: the number of images in a batch.
+      seed, epoch, stream: determine the order.
     """
-    rng = np.random.default_rng((seed, epoch))
+    # NumPy pads seeds with zeros, so stream 0 is the order of (seed, epoch).
+    rng = np.random.default_rng((seed, epoch, 0, stream))
     steps = len(longest) // batch_size
     order = rng.permutation(len(longest))[: steps * batch_size]
     window = _WINDOW * batch_size
@@ -135,45 +170,54 @@ def load_image(
     return image
 
 
-class _Steps:
-    """A random-access source for Grain: element `step` is the record numbers of that step."""
+@dataclass(frozen=True)
+class _Place:
+    """The place of a step: the batch `number` of the data set `chosen`."""
 
-    def __init__(self, order: Callable[[int], np.ndarray], steps_per_epoch: int, steps: int):
-        self._order, self._per_epoch, self._steps = order, steps_per_epoch, steps
+    step: int
+    chosen: int
+    number: int
+
+
+class _Steps:
+    """A random-access source for Grain: element `step` is the place of that step."""
+
+    def __init__(self, turns: Turns, steps: int):
+        self._first, self._steps = turns.first_step, steps
+        self._chosen, self._numbers = turns.up_to(steps)
 
     def __len__(self) -> int:
         return self._steps
 
-    def __getitem__(self, step: int) -> tuple[int, np.ndarray]:
-        epoch, position = divmod(int(step), self._per_epoch)
-        return int(step), self._order(epoch)[position]
+    def __getitem__(self, step: int) -> _Place:
+        at = int(step) - self._first
+        return _Place(int(step), int(self._chosen[at]), int(self._numbers[at]))
 
 
 def training_batches(
-    source: Source,
-    captions: Captions,
+    sets: Sequence[TrainingSet],
     *,
     config: DataConfig,
     batch_size: int,
     seed: int,
     first_step: int,
     steps: int,
-    features: Float[np.ndarray, "images P D"] | None = None,
+    turns: Turns = Turns(),  # noqa: B008 (frozen)
     threads: int = 2,
     shard: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
     """Yield the batches of steps `first_step` to `steps` − 1, or one host's share of each.
 
+    Each batch comes from one data set. Each data set is read in passes of its own.
+
     Args:
-      source: the records.
-      captions: the encoded captions of all records.
+      sets: the data sets.
       config: the augmentation and the padding.
       batch_size: the number of images in a batch, over all hosts.
       seed: with the step, determines the order and the augmentation.
-      first_step: the first step to yield.
+      first_step: the first step to yield, of those that `turns` orders.
       steps: the number of steps in the whole run.
-      features: precomputed features of each image, to put into batches instead of pixels; `source`
-        is then not read.
+      turns: which data set each step reads.
       threads: the number of threads that read and decode ahead.
       shard: the index of this host and the number of hosts (`share_of_batch`). Only its rows are
         read. All hosts pad to the same length.
@@ -184,38 +228,45 @@ def training_batches(
     """
     share = share_of_batch(batch_size, shard)
 
-    # Length correlates with content, which affects batch statistics. With one bucket, sorting
-    # gains nothing, so a data set that it harms can be trained without it.
-    lengths = captions.longest if len(config.length_buckets) > 1 else captions.longest * 0
+    @functools.lru_cache(maxsize=2 * len(sets))
+    def order(chosen: int, epoch: int) -> np.ndarray:
+        # Length correlates with content, which affects batch statistics. With one bucket, sorting
+        # gains nothing, so a data set that it harms can be trained without it.
+        longest = sets[chosen].captions.longest
+        lengths = longest if len(config.length_buckets) > 1 else longest * 0
+        return epoch_order(lengths, batch_size=batch_size, seed=seed, epoch=epoch, stream=chosen)
 
-    @functools.lru_cache(maxsize=2)
-    def order(epoch: int) -> np.ndarray:
-        return epoch_order(lengths, batch_size=batch_size, seed=seed, epoch=epoch)
-
-    def load(element: tuple[int, np.ndarray]) -> Batch:
-        step, together = element
+    def load(place: _Place) -> Batch:
+        step, of = place.step, sets[place.chosen]
+        epoch, position = divmod(place.number, len(of.captions) // batch_size)
+        together = order(place.chosen, epoch)[position]
         numbers = together[share]
-        if features is None:
-            loaded = [
-                load_image(record, config=config, rng=np.random.default_rng((seed, step, i)))
-                for i, record in enumerate(source_items(source, numbers), start=share.start)
-            ]
+        pixels = features = words = None
+        if of.words is not None:
+            words = of.words.draw(numbers, seed=seed, step=step, first_row=share.start)
+        elif of.features is not None:
+            features = np.stack([of.features[i] for i in numbers])
         else:
-            loaded = [features[i] for i in numbers]
+            pixels = np.stack(
+                [
+                    load_image(record, config=config, rng=np.random.default_rng((seed, step, i)))
+                    for i, record in enumerate(source_items(of.source, numbers), start=share.start)
+                ]
+            )
         return Batch(
-            pixels=np.stack(loaded) if features is None else None,
-            features=None if features is None else np.stack(loaded),
+            pixels=pixels,
+            features=features,
+            words=words,
             tokens=pad_tokens(
-                [captions.rows[int(i)] for i in numbers],
+                [of.captions.rows[int(i)] for i in numbers],
                 config=config,
-                longest=int(captions.longest[together].max()),
+                longest=int(of.captions.longest[together].max()),
             ),
             valid=np.ones(len(numbers), bool),
-            numbers=numbers.astype(np.int32),
+            numbers=(of.first_number + numbers).astype(np.int32),
         )
 
-    plan = _Steps(order, len(captions) // batch_size, steps)
-    return _read_ahead(plan, load, first=first_step, threads=threads)
+    return _read_ahead(_Steps(turns, steps), load, first=first_step, threads=threads)
 
 
 def evaluation_batches(

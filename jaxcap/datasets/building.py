@@ -51,6 +51,7 @@ class Recipe:
       citation: the paper to cite.
       metadata: JSON to store with the data set.
       texts: the names of further text features.
+      images: whether records have an `image`.
       size: the approximate size of all records in bytes, if known.
     """
 
@@ -63,6 +64,7 @@ class Recipe:
     citation: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     texts: tuple[str, ...] = ()
+    images: bool = True
     size: int | None = None
 
     def items(self, shard: Shard) -> Sequence[Any]:
@@ -360,7 +362,7 @@ def _write_metadata(
         description=recipe.description,
         features=tfds.features.FeaturesDict(
             {
-                "image": tfds.features.Image(shape=(None, None, 3)),
+                **({"image": tfds.features.Image(shape=(None, None, 3))} if recipe.images else {}),
                 "captions": tfds.features.Sequence(text),
                 "image_id": text,
                 **dict.fromkeys(recipe.texts, text),

@@ -189,6 +189,7 @@ class Prepared:
       name: its name.
       path: its folder, including the version.
       splits: the number of images in each split.
+      text_alone: whether it has captions without images.
       flippable: whether captions stay true when an image is mirrored.
       made_from: how it was prepared; empty for data sets that TFDS's own builders wrote.
     """
@@ -196,13 +197,15 @@ class Prepared:
     name: str
     path: Path
     splits: Mapping[str, int]
+    text_alone: bool
     flippable: bool
     made_from: Mapping[str, Any]
 
     @property
     def counts(self) -> str:
         """The splits as text: `"train 6,000, dev 1,000"`."""
-        return ", ".join(f"{split} {count:,}" for split, count in self.splits.items())
+        counts = ", ".join(f"{split} {count:,}" for split, count in self.splits.items())
+        return f"{counts} (text alone)" if self.text_alone else counts
 
 
 def find_dataset(name: str, data_dir: Path | None = None) -> Prepared:
@@ -262,16 +265,17 @@ def _look(name: str, data_dir: Path) -> Prepared | None:
         name=name,
         path=path,
         splits={split: info.num_examples for split, info in builder.info.splits.items()},
+        text_alone="image" not in builder.info.features,
         flippable=bool(metadata.get("flippable", True)),
         made_from=metadata.get("made_from", {}),
     )
 
 
 def _check_features(path: Path, features: Any) -> None:
-    """Accept only an image and texts: TFDS decodes other kinds, some with external programs."""
+    """Accept only texts and an image: TFDS decodes other kinds, some with external programs."""
     kinds = dict(features) if isinstance(features, tfds.features.FeaturesDict) else {}
     missing = sorted({"image", "captions", "image_id"} - set(kinds))
-    found = f"has no feature {', '.join(missing)}" if missing else ""
+    found = f"has no feature {', '.join(missing)}" if missing not in ([], ["image"]) else ""
     for name, kind in kinds.items():
         value = kind.feature if isinstance(kind, tfds.features.Sequence) else kind
         expected = tfds.features.Image if name == "image" else tfds.features.Text
@@ -284,18 +288,26 @@ def _check_features(path: Path, features: Any) -> None:
         )
 
 
-def load_source(name: str, split: str, data_dir: Path | None = None) -> Records:
+def load_source(
+    name: str, split: str, data_dir: Path | None = None, *, text_too: bool = False
+) -> Records:
     """Return the records of a split, with random access.
 
     Args:
       name: the name of a prepared data set.
       split: the name of a split, or a part of one in TFDS's notation (`"train[:10%]"`).
       data_dir: the directory of all data sets; `default_data_dir()` if None.
+      text_too: accept a data set of captions without images.
 
     Raises:
-      InputError: the data set is not prepared, or the split is missing or empty.
+      InputError: the data set is not prepared, the split is missing or empty, or it has no images.
     """
     prepared = find_dataset(name, data_dir)
+    if prepared.text_alone and not text_too:
+        raise InputError(
+            f"the data set {name} holds captions without images, so nothing can be captioned; "
+            "name one with images, and train on this one with data.mixed_with"
+        )
     splits = open_directory(prepared.path).info.splits
     there_are = ", ".join(f"{s} ({count:,})" for s, count in prepared.splits.items()) or "none"
     try:

@@ -7,10 +7,11 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jaxcap.datasets.building import Recipe
 from jaxcap.datasets.shards import Record
-from jaxcap.datasets.sources import Example, Listing
+from jaxcap.datasets.sources import Example, ImageBytes, Listing
 from jaxcap.datasets.stored_images import to_stored
 from jaxcap.errors import InputError
 
@@ -39,6 +40,12 @@ def listing_recipe(
             )
         if not examples:
             raise InputError(f"{name}: the split '{split}' is empty; expected at least one example")
+    images = any(each.image is not None for of in listing.splits.values() for each in of)
+    if max_side is not None and not images:
+        raise InputError(
+            f"{name}: --max-side is {max_side}, but there are no images to scale down; leave the "
+            "option out"
+        )
     contents, files, size = hashlib.blake2b(), hashlib.blake2b(), 0
     for split, examples in listing.splits.items():
         for example in examples:
@@ -50,7 +57,8 @@ def listing_recipe(
                 stat = example.image.stat()
                 size += stat.st_size
                 files.update(json.dumps([stat.st_size, stat.st_mtime_ns]).encode())
-            files.update(json.dumps(_file_name(example)).encode())
+            if example.image is not None:
+                files.update(json.dumps(_file_name(example.image)).encode())
     made_from = {"format": format, "max_side": max_side, "captions": contents.hexdigest()[:32]}
     return Recipe(
         name=name,
@@ -61,6 +69,7 @@ def listing_recipe(
         homepage=listing.homepage,
         citation=listing.citation,
         metadata={"flippable": listing.flippable, "made_from": made_from},
+        images=images,
         size=size if max_side is None else None,
     )
 
@@ -72,7 +81,10 @@ class _Store:
     max_side: int | None
 
     def __call__(self, split: str, example: Example) -> Record:
-        file_name = _file_name(example)
+        record: dict[str, Any] = {"captions": example.captions, "image_id": example.image_id}
+        if example.image is None:
+            return record
+        file_name = _file_name(example.image)
         try:
             if isinstance(example.image, Path):
                 data = example.image.read_bytes()
@@ -80,12 +92,8 @@ class _Store:
                 data = example.image.read()
         except OSError as error:
             raise InputError(f"{file_name}: cannot read the file: {error.strerror}") from error
-        return {
-            "image": to_stored(data, name=file_name, max_side=self.max_side),
-            "captions": example.captions,
-            "image_id": example.image_id,
-        }
+        return record | {"image": to_stored(data, name=file_name, max_side=self.max_side)}
 
 
-def _file_name(example: Example) -> str:
-    return str(example.image) if isinstance(example.image, Path) else example.image.name
+def _file_name(image: Path | ImageBytes) -> str:
+    return str(image) if isinstance(image, Path) else image.name

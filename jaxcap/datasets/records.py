@@ -16,8 +16,8 @@ class Records:
     """The records of one split of a prepared data set, by index.
 
     A record is a dict of `image` (an encoded image file, bytes), `captions` (list of str),
-    `image_id` (str) and any further texts (str). Reading is thread-safe. A pickled copy opens the
-    files again.
+    `image_id` (str) and any further texts (str). A data set of text alone has no `image`. Reading
+    is thread-safe. A pickled copy opens the files again.
     """
 
     def __init__(self, directory: Path, split: str) -> None:
@@ -31,8 +31,10 @@ class Records:
           InputError: the directory cannot be read safely (`open_directory`).
         """
         self._directory, self._split = directory, split
-        self._source = open_directory(directory).as_data_source(
-            split=split, decoders={"image": tfds.decode.SkipDecoding()}
+        builder = open_directory(directory)
+        encoded = {"image": tfds.decode.SkipDecoding()}
+        self._source = builder.as_data_source(
+            split=split, decoders=encoded if "image" in builder.info.features else None
         )
 
     def __len__(self) -> int:

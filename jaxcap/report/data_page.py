@@ -232,6 +232,8 @@ class _Pictures:
 
     def _load(self, place: tuple[str, int]) -> tuple[dict[str, Any], str]:
         record = self._splits[place[0]][place[1]]
+        if "image" not in record:  # text alone
+            return record, ""
         made = thumbnail(record["image"], name=record["image_id"], side=self._side)
         if not isinstance(made, Embedded):
             reason = escape(f"cannot read this image: {made.reason}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -58,14 +58,27 @@ class Vocabulary:
 
     @classmethod
     def from_counts(
-        cls, counts: Mapping[str, int], *, min_count: int, units: TextUnits = WORDS
+        cls,
+        counts: Mapping[str, int],
+        *,
+        min_count: int,
+        max_words: int | None = None,
+        always: Collection[str] = (),
+        units: TextUnits = WORDS,
     ) -> Vocabulary:
         """Keep the words with a count of at least `min_count`.
+
+        Args:
+          counts: how often each word occurs.
+          min_count: the least count.
+          max_words: the number of words to keep at most, the most frequent ones.
+          always: words that are kept, before all others, if they occur at all.
+          units: how captions were split into words.
 
         Raises:
           InputError: no word is that frequent.
         """
-        kept = _frequent(counts, min_count)
+        kept = _frequent(counts, min_count, max_words, always)
         if not kept:
             one, many = units.name.removesuffix("s"), units.name
             raise InputError(
@@ -74,9 +87,12 @@ class Vocabulary:
             )
         return cls(SPECIALS + kept, units)
 
-    def extended(self, counts: Mapping[str, int], *, min_count: int) -> Vocabulary:
-        """Append the words with a count of at least `min_count` that are not in it yet."""
-        new = tuple(word for word in _frequent(counts, min_count) if word not in self._ids)
+    def extended(
+        self, counts: Mapping[str, int], *, min_count: int, always: Collection[str] = ()
+    ) -> Vocabulary:
+        """Append the words that `from_counts` would keep and that are not in it yet."""
+        frequent = _frequent(counts, min_count, None, always)
+        new = tuple(word for word in frequent if word not in self._ids)
         return replace(self, words=self.words + new)
 
     def __len__(self) -> int:
@@ -154,7 +170,11 @@ class Vocabulary:
         return cls(words, units)
 
 
-def _frequent(counts: Mapping[str, int], min_count: int) -> tuple[str, ...]:
-    """Return the words with a count of at least `min_count`, the most frequent first."""
-    kept = [word for word, n in counts.items() if n >= min_count and word not in SPECIALS]
-    return tuple(sorted(kept, key=lambda word: (-counts[word], word)))
+def _frequent(
+    counts: Mapping[str, int], min_count: int, max_words: int | None, always: Collection[str]
+) -> tuple[str, ...]:
+    """Return the words that `Vocabulary.from_counts` keeps, the most frequent first."""
+    first = frozenset(always)
+    kept = [w for w, n in counts.items() if (n >= min_count or w in first) and w not in SPECIALS]
+    kept.sort(key=lambda word: (word not in first, -counts[word], word))
+    return tuple(sorted(kept[:max_words], key=lambda word: (-counts[word], word)))

@@ -12,9 +12,11 @@ import numpy as np
 from jaxcap.data.batch import Batch
 from jaxcap.errors import InputError
 from jaxcap.files import replacing
+from jaxcap.model.recogniser.words import RecognisedWords
 from jaxcap.training.step.train_step import StepMetrics
 
 _EXPLODED = 100.0
+_WORDS = "words_"
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,10 @@ class Offender:
 def save_offender(offender: Offender, workdir: Path) -> Path:
     """Write `diverged-STEP.npz` into the run's directory, without pickle, and return its path."""
     path = workdir / f"diverged-{offender.step}.npz"
-    fields = offender.batch._asdict().items()
-    arrays: dict[str, Any] = {name: array for name, array in fields if array is not None}
+    fields = offender.batch._asdict()
+    if (words := fields.pop("words")) is not None:
+        fields |= {f"{_WORDS}{name}": array for name, array in words._asdict().items()}
+    arrays: dict[str, Any] = {name: array for name, array in fields.items() if array is not None}
     with replacing(path) as beside, beside.open("wb") as file:
         np.savez_compressed(file, step=offender.step, after=offender.after, **arrays)
     return path
@@ -82,6 +86,9 @@ def load_offender(path: Path) -> Offender:
     try:
         with np.load(path, allow_pickle=False) as file:
             batch = Batch(**{name: file[name] for name in Batch._fields if name in file})
+            if f"{_WORDS}ids" in file:
+                words = (file[_WORDS + name] for name in RecognisedWords._fields)
+                batch = batch._replace(words=RecognisedWords(*words))
             return Offender(batch, step=int(file["step"]), after=int(file["after"]))
     except FileNotFoundError:
         raise InputError(

@@ -16,7 +16,7 @@ from rich.console import Console
 from jaxcap.captioning.decoding import Decode, create_decode
 from jaxcap.config import Config
 from jaxcap.data.batch import Batch
-from jaxcap.data.captions import Captions
+from jaxcap.data.mixture import Turns
 from jaxcap.data.pipeline import Source, training_batches
 from jaxcap.devices import hosts
 from jaxcap.devices.parallel import Parallel, Step, over_local_devices
@@ -27,6 +27,7 @@ from jaxcap.training.step import optimizer
 from jaxcap.training.step.losses import cross_entropy, policy_gradient
 from jaxcap.training.step.scheduled_sampling import scheduled_sampling
 from jaxcap.training.step.train_step import train_step
+from jaxcap.training.training_data import TrainingData
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,12 @@ class Experiment:
     """Everything that stays constant during a training run, or during one of its stages.
 
     Attributes:
-      source: the training split.
-      captions: the captions of `source`.
+      data: the data sets to train on.
       validation: the split to caption after every epoch.
-      first_step: the number of steps in the stages before.
+      turns: which data set each step reads.
+      first_epoch: the number of epochs in the stages before.
       start: the `{"params": …, "batch_stats": …}` to start from, if given.
-      features: cached features of a frozen encoder for the images of `source`.
-      validation_features: the same for `validation`.
+      validation_features: cached features of a frozen encoder for the images of `validation`.
     """
 
     config: Config
@@ -49,15 +49,23 @@ class Experiment:
     model: Captioner
     tx: optax.GradientTransformation
     vocabulary: Vocabulary
-    source: Source
-    captions: Captions
+    data: TrainingData
     validation: Source
+    turns: Turns
     steps_per_epoch: int
     parallel: Parallel
-    first_step: int = 0
+    first_epoch: int = 0
     start: dict[str, Any] | None = None
-    features: Float[np.ndarray, "images P D"] | None = None
     validation_features: Float[np.ndarray, "dev_images P D"] | None = None
+
+    @property
+    def first_step(self) -> int:
+        """The number of steps in the stages before."""
+        return self.turns.first_step
+
+    def epoch(self, step: int) -> float:
+        """Return the number of epochs that end with a step, those of the stages before included."""
+        return self.first_epoch + (step - self.first_step) / self.steps_per_epoch
 
     @property
     def total(self) -> int:
@@ -88,7 +96,7 @@ class Experiment:
         )
         if not self_critical:
             return step
-        return SelfCritical(self.model, self.config, create_reward(self.captions, train)).wrap(step)
+        return SelfCritical(self.model, self.config, create_reward(self.data.captions, train)).wrap(step)
 
     def batches(self, first: int, stop: int, *, whole: bool = False) -> Iterator[Batch]:
         """Yield the batches of the steps `first` to `stop`, counted from 0, `stop` excluded.
@@ -97,14 +105,13 @@ class Experiment:
           whole: whether to read all rows, or only those of this process.
         """
         return training_batches(
-            self.source,
-            self.captions,
+            list(self.data.sets.values()),
             config=self.config.data,
             batch_size=self.config.train.batch_size,
             seed=self.config.train.seed,
             first_step=first,
             steps=stop,
-            features=self.features,
+            turns=self.turns,
             shard=(0, 1) if whole else hosts.share(),
         )
 

@@ -103,7 +103,7 @@ class Loop:
                 if done % train.log_every == 0 or epoch_ends or done == 1:
                     self._stop_if_diverged()
                     line = self._meter.line(waiting.seconds()) | peak_memory()
-                    line["epoch"] = done / experiment.steps_per_epoch
+                    line["epoch"] = experiment.epoch(done)
                     line["learning_rate"] = float(self._rate(done - 1))
                     self._write(line)
                     display.update(done, figures(line))
@@ -119,7 +119,7 @@ class Loop:
                 if epoch_ends and self._stalled():
                     display.line(
                         f"No better {experiment.config.evaluation.metric} in {train.patience} "
-                        f"epochs: training ends after {done // experiment.steps_per_epoch} of "
+                        f"epochs: training ends after {round(experiment.epoch(done))} of "
                         f"{self._epochs()}."
                     )
                     break
@@ -142,11 +142,11 @@ class Loop:
             self._board.write(line)
 
     def _epoch_ends(self, done: int) -> bool:
-        return done % self._experiment.steps_per_epoch == 0
+        return self._experiment.epoch(done).is_integer()
 
     def _epochs(self) -> int:
         """Count the epochs to the end of the stage, with those of the stages before."""
-        return self._experiment.total // self._experiment.steps_per_epoch
+        return round(self._experiment.epoch(self._experiment.total))
 
     def _stalled(self) -> bool:
         metric, patience = (
@@ -205,7 +205,8 @@ class Loop:
     def _end_epoch(self, state: TrainState, display: Display, interruption: Interruption) -> None:
         """Evaluate the state, which is already saved."""
         experiment, split = self._experiment, self._experiment.config.evaluation.split
-        step, epoch = int(state.step), int(state.step) // experiment.steps_per_epoch
+        step = int(state.step)
+        epoch = round(experiment.epoch(step))
 
         def check() -> None:
             if hosts.share()[1] == 1:  # several processes stop together, after the next steps

@@ -91,6 +91,6 @@ def replay(path: Path, *, console: Console, data_dir: Path | None = None) -> Rep
         step=offender.step,
         loss=float(metrics.loss) / max(1.0, float(metrics.words)),
         grad_norm=float(metrics.grad_norm),
-        images=[str(experiment.source[int(i)]["image_id"]) for i in offender.batch.numbers],
+        images=[str(experiment.data.record(int(i))["image_id"]) for i in offender.batch.numbers],
         divergence=divergence(metrics, offender.step, vocabulary=len(experiment.vocabulary)),
     )

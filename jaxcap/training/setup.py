@@ -5,12 +5,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 from pathlib import Path
 
 import jax
+import numpy as np
+from jaxtyping import Float
 from rich.console import Console
 
 from jaxcap.config import Config, stage_configs, validate
+from jaxcap.data.mixture import Turns
+from jaxcap.data.pipeline import Source, has_images
 from jaxcap.datasets.prepare import find_dataset, load_source
 from jaxcap.devices import hosts
 from jaxcap.devices.parallel import check_device, create_parallel, on_one_device, use_device
@@ -18,6 +23,7 @@ from jaxcap.errors import InputError, did_you_mean
 from jaxcap.evaluation import score_names
 from jaxcap.model.captioner import create_captioner, encoder_shapes, init_variables
 from jaxcap.model.encoders.weights import load_weights
+from jaxcap.model.recogniser.recogniser import words_of_classes
 from jaxcap.progress import print_line, timed
 from jaxcap.storage.checkpoints import Checkpoints
 from jaxcap.training.experiment import Experiment
@@ -28,6 +34,7 @@ from jaxcap.training.stages import create_stages, enter_stage, stage_at
 from jaxcap.training.start_from import extend_variables, load_start
 from jaxcap.training.step import optimizer
 from jaxcap.training.step.state import TrainState
+from jaxcap.training.training_data import TrainingData, load_sources
 from jaxcap.training.training_text import training_text
 from jaxcap.training.workdir import check, claim
 
@@ -100,7 +107,7 @@ def set_up(config: Config, workdir: Path, *, console: Console) -> Experiment:
     Raises:
       InputError: see `train`.
     """
-    source = load_source(config.data.name, "train", config.data.directory)
+    sources = load_sources(config.data)
     validation = load_source(config.data.name, config.evaluation.split, config.data.directory)
     metric, metrics = config.evaluation.metric, score_names(validation)
     if metric not in metrics:
@@ -110,47 +117,52 @@ def set_up(config: Config, workdir: Path, *, console: Console) -> Experiment:
         )
     stages = stage_configs(config)
     flips = any(stage.data.flip for stage in stages)
-    if flips and not find_dataset(config.data.name, config.data.directory).flippable:
-        raise InputError(
-            f"data.flip is true, but captions of '{config.data.name}' say what is left and right, "
-            "which is wrong for mirrored images. Give --data.no-flip."
-        )
+    for name, source in sources.items():
+        flippable = find_dataset(name, config.data.directory).flippable
+        if flips and has_images(source) and not flippable:
+            raise InputError(
+                f"data.flip is true, but captions of '{name}' say what is left and right, which is "
+                "wrong for mirrored images. Give --data.no-flip."
+            )
     start = load_start(config)
-    with timed(console, f"Reading the captions of {len(source)} images"):
+    recognition = config.recognition
+    with timed(console, f"Reading the captions of {sum(map(len, sources.values()))} images"):
         vocabulary, captions = training_text(
-            source,
+            list(sources.values()),
             dataclasses.replace(config.data, flip=flips),
             saved=workdir / "vocabulary.json",
             given=None if start is None else start.vocabulary,
             extend=config.train.extend_vocabulary,
+            always=set(itertools.chain(*words_of_classes())) if recognition.words else (),
             warn=functools.partial(print_line, console),
         )
-    if any(stage.train.objective == "self_critical" for stage in stages):
-        check_references(captions)
-    steps_per_epoch = len(source) // config.train.batch_size
-    if steps_per_epoch == 0:
-        raise InputError(
-            f"train.batch_size is {config.train.batch_size}, but the training split of "
-            f"'{config.data.name}' has only {len(source)} images; give at most that many."
-        )
     parallel = create_parallel(config.train, [stage.train for stage in stages])
+    model = create_captioner(
+        config, len(vocabulary), words=vocabulary.words, axis_name=parallel.axis_name
+    )
+    data = TrainingData.create(
+        sources, captions, names=config.data.names, recogniser=model.recogniser
+    )
+    if any(stage.train.objective == "self_critical" for stage in stages):
+        check_references(data.captions)
+    steps_per_epoch, *_ = [data.steps_per_epoch(stage) for stage in stages]
     print_line(
         console,
-        f"{len(source)} training and {len(validation)} {config.evaluation.split} images, "
+        f"{data} and {len(validation)} {config.evaluation.split} images, "
         f"{len(vocabulary)} {vocabulary.units.name}, {steps_per_epoch} steps per epoch",
     )
     return Experiment(
         config=config,
         workdir=workdir,
         console=console,
-        model=create_captioner(config, len(vocabulary), axis_name=parallel.axis_name),
+        model=model,
         tx=optimizer.create_optimizer(
             config.train, config.encoder, steps_per_epoch=steps_per_epoch
         ),
         vocabulary=vocabulary,
-        source=source,
-        captions=captions,
+        data=data,
         validation=validation,
+        turns=Turns(data.shares(stages[0].data), (0,) * len(sources)),
         steps_per_epoch=steps_per_epoch,
         parallel=parallel,
         start=None if start is None else extend_variables(start, vocabulary, config),
@@ -181,22 +193,30 @@ def first_state(experiment: Experiment) -> TrainState:
 
 def with_features(experiment: Experiment, state: TrainState) -> Experiment:
     """Return the experiment with cached features of the frozen encoder in place of pixels."""
-    features, validation_features = (
-        cached_features(
-            records,
+    config, data = experiment.config, experiment.data
+
+    def features(source: Source, name: str, split: str) -> Float[np.ndarray, "images P D"]:
+        return cached_features(
+            source,
             split,
             model=experiment.model,
             variables=on_one_device(state.variables),
-            config=experiment.config,
+            config=dataclasses.replace(config, data=dataclasses.replace(config.data, name=name)),
             console=experiment.console,
         )
-        for records, split in (
-            (experiment.source, "train"),
-            (experiment.validation, experiment.config.evaluation.split),
-        )
-    )
+
+    sets = {
+        name: dataclasses.replace(each, features=features(each.source, name, "train"))
+        if share > 0 and has_images(each.source)
+        else each
+        for (name, each), share in zip(data.sets.items(), experiment.turns.shares, strict=True)
+    }
     return dataclasses.replace(
-        experiment, features=features, validation_features=validation_features
+        experiment,
+        data=dataclasses.replace(data, sets=sets),
+        validation_features=features(
+            experiment.validation, config.data.name, config.evaluation.split
+        ),
     )
 
 

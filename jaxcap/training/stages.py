@@ -31,12 +31,23 @@ def create_stages(experiment: Experiment) -> tuple[Experiment, ...]:
         model = create_captioner(
             config, len(experiment.vocabulary), axis_name=experiment.model.encoder.axis_name
         )
-        tx = create_optimizer(
-            config.train, config.encoder, steps_per_epoch=experiment.steps_per_epoch
-        )
-        first = stages[-1].total if stages else 0
+        steps_per_epoch = experiment.data.steps_per_epoch(config)
+        tx = create_optimizer(config.train, config.encoder, steps_per_epoch=steps_per_epoch)
+        turns, first_epoch = experiment.turns, 0
+        if stages:
+            before = stages[-1]
+            turns = before.turns.followed_by(experiment.data.shares(config.data), stop=before.total)
+            first_epoch = before.first_epoch + before.config.train.epochs
         stages.append(
-            dataclasses.replace(experiment, config=config, model=model, tx=tx, first_step=first)
+            dataclasses.replace(
+                experiment,
+                config=config,
+                model=model,
+                tx=tx,
+                turns=turns,
+                first_epoch=first_epoch,
+                steps_per_epoch=steps_per_epoch,
+            )
         )
     return tuple(stages)
 

@@ -1,13 +1,14 @@
-"""Create the vocabulary of a training split, and encode its captions."""
+"""Create the vocabulary of the training captions, and encode them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 from jaxcap.config import DataConfig
-from jaxcap.data.captions import Captions
-from jaxcap.data.pipeline import Source, all_captions, tokenised_captions
+from jaxcap.data.captions import Captions, split_captions
+from jaxcap.data.pipeline import Source, all_captions
 from jaxcap.datasets.inspection import caption_warnings
 from jaxcap.errors import InputError
 from jaxcap.text.units import Pieces, TextUnits, create_units
@@ -15,45 +16,61 @@ from jaxcap.text.vocabulary import Vocabulary
 
 
 def training_text(
-    source: Source,
+    sources: Sequence[Source],
     config: DataConfig,
     *,
     saved: Path,
     given: Vocabulary | None = None,
     extend: bool = False,
+    always: Collection[str] = (),
     warn: Callable[[str], None] | None = None,
 ) -> tuple[Vocabulary, Captions]:
-    """Create the vocabulary of the training split, and encode its captions.
+    """Create the vocabulary of all training splits together, and encode their captions.
 
     Args:
+      sources: the training split of each data set.
+      config: describes the vocabulary and the form of the captions.
       saved: the vocabulary file of the run. If it exists, the data must still give the same.
-      given: a vocabulary to use in place of the split's own.
-      extend: append the frequent words of the split that `given` lacks.
+      given: a vocabulary to use in place of the captions' own.
+      extend: append the frequent words of the captions that `given` lacks.
+      always: words that enter the vocabulary, however rare, if a caption has them.
       warn: called with warnings about the captions, in a new run without `given`.
+
+    Returns:
+      The vocabulary, and the captions of all sources, one after the other.
 
     Raises:
       InputError: no word is frequent enough, the piece model is missing or invalid, or the data
         set or the piece model has changed since the run started.
     """
+
+    def captions() -> Iterator[list[str]]:
+        return itertools.chain.from_iterable(map(all_captions, sources))
+
     before = Vocabulary.load(saved) if saved.exists() else None
     if before is None and given is not None:
         units = given.units
     elif before is None:
-        units = create_units(
-            config, lambda: (text for captions in all_captions(source) for text in captions)
-        )
+        units = create_units(config, lambda: itertools.chain.from_iterable(captions()))
     else:
         # Pieces are not learned again, and their model file need not exist any more.
         units = _checked(before.units, saved, config)
-    texts = tokenised_captions(source, units)
+    texts = split_captions(captions(), units)
     if given is None:
-        vocabulary = Vocabulary.from_counts(texts.counts(), min_count=config.min_count, units=units)
+        vocabulary = Vocabulary.from_counts(
+            texts.counts(),
+            min_count=config.min_count,
+            max_words=config.max_words,
+            always=always,
+            units=units,
+        )
     else:
         vocabulary = given
         if extend:
-            vocabulary = given.extended(texts.counts(), min_count=config.min_count)
+            vocabulary = given.extended(texts.counts(), min_count=config.min_count, always=always)
     if before is not None and before != vocabulary:
-        whose, what = f"the training split of '{config.name}'", "the data set"
+        names = " and ".join(f"'{name}'" for name in config.names)
+        whose, what = f"the training split of {names}", "the data set"
         if given is not None:
             whose = what = "train.start_from"
         raise InputError(

@@ -13,6 +13,7 @@ from jaxcap.config import DataConfig
 from jaxcap.data.batch import Batch
 from jaxcap.data.captions import Captions
 from jaxcap.data.pipeline import (
+    TrainingSet,
     epoch_order,
     evaluation_batches,
     pad_tokens,
@@ -75,8 +76,7 @@ def batches(
 ):
     return list(
         training_batches(
-            source,
-            captions,
+            [TrainingSet(source, captions)],
             config=config,
             batch_size=size,
             seed=seed,
@@ -256,7 +256,12 @@ def test_an_image_that_cannot_be_decoded_is_named(source, captions):
 
 def test_leaving_the_iterator_early_ends_its_threads(source, captions):
     iterator = training_batches(
-        source, captions, config=CONFIG, batch_size=5, seed=0, first_step=0, steps=10**6
+        [TrainingSet(source, captions)],
+        config=CONFIG,
+        batch_size=5,
+        seed=0,
+        first_step=0,
+        steps=10**6,
     )
     assert next(iterator).numbers.shape == (5,)
     iterator.close()
@@ -288,10 +293,13 @@ def test_the_shares_of_all_hosts_form_the_batch(source, captions, hosts, from_fe
 
     features = np.arange(IMAGES * 2.0).reshape(IMAGES, 2, 1) if from_features else None
     options = {"config": CONFIG, "batch_size": 8, "seed": 3, "first_step": 1, "steps": 6}
-    options["features"] = features
-    whole = list(training_batches(source, captions, **options))
+    whole = list(training_batches([TrainingSet(source, captions, features)], **options))
     shares = [
-        list(training_batches(Counting(source), captions, shard=(host, hosts), **options))
+        list(
+            training_batches(
+                [TrainingSet(Counting(source), captions, features)], shard=(host, hosts), **options
+            )
+        )
         for host in range(hosts)
     ]
     together = [

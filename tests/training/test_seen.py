@@ -224,9 +224,9 @@ def test_harmful_captions_are_reported_in_a_new_run_but_not_on_resuming(
     config = DataConfig(min_count=1, captions_per_image=1, length_buckets=(16,), flip=True)
     said: list[str] = []
     saved = tmp_path / "vocabulary.json"
-    vocabulary, _ = training_text(source, config, saved=saved, warn=said.append)
+    vocabulary, _ = training_text([source], config, saved=saved, warn=said.append)
     (warning,) = said
     assert warning.startswith("warning: train: 'left' 120 times in 120 captions")
     vocabulary.save(saved)
-    training_text(source, config, saved=saved, warn=said.append)
+    training_text([source], config, saved=saved, warn=said.append)
     assert len(said) == 1

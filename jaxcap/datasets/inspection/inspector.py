@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from jaxcap.data.pipeline import Source
+from jaxcap.data.pipeline import Source, has_images
 from jaxcap.datasets import Progress, no_progress
 from jaxcap.datasets.inspection import duplicates
 from jaxcap.datasets.inspection.caption_statistics import (
@@ -69,7 +69,7 @@ def inspect(
       name: the name of the data set.
       splits: the records of each split.
       min_count: a minimum count that `coverage` must support.
-      images: whether to decode the images, at a reduced size.
+      images: whether to decode the images, at a reduced size; a data set of text alone has none.
       units: splits captions into words or other units.
       threads: the number of threads that read and decode.
       progress: called with (split, done, total).
@@ -79,13 +79,14 @@ def inspect(
         for split in reader.order:
             reader.read(split, pool, progress)
         same = duplicates.groups_of(np.array(reader.contents, np.uint64))
+        images = images and reader.has_images
         alike = reader.alike(same, pool, progress) if images else None
     return DataStatistics(
         name,
         captions=reader.captions,
         units=units.name,
         images=reader.images if images else {},
-        same_images=reader.repeats(same),
+        same_images=reader.repeats(same) if reader.has_images else None,
         alike_images=alike,
         same_names=reader.repeats(duplicates.groups_of(np.array(reader.names, np.uint64))),
         same_captions=reader.repeated_captions(),
@@ -109,7 +110,8 @@ class _Reader:
         self.contents, self.names = array("Q"), array("Q")
         self._fingerprints = bytearray()
         self._caption_hashes, self._caption_images = array("Q"), array("Q")
-        self._decoded = images
+        self.has_images = all(has_images(splits[split]) for split in self.order if splits[split])
+        self._decoded = images and self.has_images
         self._units, self._frequent = units, frequent
         self._splits = splits
         sizes = [len(splits[split]) for split in self.order]
@@ -127,8 +129,12 @@ class _Reader:
 
         def load(index: int) -> tuple[str, list[str], Picture]:
             record = source[index]
-            picture = look_at(record["image"], record["image_id"], decoded=self._decoded)
-            return record["image_id"], record["captions"], picture
+            name = record["image_id"]
+            if self.has_images:
+                picture = look_at(record["image"], name, decoded=self._decoded)
+            else:
+                picture = Picture(index)
+            return name, record["captions"], picture
 
         for index, (image_id, captions, picture) in enumerate(_ahead(pool, load, len(source))):
             self._add_captions(captions, counter)

@@ -33,12 +33,12 @@ class Example:
 
     Attributes:
       image_id: unique in the data set, across splits.
-      image: the image file, or another source of its bytes.
+      image: the image file, or another source of its bytes; None in a data set of text alone.
       captions: the original text, in the order of the source.
     """
 
     image_id: str
-    image: Path | ImageBytes
+    image: Path | ImageBytes | None
     captions: tuple[str, ...]
 
 

@@ -15,6 +15,7 @@ from jaxcap.datasets.sources import (
     folder,
     karpathy,
     tfds,
+    text,
 )
 from jaxcap.errors import InputError, did_you_mean
 
@@ -50,6 +51,11 @@ FORMATS: Mapping[str, Format] = {
         "a folder of images with captions in CSV, TSV, JSON lines, COCO JSON or text files",
         folder.read,
         (*_FILES, *_COLUMNS),
+    ),
+    "text": Format(
+        "captions without images in a token file, plain text or a table, also .gz",
+        text.read,
+        ("source", "caption_columns", "skip_bad"),
     ),
     "tfds": Format("a prepared TFDS data set of any name", tfds.read, _TFDS),
 }

@@ -1,0 +1,145 @@
+"""Read captions without photographs, for a decoder to learn from.
+
+Three kinds of file, also compressed as .gz:
+
+    NAME.jpg#0 <TAB> caption      a Flickr token file; captions of one name belong together
+    caption                       plain text, one caption a line; where empty lines separate groups
+                                  of captions, each group belongs together
+    id,caption                    a table with a header; an optional id or name says which rows
+                                  belong together
+
+Captions that belong together describe the same photograph, which is not at hand. They become one
+record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from jaxcap.caption_files.column_names import CAPTION_NAMES, ID_NAMES, LAST_ID_NAMES, Names
+from jaxcap.caption_files.text_files import (
+    Problems,
+    Table,
+    fail,
+    find_table,
+    numbered_lines,
+    read_table,
+    read_text,
+)
+from jaxcap.datasets import Progress, no_progress
+from jaxcap.datasets.sources import Example, Listing, SourceOptions
+from jaxcap.datasets.sources.assembly import read_file
+from jaxcap.datasets.sources.findings import Findings
+from jaxcap.errors import InputError
+
+_EXPECTED = (
+    "a Flickr token file (NAME.jpg#0<TAB>caption), plain text with a caption a line, or a table "
+    "with a column of captions"
+)
+
+
+def read(options: SourceOptions, progress: Progress = no_progress) -> Listing:
+    """Read all captions as the split `train`, in the order of the file.
+
+    Raises:
+      InputError: lists all problems of the file.
+    """
+    path = options.source
+    if path is None or not path.is_file():
+        found = "no source given" if path is None else f"{path}: no such file"
+        raise InputError(f"{found}; expected --source FILE, {_EXPECTED}")
+    findings, notes = Findings(path, skip_gaps=options.skip_bad), ()
+    text = read_text(path)
+    (_, first), *_ = numbered_lines(text)
+    table = find_table(text)
+    names = Names(captions=options.caption_columns).of_columns()
+    captions = names.captions_in(dict.fromkeys(table.columns)) or tuple(
+        column for column in table.columns if column.startswith("caption_")
+    )
+    if first.lstrip().startswith(("{", "[")):
+        fail(path, "JSON", _EXPECTED)
+    if "#" in first.partition("\t")[0] and "\t" in first:
+        groups = _in_tokens(path, findings)
+    elif captions or options.caption_columns or "\t" in first:
+        _check_columns(path, table, captions, options)
+        groups = _in_table(path, table, captions, findings)
+    else:
+        groups, notes = _in_lines(text)
+    examples = []
+    for name, place, texts in groups:
+        kept = tuple(caption for caption in texts if caption.strip())
+        if len(kept) < len(texts):
+            findings.add_gap(path, place, "empty caption; expected text")
+        if kept:
+            examples.append(Example(name, None, kept))
+    findings.raise_if_any()
+    if not examples:
+        raise InputError(f"{path}: no caption remains; expected at least one")
+    return Listing(
+        {"train": tuple(examples)},
+        description=f"Captions of {path.name}, without images.",
+        notes=(*notes, *findings.notes()),
+    )
+
+
+_Group = tuple[str, str, list[str]]
+"""The name of a record, its place in the file, and its captions."""
+
+
+def _in_tokens(path: Path, findings: Findings) -> list[_Group]:
+    file = read_file(path, findings)
+    images = [] if file is None else file.images
+    return [(next(iter(image.ids.values())), image.place, image.captions) for image in images]
+
+
+def _check_columns(
+    path: Path, table: Table, captions: tuple[str, ...], options: SourceOptions
+) -> None:
+    images = [column for column in table.columns if column in ID_NAMES]
+    if images:
+        raise InputError(
+            f"{path}: the table has a column of images, {images[0]!r}, but text is prepared without"
+            f" any. To use them, run: jaxcap prepare folder --captions {path}. To use the captions "
+            "alone, rename the column to id"
+        )
+    given = Names(captions=options.caption_columns).of_columns().captions
+    if missing := [column for column in given if column not in captions]:
+        fail(path, f"no column {missing[0]!r}", f"one of {', '.join(table.columns)}")
+    if not captions:
+        fail(
+            path,
+            f"no column of captions (of {', '.join(CAPTION_NAMES[:4])}, …) in the first line",
+            _EXPECTED,
+        )
+
+
+def _in_table(
+    path: Path, table: Table, captions: tuple[str, ...], findings: Findings
+) -> list[_Group]:
+    problems, groups = Problems(path), {}
+    for place, row in read_table(table, problems):
+        key = next((row[name] for name in LAST_ID_NAMES if row.get(name)), place)
+        group: _Group = groups.setdefault(key, (key, place, []))
+        texts = [row[name] for name in captions]
+        # Of several columns some may be empty: photographs differ in their number of captions.
+        group[2].extend(list(filter(None, texts)) or [""])
+    findings.add_all(problems)
+    return list(groups.values())
+
+
+def _in_lines(text: str) -> tuple[list[_Group], tuple[str, ...]]:
+    lines = list(numbered_lines(text))
+    grouped = any(number != i for i, (number, _) in enumerate(lines, start=lines[0][0]))
+    note = "no empty line separates the captions, so each is a record of its own"
+    return list(_groups(lines, grouped=grouped)), () if grouped else (note,)
+
+
+def _groups(lines: list[tuple[int, str]], *, grouped: bool) -> Iterator[_Group]:
+    captions: list[str] = []
+    for i, (number, line) in enumerate(lines):
+        captions.append(line.strip())
+        if not grouped or i + 1 == len(lines) or lines[i + 1][0] != number + 1:
+            place = f"line {number - len(captions) + 1}"
+            yield place, place, captions
+            captions = []
