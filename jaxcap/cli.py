@@ -21,6 +21,7 @@ import jaxcap
 from jaxcap.commands import caption, data, export, prepare, replay, score, weights
 from jaxcap.commands import evaluate as evaluate_command
 from jaxcap.commands import train as train_command
+from jaxcap.config.local_paths import local_arguments
 from jaxcap.errors import InputError
 from jaxcap.files import cache_dir, is_private
 from jaxcap.progress import PlainConsole
@@ -55,7 +56,7 @@ def main() -> None:
     """Entry point of the `jaxcap` command."""
 
     def command(console: Console) -> int:
-        given = sys.argv[1:]
+        given = local_arguments(sys.argv[1:])
         if given == ["--version"]:
             print(f"jaxcap {jaxcap.__version__}")
             return 0

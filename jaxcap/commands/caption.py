@@ -187,7 +187,7 @@ def _store() -> Store | None:
     return Store(directory)
 
 
-def _standard_input() -> Iterable[bytes]:
+def _standard_input() -> io.BufferedIOBase:
     # A separate file object: Python closes `sys.stdin` at exit, and closing would wait for the
     # thread that may still be blocked in a read.
     try:
@@ -247,15 +247,14 @@ class _Tally:
     def close(self) -> int:
         """List the failures and return the exit status."""
         from jaxcap.caption_files.formats import one_line
+        from jaxcap.data.image_paths import named_left_out
 
         for reason in self.reasons:
             self.console.print(f"skipped: {one_line(reason)}", soft_wrap=True)
         if self.failed > len(self.reasons):
             self.console.print(f"… and {self.failed - len(self.reasons)} more")
         if self.hidden:
-            names = ", ".join(one_line(str(path)) for path in self.hidden[:3])
-            more = f" and {len(self.hidden) - 3} more" if len(self.hidden) > 3 else ""
-            self.console.print(f"left out, because hidden: {names}{more}", soft_wrap=True)
+            self.console.print(one_line(named_left_out(self.hidden)), soft_wrap=True)
         if self.failed:
             total = self.captioned + self.failed
             self.console.print(f"{self.failed} of {total} images could not be captioned.")

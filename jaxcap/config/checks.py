@@ -7,6 +7,7 @@ import math
 from collections.abc import Container
 from typing import Any
 
+from jaxcap.config.local_paths import address_problem
 from jaxcap.config.options import AppliesTo, PerStage, options_of
 from jaxcap.config.schema import Config, DataConfig, SearchConfig, Stage, TrainConfig
 from jaxcap.errors import InputError, did_you_mean
@@ -36,6 +37,15 @@ def validate(config: Config) -> Config:
             f"data.pieces_model is '{config.data.pieces_model}', but data.units is "
             f"{config.data.units}; give --data.units pieces, or leave the model out."
         )
+    for option, path in (
+        ("data.data_dir", config.data.data_dir),
+        ("data.pieces_model", config.data.pieces_model),
+        ("encoder.weights", config.encoder.weights),
+        ("encoder.cache_dir", config.encoder.cache_dir),
+        ("train.start_from", config.train.start_from),
+    ):
+        if path is not None and (problem := address_problem(path)):
+            raise InputError(f"{option} is {path}: {problem}.")
     if config.encoder.train_from is not None and not config.encoder.trainable:
         raise InputError(
             f"encoder.train_from is '{config.encoder.train_from}', but encoder.trainable is false: "

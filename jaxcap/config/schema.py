@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from jaxcap.config.local_paths import local_path
 from jaxcap.config.options import (
     AppliesTo,
     Bounds,
@@ -97,7 +98,7 @@ class DataConfig:
     @property
     def directory(self) -> Path | None:
         """`data_dir` as a path."""
-        return None if self.data_dir is None else Path(self.data_dir).expanduser()
+        return None if self.data_dir is None else local_path(self.data_dir, "data.data_dir")
 
 
 @dataclass(frozen=True)

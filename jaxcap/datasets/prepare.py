@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBars
 
+from jaxcap.config.local_paths import local_path
 from jaxcap.datasets import Progress, shapes
 from jaxcap.datasets.building import VERSION, Recipe, build
 from jaxcap.datasets.recipes import listing_recipe
@@ -35,8 +36,20 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,99}")
 
 
 def default_data_dir() -> Path:
-    """Return `$TFDS_DATA_DIR`, or TFDS's own default."""
-    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    """Return `$TFDS_DATA_DIR`, or TFDS's own default.
+
+    Raises:
+      InputError: the variable holds an address, or there is no home directory.
+    """
+    if given := os.environ.get("TFDS_DATA_DIR"):
+        return local_path(given, "TFDS_DATA_DIR")
+    try:
+        return local_path("~/tensorflow_datasets")
+    except InputError:
+        raise InputError(
+            "there is no home directory to keep data sets in; give --data-dir DIR or set "
+            "TFDS_DATA_DIR"
+        ) from None
 
 
 def formats() -> dict[str, str]:
@@ -80,7 +93,7 @@ def prepare(
     """
     console = PlainConsole(stderr=True) if console is None else console
     options = dataclasses.replace(options or SourceOptions(), skip_bad=skip_bad)
-    data_dir = default_data_dir() if data_dir is None else Path(data_dir)
+    data_dir = default_data_dir() if data_dir is None else local_path(data_dir, "--data-dir")
     name = _check_name(format, name)
     if max_side is not None and max_side < 1:
         raise InputError(f"--max-side is {max_side}; expected at least 1 pixel")

@@ -1,10 +1,11 @@
 """Split captions into words, characters or pieces of words, and join these again.
 
 A model generates a caption unit by unit. Words are Penn Treebank tokens, as in papers on English
-captions. Characters are for scripts without spaces between words. Pieces are for any language:
-frequent words are whole, rare words are split by a SentencePiece model (Kudo and Richardson 2018,
-https://aclanthology.org/D18-2012/). That model is given, or learnt from the training captions by
-byte-pair encoding (Sennrich et al. 2016, https://aclanthology.org/P16-1162/).
+captions, or Unicode's words where those would lose letters. Characters are for scripts without
+spaces between words. Pieces are for any language: frequent words are whole, rare words are split by
+a SentencePiece model (Kudo and Richardson 2018, https://aclanthology.org/D18-2012/). That model is
+given, or learnt from the training captions by byte-pair encoding (Sennrich et al. 2016,
+https://aclanthology.org/P16-1162/).
 
 Captions are normalised and lower-cased first. NFC unifies composed and decomposed letters such as
 é; NFKC also unifies compatibility forms such as fullwidth letters.
@@ -26,7 +27,9 @@ from jaxcap.config import DataConfig
 from jaxcap.errors import InputError
 from jaxcap.files import read_bytes
 from jaxcap.metrics.graphemes import graphemes
+from jaxcap.metrics.lost_letters import loses_letters
 from jaxcap.metrics.tokenize import tokenize
+from jaxcap.text.unicode_words import is_punctuation, unicode_words
 
 UNKNOWN = "<unk>"
 
@@ -52,16 +55,31 @@ def _plain(text: str, form: str) -> str:
     return " ".join(text.split())
 
 
+Boundaries = Literal["treebank", "unicode"]
+"""How captions are split into words: into Penn Treebank tokens, whatever becomes of the letters of
+other scripts, as in old runs; or such captions at Unicode's word boundaries."""
+
+
 @dataclass(frozen=True)
 class Words:
-    """Penn Treebank tokens without punctuation, joined by spaces."""
+    """Words without punctuation, joined by spaces.
+
+    They are the scorer's Penn Treebank tokens. Captions from which the scorer's tokenizer drops
+    letters are split at Unicode's word boundaries instead.
+    """
 
     normalisation: str = "NFC"
+    boundaries: Boundaries = "unicode"
     name: ClassVar[str] = "words"
 
     def split(self, caption: str) -> list[str]:
         """Split a caption; the result is empty if it is empty or only punctuation."""
-        return tokenize(normalise(caption, self.normalisation))
+        text = normalise(caption, self.normalisation)
+        if self.boundaries == "treebank" or text.isascii():
+            return tokenize(text)
+        if loses_letters(text):
+            return unicode_words(_plain(text, self.normalisation))
+        return [word for word in tokenize(text) if word.isascii() or not is_punctuation(word)]
 
     def join(self, units: Sequence[str]) -> str:
         """Join units to text."""
@@ -74,6 +92,8 @@ class Words:
 
 WORDS = Words()
 """The default units."""
+OLD_WORDS = Words(boundaries="treebank")
+"""The units of runs that do not name them."""
 
 
 @dataclass(frozen=True)
@@ -248,17 +268,21 @@ class StoredUnits:
     Attributes:
       units: the name of the units.
       normalisation: the Unicode normal form.
+      boundaries: of words: how they are split. Old runs, which do not say it, used treebank.
       model: of pieces: the contents of the `.model` file in base 64.
     """
 
     units: Literal["words", "characters", "pieces"]
     normalisation: Literal["none", "NFC", "NFKC"]
+    boundaries: Boundaries = "treebank"
     model: str | None = None
 
 
 def units_to_json(units: TextUnits) -> dict[str, str]:
     """Return JSON values from which `units_from_json` restores the units."""
     values = {"units": units.name, "normalisation": units.normalisation}
+    if isinstance(units, Words) and units.boundaries != "treebank":
+        values["boundaries"] = units.boundaries
     if isinstance(units, Pieces):
         values["model"] = base64.b64encode(units.model).decode("ascii")
     return values
@@ -273,8 +297,10 @@ def units_from_json(stored: StoredUnits, *, where: str) -> TextUnits:
     Raises:
       InputError: the model is damaged, or SentencePiece is needed but not installed.
     """
-    if stored.units != "pieces":
-        return (Words if stored.units == "words" else Characters)(stored.normalisation)
+    if stored.units == "words":
+        return Words(stored.normalisation, stored.boundaries)
+    if stored.units == "characters":
+        return Characters(stored.normalisation)
     try:
         model = base64.b64decode(stored.model or "", validate=True)
     except ValueError:

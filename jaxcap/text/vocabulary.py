@@ -13,7 +13,14 @@ from typing import Any
 from jaxcap.errors import InputError
 from jaxcap.files import write_text
 from jaxcap.json_data import from_dict, read_json, shown
-from jaxcap.text.units import WORDS, StoredUnits, TextUnits, units_from_json, units_to_json
+from jaxcap.text.units import (
+    OLD_WORDS,
+    WORDS,
+    StoredUnits,
+    TextUnits,
+    units_from_json,
+    units_to_json,
+)
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
@@ -166,7 +173,7 @@ class Vocabulary:
                 f"{' '.join(SPECIALS)} and repeats none; found {shown(words[:4])}…"
             )
         # Old runs split captions into words and say nothing about it.
-        units = WORDS if stored.text is None else units_from_json(stored.text, where=where)
+        units = OLD_WORDS if stored.text is None else units_from_json(stored.text, where=where)
         return cls(words, units)
 
 

@@ -17,6 +17,7 @@ from jaxcap.config import Config, DataConfig, differences, validate
 from jaxcap.errors import InputError
 from jaxcap.metrics import tokenize
 from jaxcap.text.units import (
+    OLD_WORDS,
     WORDS,
     Characters,
     Pieces,
@@ -198,7 +199,42 @@ def test_a_vocabulary_keeps_all_that_it_takes(units: Any, pieces: Pieces, tmp_pa
 def test_a_file_from_before_there_was_a_choice_is_of_words(tmp_path: Path) -> None:
     path = tmp_path / "vocabulary.json"
     path.write_text(json.dumps({"words": [*SPECIALS, "a", "dog"]}))
-    assert Vocabulary.load(path) == Vocabulary((*SPECIALS, "a", "dog"), WORDS)
+    assert Vocabulary.load(path) == Vocabulary((*SPECIALS, "a", "dog"), OLD_WORDS)
+
+
+def test_words_of_old_runs_are_split_as_they_were() -> None:
+    stored = StoredUnits("words", "NFC")  # without boundaries
+    assert units_from_json(stored, where="x") == OLD_WORDS
+    hindi, kannada = "कुत्ता दौड़ रहा है।", "ಹುಲಿ"
+    assert OLD_WORDS.split(hindi) == tokenize(hindi) == ["कुत्ता", "दौड़", "रहा", "है", "।"]
+    assert OLD_WORDS.split(kannada) == tokenize(kannada) == ["ಹ", "ಲ"]
+    assert units_to_json(OLD_WORDS) == {"units": "words", "normalisation": "NFC"}
+    new = units_to_json(WORDS)
+    assert new == {"units": "words", "normalisation": "NFC", "boundaries": "unicode"}
+    assert units_from_json(StoredUnits(**new), where="x") == WORDS
+
+
+@pytest.mark.parametrize(
+    ("caption", "words"),
+    [
+        ("ಒಂದು ನಾಯಿ, ಹುಲ್ಲಿನ ಮೇಲೆ ಓಡುತ್ತಿದೆ.", "ಒಂದು ನಾಯಿ ಹುಲ್ಲಿನ ಮೇಲೆ ಓಡುತ್ತಿದೆ"),  # Kannada
+        ("ഒരു നായ പുല്ലിൽ ഓടുന്നു", "ഒരു നായ പുല്ലിൽ ഓടുന്നു"),  # Malayalam
+        ("ଗୋଟିଏ କୁକୁର ଘାସ ଉପରେ ଦୌଡୁଛି।", "ଗୋଟିଏ କୁକୁର ଘାସ ଉପରେ ଦୌଡୁଛି"),  # Odia
+        ("ਇੱਕ ਕੁੱਤਾ ਘਾਹ ਦੌੜਦਾ ਹੈ।", "ਇੱਕ ਕੁੱਤਾ ਘਾਹ ਦੌੜਦਾ ਹੈ"),  # Punjabi
+        ("බල්ලෙක් ශ්‍රී තණකොළ", "බල්ලෙක් ශ්‍රී තණකොළ"),  # Sinhala, with a joiner
+        ("ခွေး ပြေးနေသည်။", "ခွေး ပြေးနေသည်"),  # Burmese
+        ("ឆ្កែ កំពុង រត់។", "ឆ្កែ កំពុង រត់"),  # Khmer
+        ("ཁྱི་ཞིག་རྒྱུག།", "ཁྱི ཞིག རྒྱུག"),  # Tibetan, whose words end at a point
+        ("سگ می‌دود؟", "سگ می‌دود"),  # Persian
+        ("कुत्ता दौड़ रहा है।", "कुत्ता दौड़ रहा है"),  # Hindi
+        ("كلب يجري، هنا؟", "كلب يجري هنا"),  # Arabic
+        ("ውሻ ይሮጣል።", "ውሻ ይሮጣል"),  # Amharic
+        ("𞤀𞤣𞤤𞤢𞤥", "𞤢𞤣𞤤𞤢𞤥"),  # Adlam, which has capitals
+        ("A man's dog isn’t 5-year-old 👩‍👧 ❤️", "a man 's dog is n't 5-year-old ❤"),
+    ],
+)
+def test_words_of_every_script_keep_their_letters(caption: str, words: str) -> None:
+    assert WORDS.split(caption) == words.split()
 
 
 @pytest.mark.parametrize(

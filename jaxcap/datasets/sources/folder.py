@@ -188,18 +188,21 @@ def _beside(source: Path, folder: Path, findings: Findings) -> list[Entry]:
     """Read images with captions in files of the same name."""
     paths = _images(folder, findings)
     if not paths:
-        raise InputError(f"{folder}: no image in this folder; expected {', '.join(IMAGE_SUFFIXES)}")
+        raise InputError(
+            f"{folder}: no image in this folder; expected {', '.join(IMAGE_SUFFIXES)}."
+            f"{_shards(source)}"
+        )
     sidecars = {path: [path.with_suffix(suffix) for suffix in SIDECARS] for path in paths}
     there = {path: list(filter(os.path.isfile, files)) for path, files in sidecars.items()}
     if not any(there.values()):
         raise InputError(
             f"{folder}: {len(paths):,} images without captions; expected a caption file (.csv, "
             f".tsv, .jsonl, .json), or {' or '.join(f.name for f in sidecars[paths[0]])} beside "
-            f"{paths[0].name}. {_elsewhere(source)}"
+            f"{paths[0].name}. Name the file: --captions FILE{_elsewhere(source)}"
         )
     unread = Counter(file.suffix for files in there.values() for file in files[1:])
     for suffix, count in unread.items():
-        findings.add_note(f"{count:,} {suffix} files beside images are not read: others come first")
+        findings.add_note(f"{suffix} is not read for {count:,} images, which have another file")
     entries: list[Entry] = []
     of_file: dict[Path, str] = {}
     for path in paths:
@@ -227,10 +230,15 @@ def _beside(source: Path, folder: Path, findings: Findings) -> list[Entry]:
 
 
 def _elsewhere(source: Path) -> str:
-    """Say how to name the captions, with files below the source that may hold them."""
+    """Name files below the source that may hold the captions."""
     found = [path for top in sorted(source.glob("*/")) for path in _candidates(top)]
     names = f", such as {', '.join(map(str, found[:3]))}" if found else ""
-    if shards := [*source.rglob("*.tar"), *source.rglob("*.parquet")]:
-        kind = "webdataset" if shards[0].suffix == ".tar" else "parquet"
-        return f"To read {shards[0].name} and the like: jaxcap prepare {kind} --source {source}"
-    return f"Name the file: --captions FILE{names}"
+    return f"{names}.{_shards(source)}"
+
+
+def _shards(source: Path) -> str:
+    """Say how to read the tar or Parquet files below the source, if there are any."""
+    for suffix, format in ((".tar", "webdataset"), (".parquet", "parquet")):
+        if found := next(source.rglob(f"*{suffix}"), None):
+            return f" To read {found.name}: jaxcap prepare {format} --source {source}"
+    return ""

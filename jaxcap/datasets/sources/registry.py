@@ -14,8 +14,10 @@ from jaxcap.datasets.sources import (
     flickr30k,
     folder,
     karpathy,
-    tfds,
+    parquet,
     text,
+    tfds,
+    webdataset,
 )
 from jaxcap.errors import InputError, did_you_mean
 
@@ -48,9 +50,19 @@ FORMATS: Mapping[str, Format] = {
     "coco": Format("COCO's images and annotations, of 2014 or 2017", coco.read, _FILES),
     "karpathy": Format("Karpathy's dataset_*.json with its images", karpathy.read, _FILES),
     "folder": Format(
-        "a folder of images with captions in CSV, TSV, JSON lines, COCO JSON or text files",
+        "a folder of images with captions in CSV, TSV, JSON lines, COCO JSON or files beside them",
         folder.read,
         (*_FILES, *_COLUMNS),
+    ),
+    "webdataset": Format(
+        "WebDataset's .tar shards, also those of img2dataset",
+        webdataset.read,
+        ("source", "split_fractions", "skip_bad"),
+    ),
+    "parquet": Format(
+        "Parquet files with images in them, such as Hugging Face's",
+        parquet.read,
+        ("source", "split_fractions", "skip_bad", "image_column", "caption_columns"),
     ),
     "text": Format(
         "captions without images in a token file, plain text or a table, also .gz",

@@ -253,7 +253,8 @@ def test_a_jpeg_of_any_suffix_is_found_by_its_full_name(pictures, held):
         ("un café\n".encode("latin-1"), ["{file}, line 1: the byte 0xE9", "Windows-1252"]),
         ("image,caption\nb.jpg,собака бежит\n".encode("cp1251"),
          ["{file}, line 2", "Windows-1251 (Cyrillic)"]),
-        ("image,caption\na.jpg,x\nc.jpg,x\n".encode("utf-16"), ["{file}, line 3: no image 'c.jpg'"]),
+        ("image,caption\na.jpg,x\nc.jpg,x\n".encode("utf-16"),
+         ["{file}, line 3: no image 'c.jpg'"]),
         (b"", ["{file}: the file is empty"]),
     ],
 )  # fmt: skip
@@ -442,3 +443,121 @@ def test_a_name_that_is_not_utf8(pictures, problems):
         pytest.skip("this file system refuses it")
     Path(os.fsdecode(path)).with_suffix(".txt").write_text("a dog")
     assert "is not UTF-8; rename the image" in problems("folder", source=root)
+
+
+# ---- layouts of other tools, and paths in other spellings ------------------------------------
+
+
+def test_sidecars_of_image_generators_and_of_img2dataset(pictures, held):
+    root = pictures("00/1.jpg", "00/2.jpg", "00/3.png", "00/4.jpg")
+    (root / "00" / "1.caption").write_text("a dog\na pup\n")
+    (root / "00" / "1.json").write_text('{"caption": "not read"}')
+    meta = {"url": "x", "caption": "a café", "key": "2", "status": "success"}
+    (root / "00" / "2.json").write_text(json.dumps(meta))
+    (root / "00" / "3.txt").write_bytes("a cat".encode("utf-16"))
+    (root / "00" / "4.json").write_text(json.dumps({"captions": ["one", "two"]}))
+    (root / "00000_stats.json").write_text('{"count": 3}')
+    listing = read("folder", SourceOptions(source=root, split_fractions={"train": 1.0}))
+    assert held(listing)["train"] == {
+        "00/1.jpg": ("a dog", "a pup"),
+        "00/2.jpg": ("a café",),
+        "00/3.png": ("a cat",),
+        "00/4.jpg": ("one", "two"),
+    }
+    assert listing.notes == (".json is not read for 1 images, which have another file",)
+
+
+def test_problems_of_json_sidecars(pictures, problems):
+    root = pictures("1.jpg", "2.jpg", "3.jpg", "4.jpg")
+    (root / "1.json").write_text('{"url": "x"}')
+    (root / "2.json").write_text('{"caption": 5}')
+    (root / "3.json").write_text('{"caption": ')
+    (root / "4.json").write_text("")
+    message = problems("folder", source=root)
+    assert "1.json: no caption; expected an object with one of caption, captions" in message
+    assert "2.json: the caption is 5; expected text" in message
+    assert "3.json, line 1, column 13: malformed JSON" in message
+    assert "4.json: 4.jpg has no caption" in message
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_image_folder_has_its_metadata_in_the_folder_of_each_split(name, pictures, held, problems):
+    root = pictures("train/a.jpg", "train/x/b.jpg", "validation/a.jpg", "test/c.jpg")
+    for split, names in {"train": ["a", "x/b"], "validation": ["a"], "test": ["c"]}.items():
+        lines = (
+            ["file_name,text", *(f"{n}.jpg,{split} {n}" for n in names)]
+            if name.endswith("csv")
+            else [json.dumps({"file_name": f"{n}.jpg", "text": f"{split} {n}"}) for n in names]
+        )
+        (root / split / name).write_text("\n".join(lines))
+    listing = read("folder", SourceOptions(source=root))
+    assert held(listing) == {
+        "train": {"train/a.jpg": ("train a",), "train/x/b.jpg": ("train x/b",)},
+        "dev": {"validation/a.jpg": ("validation a",)},
+        "test": {"test/c.jpg": ("test c",)},
+    }
+    (root / "train" / "more.csv").write_text("image,caption\n")
+    assert f"{root / 'train'}: 2 files may hold the captions" in problems("folder", source=root)
+
+
+def test_captions_in_a_subfolder_are_named(pictures, problems):
+    root = pictures("photos/a.jpg")
+    (root / "lists").mkdir()
+    (root / "lists" / "captions.csv").write_text("image,caption\na.jpg,x\n")
+    message = problems("folder", source=root)
+    assert message.endswith(f"--captions FILE, such as {root / 'lists' / 'captions.csv'}.")
+
+
+@pytest.mark.parametrize(
+    ("names", "rule"),
+    [
+        (["city\\1.jpg", "beach\\1.jpg"], "as paths in any spelling"),
+        (["./city/1.JPG", "beach//1.jpg"], "as paths in any spelling"),
+        (["C:\\me\\d\\city\\1.jpg", "C:\\me\\d\\beach\\1.jpg"], "by the last folder and the name"),
+        (["/mnt/d/city/1.jpg", "/mnt/d/beach/1.jpg"], "by the last folder and the name"),
+        (["../d/city/1.jpg", "../d/beach/1.jpg"], "by the last folder and the name"),
+    ],
+)
+def test_paths_in_any_spelling_find_their_images(names, rule, pictures, held):
+    root = pictures("city/1.jpg", "beach/1.jpg")
+    (root / "c.json").write_text(
+        json.dumps(dict(zip(names, ["in town", "by the sea"], strict=True)))
+    )
+    listing = read("folder", SourceOptions(source=root, split_fractions={"train": 1.0}))
+    assert held(listing)["train"] == {"city/1.jpg": ("in town",), "beach/1.jpg": ("by the sea",)}
+    assert listing.notes == (
+        f"{root / 'c.json'}: matched names with files by the rule image = file, {rule}",
+    )
+
+
+def test_a_name_that_two_files_have_is_missing_for_that_reason(pictures, problems):
+    root = pictures("city/1.jpg", "beach/1.jpg", "city/2.jpg")
+    (root / "c.csv").write_text("image,caption\n1.jpg,x\n2.jpg,y\n")
+    message = problems("folder", source=root)
+    files = f"{root / 'beach' / '1.jpg'} or {root / 'city' / '1.jpg'}"
+    assert (
+        f"line 2: no image '1.jpg' in {root} (perhaps {files}; name its folder as well)" in message
+    )
+    assert "'2.jpg'" not in message
+    (root / "c.csv").write_text("image,caption\n1.jpg,x\n")
+    message = problems("folder", source=root)
+    assert f"the first is '1.jpg' (perhaps {files}" in message
+
+
+def test_what_is_left_out_is_counted_and_named(pictures, held):
+    root = pictures("a.jpg", "b.nef", "._a.jpg", ".ipynb_checkpoints/a-checkpoint.jpg", "z/b.jpg")
+    (root / "__MACOSX").mkdir()
+    (root / "captions.csv").write_text("image,caption,split\na.jpg,x,train\nz/b.jpg,y,train\n")
+    listing = read("folder", SourceOptions(source=root))
+    assert set(held(listing)["train"]) == {"a.jpg", "z/b.jpg"}
+    (note,) = listing.notes
+    assert note.startswith("left out, because they are hidden or raw files of a camera: ")
+    assert f"{root / '._a.jpg'}, {root / '.ipynb_checkpoints'}" in note
+    assert note.endswith(" and 1 more")
+
+
+def test_git_lfs_pointers_are_named(pictures, problems):
+    root = pictures("a.jpg")
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    (root / "captions.csv").write_text(pointer)
+    assert "captions.csv: a Git LFS pointer, not the file itself" in problems("folder", source=root)

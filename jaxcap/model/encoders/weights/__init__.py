@@ -78,6 +78,35 @@ def load_weights(
     return filled
 
 
+def load_classifier(name_or_path: str, encoder_name: str) -> dict[str, np.ndarray]:
+    """Read the ImageNet classifier that is published with an encoder's weights.
+
+    Args:
+        name_or_path: as in `load_weights`.
+        encoder_name: a key of `jaxcap.model.encoders.ENCODERS`.
+
+    Returns:
+        `{"kernel": [D, 1000], "bias": [1000]}`, for the mean of the features over positions.
+
+    Raises:
+        InputError: the file cannot be read, or holds no such classifier.
+    """
+    file = read_weight_file(weights_file(name_or_path, encoder_name))
+    for layout, name in encoder_spec(encoder_name).classifier.items():
+        leaves = ("/kernel", "/bias") if layout == "keras" else (".weight", ".bias")
+        kernel, bias = (file.classifier.get(name + leaf) for leaf in leaves)
+        if kernel is None or bias is None:
+            continue
+        if layout != "keras":
+            kernel = kernel.T
+        if kernel.shape[1:] == bias.shape == (1000,):
+            return {"kernel": np.array(kernel, np.float32), "bias": np.array(bias, np.float32)}
+    raise InputError(
+        f"{file.path}: holds no ImageNet classifier of encoder '{encoder_name}', which"
+        " recognition.words needs. Give published weights, or --recognition.words 0."
+    )
+
+
 def fill(file: WeightFile, exact: Fit, variables: Mapping[str, Any]) -> dict[str, Any]:
     """Fill variables with the tensors of a file that fits exactly.
 
@@ -146,7 +175,7 @@ def weights_file(name_or_path: str, encoder_name: str) -> Path:
     Raises:
         InputError: the package is not installed, or does not carry exactly one weight file.
     """
-    package, path = name_or_path, Path(name_or_path)
+    package, path = name_or_path, Path(name_or_path).expanduser()
     if name_or_path == "imagenet":
         default = encoder_spec(encoder_name).weights
         if default is None:

@@ -1,0 +1,183 @@
+"""WebDataset's tar files and Parquet files: read in place, with right captions and bytes."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from jaxcap.datasets.prepare import load_source, prepare
+from jaxcap.datasets.sources import Listing, SourceOptions
+from jaxcap.datasets.sources.registry import read
+from jaxcap.errors import InputError
+
+
+def jpeg(shade: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (9, 7), (shade, 40, 200)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, mode) as file:  # type: ignore[call-overload]
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+    return path
+
+
+def table(path: Path, columns: dict[str, Any], **options: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path, **options)
+    return path
+
+
+def held(listing: Listing) -> dict[str, dict[str, tuple[bytes, tuple[str, ...]]]]:
+    return {
+        split: {e.image_id: (e.image.read(), e.captions) for e in examples}  # type: ignore[union-attr]
+        for split, examples in listing.splits.items()
+    }
+
+
+def test_members_of_one_name_belong_together(tmp_path: Path) -> None:
+    first = {
+        "000.jpg": jpeg(0),
+        "000.txt": b"A dog.\nTwo words\n",
+        "000.json": json.dumps({"caption": "not read", "url": "x"}).encode(),
+        "a/001.JPG": jpeg(1),
+        "a/001.json": json.dumps({"url": "x", "caption": "A café.", "status": "success"}).encode(),
+        "002.seg.png": jpeg(2),
+        "002.caption": b"A cat.",
+    }
+    tar(tmp_path / "train-00.tar", first)
+    tar(tmp_path / "val" / "00.tar", {"./._3.jpg": b"x", "3.jpg": jpeg(3), "3.txt": b"A hen."})
+    assert held(read("webdataset", SourceOptions(source=tmp_path))) == {
+        "train": {
+            "000": (jpeg(0), ("A dog.", "Two words")),
+            "a/001": (jpeg(1), ("A café.",)),
+            "002": (jpeg(2), ("A cat.",)),
+        },
+        "dev": {"3": (jpeg(3), ("A hen.",))},
+    }
+
+
+def test_names_that_occur_in_two_shards_get_the_name_of_the_shard(tmp_path: Path) -> None:
+    for name in ("x", "y"):
+        tar(tmp_path / f"{name}.tar", {"0.jpg": jpeg(0), "0.txt": name.encode()})
+    listing = read("webdataset", SourceOptions(source=tmp_path, split_fractions={"train": 1.0}))
+    assert {i: c for i, (_, c) in held(listing)["train"].items()} == {
+        "x/0": ("x",),
+        "y/0": ("y",),
+    }
+
+
+def test_problems_of_shards_are_named_together(tmp_path: Path) -> None:
+    tar(tmp_path / "a.tar", {"0.jpg": jpeg(0), "1.jpg": jpeg(1), "1.txt": b" \n"})
+    tar(tmp_path / "b.tar", {"2.jpg": jpeg(2), "2.json": b'{"url": "x"}'})
+    tar(tmp_path / "c.tar", {"3.jpg": jpeg(3), "3.txt": b"x"}, "w:gz")
+    with pytest.raises(InputError) as caught:
+        read("webdataset", SourceOptions(source=tmp_path))
+    message = str(caught.value)
+    assert "4 problems" in message
+    assert f"{tmp_path / 'a.tar'}, 0.jpg: no 0.txt beside it" in message
+    assert f"{tmp_path / 'a.tar'}, 1.txt: no caption" in message
+    assert f"{tmp_path / 'b.tar' / '2.json'}: no caption; expected an object with" in message
+    assert f"{tmp_path / 'c.tar'}: not a tar file that can be read in place" in message
+    for path in (tmp_path / "b.tar", tmp_path / "c.tar"):
+        path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+    with pytest.raises(InputError, match=r"2 of 3 files are Git LFS pointers.*b\.tar.*git lfs"):
+        read("webdataset", SourceOptions(source=tmp_path))
+    with pytest.raises(InputError, match=r"no \.parquet file in this folder"):
+        read("parquet", SourceOptions(source=tmp_path))
+
+
+def test_parquet_of_hugging_face(tmp_path: Path) -> None:
+    images = [{"bytes": jpeg(n), "path": f"{n}.jpg"} for n in range(5)]
+    texts = [["A dog.", "A pup."], ["x"], ["y"], ["z"], ["w"]]
+    table(
+        tmp_path / "data" / "train-00000-of-00001.parquet",
+        {"image": images[:4], "sentences": texts[:4]},
+        row_group_size=3,
+    )
+    table(tmp_path / "data" / "test.parquet", {"image": images[4:], "sentences": texts[4:]})
+    assert held(read("parquet", SourceOptions(source=tmp_path))) == {
+        "train": {f"{n}.jpg": (jpeg(n), tuple(texts[n])) for n in range(4)},
+        "test": {"4.jpg": (jpeg(4), ("w",))},
+    }
+
+
+def test_parquet_with_columns_of_other_names(tmp_path: Path) -> None:
+    path = table(
+        tmp_path / "x.parquet",
+        {
+            "thumbnail": [b"no"],
+            "scan": [jpeg(1)],
+            "German": ["Ein Hund."],
+            "caption": ["no"],
+            "key": ["k"],
+        },
+    )
+    options = SourceOptions(
+        source=path,
+        image_column="scan",
+        caption_columns=("German",),
+        split_fractions={"train": 1.0},
+    )
+    assert held(read("parquet", options)) == {"train": {"k": (jpeg(1), ("Ein Hund.",))}}
+
+
+def test_problems_of_parquet_files(tmp_path: Path) -> None:
+    path = table(tmp_path / "x.parquet", {"url": ["http://x"], "caption": ["x"]})
+    with pytest.raises(InputError, match=r"no column of images.*url \(string\).*img2dataset"):
+        read("parquet", SourceOptions(source=path))
+    table(path, {"image": [jpeg(0)], "label": [1]})
+    with pytest.raises(InputError, match=r"no column of captions.*found label.*--caption-columns"):
+        read("parquet", SourceOptions(source=path))
+    table(path, {"image": [jpeg(0), None, jpeg(2)], "text": ["x", "y", None]})
+    with pytest.raises(InputError, match=r"row 3: no caption under text"):
+        read("parquet", SourceOptions(source=path))
+    options = SourceOptions(source=path, skip_bad=True, split_fractions={"train": 1.0})
+    examples = read("parquet", options).splits["train"]
+    with pytest.raises(InputError, match="row 1 of group 0: no image under 'image'"):
+        examples[1].image.read()  # type: ignore[union-attr]
+    path.write_bytes(b"PAR1 damaged")
+    with pytest.raises(InputError, match="cannot read this Parquet file"):
+        read("parquet", SourceOptions(source=path))
+
+
+def test_a_folder_of_shards_names_the_format_to_use(tmp_path: Path) -> None:
+    tar(tmp_path / "0.tar", {"0.jpg": jpeg(0)})
+    with pytest.raises(InputError, match=f"jaxcap prepare webdataset --source {tmp_path}"):
+        read("folder", SourceOptions(source=tmp_path))
+
+
+@pytest.mark.parametrize("format", ["webdataset", "parquet"])
+def test_the_prepared_images_are_those_of_the_shards(format: str, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    if format == "webdataset":
+        members = {f"{n}.jpg": jpeg(n) for n in range(3)} | {f"{n}.txt": b"x" for n in range(3)}
+        tar(source / "train.tar", dict(sorted(members.items())))
+    else:
+        rows = {"image": [jpeg(n) for n in range(3)], "text": ["x"] * 3, "key": list("012")}
+        table(source / "train.parquet", rows, row_group_size=2)
+    prepare(
+        format,
+        SourceOptions(source=source),
+        name="x",
+        data_dir=tmp_path / "data",
+        console=Console(quiet=True),
+    )
+    records = load_source("x", "train", tmp_path / "data")
+    assert [(r["image_id"], r["image"], r["captions"]) for r in records] == [
+        (str(n), jpeg(n), ["x"]) for n in range(3)
+    ]
