@@ -13,6 +13,7 @@ import importlib.util
 import itertools
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -30,10 +31,10 @@ from jaxcap.errors import InputError
 from jaxcap.progress import escaped
 
 _BEAT = 2.0
-"""Seconds between heartbeats."""
+"""Seconds between the meetings by which processes show that they are alive."""
 _SILENCE = 20.0
-"""Seconds without a heartbeat after which a process counts as dead; well below `_RUNTIME_SILENCE`,
-so that our message comes first."""
+"""Seconds after which an absent process counts as dead; well below `_RUNTIME_SILENCE`, so that our
+message comes first."""
 _RUNTIME_SILENCE = 40
 """Seconds after which JAX's own runtime terminates the process, with a less helpful message."""
 _WEEK = 1000 * 3600 * 24 * 7
@@ -132,7 +133,7 @@ def connect(train: TrainConfig | None = None) -> None:
             f"same {names.coordinator}{names.timeout}."
         )
     if jax.process_count() > 1:
-        watching = functools.partial(watch, _client(), *share())
+        watching = functools.partial(watch, _barrier(), jax.process_count())
         threading.Thread(target=watching, daemon=True, name="watch").start()
 
 
@@ -192,20 +193,21 @@ def _meet() -> None:
     CPU collectives alone would time out after half a minute. `watch` terminates processes that
     wait for a dead peer.
     """
-    _client().wait_at_barrier(f"jaxcap/meeting/{next(_meetings)}", timeout_in_ms=_WEEK)
+    _barrier()(key=f"jaxcap/meeting/{next(_meetings)}", timeout_ms=_WEEK)
 
 
 _meetings = itertools.count()
 
 
-def _client() -> Any:
-    """Return the client of the runtime's barriers and key-value store.
+def _barrier() -> Callable[..., None]:
+    """Return `(key, timeout_ms)`, which waits until all processes call it with that key.
 
-    JAX has no public access to it; Orbax uses the same path.
+    JAX has no public barrier with a timeout, so this is Orbax's.
     """
-    from jax._src import distributed
+    from orbax.checkpoint.multihost import get_barrier_sync_fn
 
-    return distributed.global_state.client
+    barrier: Callable[..., None] = get_barrier_sync_fn()
+    return barrier
 
 
 @contextlib.contextmanager
@@ -321,48 +323,36 @@ def _leave(message: str) -> None:
 
 
 def watch(
-    client: Any,
-    me: int,
+    meet: Callable[..., None],
     count: int,
     *,
     interval: float = _BEAT,
     leave: Callable[[str], None] = _leave,
 ) -> None:
-    """Send heartbeats to the other processes, and exit when one of them stops sending.
+    """Meet the other processes regularly, and exit when one of them does not come.
 
     A process with a dead peer blocks in a collective that never completes, so only another thread
     can end it.
 
     Args:
-      client: the runtime's key-value store.
-      me: number of this process, from 0.
+      meet: `(key, timeout_ms)`, waits for all processes at a barrier.
       count: number of processes.
-      interval: seconds between heartbeats.
+      interval: seconds between meetings.
       leave: called with a message to end this process.
     """
-    others = [process for process in range(count) if process != me]
-    heard = dict.fromkeys(others, time.monotonic())
-    beats: dict[int, Any] = dict.fromkeys(others)
-    beat, lost = 0, 0.0
-    while jax.distributed.is_initialized():
-        beat += 1
-        try:
-            client.key_value_set(f"jaxcap/alive/{me}", str(beat), allow_overwrite=True)
-            found = dict(client.key_value_dir_get("jaxcap/alive/"))
-        except Exception:  # process 0 holds the store and may be dead
-            found, lost = {}, lost + interval
-        else:
-            lost = 0.0
-        now = time.monotonic()
-        for process in others:
-            value = next((v for k, v in found.items() if k.endswith(f"/{process}")), None)
-            if value is not None and value != beats[process]:
-                beats[process], heard[process] = value, now
-            silence = now - heard[process]
-            if silence > _SILENCE or (process == 0 and lost > 2 * interval):
-                leave(
-                    f"Process {process} of {count} has been silent for {silence:.0f} seconds: it "
-                    "has exited, or its host is unreachable; see its last message. This process "
-                    "stops too. Restart all of them to resume from the newest checkpoint."
-                )
-        time.sleep(interval)
+    try:
+        for beat in itertools.count():
+            meet(key=f"jaxcap/alive/{beat}", timeout_ms=int(_SILENCE * 1000))
+            time.sleep(interval)
+    except Exception as error:  # a process is late, or process 0, which holds the barrier, is dead
+        time.sleep(2 * interval)
+        # When the program ends, JAX closes the connection.
+        if not (threading.main_thread().is_alive() and jax.distributed.is_initialized()):
+            return
+        late = re.search(r"timed out task names:\s*(\d+)", str(error))
+        who = "One" if late is None else f"Process {late[1]}"
+        leave(
+            f"{who} of {count} processes does not answer: it has exited, or its host is "
+            "unreachable; see its last message. This process stops too. Restart all of them to "
+            "resume from the newest checkpoint."
+        )
