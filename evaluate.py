@@ -1,9 +1,6 @@
-"""Score a trained captioner: `python evaluate.py RUN [--split dev]`."""
+"""Score a captioner: `python evaluate.py RUN …` is `jaxcap evaluate RUN …`."""
 
-from jaxcap.devices.huge_pages import restart_with_huge_pages
+from jaxcap.__main__ import main
 
 if __name__ == "__main__":
-    restart_with_huge_pages()
-    from jaxcap.cli import evaluate
-
-    evaluate()
+    main("evaluate")

@@ -1,9 +1,6 @@
-"""Train a captioner: `python train.py configs/NAME.py [--workdir DIR] [--any.option value]`."""
+"""Train a captioner: `python train.py CONFIG …` is `jaxcap train CONFIG …`."""
 
-from jaxcap.devices.huge_pages import restart_with_huge_pages
+from jaxcap.__main__ import main
 
 if __name__ == "__main__":
-    restart_with_huge_pages()
-    from jaxcap.cli import train
-
-    train()
+    main("train")

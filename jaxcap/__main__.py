@@ -5,13 +5,17 @@ from __future__ import annotations
 from jaxcap.devices.huge_pages import restart_with_huge_pages
 
 
-def main() -> None:
-    """Entry point of the `jaxcap` command."""
+def main(*command: str) -> None:
+    """Entry point of the `jaxcap` command.
+
+    Args:
+      command: arguments before those of the command line.
+    """
     restart_with_huge_pages()
     # Imported after the restart, which would repeat every import.
     from jaxcap.cli import main as run
 
-    run()
+    run(*command)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The entry points: `train.py`, `evaluate.py` and `jaxcap`.
+"""The `jaxcap` command.
 
-They parse arguments, call a command of `jaxcap.commands` and turn errors into messages. A user's
+It parses arguments, calls a command of `jaxcap.commands` and turns errors into messages. A user's
 mistake ends with one message on standard error and status 2; a partial failure with status 1.
 """
 
@@ -18,9 +18,19 @@ import tyro
 from rich.console import Console
 
 import jaxcap
-from jaxcap.commands import caption, data, export, prepare, replay, score, weights
-from jaxcap.commands import evaluate as evaluate_command
-from jaxcap.commands import train as train_command
+from jaxcap.commands import (
+    caption,
+    configs,
+    data,
+    evaluate,
+    export,
+    finetune,
+    prepare,
+    replay,
+    score,
+    train,
+    weights,
+)
 from jaxcap.config.local_paths import local_arguments
 from jaxcap.errors import InputError
 from jaxcap.files import cache_dir, is_private
@@ -29,6 +39,10 @@ from jaxcap.progress import PlainConsole
 _COMMANDS: dict[str, tuple[type, Callable[[Any, Console], int]]] = {
     "prepare": (prepare.PrepareArguments, prepare.run),
     "data": (data.DataArguments, data.run),
+    "configs": (configs.ConfigsArguments, configs.run),
+    "train": (train.TrainArguments, train.run),
+    "finetune": (finetune.FinetuneArguments, finetune.run),
+    "evaluate": (evaluate.EvaluateArguments, evaluate.run),
     "caption": (caption.CaptionArguments, caption.run),
     "score": (score.ScoreArguments, score.run),
     "export": (export.ExportArguments, export.run),
@@ -37,29 +51,30 @@ _COMMANDS: dict[str, tuple[type, Callable[[Any, Console], int]]] = {
 }
 
 
-def train() -> None:
-    """Entry point of `train.py CONFIG [--workdir DIR] [--any.option value]`."""
-    _run(lambda console: train_command.run(train_command.parse(sys.argv[1:]), console))
+_PARSERS: dict[str, Callable[[list[str]], Any]] = {
+    "train": train.parse,
+    "finetune": finetune.parse,
+}
+"""Parsers of the commands with defaults that depend on other arguments."""
 
 
-def evaluate() -> None:
-    """Entry point of `evaluate.py RUN [--split SPLIT]`."""
+def main(*command: str) -> None:
+    """Entry point of the `jaxcap` command.
 
-    def command(console: Console) -> int:
-        arguments = tyro.cli(evaluate_command.EvaluateArguments, prog="evaluate.py")
-        return evaluate_command.run(arguments, console)
+    Args:
+      command: arguments before those of the command line.
+    """
+    # Messages show the command to repeat, however it was called.
+    sys.argv = ["jaxcap", *command, *sys.argv[1:]]
 
-    _run(command)
-
-
-def main() -> None:
-    """Entry point of the `jaxcap` command."""
-
-    def command(console: Console) -> int:
+    def parse_and_run(console: Console) -> int:
         given = local_arguments(sys.argv[1:])
         if given == ["--version"]:
             print(f"jaxcap {jaxcap.__version__}")
             return 0
+        if given and given[0] in _PARSERS:
+            _, run = _COMMANDS[given[0]]
+            return run(_PARSERS[given[0]](given[1:]), console)
         if given[:1] == ["caption"]:
             given[1:] = caption.paths_last(given[1:])
         arguments = tyro.extras.subcommand_cli_from_dict(
@@ -71,7 +86,7 @@ def main() -> None:
         run = next(run for cls, run in _COMMANDS.values() if isinstance(arguments, cls))
         return run(arguments, console)
 
-    _run(command)
+    _run(parse_and_run)
 
 
 def _run(command: Callable[[Console], int]) -> None:

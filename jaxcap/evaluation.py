@@ -28,7 +28,7 @@ from jaxcap.progress import Report
 from jaxcap.report import ReportCaption, ReportRow, scale_attention, write_report
 from jaxcap.scoring import bootstrap
 from jaxcap.scoring.signature import signature
-from jaxcap.scoring.statistics import collect
+from jaxcap.scoring.statistics import Statistics, collect
 from jaxcap.text.vocabulary import Vocabulary
 
 TRUE = "true and complete"
@@ -56,6 +56,14 @@ class Evaluation:
     corpus: dict[str, float]
     per_image: dict[str, dict[str, float]]
     verdicts: dict[str, bool]
+
+    def statistics(self, units: ScoringUnits) -> Statistics:
+        """Return the statistics of the best captions, to resample or compare them."""
+        split = splitter(units)
+        return collect(
+            [split(captions[0].text) for captions in self.captions.values()],
+            [[split(text) for text in self.references[name]] for name in self.captions],
+        )
 
 
 def score_names(source: Source) -> tuple[str, ...]:
@@ -176,17 +184,24 @@ def write_evaluation(
     *,
     split: str,
     command: str,
+    data: str | None = None,
     directory: Path | None = None,
 ) -> list[Path]:
     """Leaves predictions, scores and a report in `directory`, or else in the run's.
+
+    Args:
+      data: the data set of `source`; by default the one of the training. The name of any other
+        becomes part of the file names.
 
     Returns:
       `predictions-SPLIT.json` (COCO results format), `metrics-SPLIT.json` (scores, their 95 %
       bootstrap intervals, the signature and the protocol), `report-SPLIT.html`.
     """
     directory = directory or run.directory
+    data = data or run.config.data.name
+    label = split if data == run.config.data.name else f"{data}-{split}"
     protocol: dict[str, str | float] = {
-        "data": run.config.data.name,
+        "data": data,
         "split": split,
         "images": len(evaluation.captions),
         "decoding": describe(run.config.search, run.config.data.units),
@@ -200,14 +215,13 @@ def write_evaluation(
     ]
     units = scoring_units(run.config)
     split_text = splitter(units)
-    words = [split_text(captions[0].text) for captions in evaluation.captions.values()]
     references = [
         [split_text(reference) for reference in evaluation.references[name]]
         for name in evaluation.captions
     ]
     intervals = {
         name: (each.low, each.high)
-        for name, each in bootstrap.intervals(collect(words, references)).items()
+        for name, each in bootstrap.intervals(evaluation.statistics(units)).items()
     }
     line = signature(references, metrics=list(intervals), units=units)
     metrics = {
@@ -217,15 +231,15 @@ def write_evaluation(
         "protocol": protocol,
     }
     paths = [
-        directory / f"predictions-{split}.json",
-        directory / f"metrics-{split}.json",
-        directory / f"report-{split}.html",
+        directory / f"predictions-{label}.json",
+        directory / f"metrics-{label}.json",
+        directory / f"report-{label}.html",
     ]
     for path, content in zip(paths, (predictions, metrics), strict=False):
         write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     write_report(
         paths[2],
-        title=f"{run.directory.name} on {run.config.data.name} {split}",
+        title=f"{run.directory.name} on {data} {split}",
         scores=evaluation.corpus,
         intervals=intervals,
         signature=line,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -21,6 +22,8 @@ from jaxcap.config import to_dict
 
 ROOT = Path(__file__).parents[1]
 MAIN = "import jaxcap.cli; jaxcap.cli.main()"
+TRAIN = functools.partial(cli.main, "train")
+EVALUATE = functools.partial(cli.main, "evaluate")
 
 
 class Outcome(NamedTuple):
@@ -75,13 +78,13 @@ def png(path: Path, colour: str = "red") -> Path:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "No configuration file is named first."),
-        (["--workdir", "x"], "No configuration file is named first."),
+        ([], "No configuration is named first."),
+        (["--workdir", "x"], "No configuration is named first."),
         (["tinny.py"], "tinny.py: no such configuration file. Did you mean 'tiny.py'?"),
         (["tiny.py", "--train.epoch", "3"], "--train.epochs"),
         (["tiny.py", "--train.epochs", "ten"], "--train.epochs"),
         (["tiny.py", "--train.epochs"], "--train.epochs"),
-        (["tiny.py", "--train.epochs", "0"], "train.epochs is 0; it must be at least 1"),
+        (["tiny.py", "--train.epochs", "-1"], "train.epochs is -1; it must be at least 0"),
         (["tiny.py", "--decoder.name", "lstn"], "lstn"),
         (["tiny.py", "--data.data-dir", "/nowhere"], "Run: jaxcap prepare shapes"),
         (["tiny.py", "--data.name", "shape"], "Did you mean 'shapes'?"),
@@ -97,7 +100,7 @@ def test_mistakes_in_training(command, config_file, tmp_path, arguments, message
     )
     (tmp_path / "none.py").write_text("x = 1\n")
     (tmp_path / "syntax.py").write_text("CONFIG = (\n")
-    outcome = command(cli.train, *arguments)
+    outcome = command(TRAIN, *arguments)
     assert outcome.code == 2
     assert outcome.out == ""
     assert message in outcome.err
@@ -107,7 +110,8 @@ def test_mistakes_in_training(command, config_file, tmp_path, arguments, message
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Directory of a run"),
+        (["RUN", "--model", "RUN"], "give one of the two"),
+        (["RUN", "--data", "holidays", "--data-dir", "DATA"], "holidays"),
         (["nowhere"], "nowhere: no such run directory"),
         (["."], "not a run directory"),
         (
@@ -123,7 +127,7 @@ def test_mistakes_in_training(command, config_file, tmp_path, arguments, message
 )
 def test_mistakes_in_evaluation(command, tiny_run, tiny_data, arguments, message):
     paths = {"RUN": tiny_run, "DATA": tiny_data}
-    outcome = command(cli.evaluate, *[paths.get(a, a) for a in arguments])
+    outcome = command(EVALUATE, *[paths.get(a, a) for a in arguments])
     assert outcome.code == 2
     assert outcome.out == ""
     assert message in outcome.err
@@ -132,8 +136,8 @@ def test_mistakes_in_evaluation(command, tiny_run, tiny_data, arguments, message
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "prepare, data, caption"),
-        (["prepar", "shapes"], "prepare, data, caption"),
+        ([], "prepare, data, configs, train, finetune, evaluate, caption"),
+        (["prepar", "shapes"], "prepare, data, configs, train, finetune, evaluate, caption"),
         (["prepare", "shapez"], "Did you mean 'shapes'?"),
         (["prepare", "flickr8k", "--data-dir", "x"], "--source"),
         (["prepare", "flickr8k", "--source", "nowhere", "--data-dir", "x"], "nowhere"),
@@ -158,8 +162,8 @@ def test_mistakes_in_the_jaxcap_command(command, tiny_run, tmp_path, arguments, 
 @pytest.mark.parametrize(
     ("entry", "arguments", "expected"),
     [
-        (cli.train, ["--help"], "--train.learning-rate"),
-        (cli.evaluate, ["--help"], "--length-penalty"),
+        (TRAIN, ["--help"], "--train.learning-rate"),
+        (EVALUATE, ["--help"], "--length-penalty"),
         (cli.main, ["--help"], "prepare"),
         (cli.main, ["--version"], f"jaxcap {jaxcap.__version__}"),
         (cli.main, ["caption", "--help"], "--beam-size"),
@@ -190,17 +194,17 @@ def test_train_resumes_and_prints_the_next_commands(
     command, config_file, tiny_run, tiny_data, tmp_path
 ):
     workdir = shutil.copytree(tiny_run, tmp_path / "a [red] run")
-    outcome = command(cli.train, config_file, "--workdir", workdir)
+    outcome = command(TRAIN, config_file, "--workdir", workdir)
     assert (outcome.code, outcome.out) == (0, "")
     assert f"Training in {workdir} on" in outcome.err
     assert "Resuming from step 30" in outcome.err
-    assert f"  python evaluate.py '{workdir}' --split dev --data-dir {tiny_data}\n" in outcome.err
+    assert f"  jaxcap evaluate '{workdir}' --split dev --data-dir {tiny_data}\n" in outcome.err
 
 
 def test_evaluate_writes_into_the_run(command, tiny_run, tiny_data, tmp_path):
     directory = shutil.copytree(tiny_run, tmp_path / "run")
     options = ["--data-dir", tiny_data, "--split", "dev[:5]", "--beam-size", 1]
-    outcome = command(cli.evaluate, directory, *options)
+    outcome = command(EVALUATE, directory, *options)
     assert (outcome.code, outcome.out) == (0, "")
     assert "CIDEr-D" in outcome.err
     for name in ("predictions-dev[:5].json", "metrics-dev[:5].json", "report-dev[:5].html"):
@@ -212,27 +216,43 @@ def test_evaluate_writes_into_the_run(command, tiny_run, tiny_data, tmp_path):
     assert "--split 'dev[:5]' --beam-size 1" in protocol["command"]
 
 
+def test_evaluate_judges_a_published_model_on_other_data(
+    command, tiny_run, tiny_data, tmp_path
+):
+    model = tmp_path / "m.safetensors"
+    assert command(cli.main, "export", tiny_run, model).code == 0
+    own = shutil.copytree(tiny_data / "shapes", tmp_path / "data" / "own")
+    info = own / "1.0.0" / "dataset_info.json"
+    info.write_text(info.read_text().replace('"shapes"', '"own"'))
+    for path in own.rglob("shapes-*"):
+        path.rename(path.with_name(path.name.replace("shapes-", "own-")))
+    options = ["--data", "own", "--data-dir", tmp_path / "data", "--split", "test"]
+    outcome = command(EVALUATE, "--model", model, *options)
+    assert outcome.code == 0, outcome.err
+    written = tmp_path / "evaluations" / "m" / "metrics-own-test.json"
+    assert json.loads(written.read_text())["protocol"]["data"] == "own"
+
+
 def test_evaluate_finds_data_in_the_users_own_folder(
     command, tiny_run, tiny_data, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tiny_data))
     directory = shutil.copytree(tiny_run, tmp_path / "run")
-    outcome = command(cli.evaluate, directory, "--split", "dev[:2]")
+    outcome = command(EVALUATE, directory, "--split", "dev[:2]")
     assert outcome.code == 0, outcome.err
 
 
-@pytest.mark.parametrize("entry", [["evaluate"], ["main", "replay"]])
+@pytest.mark.parametrize("name", ["evaluate", "replay"])
 def test_the_data_folder_of_a_strangers_run_is_not_opened(
-    command, tiny_run, tiny_data, tmp_path, entry
+    command, tiny_run, tiny_data, tmp_path, name
 ):
-    name, *arguments = entry
     run = shutil.copytree(tiny_run, tmp_path / "run")
     stranger = shutil.copytree(tiny_data, run / "data")
     config = json.loads((run / "config.json").read_text())
     config["data"]["data_dir"] = str(stranger)
     (run / "config.json").write_text(json.dumps(config))
-    path = run / "diverged-1.npz" if name == "main" else run
-    outcome = command(getattr(cli, name), *arguments, path)
+    path = run / "diverged-1.npz" if name == "replay" else run
+    outcome = command(cli.main, name, path)
     assert outcome.code == 2
     assert f"names the data folder {stranger}" in outcome.err
     assert f"If you trust it, give --data-dir {stranger}" in outcome.err
@@ -326,7 +346,7 @@ def python(*arguments: object, **options: object) -> subprocess.CompletedProcess
 def test_the_scripts_start_quickly(tmp_path):
     result = python(ROOT / "train.py", tmp_path / "none.py", cwd=tmp_path)
     assert result.returncode == 2
-    assert re.fullmatch(r"error: .*none\.py: no such configuration file\.\n", result.stderr)
+    assert re.fullmatch(r"error: .*none\.py: no such configuration file\. Give .*\n", result.stderr)
     # Help needs no module that takes seconds to import.
     code = "import sys, jaxcap.cli; print([m for m in sys.modules if m in ('jax', 'grain')])"
     assert python("-c", code).stdout == "[]\n"

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxcap.caption_files.formats import Format, JsonLines, Key, encoded
+from jaxcap.caption_files.made_with import Record, check_record, write_record
 from jaxcap.caption_files.text_files import shown
 from jaxcap.captioning.results import Captioned
 from jaxcap.errors import InputError
@@ -104,12 +105,24 @@ class CaptionWriter:
       removed: the unfinished entry that was removed from the end of the file, or "".
     """
 
-    def __init__(self, path: Path, format: Format):
+    def __init__(
+        self,
+        path: Path,
+        format: Format,
+        *,
+        made_with: Record | None = None,
+        restart: bool = False,
+    ):
         """Open or create the file, and remove an unfinished entry from its end.
+
+        Args:
+          made_with: what decides the captions, to be recorded beside the file; see `made_with`.
+          restart: discard the entries that the file holds.
 
         Raises:
           InputError: the file cannot be written, another process is writing it, or it holds
-            anything but whole entries of this format. The file is then unchanged.
+            anything but whole entries of this format, made with the same. The file is then
+            unchanged.
         """
         self.path, self.format = path, format
         self.keys: set[Key] = set()
@@ -130,10 +143,25 @@ class CaptionWriter:
                 file.seek(self._end)
                 rest = file.read().strip(b"\n,] ") if format.tail else file.read()
                 self.removed = rest.decode(errors="replace")
+            if restart:
+                self.keys, self.removed = set(), ""
+                self._end, missing = len(format.head.encode()), b""
+            if made_with is not None:
+                self._record(made_with)
             self._mend(missing)
         except BaseException:
             os.close(self._file)
             raise
+
+    def _record(self, made_with: Record) -> None:
+        if self.keys:
+            check_record(self.path, made_with)
+            return
+        try:
+            os.ftruncate(self._file, 0)  # before the record: it never describes older captions
+            write_record(self.path, made_with)
+        except OSError as error:
+            raise self._failed(error) from error
 
     def _lock(self) -> None:
         try:

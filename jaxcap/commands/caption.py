@@ -56,7 +56,10 @@ class CaptionArguments:
     """Directory of a run, or a published model. Several, each with its own --model, form an
     ensemble. Default: the model in the package."""
     output: Path | None = None
-    """File for the captions. Images that it already holds are not captioned again."""
+    """File for the captions. Images that it already holds are not captioned again.
+    FILE.made-with.json beside it records the model and the options."""
+    restart: bool = False
+    """Caption all images again, and replace the captions in --output."""
     format: Literal["text", "jsonl", "csv", "coco"] | None = None
     """text: NAME<TAB>CAPTION. jsonl: one object per line, with all captions. csv: a table. coco:
     COCO results, one JSON array. Default: by the suffix of --output, else text."""
@@ -97,10 +100,13 @@ def run(arguments: CaptionArguments, console: Console) -> int:
     """Print or write the captions of every image; return 1 if some could not be captioned."""
     if arguments.join:
         return _join(arguments, console)
+    if arguments.restart and arguments.output is None:
+        raise InputError("--restart replaces the captions in a file; give --output.")
     if arguments.batch_size < 1:
         raise InputError(f"--batch-size is {arguments.batch_size}; it must be at least 1.")
     from jaxcap.caption_files.text_files import shown
     from jaxcap.caption_files.writing import CaptionStream, CaptionWriter
+    from jaxcap.captioning.identity import identity
     from jaxcap.captioning.loaded_model import load
     from jaxcap.data.image_paths import LIST, image_paths
     from jaxcap.pretrained import packaged
@@ -121,7 +127,12 @@ def run(arguments: CaptionArguments, console: Console) -> int:
     with (
         CaptionStream(functools.partial(print_out, end=""), format)
         if arguments.output is None
-        else CaptionWriter(arguments.output, format) as file
+        else CaptionWriter(
+            arguments.output,
+            format,
+            made_with={**identity(captioner), "words": arguments.words},
+            restart=arguments.restart,
+        ) as file
     ):
         if isinstance(file, CaptionWriter) and file.removed:
             left = shown(file.removed)
@@ -308,6 +319,7 @@ def _caption(
 
 
 def _join(arguments: CaptionArguments, console: Console) -> int:
+    from jaxcap.caption_files.made_with import common_record
     from jaxcap.caption_files.writing import CaptionWriter, read_entries
 
     if arguments.output is None:
@@ -323,7 +335,10 @@ def _join(arguments: CaptionArguments, console: Console) -> int:
     for part in parts:  # read every file once before writing anything
         for _ in read_entries(part, format):
             pass
-    with CaptionWriter(arguments.output, format) as file:
+    record = common_record(parts)
+    with CaptionWriter(
+        arguments.output, format, made_with=record, restart=arguments.restart
+    ) as file:
         for part in parts:
             for key, entry in read_entries(part, format):
                 if key not in file.keys:

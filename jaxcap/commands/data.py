@@ -33,9 +33,11 @@ class DataArguments:
 
     name: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[NAME]")] = None
     """A prepared data set; default: that of --config, else list all data sets."""
+    list: str | None = None
+    """Print the names of the images of this split, one per line, and nothing else."""
     config: Path | None = None
-    """Configuration file that provides min_count, units, length_buckets, …; default: the defaults
-    of these options."""
+    """Configuration, a file or a name of jaxcap configs, that provides min_count, units,
+    length_buckets, …; default: the defaults of these options."""
     data_dir: Path | None = None
     """Folder of the prepared data sets; default that of --config, else $TFDS_DATA_DIR, else
     ~/tensorflow_datasets."""
@@ -58,7 +60,9 @@ def run(arguments: DataArguments, console: Console) -> int:
     name = arguments.name if arguments.config is None else arguments.name or config.name
     data_dir = arguments.data_dir or config.directory
     if name is None:
-        return _list(data_dir, console, as_json=arguments.json)
+        return _list_data_sets(data_dir, console, as_json=arguments.json)
+    if arguments.list is not None:
+        return _list_images(name, arguments.list, data_dir)
     from jaxcap.data.pipeline import all_captions
     from jaxcap.datasets.inspection import inspect, warnings
     from jaxcap.datasets.prepare import find_dataset, load_source
@@ -126,13 +130,24 @@ def _check(arguments: DataArguments) -> None:
             raise InputError(
                 f"--page {page}: this is a folder, or its parent folder does not exist."
             )
+    if arguments.list is not None and (arguments.name or arguments.config) is None:
+        raise InputError(f"--list {arguments.list}: of which data set? Give its name first.")
     if arguments.samples < 0:
         raise InputError(f"--samples is {arguments.samples}; it must be at least 0.")
     if arguments.seed < 0:
         raise InputError(f"--seed is {arguments.seed}; it must be at least 0.")
 
 
-def _list(data_dir: Path | None, console: Console, *, as_json: bool) -> int:
+def _list_images(name: str, split: str, data_dir: Path | None) -> int:
+    from jaxcap.datasets.prepare import load_source
+
+    source = load_source(name, split, data_dir)
+    for number in range(len(source)):
+        print_out(source[number]["image_id"])
+    return 0
+
+
+def _list_data_sets(data_dir: Path | None, console: Console, *, as_json: bool) -> int:
     from jaxcap.datasets.prepare import default_data_dir, find_dataset, list_prepared
 
     where = data_dir or default_data_dir()

@@ -1,4 +1,4 @@
-"""`evaluate.py`: caption and score a split."""
+"""`jaxcap evaluate`: caption and score a split."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
@@ -15,26 +16,36 @@ from jaxcap.commands import print_scores
 from jaxcap.commands.data_folder import choose_data_dir
 from jaxcap.commands.search_options import SearchGroup, SearchOptions, given_search
 from jaxcap.errors import InputError
+from jaxcap.pretrained import packaged
+
+if TYPE_CHECKING:
+    from jaxcap.captioning.loaded_model import LoadedModel
+    from jaxcap.data.pipeline import Source
+    from jaxcap.evaluation import Evaluation
 
 
 @dataclass(frozen=True)
 class EvaluateArguments:
     """Caption every image of a split, score the captions and write a report.
 
-    Several processes share the images. A launcher starts them as for train.py, or
+    Several processes share the images. A launcher starts them as for training, or
     JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID connect them.
     """
 
-    run: tyro.conf.Positional[Path]
-    """Directory of a run, or a published model."""
+    run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RUN]")] = None
+    """Directory of a run, or a published model; default: the model in the package."""
+    model: Path | None = None
+    """RUN, as other commands name it."""
+    data: str | None = None
+    """A data set built by jaxcap prepare; default: the one of the training."""
     split: str = "dev"
     """The split to caption; dev[:100] is its first 100 images."""
     data_dir: Path | None = None
     """Folder of the prepared data sets; default $TFDS_DATA_DIR, else ~/tensorflow_datasets. A
     folder that only the run's config.json names is not opened."""
     output: Path | None = None
-    """Folder for captions, scores and report; default: the run's directory. A published model
-    needs one."""
+    """Folder for captions, scores and report; default: the run's directory, or
+    evaluations/NAME for a published model."""
     latest: bool = False
     """Use the latest checkpoint instead of the best."""
     search: SearchGroup = field(default_factory=SearchOptions)
@@ -45,30 +56,58 @@ def run(arguments: EvaluateArguments, console: Console) -> int:
     from jaxcap.captioning.loaded_model import load
     from jaxcap.datasets.prepare import load_source
     from jaxcap.devices import hosts
-    from jaxcap.devices.parallel import on_local_devices, over_local_devices
-    from jaxcap.evaluation import evaluate_source, write_evaluation
-    from jaxcap.progress import Display
+    from jaxcap.evaluation import write_evaluation
 
     hosts.connect()
     if not hosts.is_first():
         console = Console(quiet=True)
     with hosts.all_succeed():
-        directory = _directory(arguments)
-        captioner = load(arguments.run, best=not arguments.latest)
+        path = _model(arguments)
+        directory = _directory(path, arguments.output)
+        captioner = load(path, best=not arguments.latest)
         captioner = captioner.with_search(**given_search(arguments.search))
         if hosts.is_first() and not (directory.is_dir() and os.access(directory, os.W_OK)):
             raise InputError(
                 f"{directory}: cannot write the results to this folder. Give --output, a folder "
                 "with write permission."
             )
-        data = captioner.config.data
-        data_dir = choose_data_dir(arguments.data_dir, data, run=arguments.run)
-        source = load_source(data.name, arguments.split, data_dir)
+        data, data_dir = arguments.data, arguments.data_dir
+        if data is None:
+            data_dir = choose_data_dir(data_dir, captioner.config.data, run=path)
+            data = captioner.config.data.name
+        source = load_source(data, arguments.split, data_dir)
+    evaluation = evaluate_split(captioner, source, arguments.split, console)
+    with hosts.all_succeed():  # the other processes wait until everything is written
+        if hosts.is_first():
+            paths = write_evaluation(
+                evaluation,
+                source,
+                captioner,
+                data=data,
+                split=arguments.split,
+                command=shlex.join(sys.argv),
+                directory=directory,
+            )
+            print_scores(console, evaluation.corpus, f"{path} on {data} {arguments.split}")
+            for written in paths:
+                console.print(f"wrote {written}", soft_wrap=True)
+    return 0
+
+
+def evaluate_split(
+    captioner: LoadedModel, source: Source, split: str, console: Console
+) -> Evaluation:
+    """Caption and score a split with all devices and processes."""
+    from jaxcap.devices import hosts
+    from jaxcap.devices.parallel import on_local_devices, over_local_devices
+    from jaxcap.evaluation import evaluate_source
+    from jaxcap.progress import Display
+
     with (
         hosts.ending_with_others(),
-        Display(console, f"captioning {arguments.split}", total=len(source)) as display,
+        Display(console, f"captioning {split}", total=len(source)) as display,
     ):
-        evaluation = evaluate_source(
+        return evaluate_source(
             source,
             decode=over_local_devices(captioner.decode),
             variables=on_local_devices(captioner.variables),
@@ -77,35 +116,27 @@ def run(arguments: EvaluateArguments, console: Console) -> int:
             report=display.update,
             attention=True,
         )
-    command = "python evaluate.py " + shlex.join(sys.argv[1:])
-    with hosts.all_succeed():  # the other processes wait until everything is written
-        if hosts.is_first():
-            paths = write_evaluation(
-                evaluation,
-                source,
-                captioner,
-                split=arguments.split,
-                command=command,
-                directory=directory,
-            )
-            print_scores(console, evaluation.corpus, f"{arguments.run} on {arguments.split}")
-            for path in paths:
-                console.print(f"wrote {path}", soft_wrap=True)
-    return 0
 
 
-def _directory(arguments: EvaluateArguments) -> Path:
-    """Return the folder of the results, created if `--output` names a new one."""
+def _model(arguments: EvaluateArguments) -> Path:
+    """Return the run or published model that the user named, or the model in the package."""
+    if arguments.run is not None and arguments.model is not None:
+        raise InputError(
+            f"RUN is {arguments.run} and --model is {arguments.model}; give one of the two."
+        )
+    return arguments.run or arguments.model or packaged()
+
+
+def _directory(model: Path, output: Path | None) -> Path:
+    """Return the folder of the results, created if it is not the model's own."""
     from jaxcap.storage.published import is_published
 
-    if arguments.output is None:
-        if is_published(arguments.run):
-            raise InputError(
-                f"{arguments.run}: a published model has no folder for results. Give --output DIR."
-            )
-        return arguments.run
+    if output is None:
+        if not is_published(model):
+            return model
+        output = Path("evaluations") / model.stem
     try:
-        arguments.output.mkdir(parents=True, exist_ok=True)
+        output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--output {arguments.output}: {error.strerror}.") from None
-    return arguments.output
+        raise InputError(f"--output {output}: {error.strerror}.") from None
+    return output

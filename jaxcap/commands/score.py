@@ -34,13 +34,14 @@ class ScoreArguments:
 
     Predictions: COCO results, {image: caption}, JSON lines (also of jaxcap caption --json), CSV or
     TSV. References: COCO annotations, Karpathy's dataset_*.json, a Flickr token file,
-    {image: [captions]}, JSON lines, CSV or TSV. The content determines the format.
+    {image: [captions]}, JSON lines, CSV or TSV. The content determines the format. Or NAME:SPLIT, a
+    split of a data set built by jaxcap prepare.
     """
 
     predictions: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PREDICTIONS")]
     """Captions to score, one per image."""
     references: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="REFERENCES")]
-    """Human captions, one or more per image."""
+    """Human captions, one or more per image: a file, or NAME:SPLIT."""
     against: Path | None = None
     """Other predictions for the same images, to compare by paired bootstrap."""
     units: Literal["words", "characters"] = "words"
@@ -50,6 +51,8 @@ class ScoreArguments:
     """Split of references that have splits, such as Karpathy's: test, val, train+restval, …"""
     image_list: Path | None = None
     """Text file with the images to score, one per line, such as Flickr_8k.testImages.txt."""
+    data_dir: Path | None = None
+    """Folder of the prepared data sets; default $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
     bootstrap: bool = False
     """Print 95 % bootstrap intervals over images."""
     resamples: int = 1000
@@ -59,7 +62,8 @@ class ScoreArguments:
     baselines: bool = False
     """Also score people (each reference against the others) and the best constant caption."""
     train: Path | None = None
-    """Training captions, in any format of references, to count novel captions."""
+    """Training captions to count novel captions: a file in any format of references, or NAME:SPLIT.
+    """
     train_split: str | None = None
     """Split of --train; default train, plus restval if there is one."""
     train_list: Path | None = None
@@ -175,10 +179,12 @@ def _check(arguments: ScoreArguments) -> None:
 def _read(arguments: ScoreArguments) -> tuple[Pairing, Pairing | None, list[str]]:
     """Read the captions of one or two models with their references; also return warnings."""
     from jaxcap.caption_files.reading import read_captions
+    from jaxcap.datasets.caption_file import read_references
     from jaxcap.scoring import inputs, pitfalls
     from jaxcap.scoring.pairing import Allowed, check_roles, common, pair
 
-    predictions, references = map(read_captions, (arguments.predictions, arguments.references))
+    predictions = read_captions(arguments.predictions)
+    references = read_references(arguments.references, arguments.data_dir)
     # Check for swapped files before asking for a split, which only real references have.
     check_roles(predictions, references)
     references, warnings = inputs.references_of(
@@ -256,12 +262,13 @@ def _add_diversity(
     other: _Scored | None,
     targets: Sequence[Sequence[Sequence[str]]],
 ) -> None:
+    from jaxcap.datasets.caption_file import read_references
     from jaxcap.scoring import diversity, inputs
 
     training = None
     if arguments.train is not None:
         training = inputs.training_captions(
-            arguments.train,
+            read_references(arguments.train, arguments.data_dir),
             split=arguments.train_split,
             image_list=arguments.train_list,
             references=arguments.references,

@@ -1,27 +1,32 @@
-"""`train.py`: train the captioner of a configuration file."""
+"""`jaxcap train`: train the captioner of a configuration."""
 
 from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console
 
 from jaxcap.commands import print_scores
-from jaxcap.config import Config, load_config_file
+from jaxcap.config import Config, Stage, find_config_file, load_config_file
 from jaxcap.config.extensions import import_extensions
 from jaxcap.errors import InputError
 
-_USAGE = "usage: train.py CONFIG.py [--workdir DIR] [--any.option VALUE …]; --help lists them"
+if TYPE_CHECKING:
+    from jaxcap.training import Interrupted
 
 
 @dataclass(frozen=True)
 class TrainArguments:
-    """Train the captioner of a configuration file, or resume an interrupted run."""
+    """Train the captioner of a configuration, or resume an interrupted run.
+
+    jaxcap configs lists the configurations that come with jaxcap.
+    """
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     workdir: Path = Path("runs/NAME")
@@ -29,22 +34,62 @@ class TrainArguments:
 
 
 def parse(argv: list[str]) -> TrainArguments:
-    """Parse the arguments of `train.py`; defaults come from the configuration file named first.
+    """Parse the arguments of `jaxcap train`; defaults come from the configuration named first.
 
     Raises:
-      InputError: the first argument is not a configuration file, or the file is faulty.
+      InputError: the first argument is no configuration, or a faulty one; or a stage would override
+        an option.
     """
-    if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
-        raise InputError(f"No configuration file is named first. {_USAGE}")
-    if argv[0] in ("-h", "--help"):
-        program, options, default = "CONFIG.py", ["--help"], TrainArguments(Config())
-    else:
-        path = Path(argv[0])
-        program, options = argv[0], argv[1:]
-        default = TrainArguments(load_config_file(path), workdir=Path("runs") / path.stem)
-    arguments = tyro.cli(TrainArguments, prog=f"train.py {program}", args=options, default=default)
-    import_extensions(arguments.config, folder=Path(argv[0]).parent)
+    if argv[:1] in (["-h"], ["--help"]):
+        return parse_options("train CONFIG", ["--help"], TrainArguments(Config()))
+    if not argv or argv[0].startswith("-"):
+        raise InputError(
+            "No configuration is named first. usage: jaxcap train CONFIG [--workdir DIR] "
+            "[--any.option VALUE …]; CONFIG is a file or a name of jaxcap configs; --help lists "
+            "the options."
+        )
+    name, *options = argv
+    path = find_config_file(name)
+    default = TrainArguments(load_config_file(path), workdir=Path("runs") / path.stem)
+    arguments = parse_options(f"train {name}", options, default)
+    _check_stages(default.config.stages, options, name)
+    import_extensions(arguments.config, folder=path.parent)
     return arguments
+
+
+def parse_options(program: str, options: list[str], default: TrainArguments) -> TrainArguments:
+    """Parse the options of a training, each `--section.option VALUE`."""
+    return tyro.cli(TrainArguments, prog=f"jaxcap {program}", args=options, default=default)
+
+
+def _check_stages(stages: Sequence[Stage], options: Sequence[str], name: str) -> None:
+    """Refuse options of the command line that a stage would override."""
+    for flag in (option.partition("=")[0] for option in options):
+        section, _, option = flag.removeprefix("--").replace("-", "_").partition(".")
+        option = option.removeprefix("no_")
+        overriding = {
+            f"stages[{i}]": own[section][option]
+            for i, own in enumerate(map(_stage_options, stages))
+            if option in own.get(section, {})
+        }
+        if overriding:
+            found = ", ".join(
+                f"{stage} sets it to {value!r}" for stage, value in overriding.items()
+            )
+            file = name if name.endswith(".py") else "mine.py"
+            copy = "" if file == name else f"jaxcap configs {name} > {file}, then "
+            raise InputError(
+                f"{flag}: the stages of {name} override {section}.{option}: {found}. Change it "
+                f"there: {copy}edit the stages in {file}, then jaxcap train {file}."
+            )
+
+
+def _stage_options(stage: Stage) -> dict[str, dict[str, Any]]:
+    return {
+        "train": stage.train | {"epochs": stage.epochs},
+        "encoder": stage.encoder,
+        "data": stage.data,
+    }
 
 
 def run(arguments: TrainArguments, console: Console) -> int:
@@ -55,11 +100,7 @@ def run(arguments: TrainArguments, console: Console) -> int:
     try:
         summary = train(arguments.config, arguments.workdir, console=console)
     except Interrupted as interrupted:
-        console.print(
-            f"{interrupted} To resume, repeat the command:", soft_wrap=True, highlight=False
-        )
-        console.print(f"  python {shlex.join(sys.argv)}", soft_wrap=True)
-        return interrupted.status
+        return tell_interrupted(interrupted, console)
     if not hosts.is_first():
         return 0
     print_scores(console, summary.scores, f"best checkpoint, step {summary.best_step}")
@@ -68,6 +109,13 @@ def run(arguments: TrainArguments, console: Console) -> int:
     split = shlex.quote(arguments.config.evaluation.split)
     data_dir = arguments.config.data.directory
     where = "" if data_dir is None else f" --data-dir {shlex.quote(str(data_dir))}"
-    console.print(f"  python evaluate.py {directory} --split {split}{where}", soft_wrap=True)
+    console.print(f"  jaxcap evaluate {directory} --split {split}{where}", soft_wrap=True)
     console.print(f"  jaxcap caption PHOTO.jpg --model {directory}", soft_wrap=True)
     return 0
+
+
+def tell_interrupted(interrupted: Interrupted, console: Console) -> int:
+    """Print how to resume an interrupted training; return its exit status."""
+    console.print(f"{interrupted} To resume, repeat the command:", soft_wrap=True, highlight=False)
+    console.print(f"  {shlex.join(sys.argv)}", soft_wrap=True)
+    return interrupted.status

@@ -5,7 +5,13 @@ the result as `config.json`, which is enough to rebuild the model.
 """
 
 from jaxcap.config.checks import check_heeded, stage_configs, validate
-from jaxcap.config.config_files import load_config, load_config_file, save_config
+from jaxcap.config.config_files import (
+    find_config_file,
+    load_config,
+    load_config_file,
+    save_config,
+    shipped_configs,
+)
 from jaxcap.config.conversion import differences, to_dict
 from jaxcap.config.schema import (
     Config,
@@ -32,10 +38,12 @@ __all__ = [
     "MAX_REQUIRED",
     "check_heeded",
     "differences",
+    "find_config_file",
     "from_dict",
     "load_config",
     "load_config_file",
     "save_config",
+    "shipped_configs",
     "stage_configs",
     "to_dict",
     "validate",

@@ -1,4 +1,4 @@
-"""Read and write configurations: `configs/NAME.py`, and `config.json` of a run."""
+"""Find, read and write configurations: `configs/NAME.py`, and `config.json` of a run."""
 
 from __future__ import annotations
 
@@ -27,8 +27,38 @@ from jaxcap.files import write_text
 from jaxcap.json_data import from_dict, read_json
 
 
-def load_config_file(path: Path) -> Config:
-    """Run a file of `configs/` and return its `CONFIG`.
+def shipped_configs() -> dict[str, Path]:
+    """Return the configuration files that come with jaxcap, by name."""
+    package = Path(__file__).parents[1]
+    # An installed package holds the folder, a checkout has it beside the package.
+    folders = package / "configs", package.with_name("configs")
+    folder = next((each for each in folders if each.is_dir()), folders[0])
+    return {path.stem: path for path in sorted(folder.glob("*.py"))}
+
+
+def find_config_file(name: str | Path) -> Path:
+    """Return the configuration file that a user named.
+
+    Args:
+      name: the path of a file, or the name of a configuration that comes with jaxcap.
+
+    Raises:
+      InputError: nothing has this name.
+    """
+    path, shipped = Path(name), shipped_configs()
+    if path.is_file():
+        return path
+    if str(name) in shipped:
+        return shipped[str(name)]
+    near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.py")] + [*shipped])
+    raise InputError(
+        f"{name}: no such configuration file.{near} Give a path, or the name of a configuration "
+        f"that comes with jaxcap: {', '.join(shipped)}."
+    )
+
+
+def load_config_file(name: str | Path) -> Config:
+    """Run a file of `configs/` and return its `CONFIG`; see `find_config_file`.
 
     The file's folder is importable while it runs. Such a file is a program: run only those that you
     trust. `config.json` is data.
@@ -36,9 +66,7 @@ def load_config_file(path: Path) -> Config:
     Raises:
       InputError: the file does not exist, fails, or defines no valid `CONFIG`.
     """
-    if not path.is_file():
-        near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.py")])
-        raise InputError(f"{path}: no such configuration file.{near}")
+    path = find_config_file(name)
     try:
         with importable(path.parent):
             config = runpy.run_path(str(path)).get("CONFIG")

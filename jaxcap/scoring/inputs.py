@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jaxcap.caption_files.reading import CaptionFile, read_captions
+from jaxcap.caption_files.reading import CaptionFile
 from jaxcap.errors import InputError
 from jaxcap.metrics import ScoringUnits, splitter
 from jaxcap.scoring.pairing import in_list, in_split
@@ -41,7 +41,7 @@ def references_of(
 
 
 def training_captions(
-    path: Path,
+    file: CaptionFile,
     *,
     split: str | None,
     image_list: Path | None,
@@ -51,24 +51,23 @@ def training_captions(
     """Return the captions of a training set, each tokenised and joined by spaces.
 
     Args:
-      path: the caption file of the training set.
+      file: the captions of the training set.
       split: the split; None means "train", or "train+restval" if the file has both.
       image_list: a file that lists the training images.
       references: the file of the references. If it is the same file, a split or a list is needed.
       units: words or characters.
 
     Raises:
-      InputError: the file, the split or the list is invalid, or the file is that of the references
-        without a split or a list.
+      InputError: the split or the list is invalid, or the file is that of the references without a
+        split or a list.
     """
-    file = read_captions(path)
     splits = {image.split for image in file.images} - {None}
     if split is None and image_list is None and "train" in splits:
         split = "train+restval" if "restval" in splits else "train"
-    if split is None and image_list is None and path.resolve() == references.resolve():
+    if split is None and image_list is None and file.path.resolve() == references.resolve():
         raise InputError(
-            f"--train {path}: this is the file of the references; name the training images in it "
-            "with --train-list FILE."
+            f"--train {file.path}: this is the file of the references; name the training images in "
+            "it with --train-list FILE."
         )
     if split is not None or image_list is None:
         file = in_split(file, split, "--train-split")

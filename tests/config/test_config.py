@@ -22,6 +22,7 @@ from jaxcap.config import (
     load_config,
     load_config_file,
     save_config,
+    shipped_configs,
     to_dict,
     validate,
 )
@@ -154,13 +155,14 @@ def test_errors_name_the_option(values: Any, message: str) -> None:
             for section, names in {
                 "data": ("image_size", "captions_per_image", "min_count"),
                 "decoder": ("hidden_size", "embedding_size", "attention_size"),
-                "train": ("batch_size", "epochs", "log_every"),
+                "train": ("batch_size", "log_every"),
                 "search": ("beam_size", "max_length"),
                 "evaluation": ("batch_size",),
             }.items()
             for name in names
             for value in (0, -1)
         ),
+        ("train", {"epochs": -1}),
         *(
             ("train", {name: value})
             for name in ("learning_rate", "clip_norm")
@@ -368,8 +370,8 @@ def test_a_configuration_file_is_run(tmp_path: Path) -> None:
         ),
         ("CONFIG = Config(trian=3)", r"Config has no option 'trian'\. Did you mean 'train'\?"),
         (
-            "CONFIG = Config(train=TrainConfig(epochs=0))",
-            r"experiment\.py: train\.epochs is 0; it must be at least 1",
+            "CONFIG = Config(train=TrainConfig(epochs=-1))",
+            r"experiment\.py: train\.epochs is -1; it must be at least 0",
         ),
         (
             "CONFIG = Config(train=TrainConfig(epochs='3'))",
@@ -403,7 +405,7 @@ def test_a_missing_file_suggests_its_neighbour(tmp_path: Path) -> None:
         r" Did you mean 'experiment\.py'\?",
     ):
         load_config_file(tmp_path / "experimnt.py")
-    with pytest.raises(InputError, match=r"a\.py: no such configuration file\.$"):
+    with pytest.raises(InputError, match=r"a\.py: no such configuration file\. Give a path"):
         load_config_file(tmp_path / "nowhere" / "a.py")
 
 
@@ -425,10 +427,21 @@ def test_an_exception_in_a_file_is_reported_with_its_line(
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
 def test_the_configurations_of_the_repository_are_valid(path: Path) -> None:
-    assert isinstance(load_config_file(path), Config)
+    assert isinstance(load_config_file(path.stem), Config)
+    assert shipped_configs()[path.stem] == path
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"\xff", b"3", b'{"train": {"epochs": 0}}'])
+def test_a_file_comes_before_a_configuration_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shapes").write_text("from jaxcap.config import Config\nCONFIG = Config()\n")
+    assert load_config_file("shapes") == Config()
+    with pytest.raises(InputError, match="Did you mean 'flickr8k'"):
+        load_config_file("flikr8k")
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"\xff", b"3", b'{"train": {"epochs": -1}}'])
 def test_a_damaged_saved_configuration_is_refused(tmp_path: Path, damage: bytes) -> None:
     path = tmp_path / "config.json"
     path.write_bytes(damage)

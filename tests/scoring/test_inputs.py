@@ -34,20 +34,27 @@ def test_what_a_split_leaves_out_is_said(karpathy: Path) -> None:
 
 
 def test_training_captions_are_of_the_training_images(karpathy: Path) -> None:
-    found = training_captions(karpathy, split=None, image_list=None, references=karpathy)
+    found = training_captions(
+        read_captions(karpathy), split=None, image_list=None, references=karpathy
+    )
     assert found == {"a train dog", "a restval dog"}
-    found = training_captions(karpathy, split="test", image_list=None, references=karpathy)
+    found = training_captions(
+        read_captions(karpathy), split="test", image_list=None, references=karpathy
+    )
     assert found == {"a test dog"}
 
 
 def test_the_references_are_not_the_training_set(tmp_path: Path) -> None:
     tokens = tmp_path / "token.txt"
     tokens.write_text("a.jpg#0\tA dog .\nb.jpg#0\tA cat .\n")
+    file = read_captions(tokens)
     with pytest.raises(InputError, match="this is the file of the references"):
-        training_captions(tokens, split=None, image_list=None, references=tokens)
+        training_captions(file, split=None, image_list=None, references=tokens)
     names = tmp_path / "train.txt"
     names.write_text("b.jpg\n")
-    found = training_captions(tokens, split=None, image_list=names, references=tokens)
+    found = training_captions(
+        read_captions(tokens), split=None, image_list=names, references=tokens
+    )
     assert found == {"a cat"}
 
 

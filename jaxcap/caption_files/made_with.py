@@ -1,0 +1,90 @@
+"""What the captions in a file were made with, in `FILE.made-with.json` beside it.
+
+A file is continued only with the same model and options. Otherwise it would hold captions of
+several, or keep those of a model that has been replaced.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxcap.errors import InputError
+from jaxcap.files import write_text
+
+_WAY_OUT = "To caption all images again, give --restart; to keep these captions, another --output."
+
+_ABSENT = "not recorded"
+
+Record = Mapping[str, Any]
+"""JSON values by name, such as `captioning.identity.identity` returns."""
+
+
+def record_of(path: Path) -> Path:
+    """Return the file with the record of a caption file."""
+    return path.with_name(f"{path.name}.made-with.json")
+
+
+def read_record(path: Path) -> Record | None:
+    """Return the record of a caption file, or None if it is missing or damaged."""
+    try:
+        found = json.loads(record_of(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Write the record of a caption file.
+
+    Raises:
+      OSError: the folder is not writable.
+    """
+    write_text(record_of(path), json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+def check_record(path: Path, record: Record) -> None:
+    """Check that the captions in a file were made with the same model and options.
+
+    Raises:
+      InputError: they were not, or there is no record. The message lists the differences.
+    """
+    found = read_record(path)
+    if found is None:
+        raise InputError(
+            f"{path}: it holds captions, but {record_of(path).name}, which says what they were "
+            f"made with, is missing or damaged. {_WAY_OUT}"
+        )
+    if lines := _differences(found, json.loads(json.dumps(record))):
+        raise InputError(
+            f"{path}: its captions were made with other settings (then and now):\n  "
+            + "\n  ".join(lines)
+            + f"\n{_WAY_OUT}"
+        )
+
+
+def common_record(paths: Sequence[Path]) -> Record | None:
+    """Return the record that caption files share; None if none of them has one.
+
+    Raises:
+      InputError: their records differ.
+    """
+    first, *others = [(path, read_record(path) or {}) for path in paths]
+    for path, record in others:
+        if lines := _differences(first[1], record):
+            raise InputError(
+                f"{first[0]} and {path} were made with different settings (first and second):\n  "
+                + "\n  ".join(lines)
+                + "\nCaption one of the two again, with the settings of the other."
+            )
+    return first[1] or None
+
+
+def _differences(found: Record, expected: Record) -> list[str]:
+    return [
+        f"{name}: {found.get(name, _ABSENT)!r}, {expected.get(name, _ABSENT)!r}"
+        for name in {**found, **expected}
+        if found.get(name, _ABSENT) != expected.get(name, _ABSENT)
+    ]

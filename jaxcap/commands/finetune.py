@@ -1,0 +1,154 @@
+"""`jaxcap finetune`: fine-tune a captioner on other photographs."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from jaxcap.commands.train import TrainArguments, parse_options, tell_interrupted
+from jaxcap.config import Config, DataConfig, EvaluationConfig, TrainConfig
+from jaxcap.pretrained import packaged
+
+if TYPE_CHECKING:
+    from jaxcap.evaluation import Evaluation
+    from jaxcap.metrics import ScoringUnits
+
+_MAX_CAPTIONS = 5
+
+
+@dataclass(frozen=True)
+class FinetuneArguments:
+    """Fine-tune the model in the package, or another, on a data set of your own.
+
+    Architecture, preprocessing and vocabulary are the model's; the vocabulary gains the words of
+    your captions. The defaults are for a few hundred to a few thousand photographs. Every option
+    of jaxcap train may follow, such as --train.epochs 20 --evaluation.split test.
+    """
+
+    data: str
+    """A data set built by jaxcap prepare."""
+    model: Path | None = None
+    """Directory of a run, or a published model; default: the model in the package."""
+    data_dir: Path | None = None
+    """Folder of the prepared data sets; default $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    workdir: Path | None = None
+    """Directory of the new run; default runs/DATA."""
+
+
+def parse(argv: list[str]) -> TrainArguments:
+    """Parse the arguments of `jaxcap finetune`; defaults come from the model and the data.
+
+    Raises:
+      InputError: there is no such model or data set.
+    """
+    arguments, options = tyro.cli(
+        FinetuneArguments, prog="jaxcap finetune", args=argv, return_unknown_args=True
+    )
+    workdir = arguments.workdir or Path("runs") / arguments.data
+    default = TrainArguments(finetuning(arguments), workdir)
+    return parse_options("finetune", options, default)
+
+
+def finetuning(arguments: FinetuneArguments) -> Config:
+    """Return the configuration of a fine-tuning.
+
+    The encoder is frozen and its features are cached, so an epoch takes seconds. That rules out
+    augmentation; dropout and early stopping guard against overfitting instead.
+    """
+    from jaxcap.captioning.loaded_model import load
+    from jaxcap.data.pipeline import all_captions
+    from jaxcap.datasets.prepare import load_source
+
+    path = arguments.model or packaged()
+    start = load(path).config
+    source = load_source(arguments.data, "train", arguments.data_dir)
+    own = start.data
+    return dataclasses.replace(
+        start,
+        data=DataConfig(
+            name=arguments.data,
+            data_dir=None if arguments.data_dir is None else str(arguments.data_dir),
+            image_size=own.image_size,
+            captions_per_image=min(_MAX_CAPTIONS, max(map(len, all_captions(source)))),
+            min_count=3,
+            units=own.units,
+            normalisation=own.normalisation,
+            length_buckets=own.length_buckets,
+        ),
+        encoder=dataclasses.replace(
+            start.encoder, weights=None, trainable=False, train_from=None, cache_features=True
+        ),
+        decoder=dataclasses.replace(
+            start.decoder, embedding_dropout=0.3, feature_dropout=0.3, output_dropout=0.5
+        ),
+        train=TrainConfig(
+            start_from=str(path),
+            extend_vocabulary=True,
+            batch_size=16,
+            epochs=10,
+            learning_rate=2e-4,
+            label_smoothing=0.1,
+            weight_decay=1e-2,
+            patience=3,
+        ),
+        evaluation=EvaluationConfig(
+            batch_size=start.evaluation.batch_size, units=start.evaluation.units
+        ),
+        stages=(),
+    )
+
+
+def run(arguments: TrainArguments, console: Console) -> int:
+    """Fine-tune, and compare the best checkpoint with the captioner that it started from."""
+    from jaxcap.captioning.loaded_model import load
+    from jaxcap.commands.evaluate import evaluate_split
+    from jaxcap.datasets.prepare import load_source
+    from jaxcap.devices import hosts
+    from jaxcap.evaluation import scoring_units, write_evaluation
+    from jaxcap.training import Interrupted, train
+
+    config, workdir = arguments.config, arguments.workdir
+    try:
+        summary = train(config, workdir, console=console)
+    except Interrupted as interrupted:
+        return tell_interrupted(interrupted, console)
+    split, start = config.evaluation.split, config.train.start_from
+    assert start is not None
+    source = load_source(config.data.name, split, config.data.directory)
+    tuned = load(workdir)
+    before = evaluate_split(load(start), source, split, console)
+    after = evaluate_split(tuned, source, split, console)
+    if not hosts.is_first():
+        return 0
+    *_, page = write_evaluation(after, source, tuned, split=split, command=shlex.join(sys.argv))
+    console.print(
+        _comparison(before, after, scoring_units(config), f"{len(source)} {split} images")
+    )
+    if not summary.best_step:
+        console.print("Training did not improve the captions: the run keeps those of before.")
+    console.print(f"Fine-tuned for {summary.seconds / 60:.1f} minutes; captions: {page}. Next:")
+    directory = shlex.quote(str(workdir))
+    console.print(f"  jaxcap caption PHOTO.jpg --model {directory}", soft_wrap=True)
+    return 0
+
+
+def _comparison(before: Evaluation, after: Evaluation, units: ScoringUnits, images: str) -> Table:
+    from jaxcap.scoring import bootstrap
+
+    table = Table(title=f"Before and after, {images}", title_justify="left")
+    for column in ("", "before", "after", "difference", "95 % interval"):
+        table.add_column(column, justify="right" if column else "left")
+    differences = bootstrap.compare(after.statistics(units), before.statistics(units))
+    for name, found in differences.items():
+        interval = f"{found.interval.low:+.1f} … {found.interval.high:+.1f}"
+        scores = f"{before.corpus[name]:.1f}", f"{after.corpus[name]:.1f}"
+        table.add_row(name, *scores, f"{found.difference:+.1f}", interval)
+    return table
