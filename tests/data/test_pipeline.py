@@ -12,6 +12,7 @@ from PIL import Image
 from jaxcap.config import DataConfig
 from jaxcap.data.batch import Batch
 from jaxcap.data.captions import Captions
+from jaxcap.data.mixture import Turns
 from jaxcap.data.pipeline import (
     TrainingSet,
     epoch_order,
@@ -21,6 +22,7 @@ from jaxcap.data.pipeline import (
     tokenised_captions,
     training_batches,
 )
+from jaxcap.data.simulated_words import SimulatedWords
 from jaxcap.errors import InputError
 from jaxcap.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
 
@@ -91,8 +93,8 @@ def batches(
 def assert_same(found: list[Batch], expected: list[Batch]) -> None:
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
-        for name in Batch._fields:
-            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+        assert jax.tree.structure(one) == jax.tree.structure(other)
+        jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
 def test_an_epoch_has_every_image_once_except_the_remainder(source, captions):
@@ -336,3 +338,94 @@ def test_unequal_shares_are_refused(source, captions):
     assert [share_of_batch(8, (host, 4)) for host in range(4)] == [
         *(slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 8))
     ]
+
+
+# ---- several data sets -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sets(source, captions) -> list[TrainingSet]:
+    """Two data sets of images, and one of text alone, with 23, 12 and 17 records."""
+    words = SimulatedWords(Captions(captions.rows.part(0, 17)), recognisable=(4, 5, 6), count=3)
+    return [
+        TrainingSet(source, captions),
+        TrainingSet(source[:12], Captions(captions.rows.part(0, 12)), first_number=23),
+        TrainingSet(source[:17], words.captions, words=words, first_number=35),
+    ]
+
+
+def mixed(sets, turns, *, first=0, steps=12, shard=(0, 1), size=4):
+    return list(
+        training_batches(
+            sets,
+            config=CONFIG,
+            batch_size=size,
+            seed=7,
+            first_step=first,
+            steps=steps,
+            turns=turns,
+            shard=shard,
+        )
+    )
+
+
+HALVES = Turns((0.5, 0.25, 0.25), (0, 0, 0))
+
+
+def set_of(batch: Batch) -> int:
+    """Return the data set of a batch; all its images must belong to it."""
+    (found,) = {int(np.searchsorted([23, 35], number, side="right")) for number in batch.numbers}
+    return found
+
+
+def test_each_batch_comes_from_one_data_set_in_passes_of_its_own(sets):
+    found = mixed(sets, HALVES, steps=40)
+    assert [set_of(batch) for batch in found[:8]] == [0, 1, 2, 0, 0, 1, 2, 0]
+    for i, (size, each) in enumerate(zip((23, 12, 17), sets, strict=True)):
+        numbers = [b.numbers - each.first_number for b in found if set_of(b) == i]
+        for epoch in range(len(numbers) // (size // 4)):
+            of_epoch = np.concatenate(numbers[epoch * (size // 4) :][: size // 4])
+            assert len(set(of_epoch.tolist())) == len(of_epoch)
+        for batch in (b for b in found if set_of(b) == i):
+            for number, rows in zip(batch.numbers - each.first_number, batch.tokens, strict=True):
+                longest = each.captions[int(number)][0]
+                assert tuple(rows[0][rows[0] != PAD].tolist()) == longest
+    # Equal data sets are still shuffled differently.
+    one, other = mixed([sets[0]] * 2, Turns((0.5, 0.5), (0, 0)), steps=2)
+    assert (one.numbers != other.numbers).any()
+
+
+def test_text_comes_with_words_in_place_of_images(sets):
+    for batch in mixed(sets, HALVES):
+        if set_of(batch) == 2:
+            assert batch.pixels is None
+            assert batch.features is None
+            assert batch.words.ids.shape == batch.words.probabilities.shape == (4, 3)
+        else:
+            assert batch.words is None
+            assert batch.pixels.shape == (4, 8, 8, 3)
+
+
+def test_a_data_set_alone_is_read_as_without_the_others(sets, source, captions):
+    alone = batches(source, captions, size=4)
+    assert_same(mixed(sets, Turns((1.0, 0.0, 0.0), (0, 0, 0))), alone)
+
+
+def test_mixed_batches_resume_and_are_shared_exactly(sets):
+    whole = mixed(sets, HALVES)
+    for first in (1, 6, 11):
+        assert_same(mixed(sets, HALVES, first=first), whole[first:])
+    shares = [mixed(sets, HALVES, shard=(host, 2)) for host in range(2)]
+    together = [
+        jax.tree.map(lambda *arrays: np.concatenate(arrays), *step)
+        for step in zip(*shares, strict=True)
+    ]
+    assert_same(together, whole)
+
+
+def test_a_stage_with_other_weights_reads_on(sets):
+    first = mixed(sets, HALVES, steps=8)
+    turns = HALVES.followed_by((1.0, 0.0, 0.0), stop=8)
+    second = mixed(sets, turns, first=8, steps=9)
+    numbers = np.concatenate([b.numbers for b in [*first, *second] if set_of(b) == 0])
+    assert len(numbers) == len(set(numbers.tolist())) == 20  # one pass, over the border

@@ -14,10 +14,10 @@ record.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from jaxcap.caption_files.column_names import CAPTION_NAMES, ID_NAMES, LAST_ID_NAMES, Names
+from jaxcap.caption_files.reading import ImageCaptions
 from jaxcap.caption_files.text_files import (
     Problems,
     Table,
@@ -49,7 +49,7 @@ def read(options: SourceOptions, progress: Progress = no_progress) -> Listing:
     if path is None or not path.is_file():
         found = "no source given" if path is None else f"{path}: no such file"
         raise InputError(f"{found}; expected --source FILE, {_EXPECTED}")
-    findings, notes = Findings(path, skip_gaps=options.skip_bad), ()
+    findings, notes = Findings(path, skip_gaps=options.skip_bad), tuple[str, ...]()
     text = read_text(path)
     (_, first), *_ = numbered_lines(text)
     table = find_table(text)
@@ -67,12 +67,12 @@ def read(options: SourceOptions, progress: Progress = no_progress) -> Listing:
     else:
         groups, notes = _in_lines(text)
     examples = []
-    for name, place, texts in groups:
-        kept = tuple(caption for caption in texts if caption.strip())
-        if len(kept) < len(texts):
-            findings.add_gap(path, place, "empty caption; expected text")
-        if kept:
-            examples.append(Example(name, None, kept))
+    for group in groups:
+        for caption, place in zip(group.captions, group.places, strict=True):
+            if not caption.strip():
+                findings.add_gap(path, place, "empty caption; expected text")
+        if kept := tuple(caption for caption in group.captions if caption.strip()):
+            examples.append(Example(next(iter(group.ids.values())), None, kept))
     findings.raise_if_any()
     if not examples:
         raise InputError(f"{path}: no caption remains; expected at least one")
@@ -83,14 +83,9 @@ def read(options: SourceOptions, progress: Progress = no_progress) -> Listing:
     )
 
 
-_Group = tuple[str, str, list[str]]
-"""The name of a record, its place in the file, and its captions."""
-
-
-def _in_tokens(path: Path, findings: Findings) -> list[_Group]:
+def _in_tokens(path: Path, findings: Findings) -> list[ImageCaptions]:
     file = read_file(path, findings)
-    images = [] if file is None else file.images
-    return [(next(iter(image.ids.values())), image.place, image.captions) for image in images]
+    return [] if file is None else file.images
 
 
 def _check_columns(
@@ -116,30 +111,33 @@ def _check_columns(
 
 def _in_table(
     path: Path, table: Table, captions: tuple[str, ...], findings: Findings
-) -> list[_Group]:
-    problems, groups = Problems(path), {}
+) -> list[ImageCaptions]:
+    problems = Problems(path)
+    groups: dict[str, ImageCaptions] = {}
     for place, row in read_table(table, problems):
         key = next((row[name] for name in LAST_ID_NAMES if row.get(name)), place)
-        group: _Group = groups.setdefault(key, (key, place, []))
-        texts = [row[name] for name in captions]
+        group = groups.setdefault(key, ImageCaptions({"id": key}, []))
         # Of several columns some may be empty: photographs differ in their number of captions.
-        group[2].extend(list(filter(None, texts)) or [""])
+        texts = [row[name] for name in captions if row[name]] or [""]
+        group.captions += texts
+        group.places += [place] * len(texts)
     findings.add_all(problems)
     return list(groups.values())
 
 
-def _in_lines(text: str) -> tuple[list[_Group], tuple[str, ...]]:
-    lines = list(numbered_lines(text))
-    grouped = any(number != i for i, (number, _) in enumerate(lines, start=lines[0][0]))
-    note = "no empty line separates the captions, so each is a record of its own"
-    return list(_groups(lines, grouped=grouped)), () if grouped else (note,)
-
-
-def _groups(lines: list[tuple[int, str]], *, grouped: bool) -> Iterator[_Group]:
-    captions: list[str] = []
-    for i, (number, line) in enumerate(lines):
-        captions.append(line.strip())
-        if not grouped or i + 1 == len(lines) or lines[i + 1][0] != number + 1:
-            place = f"line {number - len(captions) + 1}"
-            yield place, place, captions
-            captions = []
+def _in_lines(text: str) -> tuple[list[ImageCaptions], tuple[str, ...]]:
+    groups: list[list[tuple[int, str]]] = []
+    for number, line in numbered_lines(text):
+        if not groups or groups[-1][-1][0] + 1 < number:
+            groups.append([])
+        groups[-1].append((number, line.strip()))
+    notes: tuple[str, ...] = ()
+    if len(groups) == 1:
+        groups = [[line] for line in groups[0]]
+        notes = ("no empty line separates the captions, so each is a record of its own",)
+    found = []
+    for group in groups:
+        places = [f"line {number}" for number, _ in group]
+        captions = [line for _, line in group]
+        found.append(ImageCaptions({"place": places[0]}, captions, places=places))
+    return found, notes

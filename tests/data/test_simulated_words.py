@@ -1,0 +1,88 @@
+"""Words that stand in for an image, against the probabilities that they are drawn with."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from jaxcap.config import DataConfig
+from jaxcap.data import simulated_words
+from jaxcap.data.captions import Captions
+from jaxcap.data.simulated_words import SimulatedWords
+from jaxcap.text.vocabulary import Vocabulary
+
+# "dog" in 1 of 20 records, "cat" in 3, "boat" in 16; "a" and "sits" cannot be recognised.
+TEXTS = [[["a", word, "sits"]] for word in ["dog", *["cat"] * 3, *["boat"] * 16]]
+VOCABULARY = Vocabulary.from_captions([c for of in TEXTS for c in of], min_count=1)
+DOG, CAT, BOAT = (VOCABULARY.id_of(word) for word in ("dog", "cat", "boat"))
+
+
+def words(texts=TEXTS, recognisable=(DOG, CAT, BOAT), count=20) -> SimulatedWords:
+    captions = Captions.encode(texts, VOCABULARY, config=DataConfig())
+    return SimulatedWords(captions, recognisable, count)
+
+
+def drawn(simulated: SimulatedWords, number: int, times: int) -> list[dict[int, float]]:
+    """Return the words of one record with their probabilities, in several draws."""
+    found = simulated.draw(np.full(times, number), seed=3, step=4)
+    return [
+        {int(i): float(p) for i, p in zip(ids, probabilities, strict=True) if i}
+        for ids, probabilities in zip(*found, strict=True)
+    ]
+
+
+def test_words_of_the_caption_are_thinned_and_given_probabilities():
+    given = [each[DOG] for each in drawn(words(), 0, 4000) if DOG in each]
+    assert len(given) / 4000 == pytest.approx(simulated_words.KEPT, abs=0.03)
+    low, high = simulated_words.TRUE_PROBABILITIES
+    assert low <= min(given) <= max(given) < high
+    assert np.mean(given) == pytest.approx((low + high) / 2, abs=0.02)
+
+
+def test_false_words_follow_the_square_root_of_their_frequency():
+    draws = drawn(words(), 0, 4000)
+    false = Counter(word for each in draws for word in each if word != DOG)
+    # Of Poisson's number, the words are drawn with probabilities 1 : √3 : 4; repeats count once.
+    share = np.array([1, 3**0.5, 4]) / (5 + 3**0.5)
+    for word, p in ((CAT, share[1]), (BOAT, share[2])):
+        expected = 1 - np.exp(-simulated_words.FALSE_WORDS * p)
+        assert false[word] / 4000 == pytest.approx(expected, abs=0.03)
+    low, high = simulated_words.FALSE_PROBABILITIES
+    given = [p for each in draws for word, p in each.items() if word != DOG]
+    assert low <= min(given) <= max(given) < high
+
+
+def test_a_said_word_is_never_false():
+    low, _ = simulated_words.TRUE_PROBABILITIES
+    given = [each[BOAT] for each in drawn(words(), 19, 2000) if BOAT in each]
+    assert min(given) >= low
+
+
+def test_words_come_in_falling_order_and_the_least_probable_are_left_out():
+    many = words([[["dog", "cat", "boat"]]], count=2)
+    ids, probabilities = many.draw(np.zeros(300, int), seed=0, step=0)
+    assert ids.shape == (300, 2)
+    assert ids.dtype == np.int32
+    assert (np.diff(probabilities, axis=1) <= 0).all()
+    np.testing.assert_array_equal(ids == 0, probabilities == 0)
+    assert all(a != b or a == 0 for a, b in ids)
+    whole, _ = words([[["dog", "cat", "boat"]]]).draw(np.zeros(300, int), seed=0, step=0)
+    np.testing.assert_array_equal(ids, whole[:, :2])
+
+
+def test_draws_depend_on_seed_step_and_row_alone():
+    simulated, numbers = words(), np.array([0, 5, 9, 0])
+    whole = simulated.draw(numbers, seed=1, step=7)
+    share = simulated.draw(numbers[2:], seed=1, step=7, first_row=2)
+    for one, other in zip(whole, share, strict=True):
+        np.testing.assert_array_equal(one[2:], other)
+    for seed, step in ((2, 7), (1, 8)):
+        assert (simulated.draw(numbers, seed=seed, step=step)[1] != whole[1]).any()
+    assert (whole[1][0] != whole[1][3]).any()
+
+
+def test_captions_without_a_recognisable_word_have_false_words_alone():
+    simulated = words([[["a", "sits"]], []])
+    for number in (0, 1):
+        found = {word for each in drawn(simulated, number, 200) for word in each}
+        assert found == {DOG, CAT, BOAT}
