@@ -83,7 +83,7 @@ def _load_member(path: Path, *, best: bool, store: Store | None) -> TrainedCapti
 
     config = load_config(path / "config.json")
     vocabulary = Vocabulary.load(path / "vocabulary.json")
-    model = create_captioner(config, len(vocabulary))
+    model = create_captioner(config, len(vocabulary), words=vocabulary.words)
     like = variable_shapes(model, image_size=config.data.image_size)
     with Checkpoints(
         path / "checkpoints", metric=config.evaluation.metric, reading_only=True

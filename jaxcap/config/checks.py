@@ -114,7 +114,7 @@ def _cross_entropy_options(train: TrainConfig) -> dict[str, Any]:
 def _stage_config(config: Config, stage: Stage, where: str) -> Config:
     _check_fields(stage, f"{where}.")
     sections: dict[str, Any] = {}
-    for section in ("data", "train", "encoder"):
+    for section in ("data", "train", "encoder", "decoder"):
         overrides, base = getattr(stage, section), getattr(config, section)
         known = [
             name for name, option in options_of(type(base)).items() if PerStage in option.markers
@@ -126,7 +126,7 @@ def _stage_config(config: Config, stage: Stage, where: str) -> Config:
                     f"{did_you_mean(name, known)} It may change {', '.join(known)}."
                 )
         values = dataclasses.asdict(base)
-        if overrides.get("objective") == "self_critical":
+        if overrides.get("objective", "cross_entropy") != "cross_entropy":
             # Not inherited from the run; the stage itself may not set them.
             values |= _cross_entropy_options(base)
         sections[section] = from_dict(type(base), values | overrides, where=f"{where}.{section}")
@@ -152,8 +152,20 @@ def _check_methods(config: Config) -> None:
             f"train.attention_penalty is {train.attention_penalty}, but decoder.name is 'lstm', "
             "which has no attention; give --decoder.name attention, or no penalty."
         )
+    if train.objective != "cross_entropy":
+        _check_cross_entropy_is_off(train)
     if train.objective == "self_critical":
         _check_self_critical(train)
+    if train.objective == "word_detection" and not config.recognition.words:
+        raise InputError(
+            "train.objective is word_detection, but recognition.words is 0: there is no detector."
+            " Give --recognition.words 20."
+        )
+    if config.recognition.words and config.encoder.cache_features:
+        raise InputError(
+            "encoder.cache_features is true, but recognition.words is above 0, and recognised words"
+            " are not cached. Give --encoder.no-cache-features."
+        )
     decoder = config.decoder
     if decoder.name == "aoa" and decoder.attention_size % decoder.heads:
         raise InputError(
@@ -178,15 +190,19 @@ def _check_methods(config: Config) -> None:
         )
 
 
-def _check_self_critical(train: TrainConfig) -> None:
-    """Refuse options of the cross-entropy objective, and rewards that are always equal."""
+def _check_cross_entropy_is_off(train: TrainConfig) -> None:
+    """Refuse options of the cross-entropy objective with another one."""
     for option, off in _cross_entropy_options(train).items():
         if (found := getattr(train, option)) != off:
             raise InputError(
-                f"train.{option} is {found}, but train.objective is self_critical, which learns "
-                f"from rewards only; give --train.{option.replace('_', '-')} {off}. (A stage that "
-                'sets "objective" to "self_critical" does not inherit it.)'
+                f"train.{option} is {found}, but train.objective is {train.objective}, which does "
+                f"not use it; give --train.{option.replace('_', '-')} {off}. (A stage that "
+                f'sets "objective" to "{train.objective}" does not inherit it.)'
             )
+
+
+def _check_self_critical(train: TrainConfig) -> None:
+    """Refuse rewards that are always equal."""
     if train.baseline == "mean" and train.samples < 2:
         raise InputError(
             "train.samples is 1, but train.baseline is mean, the mean of the other samples; give "

@@ -134,6 +134,22 @@ class EncoderConfig:
 
 
 @dataclass(frozen=True)
+class RecognitionConfig:
+    """Words that are recognised in an image, for the decoder to read and the search to require."""
+
+    words: Annotated[int, UpTo(_MAX_CAPTIONS)] = 0
+    """K, the most probable words of an image; 0: none are recognised. They come from the ImageNet
+    classifier that is published with the encoder, and from a detector that a stage with
+    train.objective word_detection trains."""
+    detected: Annotated[int, Count(_MAX_WORDS)] = 800
+    """Words with a detector: the most frequent content words of the vocabulary."""
+    branch: str | None = None
+    """A stage of the encoder, such as block7. Words are recognised from a frozen copy of the
+    published encoder from this stage on; earlier stages are shared, and no stage of the training
+    may change them. None: from the encoder's own features, which then must stay frozen."""
+
+
+@dataclass(frozen=True)
 class DecoderConfig:
     """The language model on top of the image features."""
 
@@ -155,12 +171,17 @@ class DecoderConfig:
     """aoa: attention heads, which divide A equally."""
     refiner_layers: Annotated[int, UpTo(64), _Aoa] = 2
     """aoa: layers of self-attention over the features before the decoder; 6 in the paper."""
-    embedding_dropout: Annotated[float, Rate] = 0.0
+    embedding_dropout: Annotated[float, Rate, PerStage] = 0.0
     """Dropout rate of the word embeddings."""
-    feature_dropout: Annotated[float, Rate] = 0.0
+    feature_dropout: Annotated[float, Rate, PerStage] = 0.0
     """Dropout rate of the image features."""
-    output_dropout: Annotated[float, Rate] = 0.5
+    output_dropout: Annotated[float, Rate, PerStage] = 0.5
     """Dropout rate before the logits."""
+    word_dropout: Annotated[float, Rate, PerStage] = 0.0
+    """Share of the recognised words that are withheld in training."""
+    image_dropout: Annotated[float, Rate, PerStage] = 0.0
+    """Share of the images that are withheld in training, so that the decoder reads recognised words
+    alone."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of matrix products. Parameters, sums, softmax, the LSTM's cell, logits and the loss are
     always float32. bfloat16 keeps two to three digits and is for GPU and TPU."""
@@ -236,11 +257,14 @@ class TrainConfig:
     """Smallest probability of the true word."""
     sampling_words: Annotated[Literal["sampled", "greedy"], PerStage] = "sampled"
     """The decoder's own words: sampled, or the most likely ones."""
-    objective: Annotated[Literal["cross_entropy", "self_critical"], PerStage] = "cross_entropy"
-    """Learn the captions of the data set, or maximise the reward of captions that a trained model
-    samples (self-critical sequence training, Rennie et al. 2017). self_critical refuses
-    label_smoothing, attention_penalty and scheduled sampling; a self_critical stage does not
-    inherit them."""
+    objective: Annotated[Literal["cross_entropy", "self_critical", "word_detection"], PerStage] = (
+        "cross_entropy"
+    )
+    """Learn the captions of the data set; or maximise the reward of captions that a trained model
+    samples (self-critical sequence training, Rennie et al. 2017); or learn which words the captions
+    of an image contain, which trains the detector of recognition.words alone. Only cross_entropy
+    takes label_smoothing, attention_penalty and scheduled sampling; stages with another objective
+    do not inherit them."""
     samples: Annotated[int, Count(_MAX_CAPTIONS), PerStage, _SelfCritical] = 5
     """self_critical: captions sampled per image, at temperature 1, of up to search.max_length
     words."""
@@ -368,6 +392,8 @@ class Stage:
     """Options of train that the stage overrides."""
     encoder: dict[str, Any] = field(default_factory=dict)
     """Options of encoder that the stage overrides."""
+    decoder: dict[str, Any] = field(default_factory=dict)
+    """Options of decoder that the stage overrides: dropout."""
     data: dict[str, Any] = field(default_factory=dict)
     """Options of data that the stage overrides: augmentation."""
 
@@ -386,6 +412,7 @@ class Config:
 
     data: DataConfig = field(default_factory=DataConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    recognition: RecognitionConfig = field(default_factory=RecognitionConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     search: SearchConfig = field(default_factory=SearchConfig)

@@ -146,7 +146,7 @@ def read(path: str | os.PathLike[str], *, store: Store | None = None) -> Trained
     vocabulary = Vocabulary.from_json(header.vocabulary, where=f"{path}, vocabulary")
     key = None if store is None else key_of("tensors that fit", digest)
     if store is None or key is None or store.get(key) is None:
-        model = create_captioner(config, len(vocabulary))
+        model = create_captioner(config, len(vocabulary), words=vocabulary.words)
         like = variable_shapes(model, image_size=config.data.image_size)
         _check_tensors(path, tensors, _named(like))
         if store is not None and key is not None:

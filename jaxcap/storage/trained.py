@@ -39,7 +39,9 @@ class TrainedCaptioner:
     @cached_property
     def model(self) -> Captioner:
         """The Linen module that `variables` belong to."""
-        return create_captioner(self.config, len(self.vocabulary))
+        return create_captioner(
+            self.config, len(self.vocabulary), words=self.vocabulary.words
+        )
 
 
 def check_finite(variables: Mapping[str, Any], *, where: str) -> None:

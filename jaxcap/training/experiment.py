@@ -24,9 +24,9 @@ from jaxcap.model.captioner import Captioner
 from jaxcap.text.vocabulary import NEVER_SAID, Vocabulary
 from jaxcap.training.self_critical import SelfCritical, create_reward
 from jaxcap.training.step import optimizer
-from jaxcap.training.step.losses import cross_entropy, policy_gradient
+from jaxcap.training.step.losses import cross_entropy, policy_gradient, word_detection
 from jaxcap.training.step.scheduled_sampling import scheduled_sampling
-from jaxcap.training.step.train_step import train_step
+from jaxcap.training.step.train_step import Objective, train_step
 from jaxcap.training.training_data import TrainingData
 
 
@@ -75,18 +75,33 @@ class Experiment:
     def step(self) -> Step:
         """Return the compiled `train_step`, which donates its state.
 
-        In self-critical training, it first samples and rewards captions.
+        In self-critical training, it first samples and rewards captions of photographs; captions
+        without photographs are learned by cross-entropy.
         """
         train = self.config.train
-        self_critical = train.objective == "self_critical"
-        step = self.parallel.compile(
+        likelihood = functools.partial(cross_entropy, label_smoothing=train.label_smoothing)
+        step = self._compiled(likelihood)
+        match train.objective:
+            case "word_detection":
+                assert self.model.recogniser is not None
+                ids = self.model.recogniser.words.ids
+                return self._compiled(functools.partial(word_detection, ids=ids), method="detect")
+            case "self_critical":
+                reinforce = self._compiled(functools.partial(policy_gradient, never=NEVER_SAID))
+                reward = create_reward(self.data.captions, train)
+                return SelfCritical(self.model, self.config, reward).wrap(reinforce, text=step)
+            case _:
+                return step
+
+    def _compiled(self, objective: Objective, *, method: str = "__call__") -> Step:
+        train = self.config.train
+        return self.parallel.compile(
             functools.partial(
                 train_step,
                 model=self.model,
                 tx=self.tx,
-                objective=functools.partial(policy_gradient, never=NEVER_SAID)
-                if self_critical
-                else functools.partial(cross_entropy, label_smoothing=train.label_smoothing),
+                objective=objective,
+                method=method,
                 axis_name=self.parallel.axis_name,
                 attention_penalty=train.attention_penalty,
                 sampling=scheduled_sampling(train, first_step=self.first_step),
@@ -94,9 +109,6 @@ class Experiment:
                 ema_decay=train.ema_decay,
             )
         )
-        if not self_critical:
-            return step
-        return SelfCritical(self.model, self.config, create_reward(self.data.captions, train)).wrap(step)
 
     def batches(self, first: int, stop: int, *, whole: bool = False) -> Iterator[Batch]:
         """Yield the batches of the steps `first` to `stop`, counted from 0, `stop` excluded.

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxcap.captioning.decoding import ImageInput, encode, start_search
+from jaxcap.captioning.decoding import Encoded, ImageInput, encode, start_search
 from jaxcap.config import Config, TrainConfig
 from jaxcap.data.batch import Batch, Samples
 from jaxcap.data.captions import Captions
@@ -48,11 +48,11 @@ class Drawn(NamedTuple):
 
     Attributes:
       tokens: without `<bos>`, up to and including `<eos>`, padded with `<pad>`.
-      features: those of images given as pixels, if a later program needs them too.
+      encoded: features and words of images given as pixels, if a later program needs them too.
     """
 
     tokens: Int[Array, "B N T"]
-    features: Float[Array, "B P D"] | None
+    encoded: Encoded | None
 
 
 class SelfCritical:
@@ -72,23 +72,23 @@ class SelfCritical:
 
         def draw(policy: tuple[Any, Any], images: tuple[ImageInput, Any]) -> Drawn:
             (variables, step), (given, numbers) = policy, images
-            features = encode(model, variables, given)
+            encoded = encode(model, variables, given)
             rng = jax.random.fold_in(jax.random.key(train.seed), jnp.uint32(_SAMPLING))
             rng = jax.random.fold_in(rng, step)
             # A key per image number, whatever its place in the batch and its device.
             rngs = jax.vmap(lambda number: jax.random.fold_in(rng, number))(numbers)
             result = sample(
-                *start_search(model, variables, features),
+                *start_search(model, variables, encoded),
                 rngs,
                 n=train.samples,
                 max_length=config.search.max_length + 1,
             )
             needed = (frozen or greedy) and given.features is None
-            return Drawn(result.tokens, features if needed else None)
+            return Drawn(result.tokens, encoded if needed else None)
 
-        def search(variables: Any, features: Any) -> Int[Array, "B 1 T"]:
+        def search(variables: Any, encoded: Encoded) -> Int[Array, "B 1 T"]:
             result = greedy_search(
-                *start_search(model, variables, features), max_length=config.search.max_length + 1
+                *start_search(model, variables, encoded), max_length=config.search.max_length + 1
             )
             return result.tokens
 
@@ -96,10 +96,16 @@ class SelfCritical:
         self._draw = over_local_devices(jax.jit(draw))
         self._search = over_local_devices(jax.jit(search)) if greedy else None
 
-    def wrap(self, update: Step) -> Step:
-        """Return a training step that samples and rewards captions, then calls `update` on them."""
+    def wrap(self, update: Step, *, text: Step) -> Step:
+        """Return a training step that samples and rewards captions, then calls `update` on them.
+
+        Args:
+          text: the step for batches without photographs, of which nothing can be sampled.
+        """
 
         def step(state: TrainState, batch: Batch, rng: Any) -> tuple[TrainState, StepMetrics]:
+            if batch.pixels is None and batch.features is None:
+                return text(state, batch, rng)
             return update(state, self(state, batch), rng)
 
         return step
@@ -128,7 +134,9 @@ class SelfCritical:
             slice(*bounds) for bounds in itertools.pairwise(range(0, rows + 1, rows // parts))
         ]
         images = [
-            jax.tree.map(lambda x, rows=rows: x[rows], ImageInput(batch.pixels, batch.features))
+            jax.tree.map(
+                lambda x, rows=rows: x[rows], ImageInput(batch.pixels, batch.features, batch.words)
+            )
             for rows in shares
         ]
         drawn = [
@@ -138,24 +146,32 @@ class SelfCritical:
         greedy = []
         if self._search is not None:
             for given, part in zip(images, drawn, strict=True):
-                features = given.features if part.features is None else part.features
-                greedy.append(self._search(variables, features))
+                encoded = part.encoded
+                if encoded is None:
+                    assert given.features is not None
+                    encoded = Encoded(jnp.asarray(given.features), given.words)
+                greedy.append(self._search(variables, encoded))
         # Everything is dispatched. From here on the host works in parallel with the device.
         rewards = self._rewards(numbers, shares, [part.tokens for part in drawn])
         if greedy:
             baselines = np.broadcast_to(self._rewards(numbers, shares, greedy), rewards.shape)
         else:
             baselines = mean_of_others(rewards)
-        pixels, known = batch.pixels, batch.features
+        pixels, known, words = batch.pixels, batch.features, batch.words
         if self._frozen and known is None:
             # The update would compute the same features again.
-            pixels, known = None, np.concatenate([np.asarray(part.features) for part in drawn])
+            encoded = jax.tree.map(
+                lambda *parts: np.concatenate([np.asarray(part) for part in parts]),
+                *(part.encoded for part in drawn),
+            )
+            pixels, known, words = None, encoded.features, encoded.words
         return Samples(
             tokens=self._trimmed(np.concatenate([np.asarray(part.tokens) for part in drawn])),
             rewards=rewards.astype(np.float32),
             baselines=baselines.astype(np.float32),
             pixels=pixels,
             features=known,
+            words=words,
         )
 
     def _rewards(

@@ -22,7 +22,7 @@ from jaxcap.devices.parallel import check_device, create_parallel, on_one_device
 from jaxcap.errors import InputError, did_you_mean
 from jaxcap.evaluation import score_names
 from jaxcap.model.captioner import create_captioner, encoder_shapes, init_variables
-from jaxcap.model.encoders.weights import load_weights
+from jaxcap.model.encoders.weights import load_classifier, load_weights
 from jaxcap.model.recogniser.recogniser import words_of_classes
 from jaxcap.progress import print_line, timed
 from jaxcap.storage.checkpoints import Checkpoints
@@ -157,7 +157,10 @@ def set_up(config: Config, workdir: Path, *, console: Console) -> Experiment:
         console=console,
         model=model,
         tx=optimizer.create_optimizer(
-            config.train, config.encoder, steps_per_epoch=steps_per_epoch
+            config.train,
+            config.encoder,
+            steps_per_epoch=steps_per_epoch,
+            recognises=config.recognition.words > 0,
         ),
         vocabulary=vocabulary,
         data=data,
@@ -176,16 +179,21 @@ def first_state(experiment: Experiment) -> TrainState:
     configuration names some.
     """
     config, model, tx = experiment.config, experiment.model, experiment.tx
-    size, encoder, weights = config.data.image_size, None, config.encoder.weights
+    size, weights = config.data.image_size, config.encoder.weights
+    encoder = classifier = None
     variables = experiment.start
     if variables is None and weights is not None:
         with timed(experiment.console, f"Loading the weights '{weights}'"):
             shapes = encoder_shapes(model, image_size=size)
             encoder = load_weights(weights, config.encoder.name, shapes)
+            if model.recogniser is not None:
+                classifier = load_classifier(weights, config.encoder.name)
     with timed(experiment.console, f"Creating the model ({config.encoder.name} and its decoder)"):
         if variables is None:
             rng = jax.random.key(config.train.seed)
-            variables = init_variables(model, rng, image_size=size, encoder=encoder)
+            variables = init_variables(
+                model, rng, image_size=size, encoder=encoder, classifier=classifier
+            )
         average = config.train.ema_decay > 0
         create = jax.jit(lambda variables: TrainState.create(variables, tx, average=average))
         return jax.block_until_ready(experiment.parallel.place(create(variables)))

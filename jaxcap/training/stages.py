@@ -29,10 +29,18 @@ def create_stages(experiment: Experiment) -> tuple[Experiment, ...]:
     stages: list[Experiment] = []
     for config in stage_configs(experiment.config):
         model = create_captioner(
-            config, len(experiment.vocabulary), axis_name=experiment.model.encoder.axis_name
+            config,
+            len(experiment.vocabulary),
+            words=experiment.vocabulary.words,
+            axis_name=experiment.model.encoder.axis_name,
         )
         steps_per_epoch = experiment.data.steps_per_epoch(config)
-        tx = create_optimizer(config.train, config.encoder, steps_per_epoch=steps_per_epoch)
+        tx = create_optimizer(
+            config.train,
+            config.encoder,
+            steps_per_epoch=steps_per_epoch,
+            recognises=config.recognition.words > 0,
+        )
         turns, first_epoch = experiment.turns, 0
         if stages:
             before = stages[-1]

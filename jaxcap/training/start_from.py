@@ -35,7 +35,8 @@ def load_start(config: Config) -> LoadedModel | None:
             f"{expected.data.units}. Give --data.units {found.data.units}."
         )
     size = expected.data.image_size
-    shapes = variable_shapes(create_captioner(config, len(run.vocabulary)), image_size=size)
+    model = create_captioner(config, len(run.vocabulary), words=run.vocabulary.words)
+    shapes = variable_shapes(model, image_size=size)
     if _shapes(shapes) != _shapes(run.variables):
         options = _model_options(found)
         differing = [

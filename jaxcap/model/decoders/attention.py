@@ -2,6 +2,7 @@
 
 https://arxiv.org/abs/1502.03044. Symbols follow the paper: `a` annotation vectors (the
 image features, here projected to width A), `h` hidden state, `α` attention weights, `z` context.
+Recognised words may be further annotation vectors (`word_annotations.py`).
 """
 
 from __future__ import annotations
@@ -10,23 +11,35 @@ from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxcap.model.decoders.base import Decoder
 from jaxcap.model.decoders.cell import Carry, optimized_cell
+from jaxcap.model.decoders.dropout import Dropout
 from jaxcap.model.decoders.products import dense, product
+from jaxcap.model.decoders.word_annotations import WordAnnotations
+from jaxcap.model.recogniser.words import RecognisedWords
+from jaxcap.search.interface import NEVER
 
 
 class Context(NamedTuple):
     """What every step needs from the image, computed once.
 
     Attributes:
-      annotations: a, the vectors to average, `[B, P, A]`.
-      keys: Wₐ a + b, the projections that the hidden state is scored against, `[B, P, A]`.
+      annotations: a, the vectors to average, `[B, P, A]`; with K recognised words `[B, P + K, A]`.
+      keys: Wₐ a + b, the projections that the hidden state is scored against; of the same shape.
+      present: which of the K words the image has, `[B, K]`; None without words.
     """
 
     annotations: Float[Array, "B P A"]
     keys: Float[Array, "B P A"]
+    present: Bool[Array, "B K"] | None = None
+
+    @property
+    def positions(self) -> int:
+        """P, the number of annotation vectors that are positions of the image."""
+        words = 0 if self.present is None else self.present.shape[1]
+        return int(self.annotations.shape[1]) - words
 
 
 class State(NamedTuple):
@@ -45,10 +58,15 @@ class AttentionDecoder(Decoder[Carry, Context, State]):
       attention_size: A, the width of annotations, keys and queries.
       scoring: `additive`, eᵢ = vᵀ tanh(Wₐ aᵢ + Wₕ h) (Bahdanau et al. 2014), or `dot`,
         eᵢ = (Wₐ aᵢ)ᵀ (Wₕ h) / √A (Vaswani et al. 2017).
+      reads_words: read recognised words as well. Then there may be words without an image.
+      word_dropout, image_dropout: the shares of words and of images that are withheld in training.
     """
 
     attention_size: int = 512
     scoring: Literal["additive", "dot"] = "additive"
+    reads_words: bool = False
+    word_dropout: float = 0.0
+    image_dropout: float = 0.0
 
     def setup(self) -> None:
         super().setup()
@@ -63,19 +81,56 @@ class AttentionDecoder(Decoder[Carry, Context, State]):
         self.cell = optimized_cell(self.hidden_size, self.dtype)
         self.output_h = dense(self.embedding_size, self.dtype)
         self.output_z = dense(self.embedding_size, self.dtype, use_bias=False)
+        if self.reads_words:
+            self.words = WordAnnotations(
+                self.attention_size, self.word_dropout, self.dtype, self.axis_name
+            )
+            # The annotation vector at every position of an image that is not there.
+            self.no_image = self.param(
+                "no_image", nn.initializers.normal(0.02), (self.attention_size,)
+            )
+            self.drop_image = Dropout(self.image_dropout, self.axis_name)
 
-    def start(self, features: Float[Array, "B P D"], *, train: bool) -> tuple[Carry, Context]:
-        """Section 3.1.2: c₀ and h₀ from the mean annotation vector."""
-        a = nn.relu(self.project(features))
-        a = self.drop_feature(a, deterministic=not train)
+    def start(
+        self,
+        features: Float[Array, "B P D"] | None,
+        words: RecognisedWords | None = None,
+        *,
+        train: bool,
+    ) -> tuple[Carry, Context]:
+        """Section 3.1.2: c₀ and h₀ from the mean annotation vector of the image's positions.
+
+        Args:
+          features: None for words without an image.
+          words: for a decoder that reads words.
+        """
+        if words is None:
+            a, present = self._positions(features, train=train), None
+        else:
+            a = self._positions_if_any(features, images=words.ids.shape[0], train=train)
+            of_words, present = self.words(words, self.word_embed, train=train)
         mean = a.mean(axis=1, keepdims=True)  # (B, 1, A)
         carry = (jnp.tanh(self.init_c(mean)), jnp.tanh(self.init_h(mean)))
-        return carry, Context(a, self.key(a))
+        if words is not None:
+            a = jnp.concatenate([a, of_words], axis=1)
+        return carry, Context(a, self.key(a), present)
+
+    def _positions(self, features: Any, *, train: bool) -> Float[Array, "B P A"]:
+        return self.drop_feature(nn.relu(self.project(features)), deterministic=not train)
+
+    def _positions_if_any(
+        self, features: Float[Array, "B P D"] | None, *, images: int, train: bool
+    ) -> Float[Array, "B P A"]:
+        if features is None:
+            return jnp.broadcast_to(self.no_image, (images, 1, self.attention_size))
+        a = self._positions(features, train=train)
+        kept = self.drop_image(jnp.ones((images, 1, 1)), deterministic=not train)
+        return jnp.where(kept > 0, a, self.no_image)
 
     def attend(
         self, h: Float[Array, "B N H"], context: Context
     ) -> tuple[Float[Array, "B N A"], Float[Array, "B N P"]]:
-        """Equations 4 to 6 and 13: z = Σ αᵢ aᵢ with α = softmax(e)."""
+        """Equations 4 to 6 and 13: z = Σ αᵢ aᵢ with α = softmax(e); recognised words included."""
         query = self.query(h)  # (B, N, A)
         if self.scoring == "additive":
             both = jnp.tanh(query[:, :, None] + context.keys[:, None])  # (B, N, P, A)
@@ -83,6 +138,9 @@ class AttentionDecoder(Decoder[Carry, Context, State]):
         else:
             e = product("bna,bpa->bnp", query, context.keys, self.dtype)
             e = e / jnp.sqrt(self.attention_size)
+        if context.present is not None:
+            seen = jnp.pad(context.present, ((0, 0), (context.positions, 0)), constant_values=True)
+            e = jnp.where(seen[:, None], e, NEVER)
         weights = nn.softmax(e)
         return product("bnp,bpa->bna", weights, context.annotations, self.dtype), weights
 
@@ -95,7 +153,7 @@ class AttentionDecoder(Decoder[Carry, Context, State]):
         z = nn.sigmoid(self.gate(h)) * z
         embedding = self.embed(tokens, train=train)
         carry, h = self.cell(carry, jnp.concatenate([embedding, z], axis=-1))
-        return carry, (State(embedding, h, z), weights)
+        return carry, (State(embedding, h, z), weights[..., : context.positions])
 
     def readout(self, state: State, *, train: bool) -> Float[Array, "B N *T V"]:
         """Equation 7, the deep output layer: Lₒ(E y + Lₕ h + L_z z)."""

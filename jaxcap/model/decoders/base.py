@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxcap.model.decoders.dropout import Dropout
 from jaxcap.model.decoders.products import FLOAT32, dense
+from jaxcap.model.recogniser.words import RecognisedWords
 from jaxcap.search.interface import repeat_captions
 
 
@@ -97,6 +98,15 @@ class Decoder(nn.Module, Generic[CarryT, ContextT, StateT]):
         """
         raise NotImplementedError
 
+    def start_with(
+        self, features: Float[Array, "B P D"] | None, words: RecognisedWords | None, *, train: bool
+    ) -> tuple[CarryT, ContextT]:
+        """Call `start`, with `words` if there are any; only decoders that read words take them."""
+        start: Any = self.start
+        given = () if words is None else (words,)
+        carry, context = start(features, *given, train=train)
+        return carry, context
+
     def advance(
         self, carry: CarryT, tokens: Int[Array, "B N"], context: ContextT, *, train: bool
     ) -> tuple[CarryT, tuple[StateT, Float[Array, "B N P"]]]:
@@ -130,18 +140,21 @@ class Decoder(nn.Module, Generic[CarryT, ContextT, StateT]):
 
     def __call__(
         self,
-        features: Float[Array, "B P D"],
+        features: Float[Array, "B P D"] | None,
         tokens: Int[Array, "B N T"],
         *,
         train: bool,
+        words: RecognisedWords | None = None,
         own_words: OwnWords | None = None,
     ) -> StepOutput:
         """Predict the word after each of `tokens` (teacher forcing): logits `[B, N, T, V]`.
 
         Args:
+          features: None for words without an image.
+          words: recognised words, for a decoder that reads them.
           own_words: scheduled sampling. The choice of a word passes no gradient.
         """
-        carry, context = self.start(features, train=train)
+        carry, context = self.start_with(features, words, train=train)
         first = repeat_captions(carry, tokens.shape[1])
 
         def read_true_word(

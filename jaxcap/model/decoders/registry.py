@@ -55,6 +55,7 @@ def create_decoder(
     config: DecoderConfig,
     vocabulary_size: int,
     *,
+    reads_words: bool = False,
     remat: bool = False,
     axis_name: str | None = None,
 ) -> Decoder[Any, Any, Any]:
@@ -62,12 +63,24 @@ def create_decoder(
 
     Each option goes to the field of the same name, if the decoder has it.
 
+    Args:
+      reads_words: whether the decoder reads recognised words. Only decoders with a field of this
+        name can.
+
     Raises:
-      InputError: by `decoder_class`.
+      InputError: by `decoder_class`, or the decoder reads no words.
     """
     decoder = decoder_class(config.name)
     known = {field.name for field in dataclasses.fields(decoder)} - {"name", "dtype"}
     options = {k: v for k, v in dataclasses.asdict(config).items() if k in known}
+    if reads_words:
+        if "reads_words" not in known:
+            raise InputError(
+                f"decoder.name is '{config.name}', which reads no recognised words, but"
+                " recognition.words is above 0. Give --decoder.name attention, or"
+                " --recognition.words 0."
+            )
+        options["reads_words"] = True
     return decoder(
         vocabulary_size=vocabulary_size,
         dtype=jnp.dtype(config.dtype),

@@ -4,7 +4,7 @@ Tan & Le 2019, "EfficientNet", https://arxiv.org/abs/1905.11946, table 1 and eq.
 changed for small devices in
 https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite:
 no squeeze-and-excitation, ReLU6 in place of swish, and an unscaled stem and head.
-The classifier is omitted: the features are the grid that it would average.
+The classifier is omitted: the features are the grid that it would average. `Recogniser` has it.
 
 B images, S pixels a side, P = ceil(S / 32)² positions, D = 1280 features.
 """
@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 
 from jaxcap.model.encoders.base import Encoder
 from jaxcap.model.encoders.conv import ConvNorm, Dtype
-from jaxcap.model.encoders.freezing import run_stage
+from jaxcap.model.encoders.freezing import run_stage, stages_between
 
 
 class Stage(NamedTuple):
@@ -90,23 +90,36 @@ class EfficientNetLite(Encoder):
     depth: float = 1.0
 
     @nn.compact
-    def __call__(self, images: Float[Array, "B S S 3"], *, train: bool) -> Float[Array, "B P 1280"]:
+    def __call__(
+        self,
+        images: Float[Array, "B S S C"],
+        *,
+        train: bool,
+        begin: str | None = None,
+        end: str | None = None,
+    ) -> Float[Array, "B ..."]:
         conv_norm = partial(_ConvNorm, dtype=self.dtype, axis_name=self.axis_name)
         run = partial(run_stage, train=train, frozen_stages=self.frozen_stages, remat=self.remat)
-        x = nn.relu6(run(conv_norm(STEM_FEATURES, 3, 2, name="stem"), images))
-        for i, block in enumerate(scaled_blocks(self.width, self.depth)):
-            mbconv = MBConv(
-                block.features,
-                block.kernel_size,
-                block.stride,
-                block.expansion,
-                self.dtype,
-                self.axis_name,
-                name=f"block{i}",
-            )
-            x = run(mbconv, x)  # [B, S/2 … S/32, C]
-        x = nn.relu6(run(conv_norm(HEAD_FEATURES, 1, name="head"), x))
-        return x.reshape(x.shape[0], -1, HEAD_FEATURES)  # [B, P, D]
+        blocks = scaled_blocks(self.width, self.depth)
+        x = images
+        for stage in stages_between(stages(self.width, self.depth), begin, end):
+            if stage == "stem":
+                x = nn.relu6(run(conv_norm(STEM_FEATURES, 3, 2, name=stage), x))
+            elif stage == "head":
+                x = nn.relu6(run(conv_norm(HEAD_FEATURES, 1, name=stage), x))
+            else:
+                block = blocks[int(stage.removeprefix("block"))]
+                mbconv = MBConv(
+                    block.features,
+                    block.kernel_size,
+                    block.stride,
+                    block.expansion,
+                    self.dtype,
+                    self.axis_name,
+                    name=stage,
+                )
+                x = run(mbconv, x)  # [B, S/2 … S/32, C]
+        return x if end is not None else x.reshape(x.shape[0], -1, HEAD_FEATURES)  # [B, P, D]
 
 
 def scaled_blocks(width: float, depth: float) -> list[Stage]:

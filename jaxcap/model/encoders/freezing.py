@@ -18,6 +18,12 @@ def stage_of(module_name: str) -> str:
     return module_name.partition("_")[0]
 
 
+def stages_between(stages: tuple[str, ...], begin: str | None, end: str | None) -> tuple[str, ...]:
+    """Return the stages from `begin`, by default the first, up to but without `end`."""
+    first = 0 if begin is None else stages.index(begin)
+    return stages[first : len(stages) if end is None else stages.index(end)]
+
+
 def run_stage(
     module: nn.Module,
     x: Float[Array, "B H W I"],

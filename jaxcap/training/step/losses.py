@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import jax
@@ -91,6 +91,38 @@ def policy_gradient(
     }
     total = ((rewards - baselines) * surprise).sum()
     return Loss(total, mask.sum().astype(total.dtype), logged)
+
+
+def word_detection(
+    logits: Float[Array, "B R"],
+    targets: Int[Array, "B N T"],
+    mask: Bool[Array, "B N T"],
+    *,
+    ids: Sequence[int],
+) -> Loss:
+    """Compute the binary cross-entropy of which words the captions of an image contain.
+
+    A word counts as contained if any of the N captions has it (Fang et al. 2015,
+    https://arxiv.org/abs/1411.4952, section 3). Words that are rare in the data keep the
+    probability of their ImageNet classes, up to the two numbers that all share.
+
+    Args:
+      logits: log-odds of each recognisable word, as `Recogniser.logits` returns them.
+      targets: the captions.
+      mask: True for words, False for padding.
+      ids: the id of each recognisable word.
+
+    Returns:
+      The sum over images and words, in nats, and the number of images times words.
+    """
+    images, vocabulary = jnp.arange(targets.shape[0])[:, None, None], max(ids) + 1
+    said = jnp.zeros((targets.shape[0], vocabulary), bool)
+    said = said.at[images, jnp.where(mask, targets, vocabulary)].set(True, mode="drop")
+    contained = said[:, jnp.array(ids)]
+    loss = jax.nn.softplus(jnp.where(contained, -logits, logits))
+    captioned = mask.any(axis=(1, 2))
+    total = jnp.where(captioned[:, None], loss, 0).sum()
+    return Loss(total, captioned.sum().astype(loss.dtype) * len(ids), {})
 
 
 def attention_imbalance(

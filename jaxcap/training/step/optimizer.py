@@ -77,7 +77,7 @@ _DIRECTIONS: dict[str, Callable[[TrainConfig], optax.GradientTransformation]] = 
 
 
 def create_optimizer(
-    train: TrainConfig, encoder: EncoderConfig, *, steps_per_epoch: int
+    train: TrainConfig, encoder: EncoderConfig, *, steps_per_epoch: int, recognises: bool = False
 ) -> optax.GradientTransformation:
     """Create the transformation: clip by global norm, then update encoder and decoder apart.
 
@@ -86,17 +86,25 @@ def create_optimizer(
 
     Frozen parameters (the whole encoder, or its stages before `encoder.train_from`) have no
     optimizer state and never move, neither by momentum nor by weight decay. The model stops their
-    gradient, so they do not count towards the clipped norm.
+    gradient, so they do not count towards the clipped norm. The recogniser learns with the
+    objective `word_detection`, and then nothing else does.
+
+    Args:
+      recognises: whether the model has a recogniser.
 
     Raises:
       InputError: the encoder has no stage `encoder.train_from`.
     """
     schedule = learning_rate(train, steps_per_epoch=steps_per_epoch)
-    frozen = frozen_stages(encoder)
+    frozen, detects = frozen_stages(encoder), train.objective == "word_detection"
 
     def label(path: tuple[jax.tree_util.DictKey, ...], _parameter: Any) -> str:
         part = path[0].key
-        return "frozen" if part == "encoder" and stage_of(path[1].key) in frozen else part
+        if part == "recogniser":
+            return part if detects and path[1].key not in ("encoder", "classifier") else "frozen"
+        if detects or (part == "encoder" and stage_of(path[1].key) in frozen):
+            return "frozen"
+        return part
 
     def learner(factor: float) -> optax.GradientTransformation:
         decay = optax.add_decayed_weights(train.weight_decay, _matrices)
@@ -108,8 +116,10 @@ def create_optimizer(
 
     learned = learner(encoder.learning_rate_factor) if encoder.trainable else optax.set_to_zero()
     transforms = {"encoder": learned, "decoder": learner(1.0)}
-    if frozen:
+    if frozen or recognises:
         transforms["frozen"] = optax.set_to_zero()
+    if recognises:
+        transforms["recogniser"] = learner(1.0)
     return optax.chain(
         optax.clip_by_global_norm(train.clip_norm),
         optax.partition(transforms, partial(jax.tree_util.tree_map_with_path, label)),

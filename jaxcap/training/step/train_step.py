@@ -58,6 +58,7 @@ def train_step(
     model: nn.Module,
     tx: optax.GradientTransformation,
     objective: Objective,
+    method: str = "__call__",
     axis_name: str | None = None,
     attention_penalty: float = 0.0,
     sampling: ScheduledSampling | None = None,
@@ -74,6 +75,8 @@ def train_step(
         no saved key.
       model: a `Captioner`, or a module that is called like one.
       objective: the loss to minimise; see `losses`.
+      method: the method of the model that computes the objective's logits: `__call__`, those of
+        the next words, or `detect`, those of words in images.
       axis_name: the mapped axis if `batch` is one device's share. Gradients and words are summed
         over devices before the division, so shares with unequal numbers of words count correctly.
       attention_penalty: λ of Xu et al. 2015, equation 14: the weight of `attention_imbalance`.
@@ -101,10 +104,12 @@ def train_step(
             part.pixels,
             inputs,
             features=part.features,
+            **({} if part.words is None else {"words": part.words}),
             train=True,
             own_words=own_words,
             rngs={"dropout": rng},
             mutable=["batch_stats"],
+            method=method,
         )
         loss = objective(output.logits, targets, mask, *part.objective_inputs)
         if attention_penalty:

@@ -1,0 +1,155 @@
+"""Recognise words: ImageNet's classes in the words of captions, and a detector of caption words.
+
+Two sources give the probability that a person's caption of an image contains a word:
+
+* the ImageNet classifier that is published with the encoder, by a table from its classes to words
+  (`imagenet_words.csv`). It knows a thousand kinds of things, many of them rare in captions.
+* a detector of the frequent content words, learned from captions: multi-label classification over
+  positions (Fang et al. 2015, "From Captions to Visual Concepts and Back",
+  https://arxiv.org/abs/1411.4952, section 3; Wu et al. 2016, https://arxiv.org/abs/1506.01144).
+
+Their log-odds are added; scale and offset of the classifier's are learned too, so that the
+probabilities are calibrated to captions.
+
+B images   P positions   D features   R recognisable words   K words that are read   C classes
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+from collections.abc import Sequence
+from importlib import resources
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxcap.config import RecognitionConfig
+from jaxcap.errors import InputError
+from jaxcap.model.encoders.base import Encoder
+from jaxcap.model.recogniser.words import RecognisedWords
+from jaxcap.search.processors import ENGLISH_FUNCTION_WORDS
+from jaxcap.text.vocabulary import SPECIALS
+
+CLASSES = 1000
+
+_NOT_CONTENT = {
+    *ENGLISH_FUNCTION_WORDS,
+    *("on", "off", "up", "out", "down", "there", "it", "he", "she", "him", "her", "they", "them"),
+    *("what", "can", "not", "so", "also", "very", "just", "we", "you", "i", "s", "t"),
+}
+# Bounds the log-odds, so that the classifier alone never settles a word.
+_LEAST = 1e-4
+
+
+class Recognisable(NamedTuple):
+    """The words of a vocabulary that can be recognised.
+
+    Attributes:
+      ids: their ids, R of them; those with a detector first.
+      detected: how many have a detector.
+      links: pairs `(class, index into ids)` from ImageNet's classes to words.
+    """
+
+    ids: tuple[int, ...]
+    detected: int
+    links: tuple[tuple[int, int], ...]
+
+
+@functools.cache
+def words_of_classes() -> tuple[tuple[str, ...], ...]:
+    """Return the words that people use for each of ImageNet's 1,000 classes, in its order."""
+    table = resources.files(__package__).joinpath("imagenet_words.csv").read_text("utf-8")
+    return tuple(tuple(row["words"].split()) for row in csv.DictReader(table.splitlines()))
+
+
+def recognisable(config: RecognitionConfig, vocabulary: Sequence[str]) -> Recognisable:
+    """Choose the words: the most frequent content words, and all words of ImageNet's table.
+
+    Args:
+      vocabulary: all words by id, in falling order of frequency, special tokens first.
+
+    Raises:
+      InputError: the vocabulary has no word that can be recognised.
+    """
+    first = len(SPECIALS)
+    content = [i for i, w in enumerate(vocabulary) if i >= first and w not in _NOT_CONTENT]
+    ids = content[: config.detected]
+    number = {vocabulary[i]: i for i in range(first, len(vocabulary))}
+    place = {id: at for at, id in enumerate(ids)}
+    links = []
+    for class_, words in enumerate(words_of_classes()):
+        for word in words:
+            if (id := number.get(word)) is not None:
+                links.append((class_, place.setdefault(id, len(place))))
+    if not place:
+        raise InputError(
+            f"recognition.words is {config.words}, but none of the {len(number)} words of the"
+            " vocabulary can be recognised. Give --recognition.words 0."
+        )
+    return Recognisable(tuple(place), len(ids), tuple(links))
+
+
+class Recogniser(nn.Module):
+    """Finds words in images.
+
+    Attributes:
+      words: what it can recognise.
+      count: K, the words returned for each image.
+      encoder: a frozen copy of the encoder's stages from `branch` on; None to read the encoder's
+        own features.
+      branch: the first stage of `encoder`.
+    """
+
+    words: Recognisable
+    count: int
+    encoder: Encoder | None = None
+    branch: str | None = None
+
+    def setup(self) -> None:
+        self.classifier = nn.Dense(CLASSES)
+        self.detector = nn.Dense(self.words.detected)
+        # Log-odds of a word = scale · those of its classes + offset + the detector's.
+        ones, zeros = nn.initializers.ones, nn.initializers.zeros
+        self.scale = self.param("scale", ones, ())
+        self.offset = self.param("offset", zeros, ())
+
+    def features(self, x: Float[Array, "B ..."]) -> Float[Array, "B P D"]:
+        """Return the features that words are recognised from.
+
+        Args:
+          x: the output of the encoder's last stage before `branch`, or the encoder's features.
+        """
+        if self.encoder is not None:
+            x = self.encoder(x, train=False, begin=self.branch)
+        return jax.lax.stop_gradient(x.astype(jnp.float32))
+
+    def logits(self, features: Float[Array, "B P D"]) -> Float[Array, "B R"]:
+        """Return the log-odds of each recognisable word.
+
+        The detector scores every position. Their log-mean-exp, between mean and maximum, scores
+        the image, since a small thing fills few positions.
+        """
+        mean = features.mean(axis=1)
+        classes = nn.softmax(self.classifier(mean))  # (B, C)
+        links = np.array(self.words.links, np.int32).reshape(-1, 2)
+        named = jax.ops.segment_sum(
+            classes[:, links[:, 0]].T, links[:, 1], num_segments=len(self.words.ids)
+        ).T  # (B, R)
+        p = jnp.clip(named, _LEAST, 1 - _LEAST)
+        is_named = jnp.zeros(len(self.words.ids), bool).at[links[:, 1]].set(True)
+        odds = self.scale * jnp.log(p / (1 - p)) + self.offset
+        at_positions = self.detector(features)  # (B, P, detected)
+        pooled = jax.nn.logsumexp(at_positions, axis=1) - jnp.log(features.shape[1])
+        detected = jnp.pad(pooled, ((0, 0), (0, len(self.words.ids) - self.words.detected)))
+        return jnp.where(is_named, odds, 0) + detected
+
+    def __call__(self, x: Float[Array, "B ..."]) -> RecognisedWords:
+        """Return the K most probable words of each image; see `features` for `x`."""
+        probabilities, at = jax.lax.top_k(nn.sigmoid(self.logits(self.features(x))), self.count)
+        ids = jnp.array(self.words.ids, jnp.int32)[at]
+        return RecognisedWords(ids, jax.lax.stop_gradient(probabilities))
