@@ -14,6 +14,7 @@ from jaxcap.config.config_files import (
 )
 from jaxcap.config.conversion import differences, to_dict
 from jaxcap.config.schema import (
+    MAX_REQUIRED,
     Config,
     DataConfig,
     DecoderConfig,
@@ -21,13 +22,13 @@ from jaxcap.config.schema import (
     EvaluationConfig,
     RecognitionConfig,
     SearchConfig,
-    MAX_REQUIRED,
     Stage,
     TrainConfig,
 )
 from jaxcap.json_data import from_dict
 
 __all__ = [
+    "MAX_REQUIRED",
     "Config",
     "DataConfig",
     "DecoderConfig",
@@ -37,7 +38,6 @@ __all__ = [
     "SearchConfig",
     "Stage",
     "TrainConfig",
-    "MAX_REQUIRED",
     "check_heeded",
     "differences",
     "find_config_file",

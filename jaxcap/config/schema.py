@@ -32,15 +32,15 @@ _MAX_BATCH = 65_536
 _MAX_CAPTIONS = 1000
 _MAX_STEPS = 10**9
 _MAX_WORDS = 10**6
-_Seed = Bounds(0, 2**32 - 1)
 MAX_REQUIRED = 4
 """The most words that a search can require: the time doubles with each."""
+_Seed = Bounds(0, 2**32 - 1)
 
 _CrossEntropy = AppliesTo("objective", ("cross_entropy",))
 _SelfCritical = AppliesTo("objective", ("self_critical",))
 _Beams = AppliesTo("method", ("beam", "diverse"))
-_Diverse = AppliesTo("method", ("diverse",))
 _Beam = AppliesTo("method", ("beam",))
+_Diverse = AppliesTo("method", ("diverse",))
 _Sample = AppliesTo("method", ("sample",))
 _Aoa = AppliesTo("name", ("aoa",))
 
@@ -359,6 +359,14 @@ class SearchConfig:
     """beam: words that every caption must contain, at most 4 (Anderson et al. 2017). Separate
     alternatives with a bar, as in "dog|dogs|puppy". The search takes 2, 4, 8 or 16 times as
     long."""
+    guide: Annotated[float, Fraction, _Beam] = 0.0
+    """beam: require the things that the model recognises in the image with at least this
+    probability, each in any of its forms ("cat", "cats"; Anderson et al. 2017); 0: require none.
+    Needs a model that recognises words."""
+    guide_words: Annotated[int, Count(MAX_REQUIRED), _Beam] = 2
+    """beam: the most recognised things that a caption must name; the most probable ones are kept.
+    The search takes up to 2, 4, 8 or 16 times as long. required_words come first: all in all at
+    most 4 are required."""
     no_repetition: bool = False
     """Never repeat a word immediately."""
     no_repeated_ngram: Annotated[int, UpTo(_MAX_TOKENS)] = 0
@@ -400,14 +408,6 @@ class Stage:
 
 @dataclass(frozen=True)
 class Config:
-    guide: Annotated[float, Fraction, _Beam] = 0.0
-    """beam: require the things that the model recognises in the image with at least this
-    probability, each in any of its forms ("cat", "cats"; Anderson et al. 2017); 0: require none.
-    Needs a model that recognises words."""
-    guide_words: Annotated[int, Count(MAX_REQUIRED), _Beam] = 2
-    """beam: the most recognised things that a caption must name; the most probable ones are kept.
-    The search takes up to 2, 4, 8 or 16 times as long. required_words come first: all in all at
-    most 4 are required."""
     """A whole experiment."""
 
     data: DataConfig = field(default_factory=DataConfig)
