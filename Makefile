@@ -10,7 +10,7 @@ SEARCH ?=
 DATA ?=
 MODEL := jaxcap/pretrained/flickr8k.safetensors
 
-.PHONY: help setup demo model test test-fast parity lint format clean
+.PHONY: help setup demo model test test-fast tour parity lint format clean
 
 help:
 	@echo "make setup      install jaxcap into the virtual environment $(VENV)"
@@ -18,6 +18,7 @@ help:
 	@echo "make model      RUN=runs/NAME: make a run the packaged model"
 	@echo "make test       run the tests"
 	@echo "make test-fast  run all but the slow tests"
+	@echo "make tour       run the chapters of the tour and the solutions of their exercises"
 	@echo "make parity     run the tests, and compare with PyTorch and Keras"
 	@echo "make lint       run ruff and mypy"
 	@echo "make format     let ruff fix what it can"
@@ -69,6 +70,9 @@ test: $(VENV)/.test
 
 test-fast: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
+
+tour: $(VENV)/.test
+	$(BIN)/python -m pytest tests/tour
 
 parity: $(VENV)/.parity test
 

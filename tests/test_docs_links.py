@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*.md")])
 FOLDERS = "benchmarks|configs|docs|examples|jaxcap|tests"
 # Configurations that a reader is asked to write.
 WRITTEN_BY_READERS = {"configs/tokyo.py", "configs/my_photographs.py"}

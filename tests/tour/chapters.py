@@ -1,0 +1,58 @@
+"""Read a chapter of the tour, and run it with the solutions of its exercises."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell
+
+TOUR = Path(__file__).parents[2] / "docs" / "tour"
+CHAPTERS = sorted(TOUR.glob("[01]*.md"))
+SOLUTIONS = Path(__file__).parent / "solutions"
+
+_SECONDS_USED = "import resource as _r; _u = _r.getrusage(0); print(_u.ru_utime + _u.ru_stime)"
+
+
+def code(notebook: NotebookNode) -> list[NotebookNode]:
+    """Return the code cells of a notebook."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def checks(chapter: Path) -> list[str]:
+    """Return the checks of a chapter's exercises: the Python blocks after `## Exercises`."""
+    _, _, exercises = chapter.read_text("utf-8").partition("\n## Exercises\n")
+    return re.findall(r"^```python\n(.*?)^```", exercises, re.MULTILINE | re.DOTALL)
+
+
+def solutions(chapter: Path) -> list[str]:
+    """Return the solutions of a chapter's exercises, in their order."""
+    return [cell.source for cell in code(jupytext.read(SOLUTIONS / chapter.name))]
+
+
+def run(chapter: Path) -> tuple[NotebookNode, float]:
+    """Run a chapter, then each solution with its check.
+
+    Returns:
+      The notebook of the chapter with its outputs, and the seconds of processor time used.
+    """
+    notebook = jupytext.read(chapter)
+    length = len(notebook.cells)
+    for solution, check in zip(solutions(chapter), checks(chapter), strict=True):
+        notebook.cells += [new_code_cell(solution), new_code_cell(check)]
+    notebook.cells.append(new_code_cell(_SECONDS_USED))
+    # The tests compile without optimisation, in which training would take longer than it saves.
+    env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    client = NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(TOUR)}}
+    )
+    client.execute(env={**env, "JAX_PLATFORMS": "cpu", "MPLBACKEND": ""})
+    seconds = float(notebook.cells.pop().outputs[0]["text"])
+    nbformat.validate(notebook)
+    notebook.cells = notebook.cells[:length]
+    return notebook, seconds
