@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,7 +96,25 @@ def read_entries(path: Path, format: Format) -> Iterator[tuple[Key, bytes]]:
         raise InputError(f"{path}: cannot read it: {error.strerror}.") from error
 
 
-class CaptionWriter:
+class _Keyed:
+    """Tells which images have captions already."""
+
+    format: Format
+    keys: Set[Key]
+
+    clash = "COCO's way of naming gives it the id {key} of {other}"
+    """Why another image of the same key is left out."""
+
+    def key(self, name: str) -> Key:
+        """Return the key of an image, see `Format.key`."""
+        return self.format.key(name)
+
+    def has(self, key: Key) -> bool:
+        """Return whether the image of this key has captions."""
+        return key in self.keys
+
+
+class CaptionWriter(_Keyed):
     """A caption file, open for appending. Use it in a `with` statement.
 
     Attributes:
@@ -235,7 +253,7 @@ def _write_all(file: int, data: bytes, offset: int) -> None:
         data = data[os.write(file, data) :]
 
 
-class CaptionStream:
+class CaptionStream(_Keyed):
     """Captions printed one by one, with the interface of `CaptionWriter`."""
 
     def __init__(self, write: Callable[[str], object], format: Format):

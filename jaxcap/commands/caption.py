@@ -28,6 +28,7 @@ from jaxcap.errors import InputError
 from jaxcap.progress import print_out
 
 if TYPE_CHECKING:
+    from jaxcap.caption_files.beside import BesideWriter
     from jaxcap.caption_files.formats import Format, Key
     from jaxcap.caption_files.writing import CaptionStream, CaptionWriter
     from jaxcap.captioning.loaded_model import LoadedModel
@@ -60,6 +61,17 @@ class CaptionArguments:
     FILE.made-with.json beside it records the model and the options."""
     restart: bool = False
     """Caption all images again, and replace the captions in --output."""
+    beside: Literal["txt", "caption", "json", "xmp"] | None = None
+    """Write each caption into a file beside its image: photo.txt or photo.caption, for trainers of
+    image generators; photo.json; or photo.jpg.xmp, for photo managers. What else the file holds is
+    kept."""
+    prefix: str = ""
+    """--beside: text before each caption."""
+    suffix: str = ""
+    """--beside: text after each caption."""
+    existing: Literal["skip", "replace", "append"] = "skip"
+    """--beside: what becomes of captions that are there. skip: leave the image out, so that the
+    same command continues; replace; or append a line."""
     format: Literal["text", "jsonl", "csv", "coco"] | None = None
     """text: NAME<TAB>CAPTION. jsonl: one object per line, with all captions. csv: a table. coco:
     COCO results, one JSON array. Default: by the suffix of --output, else text."""
@@ -102,8 +114,10 @@ def run(arguments: CaptionArguments, console: Console) -> int:
         return _join(arguments, console)
     if arguments.restart and arguments.output is None:
         raise InputError("--restart replaces the captions in a file; give --output.")
+    _check_beside(arguments)
     if arguments.batch_size < 1:
         raise InputError(f"--batch-size is {arguments.batch_size}; it must be at least 1.")
+    from jaxcap.caption_files.beside import BesideWriter
     from jaxcap.caption_files.text_files import shown
     from jaxcap.caption_files.writing import CaptionStream, CaptionWriter
     from jaxcap.captioning.identity import identity
@@ -114,7 +128,7 @@ def run(arguments: CaptionArguments, console: Console) -> int:
     format = _format(arguments)
     arguments, part = _shared(arguments, console)
     listed = _standard_input() if Path(LIST) in arguments.paths else io.BytesIO()
-    tally = _Tally(console, quiet=arguments.output is None)
+    tally = _Tally(console, quiet=arguments.output is None and arguments.beside is None)
     found = image_paths(
         arguments.paths, listed=listed, unreadable=tally.fail, left_out=tally.hidden.append
     )
@@ -124,6 +138,13 @@ def run(arguments: CaptionArguments, console: Console) -> int:
         console.print(f"Captioning with the model in the package{about}", soft_wrap=True)
     if options := given_search(arguments.search):
         captioner = captioner.with_search(**options)
+    if arguments.beside is not None:
+        writer = BesideWriter(
+            arguments.beside, arguments.prefix, arguments.suffix, arguments.existing
+        )
+        _caption(captioner, _wanted(found, part, writer, tally), writer, tally, arguments)
+        tally.say_where(f"in .{arguments.beside} files beside them")
+        return tally.close()
     with (
         CaptionStream(functools.partial(print_out, end=""), format)
         if arguments.output is None
@@ -143,12 +164,22 @@ def run(arguments: CaptionArguments, console: Console) -> int:
             )
         _caption(captioner, _wanted(found, part, file, tally), file, tally, arguments)
     if arguments.output is not None:
-        before = f", {tally.before} of them before" if tally.before else ""
-        console.print(
-            f"{tally.before + tally.captioned} images captioned{before}: {arguments.output}",
-            soft_wrap=True,
-        )
+        tally.say_where(str(arguments.output))
     return tally.close()
+
+
+def _check_beside(arguments: CaptionArguments) -> None:
+    given = [
+        f"--{name}"
+        for name in ("output", "format", "json", "words", "restart")
+        if getattr(arguments, name)
+    ]
+    if arguments.beside is not None and given:
+        raise InputError(f"--beside writes a file for each image, so {given[0]} has no effect.")
+    for name in ("prefix", "suffix", "existing"):
+        default = getattr(CaptionArguments, name)
+        if arguments.beside is None and getattr(arguments, name) != default:
+            raise InputError(f"--{name} needs --beside txt, caption, json or xmp.")
 
 
 def _shared(arguments: CaptionArguments, console: Console) -> tuple[CaptionArguments, Part | None]:
@@ -255,6 +286,13 @@ class _Tally:
             failed = f", {self.failed} failed" if self.failed else ""
             self.console.print(f"captioned {self.captioned}{failed}, {rate:.1f} images/s")
 
+    def say_where(self, where: str) -> None:
+        """Say how many images have captions now, and where these are."""
+        before = f", {self.before} of them before" if self.before else ""
+        self.console.print(
+            f"{self.before + self.captioned} images captioned{before}: {where}", soft_wrap=True
+        )
+
     def close(self) -> int:
         """List the failures and return the exit status."""
         from jaxcap.caption_files.formats import one_line
@@ -275,13 +313,13 @@ class _Tally:
 def _wanted(
     found: Iterable[ImagePath],
     part: Part | None,
-    file: CaptionWriter | CaptionStream,
+    file: CaptionWriter | CaptionStream | BesideWriter,
     tally: _Tally,
 ) -> Iterator[Path]:
     """Yield the images of this part that have no captions yet, each once."""
     seen: dict[Key, Path] = {}
     for image in found:
-        key = file.format.key(str(image.path))
+        key = file.key(str(image.path))
         # Before parts are checked: an image below two given folders has two names, and each name
         # may belong to another part.
         other = seen.setdefault(key, image.path)
@@ -289,8 +327,14 @@ def _wanted(
             continue
         if other is not image.path:
             if other != image.path:
-                tally.fail(f"{image.path}: COCO's way of naming gives it the id {key} of {other}")
-        elif key in file.keys:
+                tally.fail(f"{image.path}: {file.clash.format(key=key, other=other)}")
+            continue
+        try:
+            has_captions = file.has(key)
+        except InputError as error:
+            tally.fail(str(error))
+            continue
+        if has_captions:
             tally.before += 1
         else:
             yield image.path
@@ -299,7 +343,7 @@ def _wanted(
 def _caption(
     captioner: LoadedModel,
     wanted: Iterator[Path],
-    file: CaptionWriter | CaptionStream,
+    file: CaptionWriter | CaptionStream | BesideWriter,
     tally: _Tally,
     arguments: CaptionArguments,
 ) -> None:

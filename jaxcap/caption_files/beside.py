@@ -1,0 +1,142 @@
+"""Write captions into files beside the images, where other programs look for them.
+
+Each file is replaced as a whole, so an interruption leaves the old one or the new one. What else
+it holds is kept: the other keys of a JSON object, and every other byte of an XMP sidecar.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from jaxcap.caption_files import xmp
+from jaxcap.caption_files.column_names import Names
+from jaxcap.caption_files.formats import one_line
+from jaxcap.caption_files.reading import caption_texts
+from jaxcap.caption_files.sidecars import sidecar_captions
+from jaxcap.caption_files.text_files import decode_text, read_json, shown
+from jaxcap.captioning.results import Captioned
+from jaxcap.errors import InputError
+from jaxcap.files import read_bytes, replacing
+
+Kind = Literal["txt", "caption", "json", "xmp"]
+Existing = Literal["skip", "replace", "append"]
+
+_MAX_BYTES = 2**26
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class BesideWriter:
+    """Writes the caption of an image into a file beside it.
+
+    Attributes:
+      kind: the suffix of the files. `json` sets the key `caption`, `xmp` the description that
+        photo managers show.
+      prefix: text before each caption.
+      suffix: text after each caption.
+      existing: what becomes of captions that are there: `skip` leaves the image out, `replace`
+        replaces them, `append` adds a line (in JSON: makes a list). A caption is not added twice.
+    """
+
+    kind: Kind
+    prefix: str = ""
+    suffix: str = ""
+    existing: Existing = "skip"
+
+    clash = "its captions belong into {key}, and so do those of {other}"
+
+    def key(self, name: str) -> str:
+        """Return the file of the captions of an image.
+
+        An XMP sidecar is `a.jpg.xmp`, or `a.xmp` if that is there already.
+        """
+        path = Path(name)
+        if self.kind != "xmp":
+            return str(path.with_suffix(f".{self.kind}"))
+        full, short = path.with_name(f"{path.name}.xmp"), path.with_suffix(".xmp")
+        return str(short if short.exists() and not full.exists() else full)
+
+    def has(self, key: str) -> bool:
+        """Return whether to leave out the image that this file belongs to.
+
+        Raises:
+          InputError: the file is there, but cannot be read, so it cannot be kept either.
+        """
+        return bool(self._captions(Path(key), _read(Path(key)))) and self.existing == "skip"
+
+    def add(self, result: Captioned) -> None:
+        """Write the best caption of an image; do nothing for an image without one.
+
+        Raises:
+          InputError: the file cannot be written. It is then unchanged.
+        """
+        if not result.captions:
+            return
+        path = Path(os.path.realpath(self.key(result.name)))  # a link stays a link
+        caption = one_line(f"{self.prefix}{result.captions[0].text}{self.suffix}")
+        data = _read(path)
+        before = self._captions(path, data)
+        if self.existing == "append":
+            captions = before if caption in before else [*before, caption]
+        else:
+            captions = [caption]
+        try:
+            with replacing(path) as beside:
+                beside.write_bytes(self._content(path, data, captions))
+                if path.exists():
+                    shutil.copymode(path, beside)
+        except OSError as error:
+            raise InputError(
+                f"{path}: cannot write: {error.strerror}. Once the cause is removed, the same "
+                "command continues."
+            ) from error
+
+    def _captions(self, path: Path, data: bytes) -> list[str]:
+        if not data.strip():
+            return []
+        if self.kind == "xmp":
+            return _of_xmp(path, xmp.read_caption, data).splitlines()
+        if self.kind == "json":
+            document, key = _json_object(path, data)
+            texts = caption_texts([] if document.get(key) is None else document[key])
+            if texts is None:
+                raise InputError(f"{path}: {key} is {shown(document[key])}; expected text")
+            return texts
+        return [text for text, _ in sidecar_captions(path.with_suffix(".txt"), data)]
+
+    def _content(self, path: Path, data: bytes, captions: list[str]) -> bytes:
+        if self.kind == "xmp":
+            return _of_xmp(path, lambda old: xmp.with_caption(old, "\n".join(captions)), data)
+        if self.kind == "json":
+            document, key = _json_object(path, data)
+            value = captions[0] if len(captions) == 1 else captions
+            text = json.dumps({**document, key: value}, ensure_ascii=False, indent=4)
+        else:
+            text = "\n".join(captions)
+        return f"{text}\n".encode(errors="backslashreplace")
+
+
+def _read(path: Path) -> bytes:
+    return read_bytes(path, at_most=_MAX_BYTES) if os.path.lexists(path) else b""
+
+
+def _json_object(path: Path, data: bytes) -> tuple[dict[str, Any], str]:
+    """Return the object in a JSON sidecar, and its key of captions, which may be missing."""
+    text = decode_text(data, path)
+    document = read_json(path, text) if text.strip() else {}
+    if not isinstance(document, dict):
+        raise InputError(f"{path}: expected an object {{…}}, found {shown(document)}")
+    return document, next(iter(Names().captions_in(document)), "caption")
+
+
+def _of_xmp(path: Path, use: Callable[[bytes], _T], data: bytes) -> _T:
+    try:
+        return use(data if data.strip() else xmp.EMPTY)
+    except ValueError as error:
+        raise InputError(f"{path}: not an XMP sidecar that can be kept: {error}") from error
