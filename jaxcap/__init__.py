@@ -1,5 +1,6 @@
 """jaxcap: a CNN-LSTM image captioner in JAX and Flax, trained end to end.
 
+>>> jaxcap.caption("photo.jpg")
 >>> model = jaxcap.load("runs/flickr8k")
 >>> for result in model.caption(["photo.jpg"]):
 ...     print(result.name, result.captions[0].text)
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
         text,
         training,
     )
-    from jaxcap.captioning.loaded_model import LoadedModel, load
+    from jaxcap.captioning.loaded_model import LoadedModel, caption, load
     from jaxcap.captioning.results import Caption, Captioned
 
 __version__ = "0.1.0"
@@ -59,6 +60,7 @@ _LOCATIONS = {
     "Caption": "jaxcap.captioning.results",
     "Captioned": "jaxcap.captioning.results",
     "LoadedModel": "jaxcap.captioning.loaded_model",
+    "caption": "jaxcap.captioning.loaded_model",
     "load": "jaxcap.captioning.loaded_model",
 }
 """The module of each name, imported on first use: JAX takes a second to import."""
@@ -68,6 +70,7 @@ __all__ = [
     "Captioned",
     "InputError",
     "LoadedModel",
+    "caption",
     "caption_files",
     "captioning",
     "config",

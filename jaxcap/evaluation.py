@@ -247,6 +247,7 @@ def write_evaluation(
         rows=(_row(source[number], evaluation) for number in range(len(source))),
         count=len(source),
         curves=read_metrics(run.directory / "metrics.jsonl"),
+        step=run.step,
         config=to_dict(run.config),
     )
     return paths
@@ -257,10 +258,7 @@ def _row(record: Mapping[str, Any], evaluation: Evaluation) -> ReportRow:
     return ReportRow(
         image_id=name,
         image=record["image"],
-        captions=[
-            ReportCaption(c.text, c.log_prob, c.word_log_probs, c.attention, c.tokens or None)
-            for c in evaluation.captions[name]
-        ],
+        captions=[ReportCaption.of(caption) for caption in evaluation.captions[name]],
         references=evaluation.references[name],
         scores=evaluation.per_image[name],
         verdict=evaluation.verdicts.get(name),

@@ -53,6 +53,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # Small programs too: the tests compile thousands of them, which is most of their time.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
+    os.environ["XDG_CACHE_HOME"] = str(config.cache.mkdir("xdg"))
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     # Concurrent workers may meet a half-written entry, which is then compiled again.
     config.addinivalue_line(

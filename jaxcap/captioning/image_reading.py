@@ -11,7 +11,7 @@ from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -22,9 +22,19 @@ from jaxcap.errors import InputError
 T = TypeVar("T")
 R = TypeVar("R")
 
+
+@runtime_checkable
+class OpenFile(Protocol):
+    """A file opened for reading bytes, or anything else with its `read`."""
+
+    def read(self) -> bytes:
+        """Return the rest of the file."""
+
+
 _Decodable = Path | bytes | Image.Image | np.ndarray
-ImageLike = _Decodable | str
-"""A path, the bytes of an image file, a Pillow image, or pixels uint8 `[H, W, 3]`."""
+_Bytes = bytes | bytearray | memoryview
+ImageLike = _Decodable | _Bytes | str | OpenFile
+"""A path, the bytes of an image file, an open file, a Pillow image, or pixels uint8 `[H, W, 3]`."""
 
 _POLL_SECONDS = 0.02
 """How long to wait for the next image before reporting that it is not ready."""
@@ -35,12 +45,21 @@ class ReadImage:
     """An image resized for each model, or the reason why it could not be read.
 
     Attributes:
+      source: the path, bytes, Pillow image or array that was read; None on error.
       pixels: uint8 `[S, S, 3]` for each model, S being that model's size; empty on error.
     """
 
     name: str
+    source: Path | bytes | Image.Image | np.ndarray | None = None
     pixels: tuple[np.ndarray, ...] = ()
     error: str | None = None
+
+
+def is_image(value: object) -> bool:
+    """Return whether a value is a single `ImageLike`, rather than an iterable of them."""
+    if isinstance(value, np.ndarray):
+        return value.ndim <= 3
+    return isinstance(value, str | os.PathLike | _Bytes | Image.Image | OpenFile)
 
 
 def read_image(image: Any, number: int, *, sizes: Sequence[int]) -> ReadImage:
@@ -52,8 +71,15 @@ def read_image(image: Any, number: int, *, sizes: Sequence[int]) -> ReadImage:
     """
     source: Any = Path(image) if isinstance(image, str | os.PathLike) else image
     name = str(source) if isinstance(source, Path) else f"image {number}"
+    if isinstance(source, OpenFile):
+        try:
+            source = source.read()
+        except OSError as error:
+            return ReadImage(name, error=f"{name}: cannot be read: {error}")
+    if isinstance(source, bytearray | memoryview):
+        source = bytes(source)
     if not isinstance(source, _Decodable):
-        found = type(image).__name__
+        found = type(source).__name__
         return ReadImage(name, error=f"{name}: expected a path, bytes or pixels, found {found}")
     try:
         # JPEGs may be decoded at a fraction of their size, which is ten times faster. At twice
@@ -62,7 +88,7 @@ def read_image(image: Any, number: int, *, sizes: Sequence[int]) -> ReadImage:
     except InputError as error:
         return ReadImage(name, error=str(error))
     resized = {size: resize(array, size) for size in sizes}
-    return ReadImage(name, tuple(resized[size] for size in sizes))
+    return ReadImage(name, source, tuple(resized[size] for size in sizes))
 
 
 @contextlib.contextmanager

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
-from PIL import Image
 
+from jaxcap.captioning.calibration import Calibration, from_arrays
 from jaxcap.captioning.decoding import Decode, Decoded, check_search, create_decode, same_vocabulary
-from jaxcap.captioning.image_reading import ImageLike
+from jaxcap.captioning.image_reading import ImageLike, is_image
 from jaxcap.captioning.results import Captioned
 from jaxcap.captioning.stream import caption_images
 from jaxcap.config import Config, check_heeded, differences, load_config
@@ -24,7 +25,7 @@ from jaxcap.errors import InputError
 from jaxcap.model.captioner import Captioner, create_captioner, variable_shapes
 from jaxcap.pretrained import packaged
 from jaxcap.storage import published
-from jaxcap.storage.program_cache import Store, kept
+from jaxcap.storage.program_cache import Store, default_store, keep_compiled_programs, kept
 from jaxcap.storage.trained import TrainedCaptioner, check_finite
 from jaxcap.text.vocabulary import Vocabulary
 
@@ -35,7 +36,7 @@ ModelPath = str | os.PathLike[str]
 
 
 def load(
-    *models: ModelPath | Sequence[ModelPath], best: bool = True, store: Store | None = None
+    *models: ModelPath | Sequence[ModelPath], best: bool = True, cache: bool = True
 ) -> LoadedModel:
     """Load a trained captioner, or several as an ensemble.
 
@@ -44,7 +45,9 @@ def load(
         of an ensemble may have any encoders and image sizes but must have the same vocabulary;
         the first one's search options apply. Without arguments: the packaged model.
       best: load the checkpoint with the best score, or else the latest.
-      store: a cache of compiled programs, so that the next process starts sooner.
+      cache: keep traced and compiled programs in `$XDG_CACHE_HOME/jaxcap`, else
+        `~/.cache/jaxcap`, so that the next process starts sooner. This also sets JAX's
+        compilation cache, unless you have set it.
 
     Raises:
       InputError: a path is not a run or published file, a run has no sound checkpoint or
@@ -58,6 +61,9 @@ def load(
     ]
     if not paths:
         raise InputError("No model given. Pass a run directory, or several for an ensemble.")
+    if cache:
+        keep_compiled_programs()
+    store = default_store() if cache else None
     members = tuple(_load_member(path, best=best, store=store) for path in paths)
     same_vocabulary({str(member.directory): member.vocabulary for member in members})
     return LoadedModel(members, store)
@@ -83,7 +89,7 @@ def _load_member(path: Path, *, best: bool, store: Store | None) -> TrainedCapti
 
     config = load_config(path / "config.json")
     vocabulary = Vocabulary.load(path / "vocabulary.json")
-    model = create_captioner(config, len(vocabulary), words=vocabulary.words)
+    model = create_captioner(config, len(vocabulary))
     like = variable_shapes(model, image_size=config.data.image_size)
     with Checkpoints(
         path / "checkpoints", metric=config.evaluation.metric, reading_only=True
@@ -264,8 +270,19 @@ class LoadedModel:
         variables = jax.tree.map(mean, *(member.variables for member in self.members))
         names = "+".join(member.directory.resolve().name for member in self.members)
         directory = first.directory.parent / names
-        average = replace(first, directory=directory, variables=variables)
+        average = replace(first, directory=directory, variables=variables, calibration={})
         return replace(self, members=(average,))
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """How the model judges its captions.
+
+        None for an ensemble, and for a model that was exported without --calibrate.
+        """
+        first, *others = self.members
+        if others or not first.calibration:
+            return None
+        return from_arrays(first.calibration, where=str(first.directory))
 
     @cached_property
     def decode(self) -> Decode:
@@ -288,7 +305,7 @@ class LoadedModel:
 
     def caption(
         self,
-        images: Iterable[ImageLike],
+        images: ImageLike | Iterable[ImageLike],
         *,
         batch_size: int = 8,
         threads: int | None = None,
@@ -300,8 +317,10 @@ class LoadedModel:
         their number. `images` may be endless: a thread consumes it, at most three batches ahead.
 
         Args:
-          images: paths, the bytes of image files, Pillow images, or arrays uint8 `[H, W, 3]`.
-          batch_size: images per batch; all batches have this size, the last one is padded.
+          images: paths, the bytes of image files, open files, Pillow images, or arrays uint8
+            `[H, W, 3]`; or one of these.
+          batch_size: images per batch. The last batch is padded; fewer images than one batch
+            take a smaller one, so that a single photograph is quick.
           threads: how many threads decode images; by default one per processor.
           attention: whether to return the attention of the best caption of each image.
 
@@ -310,18 +329,13 @@ class LoadedModel:
           no captions, and does not stop the others.
 
         Raises:
-          InputError: `batch_size` or `threads` is below 1, or `images` is a single image.
+          InputError: `batch_size` or `threads` is below 1.
         """
         for name, value in (("batch_size", batch_size), ("threads", threads)):
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}; it must be at least 1.")
-        if isinstance(images, str | bytes | Path | Image.Image):
-            raise InputError(
-                f"caption takes a list or an iterator of images, not a single "
-                f"{type(images).__name__}: give [image]."
-            )
-        return caption_images(
-            images,
+        results = caption_images(
+            cast(Iterable[ImageLike], [images] if is_image(images) else images),
             self.decode,
             [member.variables for member in self.members],
             self.vocabulary,
@@ -329,7 +343,43 @@ class LoadedModel:
             batch_size=batch_size,
             threads=threads or os.cpu_count() or 1,
             attention=attention,
+            guide=self.config.search.guide,
         )
+        return results if self.calibration is None else map(self.calibration.apply, results)
+
+    def warm_up(self, batch_sizes: Iterable[int] = (1,)) -> None:
+        """Compile the programs for batches of these sizes, so that the first caption is quick.
+
+        `caption` uses batches of its `batch_size`, and of 1 or 8 if there are fewer images.
+
+        Raises:
+          InputError: a batch size is below 1.
+        """
+        for size in batch_sizes:
+            images = [np.zeros((1, 1, 3), np.uint8)] * size
+            for _ in self.caption(images, batch_size=size):
+                pass
+
+
+@functools.lru_cache(maxsize=1)
+def _packaged_model() -> LoadedModel:
+    return load()
+
+
+def caption(image: ImageLike) -> str:
+    """Caption one image with the packaged model, which stays loaded for the next call.
+
+    Raises:
+      InputError: the image cannot be read, or there are several.
+    """
+    if not is_image(image):
+        raise InputError(
+            "jaxcap.caption takes one image. For several: jaxcap.load().caption(images)"
+        )
+    (result,) = _packaged_model().caption(image, attention=False)
+    if result.error is not None:
+        raise InputError(result.error)
+    return result.captions[0].text
 
 
 def _decoder_cosine(a: dict[str, Any], b: dict[str, Any]) -> float:

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
+
+from jaxcap.captioning import drawing
+from jaxcap.data.images import decode
+from jaxcap.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_LARGE, _SMALL = 320, 160
+"""Longest side in pixels of the image in a notebook, and of the same image below each word."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +69,8 @@ class Caption:
         requested or the decoder has none.
       tokens: the words as written in the vocabulary, without `<eos>`.
       satisfied: whether the caption contains all required words.
+      calibrated: the probability that the caption is good, of a model that was calibrated (see
+        `calibration`); otherwise None.
     """
 
     text: str
@@ -64,14 +79,17 @@ class Caption:
     attention: np.ndarray | None = field(default=None, compare=False, repr=False)
     tokens: tuple[str, ...] = field(default=(), compare=False, repr=False)
     satisfied: bool = True
+    calibrated: float | None = None
 
     @property
     def confidence(self) -> float:
-        """The geometric mean of the probabilities of the words and of `<eos>`, from 0 to 1.
+        """The probability that the caption is good, if the model was calibrated.
 
-        Unlike the probability of the caption, it does not shrink with every further word. It is
-        not calibrated.
+        For other models: the geometric mean of the probabilities of the words and of `<eos>`.
+        Unlike the probability of the caption, it does not shrink with every further word.
         """
+        if self.calibrated is not None:
+            return self.calibrated
         return math.exp(self.log_prob / max(1, len(self.word_log_probs)))
 
     @property
@@ -103,8 +121,55 @@ class Captioned:
     Attributes:
       name: the path as given, or "image 7" for an image without a path.
       error: None if and only if there is a caption.
+      image: the path, bytes, Pillow image or array that was captioned; None if it has an error.
+      features: the mean of the encoder's features over the image, `[D]`.
+      familiarity: how like the training photographs the image is, from 0 to 1: the share of
+        held-out photographs that are less so. None if the model was not calibrated.
+      recognised: the words that the model recognises in the image, each with the probability that
+        people use it, in falling order. Empty for a model that recognises none.
+      unsaid: recognised things that `search.guide` is sure enough of to require, but the best
+        caption does not name.
     """
 
     name: str
     captions: tuple[Caption, ...] = ()
     error: str | None = None
+    image: Path | bytes | Image.Image | np.ndarray | None = field(
+        default=None, compare=False, repr=False
+    )
+    features: np.ndarray | None = field(default=None, compare=False, repr=False)
+    familiarity: float | None = None
+    recognised: Mapping[str, float] = field(default_factory=dict, hash=False, repr=False)
+    unsaid: tuple[str, ...] = ()
+
+    def plot(self) -> Axes:
+        """Draw the image, its best caption, and the attention of each word, with matplotlib.
+
+        Returns:
+          The axes of the image. `result.plot().figure.savefig("captioned.png")` saves the figure.
+
+        Raises:
+          InputError: the image has an error, or matplotlib is not installed.
+        """
+        if self.error is not None:
+            raise InputError(self.error)
+        return drawing.plot(self.captions[0].text, self._panels())
+
+    def _repr_html_(self) -> str:
+        """Return the image, its best caption, and the attention of each word, for notebooks."""
+        if self.error is not None:
+            return f"<p>{html.escape(self.error)}</p>"
+        return drawing.html(self.captions[0].text, self._panels())
+
+    def _panels(self) -> list[drawing.Panel]:
+        if self.image is None:
+            return []
+        photo = Image.fromarray(decode(self.image, name=self.name, size=2 * _LARGE))
+        photo.thumbnail((_LARGE, _LARGE))
+        small = photo.copy()
+        small.thumbnail((_SMALL, _SMALL))
+        return [("", photo)] + [
+            (f"{word.text}  {word.probability:.2f}", drawing.overlay(small, word.attention))
+            for word in self.captions[0].words
+            if word.attention is not None
+        ]

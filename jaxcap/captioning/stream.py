@@ -19,6 +19,7 @@ from jaxcap.captioning.decoding import Decode, Decoded, ImageInput
 from jaxcap.captioning.image_reading import ImageLike, ReadImage, read_ahead, read_image
 from jaxcap.captioning.results import Caption, Captioned
 from jaxcap.data.batch import Batch
+from jaxcap.model.recogniser.words import group_of_word
 from jaxcap.search import NEVER
 from jaxcap.text.vocabulary import EOS, PAD, Vocabulary
 
@@ -36,6 +37,7 @@ def caption_images(
     batch_size: int,
     threads: int,
     attention: bool,
+    guide: float = 0.0,
 ) -> Iterator[Captioned]:
     """Yield one `Captioned` for each image, in order.
 
@@ -45,21 +47,37 @@ def caption_images(
       sizes: the image size of each model.
       threads: how many threads decode images.
       attention: whether to fetch the attention of the best caption of each image.
+      guide: the probability from which `decode` requires recognised words; 0 if it requires none.
     """
     read = functools.partial(read_image, sizes=sizes)
     with read_ahead(images, read, threads=threads, ahead=3 * batch_size) as reading:
         batches = _batches(reading, batch_size)
-        for members, captions in _decoded(
-            decode, variables, batches, vocabulary, attention=attention
-        ):
-            rows = iter(captions)
+        for members, found in _decoded(decode, variables, batches, vocabulary, attention=attention):
+            rows = iter(found)
             for image in members:
-                found = () if image.error is not None else next(rows)
-                error = image.error
-                if error is None and not found:
-                    error = f"{image.name}: {NO_CAPTION}"
-                yield Captioned(image.name, found, error)
+                if image.error is not None:
+                    yield Captioned(image.name, error=image.error)
+                    continue
+                row = replace(next(rows), name=image.name)
+                if not row.captions:
+                    yield replace(row, error=f"{image.name}: {NO_CAPTION}")
+                    continue
+                yield replace(row, image=image.source, unsaid=_unsaid(row, guide))
 
+
+def _unsaid(result: Captioned, guide: float) -> tuple[str, ...]:
+    """Return the things that are recognised with probability `guide` and not named."""
+    group_of = group_of_word()
+    named = {group_of.get(token) for token in result.captions[0].tokens}
+    left = {}  # the first word of each group
+    for word, probability in result.recognised.items():
+        if probability >= guide > 0 and (group := group_of.get(word)) not in {None, *named}:
+            left.setdefault(group, word)
+    return tuple(left.values())
+
+
+_FEW = 8
+"""The batch size of 2 to 8 images. Each size is compiled, so there are few."""
 
 NO_CAPTION = (
     "the search found no caption, because the model's scores are not finite; use another "
@@ -84,11 +102,11 @@ def caption_batches(
       attention: whether to fetch the attention of the best caption of each image.
     """
     inputs = ((batch, (ImageInput(batch.pixels, batch.features),)) for batch in batches)
-    for batch, captions in _decoded(decode, variables, inputs, vocabulary, attention=attention):
+    for batch, rows in _decoded(decode, variables, inputs, vocabulary, attention=attention):
         assert batch.valid is not None
         assert batch.numbers is not None
         for row in np.flatnonzero(batch.valid):
-            yield int(batch.numbers[row]), captions[row]
+            yield int(batch.numbers[row]), rows[row].captions
 
 
 class _Pending(Generic[T]):
@@ -105,27 +123,42 @@ class _Pending(Generic[T]):
             result.scores,
             result.satisfied,
             weights,
+            decoded.words,
+            decoded.features,
         )
 
     def is_ready(self) -> bool:
         return all(x.is_ready() for x in jax.tree.leaves(self._waiting))
 
-    def captions(self, vocabulary: Vocabulary) -> list[tuple[Caption, ...]]:
-        """Wait for the device and return the captions of each row of the batch."""
-        tokens, word_log_probs, scores, satisfied, weights = jax.device_get(self._waiting)
+    def rows(self, vocabulary: Vocabulary) -> list[Captioned]:
+        """Wait for the device and return each row of the batch, without a name."""
+        tokens, word_log_probs, scores, satisfied, weights, words, features = jax.device_get(
+            self._waiting
+        )
         # `SearchResult` has these as properties, but NumPy needs no compilation.
         log_probs, exists = word_log_probs.sum(axis=-1), scores > NEVER / 2
         return [
-            tuple(
-                _caption(
-                    tokens[row, n],
-                    word_log_probs[row, n],
-                    float(log_probs[row, n]),
-                    vocabulary,
-                    weights=None if weights is None or n else weights[row],
-                    satisfied=bool(satisfied[row, n]),
-                )
-                for n in np.flatnonzero(exists[row])
+            Captioned(
+                "",
+                tuple(
+                    _caption(
+                        tokens[row, n],
+                        word_log_probs[row, n],
+                        float(log_probs[row, n]),
+                        vocabulary,
+                        weights=None if weights is None or n else weights[row],
+                        satisfied=bool(satisfied[row, n]),
+                    )
+                    for n in np.flatnonzero(exists[row])
+                ),
+                features=features[row].copy(),
+                recognised={
+                    vocabulary.words[id]: float(probability)
+                    for id, probability in zip(
+                        words.ids[row], words.probabilities[row], strict=True
+                    )
+                    if id != PAD
+                },
             )
             for row in range(len(tokens))
         ]
@@ -159,8 +192,8 @@ def _decoded(
     vocabulary: Vocabulary,
     *,
     attention: bool,
-) -> Iterator[tuple[T, list[tuple[Caption, ...]]]]:
-    """Yield `(key, captions of each row)` for batches `(key, inputs)`, one of them in flight.
+) -> Iterator[tuple[T, list[Captioned]]]:
+    """Yield `(key, rows)` for batches `(key, inputs)`, one of them in flight.
 
     Args:
       batches: a batch without inputs has no rows. None means that the next batch is not ready;
@@ -173,30 +206,33 @@ def _decoded(
         if batch is not None and batch[1] is not None:
             started = _Pending(batch[0], decode(variables, batch[1]), attention=attention)
         if in_flight is not None and (batch is not None or in_flight.is_ready()):
-            yield in_flight.key, in_flight.captions(vocabulary)
+            yield in_flight.key, in_flight.rows(vocabulary)
             in_flight = None
         if started is not None:
             in_flight = started
         elif batch is not None:
             yield batch[0], []
     if in_flight is not None:
-        yield in_flight.key, in_flight.captions(vocabulary)
+        yield in_flight.key, in_flight.rows(vocabulary)
 
 
 def _batches(
     reading: Iterable[ReadImage | None], batch_size: int
 ) -> Iterator[tuple[list[ReadImage], Inputs | None] | None]:
-    """Yield batches of one shape, each with the images it covers, unreadable ones included.
+    """Yield batches, each with the images it covers, unreadable ones included.
 
-    The last batch is padded. None is passed through from `reading`.
+    The last batch is padded: to `batch_size`, or to 1 or `_FEW` if it is the only one. None is
+    passed through from `reading`.
     """
+    sizes = [size for size in (1, _FEW) if size < batch_size]
     members: list[ReadImage] = []
     good: list[ReadImage] = []
 
     def batch() -> tuple[list[ReadImage], Inputs | None]:
-        # Only the names are needed from here on.
+        # The pixels are not needed from here on.
         names = [replace(image, pixels=()) for image in members]
-        rows = good + good[-1:] * (batch_size - len(good))
+        size = next((size for size in sizes if size >= len(good)), batch_size)
+        rows = good + good[-1:] * (size - len(good))
         pixels = map(np.stack, zip(*(row.pixels for row in rows), strict=True))
         return names, tuple(map(ImageInput, pixels)) or None
 
@@ -209,6 +245,7 @@ def _batches(
             good.append(image)
         # If most images are unreadable, errors must not wait until a batch is full.
         if len(good) == batch_size or len(members) == 4 * batch_size:
+            sizes = []  # the program for whole batches is compiled already
             yield batch()
             members, good = [], []
     if members:

@@ -32,13 +32,11 @@ if TYPE_CHECKING:
     from jaxcap.caption_files.formats import Format, Key
     from jaxcap.caption_files.writing import CaptionStream, CaptionWriter
     from jaxcap.captioning.loaded_model import LoadedModel
+    from jaxcap.captioning.results import Captioned
     from jaxcap.data.image_paths import ImagePath, Part
-    from jaxcap.storage.program_cache import Store
 
 _LISTED = 1000
 """Failures that are listed; so many more have a common cause."""
-_FEW = 8
-"""Batch size for 2 to 8 images."""
 _SECONDS = 15.0
 """Seconds between progress lines."""
 
@@ -57,8 +55,9 @@ class CaptionArguments:
     """Directory of a run, or a published model. Several, each with its own --model, form an
     ensemble. Default: the model in the package."""
     output: Path | None = None
-    """File for the captions. Images that it already holds are not captioned again.
-    FILE.made-with.json beside it records the model and the options."""
+    """File for the captions. Images that it already holds are not captioned again, and
+    FILE.made-with.json beside it records the model and the options. A name that ends in .html makes
+    a page with the images and where the model looked for each word."""
     restart: bool = False
     """Caption all images again, and replace the captions in --output."""
     beside: Literal["txt", "caption", "json", "xmp"] | None = None
@@ -118,6 +117,7 @@ def run(arguments: CaptionArguments, console: Console) -> int:
     if arguments.batch_size < 1:
         raise InputError(f"--batch-size is {arguments.batch_size}; it must be at least 1.")
     from jaxcap.caption_files.beside import BesideWriter
+    from jaxcap.caption_files.formats import Text
     from jaxcap.caption_files.text_files import shown
     from jaxcap.caption_files.writing import CaptionStream, CaptionWriter
     from jaxcap.captioning.identity import identity
@@ -125,19 +125,27 @@ def run(arguments: CaptionArguments, console: Console) -> int:
     from jaxcap.data.image_paths import LIST, image_paths
     from jaxcap.pretrained import packaged
 
-    format = _format(arguments)
+    is_page = _suffix(arguments.output) in (".html", ".htm") and not (
+        arguments.format or arguments.json
+    )
+    format = Text() if is_page else _format(arguments)
     arguments, part = _shared(arguments, console)
+    if is_page and part is not None:
+        raise InputError("A page cannot be joined from parts; use one process, without --part.")
     listed = _standard_input() if Path(LIST) in arguments.paths else io.BytesIO()
     tally = _Tally(console, quiet=arguments.output is None and arguments.beside is None)
     found = image_paths(
         arguments.paths, listed=listed, unreadable=tally.fail, left_out=tally.hidden.append
     )
-    captioner = load(*(arguments.model or (packaged(),)), store=_store())
+    captioner = load(*(arguments.model or (packaged(),)))
     if not arguments.model:
         about = f" ({captioner.note})" if captioner.note else ""
         console.print(f"Captioning with the model in the package{about}", soft_wrap=True)
     if options := given_search(arguments.search):
         captioner = captioner.with_search(**options)
+    if is_page:
+        _write_page(captioner, found, arguments, tally)
+        return tally.close()
     if arguments.beside is not None:
         writer = BesideWriter(
             arguments.beside, arguments.prefix, arguments.suffix, arguments.existing
@@ -216,19 +224,6 @@ def _shared(arguments: CaptionArguments, console: Console) -> tuple[CaptionArgum
     return arguments, part
 
 
-def _store() -> Store | None:
-    """Return the program cache, on CPUs only: there, tracing takes longer than captioning."""
-    import jax
-
-    from jaxcap.files import cache_dir
-    from jaxcap.storage.program_cache import Store
-
-    directory = cache_dir("programs")
-    if directory is None or jax.default_backend() != "cpu":
-        return None
-    return Store(directory)
-
-
 def _standard_input() -> io.BufferedIOBase:
     # A separate file object: Python closes `sys.stdin` at exit, and closing would wait for the
     # thread that may still be blocked in a read.
@@ -247,15 +242,19 @@ def _format(arguments: CaptionArguments) -> Format:
         )
     name: str | None = "jsonl" if arguments.json else arguments.format
     if name is None and arguments.output is not None:
-        name = SUFFIXES.get(arguments.output.suffix.lower())
+        name = SUFFIXES.get(_suffix(arguments.output))
         if name is None:
             raise InputError(
                 f"--output {arguments.output}: unknown format. Give --format "
-                f"{', '.join(FORMATS)}, or a name that ends in {', '.join(SUFFIXES)}."
+                f"{', '.join(FORMATS)}, or a name that ends in {', '.join(SUFFIXES)} or .html."
             )
     if arguments.words and name != "jsonl":
         raise InputError("--words needs --format jsonl.")
     return FORMATS[name or "text"](words=arguments.words)
+
+
+def _suffix(path: Path | None) -> str:
+    return "" if path is None else path.suffix.lower()
 
 
 @dataclass
@@ -277,8 +276,12 @@ class _Tally:
         if self.failed <= _LISTED:
             self.reasons.append(reason)
 
-    def tell(self) -> None:
-        """Report progress from time to time, unless captions go to standard output."""
+    def add(self, result: Captioned) -> None:
+        """Count an image; report progress from time to time if captions go to a file."""
+        if result.error is None:
+            self.captioned += 1
+        else:
+            self.fail(result.error)
         now = time.monotonic()
         if not self.quiet and now - self.told >= _SECONDS:
             self.told = now
@@ -347,19 +350,34 @@ def _caption(
     tally: _Tally,
     arguments: CaptionArguments,
 ) -> None:
-    first = list(itertools.islice(wanted, arguments.batch_size))
-    # A few images get a smaller batch, of one of few sizes, because each size is compiled.
-    sizes = (1, _FEW, arguments.batch_size)
-    size = min(arguments.batch_size, next(n for n in sizes if n >= len(first)))
     for result in captioner.caption(
-        itertools.chain(first, wanted), batch_size=size, attention=arguments.words
+        wanted, batch_size=arguments.batch_size, attention=arguments.words
     ):
         file.add(result)
-        if result.error is None:
-            tally.captioned += 1
-        else:
-            tally.fail(result.error)
-        tally.tell()
+        tally.add(result)
+
+
+def _write_page(
+    captioner: LoadedModel, found: Iterable[ImagePath], arguments: CaptionArguments, tally: _Tally
+) -> None:
+    """Write a page with each image, its captions, and where the model looked for each word."""
+    from jaxcap.report import ReportCaption, ReportRow, write_report
+
+    assert arguments.output is not None
+    paths = list(dict.fromkeys(image.path for image in found))
+
+    def row(path: Path, result: Captioned) -> ReportRow:
+        tally.add(result)
+        return ReportRow(str(path), path, [ReportCaption.of(c) for c in result.captions])
+
+    write_report(
+        arguments.output,
+        title="Captions",
+        rows=map(row, paths, captioner.caption(paths, batch_size=arguments.batch_size)),
+        count=len(paths),
+        facts={"model": ", ".join(str(member.directory.name) for member in captioner.members)},
+    )
+    tally.console.print(f"{tally.captioned} images captioned: {arguments.output}", soft_wrap=True)
 
 
 def _join(arguments: CaptionArguments, console: Console) -> int:

@@ -1,9 +1,11 @@
 "use strict";
-// Draw attention: smooth the weights on a G×G grid as in Xu et al. 2015 (figure 3), and darken the
-// image where they are low.
+// Draw attention: smooth the weights on a G×G grid as in Xu et al. 2015 (figure 3), colour the
+// image orange where they are high, and darken the rest a little.
 const attention = (() => {
   const MASK = 32;
-  const SHADOW = 0.8;
+  const SHADOW = 0.35;
+  const GLOW = 0.6;
+  const ORANGE = [255, 140, 0];
   const kernels = new Map();
   function kernel(side) { // Gaussian, [MASK][side]; rows sum to 1, to avoid a dark border
     if (!kernels.has(side)) {
@@ -35,7 +37,11 @@ const attention = (() => {
     }
     const context = mask.getContext("2d", { willReadFrequently: true });
     const pixels = context.createImageData(MASK, MASK);
-    smooth.forEach((value, i) => { pixels.data[4 * i + 3] = 255 * SHADOW * (1 - value / peak); });
+    smooth.forEach((value, i) => { // orange over black, as one colour
+      const glow = GLOW * value / peak;
+      const alpha = 1 - (1 - glow) * (1 - SHADOW * (1 - value / peak));
+      pixels.data.set([...ORANGE.map((c) => c * glow / alpha), 255 * alpha], 4 * i);
+    });
     context.putImageData(pixels, 0, 0);
   }
 
@@ -48,6 +54,6 @@ const attention = (() => {
     context.drawImage(mask, 0, 0, canvas.width, canvas.height);
   }
 
-  // Draw the image, if given, and a shadow by the weights (G·G, any scale) over it.
+  // Draw the image, if given, and the weights (G·G, any scale) over it.
   return { shade };
 })();

@@ -29,11 +29,12 @@ def number(value: float, digits: int = 1) -> str:
     return f"{value:,.{digits}f}".replace("-", "−") if math.isfinite(value) else "–"
 
 
-def training_charts(lines: Sequence[Mapping[str, Any]]) -> str:
+def training_charts(lines: Sequence[Mapping[str, Any]], step: int | None = None) -> str:
     """Return the section "Training", or an empty string if there is nothing to draw.
 
     Args:
       lines: the lines of `metrics.jsonl`. "loss" and every "SPLIT/METRIC" are drawn.
+      step: the step at which the legends give the values; None: the last one.
     """
     charts: dict[str, dict[str, Points]] = {}
     for name in dict.fromkeys(key for line in lines for key in line):
@@ -42,8 +43,12 @@ def training_charts(lines: Sequence[Mapping[str, Any]]) -> str:
             charts.setdefault(metric, {})[split or "train"] = points
     if not charts:
         return ""
-    drawn = "".join(_chart(metric, series) for metric, series in charts.items())
-    return f'<section><h2>Training</h2><div class="charts">{drawn}</div></section>'
+    drawn = "".join(_chart(metric, series, step) for metric, series in charts.items())
+    at = "" if step is None else f" (values at step {step:,}, the evaluated checkpoint)"
+    return (
+        '<section><details open class="training"><summary>Training'
+        f'{at}</summary><div class="charts">{drawn}</div></details></section>'
+    )
 
 
 def _points(lines: Sequence[Mapping[str, Any]], name: str) -> Points:
@@ -82,7 +87,12 @@ def stroke_class(index: int) -> str:
     return f"c{index % COLOURS} d{(index + index // COLOURS) % DASHES}"
 
 
-def _chart(metric: str, series: Mapping[str, Points]) -> str:
+def _at(points: Points, step: int | None) -> float:
+    """Return the value of a series at a step, or at the last step before it."""
+    return next((y for x, y in reversed(points) if step is None or x <= step), points[0][1])
+
+
+def _chart(metric: str, series: Mapping[str, Points], step: int | None) -> str:
     """Draw one metric, with a line per split. The legend is HTML, so that it wraps."""
     digits = 2 if metric == "loss" else 1
     xs = [x for points in series.values() for x, _ in points]
@@ -125,7 +135,7 @@ def _chart(metric: str, series: Mapping[str, Points]) -> str:
         legend.append(
             f'<li><svg class="key" viewBox="0 0 22 8" aria-hidden="true">'
             f'<polyline class="{stroke}" points="0,4 22,4"/></svg>'
-            f"{escape(split)} <b>{number(points[-1][1], digits)}</b></li>"
+            f"{escape(split)} <b>{number(_at(points, step), digits)}</b></li>"
         )
         described.append(
             f"{split}: {len(points)} points, from {points[0][1]:.4g} at step {points[0][0]:.0f} "

@@ -31,6 +31,9 @@ from jaxcap.report.pictures import Embedded, thumbnail, thumbnail_side
 _SIDE_BY_SIDE = 4
 """Number of copies shown of a duplicated image."""
 
+_PAGE = 900
+"""Width of all histograms together."""
+
 _LONG = 40
 """Largest number of captions shown of a sample."""
 
@@ -61,16 +64,18 @@ def write_data_page(
     policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'"
     with ThreadPoolExecutor() as pool:
         pictures = _Pictures(splits, pool, side=thumbnail_side(samples * len(splits)))
+        first, *others = (
+            _samples(split, pictures, samples, np.random.default_rng((seed, place)))
+            for place, split in enumerate(statistics.captions)
+        )
         sections = [
             _warnings(found),
+            first,
             _charts(statistics, config),
             _tables(statistics, config.min_count),
             _copies(statistics, pictures),
             _captions(statistics),
-            *(
-                _samples(split, pictures, samples, np.random.default_rng((seed, place)))
-                for place, split in enumerate(statistics.captions)
-            ),
+            *others,
         ]
     page = Template(_asset("data_page.html")).substitute(
         policy=escape(policy + "; form-action 'none'"),
@@ -121,22 +126,18 @@ def _charts(statistics: DataStatistics, config: DataConfig) -> str:
     captions, images = statistics.captions, statistics.images
     # A bucket also holds <bos> and <eos>. The mark follows the longest caption that fits.
     limits = [bucket - 1 for bucket in config.length_buckets]
-    drawn = [
-        histogram(
-            f"Captions by length in {statistics.units}",
-            {split: each.lengths for split, each in captions.items()},
-            marks=limits,
-        ),
-    ]
+    lengths = {split: each.lengths for split, each in captions.items()}
     per_image = {split: each.per_image for split, each in captions.items()}
-    if _varies(per_image):
-        drawn.append(histogram("Images by number of captions", per_image))
+    charts = [
+        (f"Captions by length in {statistics.units}", lengths, limits),
+        ("Images by number of captions", per_image, []),
+    ]
     for longer, name in ((False, "shorter"), (True, "longer")):
         sides = {split: each.sides(longer=longer) for split, each in images.items()}
-        if _varies(sides):
-            drawn.append(
-                histogram(f"Images by {name} side in pixels", sides, marks=[config.image_size])
-            )
+        charts.append((f"Images by {name} side in pixels", sides, [config.image_size]))
+    charts = charts[:1] + [chart for chart in charts[1:] if _varies(chart[1])]
+    width = _PAGE // len(charts)
+    drawn = (histogram(title, series, marks, width=width) for title, series, marks in charts)
     note = (
         f"Dashed lines: the longest captions that fit data.length_buckets {config.length_buckets}, "
         f"and data.image_size {config.image_size}. Bars: the first split; outlines: the others."
@@ -151,10 +152,15 @@ def _varies(series: Mapping[str, Mapping[int, int]]) -> bool:
 def _table(
     caption: str, columns: Iterable[str], rows: Iterable[Sequence[str]], here: str = ""
 ) -> str:
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    names = [escape(column) for column in columns]
+    head = "".join(f"<th>{name}</th>" for name in names)
     body = "".join(
         f"<tr{' class=here' if row[0] == here else ''}>"
-        + "".join(f"<td>{escape(cell)}</td>" for cell in row)
+        # On phones, where a table is too wide, the style shows each cell behind its name.
+        + "".join(
+            f'<td data-name="{name}">{escape(cell)}</td>'
+            for name, cell in zip(names, row, strict=True)
+        )
         + "</tr>"
         for row in rows
     )

@@ -361,8 +361,13 @@
       for (const value of ["references", "invented", "missed"]) {
         $("in").querySelector(`[value=${value}]`).remove();
       }
+      $("in").options[0].textContent = "captions and names";
     }
   }
+
+  // On a phone, the pictures come first.
+  const training = document.querySelector(".training");
+  if (training && matchMedia("(max-width: 34rem)").matches) training.open = false;
 
   addOptions();
   read();

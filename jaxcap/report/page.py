@@ -6,6 +6,7 @@ import base64
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from html import escape
@@ -42,6 +43,7 @@ def write_report(
     signature: str | None = None,
     facts: Mapping[str, object] | None = None,
     curves: Sequence[Mapping[str, Any]] = (),
+    step: int | None = None,
     config: Mapping[str, Any] | None = None,
     images: Literal["embed", "link"] = "embed",
     progress: Callable[[int], None] | None = None,
@@ -62,6 +64,8 @@ def write_report(
       facts: further short facts, by name. The value of "command" is shown as code.
       curves: the lines of `metrics.jsonl`, each with a "step". "loss" and every "SPLIT/METRIC"
         are drawn, with one chart per metric; other keys are ignored.
+      step: the step of the evaluated checkpoint, at which the legends give the values; None: the
+        last one.
       config: the run's configuration, shown as JSON.
       images: "embed" stores thumbnails in the page, about 10 kB each if there are thousands.
         "link" points to image files in formats that browsers show, and embeds the others.
@@ -82,7 +86,7 @@ def write_report(
         style=_style(),
         script=_script(),
         summary=_summary(scores or {}, intervals or {}, signature, facts or {}),
-        training=training_charts(curves),
+        training=training_charts(curves, step),
         gallery=_asset("gallery.html") if packed else '<p class="none">There are no captions.</p>',
         config=_configuration(config),
         rows=_json(packed),
@@ -191,7 +195,9 @@ def _summary(
     if any(name in intervals for name in scores):
         parts.append('<p class="quiet note">Below a score: its 95 % interval.</p>')
     if signature:
-        parts.append(f'<p class="signature"><code>{escape(signature)}</code></p>')
+        # Lines break between the parts, not within names such as CIDEr-D.
+        spans = re.sub(r"[^|]+\|?", r"<span>\g<0></span>", escape(signature))
+        parts.append(f'<p class="signature"><code>{spans}</code></p>')
     if facts:
         parts.append('<dl class="facts">')
         for name, fact in facts.items():

@@ -7,12 +7,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from jaxcap.report.pictures import Embedded, Linked, Unreadable
+
+if TYPE_CHECKING:
+    from jaxcap.captioning.results import Caption
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,17 @@ class ReportCaption:
     word_log_probs: Sequence[float] = ()
     attention: np.ndarray | None = None
     words: Sequence[str] | None = None
+
+    @classmethod
+    def of(cls, caption: Caption) -> ReportCaption:
+        """Take over a caption that `LoadedModel.caption` returned."""
+        return cls(
+            caption.text,
+            caption.log_prob,
+            caption.word_log_probs,
+            caption.attention,
+            caption.tokens or None,
+        )
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import dataclasses
 import functools
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ import flax
 import jax
 import jax.export
 
-from jaxcap.files import is_private, replacing
+from jaxcap.files import cache_dir, is_private, replacing
 
 _TRACED = ("captioning/decoding.py", "model", "search")
 """The code and tables from which a captioner's program is traced."""
@@ -69,6 +70,29 @@ class Store:
                 path.unlink(missing_ok=True)
 
 
+def default_store() -> Store | None:
+    """Return the user's store. None if there is no home directory, or a device other than the CPU.
+
+    On other devices, compiling takes much longer than tracing, and JAX's own cache is enough.
+    """
+    directory = cache_dir("programs")
+    return Store(directory) if directory is not None and jax.default_backend() == "cpu" else None
+
+
+def keep_compiled_programs() -> None:
+    """Let JAX keep compiled programs on disk, unless the user chose a folder or there is none."""
+    cache = cache_dir("xla")
+    if cache is None or jax.config.jax_compilation_cache_dir is not None:
+        return
+    if cache.exists() and not is_private(cache):
+        return
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    # Without a writable cache, programs are compiled every time; nothing else changes.
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
+
+
 def _digest(content: bytes) -> bytes:
     return hashlib.sha256(content).hexdigest().encode()
 
@@ -108,6 +132,8 @@ def kept(
 
     def call(*arguments: Any) -> Any:
         leaves, tree = jax.tree.flatten(arguments)
+        if any(isinstance(x, jax.Array) and len(x.devices()) > 1 for x in leaves):
+            return function(*arguments)  # stored programs are for one device
         shapes = tuple((x.shape, x.dtype.name) for x in leaves)
         if (tree, shapes) not in programs:
             key = key_of("serialized program", identity, jax.default_backend(), str(tree), shapes)

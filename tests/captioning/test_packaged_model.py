@@ -10,10 +10,12 @@ import re
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
 
+import jaxcap
 from jaxcap import pretrained
 from jaxcap.captioning import loaded_model
 from jaxcap.captioning.decoding import describe
@@ -108,6 +110,18 @@ def test_captions_without_a_model_being_named(about, capsys, monkeypatch, tmp_pa
         assert PEOPLE & set(found[name]), found[name]
     # The program is kept for the next process, and so is the finding that the file is in order.
     assert len(list((tmp_path / "jaxcap" / "programs").iterdir())) == 2
+
+
+def test_one_photograph_gives_a_string(tmp_path):
+    path = EXAMPLES / "photographer.jpg"
+    text = jaxcap.caption(path)
+    assert PEOPLE & set(text.split())
+    with Image.open(path) as photo:
+        assert jaxcap.caption(photo) == text
+    with pytest.raises(InputError, match=r"missing\.jpg: "):
+        jaxcap.caption(tmp_path / "missing.jpg")
+    with pytest.raises(InputError, match=r"one image.*jaxcap\.load\(\)\.caption"):
+        jaxcap.caption(np.zeros((2, 8, 8, 3), np.uint8))
 
 
 def test_a_package_without_its_model(monkeypatch, tmp_path):

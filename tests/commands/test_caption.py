@@ -8,6 +8,7 @@ import io
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -37,6 +38,26 @@ class Outcome(NamedTuple):
     code: int
     out: str
     err: str
+
+
+def test_a_page_shows_any_images(command, tmp_path):
+    Image.new("RGB", (20, 10), "red").save(tmp_path / "red.png")
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    outcome = command("red.png", "bad.png", "red.png", "--output", "page.html")
+    assert outcome.code == 1
+    assert "1 images captioned: page.html" in outcome.err
+    assert "skipped: bad.png" in outcome.err
+    page = (tmp_path / "page.html").read_text()
+    (rows,) = re.findall(r'id="rows">(.*?)</script>', page)
+    good, bad = json.loads(rows)
+    assert (good["id"], good["size"]) == ("red.png", [20, 10])
+    assert good["attention"]
+    assert good["captions"][0][0].split()
+    assert (bad["captions"], "note" in bad) == ([], True)
+    with pytest.raises(InputError, match=r"page cannot be joined.*--part"):
+        command("red.png", "--output", "other.html", "--part", "1/2")
+    assert command("red.png", "--output", "lines.html", "--format", "text").code == 0
+    assert (tmp_path / "lines.html").read_text().startswith("red.png\t")
 
 
 @pytest.fixture(scope="module")

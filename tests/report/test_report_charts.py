@@ -74,3 +74,11 @@ def test_a_constant_score_is_a_line(html: Callable) -> None:
 def test_nothing_to_draw() -> None:
     for curves in ([], [{"step": 1}], [{"loss": 1.0}], [{"step": 1, "loss": "none"}]):
         assert training_charts(curves) == ""
+
+
+def test_legends_give_the_values_of_the_evaluated_checkpoint() -> None:
+    curves = [{"step": step, "dev/BLEU-4": float(step)} for step in (10, 20, 30)]
+    for step, value in ((None, "30.0"), (20, "20.0"), (29, "20.0"), (5, "10.0")):
+        charts = training_charts(curves, step)
+        assert f"dev <b>{value}</b>" in charts
+        assert ("values at step 20, the evaluated checkpoint" in charts) == (step == 20)

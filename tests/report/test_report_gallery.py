@@ -285,21 +285,22 @@ def attended(page: Page, write: Callable[..., Path]) -> Page:
     return page
 
 
-def brightness(page: Page, canvas: str, x: float, y: float) -> int:
-    """Return red, 0 to 255, at a point given as fractions of width and height."""
-    return page[
-        f"(c => c.getContext('2d').getImageData({x} * c.width, {y} * c.height, 1, 1).data[0])"
-        f"(document.querySelector({canvas!r}))"
-    ]
+def colour(page: Page, canvas: str, x: float, y: float) -> list[int]:
+    """Return red, green, and blue at a point given as fractions of width and height."""
+    pixel = f"c.getContext('2d').getImageData({x} * c.width, {y} * c.height, 1, 1).data"
+    return page[f"(c => [...{pixel}].slice(0, 3))(document.querySelector({canvas!r}))"]
 
 
-def test_overlays_are_bright_where_the_model_looked(attended: Page) -> None:
+@pytest.mark.parametrize("dark", [False, True])
+def test_overlays_are_orange_where_the_model_looked(attended: Page, dark: bool) -> None:
+    attended.window(1280, 800, dark=dark)
     first, second = ".strip li:nth-child(1) canvas", ".strip li:nth-child(2) canvas"
     for place in ((0.05, 0.05), (0.5, 0.5), (0.95, 0.95)):
-        assert brightness(attended, first, *place) >= 250
-    assert brightness(attended, second, 0.95, 0.05) >= 235
-    assert brightness(attended, second, 0.95, 0.95) == pytest.approx(51, abs=3)  # a fifth is left
-    assert brightness(attended, second, 0.05, 0.95) == pytest.approx(51, abs=3)
+        # 0.4 of white, and 0.6 of orange (255, 140, 0)
+        assert colour(attended, first, *place) == pytest.approx([255, 186, 102], abs=4)
+    assert colour(attended, second, 0.95, 0.05) == pytest.approx([253, 188, 107], abs=12)
+    for place in ((0.95, 0.95), (0.05, 0.95)):  # 0.65 of white
+        assert colour(attended, second, *place) == pytest.approx([166] * 3, abs=3)
     assert shown(attended, ".strip .word") == ["everywhere", "corner"]
     assert shown(attended, ".strip .p") == ["61 %", "37 %"]  # exp(−0.5), exp(−1)
     assert shown(attended, ".numbers") == ["p 22 %"]  # exp(−1.5)
@@ -314,11 +315,11 @@ def test_arrow_keys_move_between_words_and_enlarge_them(attended: Page) -> None:
     assert attended["document.activeElement.textContent"] == "corner37 %"
     assert not attended[f"{overlay}.hidden"]
 
-    def shadow(x: int, y: int) -> int:
-        return attended[f"{overlay}.getContext('2d').getImageData({x}, {y}, 1, 1).data[3]"]
+    def pixel(x: int, y: int) -> list[int]:
+        return attended[f"[...{overlay}.getContext('2d').getImageData({x}, {y}, 1, 1).data]"]
 
-    assert shadow(123, 4) <= 15
-    assert shadow(4, 123) == pytest.approx(204, abs=3)  # 0.8 · 255
+    assert pixel(123, 4)[:1] == pytest.approx([255], abs=12)
+    assert pixel(4, 123) == pytest.approx([0, 0, 0, 89], abs=3)  # 0.35 · 255
     attended["document.activeElement.blur()"]
     assert attended[f"{overlay}.hidden"]
 
@@ -327,6 +328,20 @@ def test_overlays_can_be_hidden(attended: Page) -> None:
     attended["document.getElementById('words').click()"]
     assert shown(attended, ".strip") == []
     assert attended["location.hash"] == "#words=off"
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_phone_shows_pictures_before_charts(
+    page: Page, write: Callable[..., Path], jpeg: Callable[..., bytes], dark: bool
+) -> None:
+    path = write(
+        rows=[ReportRow("x", jpeg(), [ReportCaption("dog")])],
+        curves=[{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}],
+    )
+    for width, is_open in ((375, False), (1280, True)):
+        page.window(width, 800, dark=dark)
+        page.open(path)
+        assert page["document.querySelector('.training').open"] is is_open
 
 
 @pytest.mark.parametrize("dark", [False, True])

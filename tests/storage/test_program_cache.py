@@ -60,6 +60,17 @@ def test_nothing_is_traced_twice(tmp_path):
     assert call(store)[0] == 0
 
 
+def test_arrays_on_several_devices_are_computed_there(tmp_path):
+    function = Traced()
+    program = kept(function.jitted, Store(tmp_path / "none"), result=Sums, identity="sums")
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("rows",))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("rows"))
+    x = jax.device_put(np.arange(6, dtype=np.float32).reshape(2, 3), rows)
+    found = program({"w": np.array([1.0, 2.0, 3.0], np.float32)}, x)
+    assert found.rows.tolist() == [8.0, 26.0]
+    assert not (tmp_path / "none").exists()
+
+
 def test_options_of_jax_are_part_of_the_key(tmp_path):
     store = Store(tmp_path)
     before = program_cache.key_of("x")
@@ -142,7 +153,7 @@ def test_all_code_that_is_traced_is_part_of_the_key():
     root = Path(jaxcap.__file__).parent
     traced = {name.removesuffix(".py").split("/")[0] for name in program_cache._TRACED}
     # The configuration and the vocabulary are part of an identity; the rest computes no array.
-    told = {"config", "text", "metrics", "errors", "files", "devices"}
+    told = {"config", "text", "metrics", "errors", "files", "devices", "json_data"}
     imported: set[str] = set()
     for name in program_cache._TRACED:
         path = root / name
