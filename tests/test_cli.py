@@ -40,7 +40,6 @@ Command = Callable[..., Outcome]
 @pytest.fixture
 def command(monkeypatch, capsys, tmp_path) -> Command:
     """Run an entry point in this process, in an empty directory, with the tests' own cache."""
-    monkeypatch.setattr(cli, "configure_jax", lambda: None)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)
 
