@@ -10,7 +10,6 @@ import errno
 import io
 import os
 import sys
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -33,7 +32,6 @@ from jaxcap.commands import (
 )
 from jaxcap.config.local_paths import local_arguments
 from jaxcap.errors import InputError
-from jaxcap.files import cache_dir, is_private
 from jaxcap.progress import PlainConsole
 
 _COMMANDS: dict[str, tuple[type, Callable[[Any, Console], int]]] = {
@@ -96,7 +94,6 @@ def _run(command: Callable[[Console], int]) -> None:
         # File names must be printable in any locale; `\udcff` is also valid in JSON.
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
-        configure_jax()
         status = command(console)
     except InputError as error:
         console.print(f"error: {error}", style="red", soft_wrap=True)
@@ -123,17 +120,3 @@ _ENVIRONMENT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPE
 def _abandon_stdout() -> None:
     """Redirect standard output to nowhere, or Python would fail again when it flushes at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def configure_jax() -> None:
-    """Cache compiled programs on disk, so that later starts of a command are quick."""
-    import jax
-
-    cache = cache_dir("xla")
-    is_ours = cache is not None and (not cache.exists() or is_private(cache))
-    if is_ours and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    # Without a writable cache, programs are compiled every time; nothing else changes.
-    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")

@@ -30,8 +30,10 @@ class ReplayArguments:
 
 def run(arguments: ReplayArguments, console: Console) -> int:
     """Print the results of the step and the names of its images."""
+    from jaxcap.storage.program_cache import keep_compiled_programs
     from jaxcap.training.replaying import replay
 
+    keep_compiled_programs()
     data_dir, run = arguments.data_dir, arguments.file.parent
     if (run / "config.json").is_file():
         data_dir = choose_data_dir(data_dir, load_config(run / "config.json").data, run=run)

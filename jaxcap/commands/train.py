@@ -95,8 +95,10 @@ def _stage_options(stage: Stage) -> dict[str, dict[str, Any]]:
 def run(arguments: TrainArguments, console: Console) -> int:
     """Train to the end and print the scores; after a signal, print how to resume."""
     from jaxcap.devices import hosts
+    from jaxcap.storage.program_cache import keep_compiled_programs
     from jaxcap.training import Interrupted, train
 
+    keep_compiled_programs()
     try:
         summary = train(arguments.config, arguments.workdir, console=console)
     except Interrupted as interrupted:
