@@ -97,7 +97,6 @@ def finetuning(arguments: FinetuneArguments) -> Config:
             learning_rate=2e-4,
             label_smoothing=0.1,
             weight_decay=1e-2,
-            patience=3,
         ),
         evaluation=EvaluationConfig(
             batch_size=start.evaluation.batch_size, units=start.evaluation.units

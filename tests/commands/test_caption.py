@@ -114,6 +114,21 @@ def test_a_repeated_command_continues(command, tmp_path, run, name):
     assert output.read_bytes() == whole
 
 
+def test_other_settings_need_a_restart(command, tmp_path):
+    pictures(tmp_path / "in", 2)
+    command("in", "--output", "out.jsonl", "--beam-size", 1)
+    before = Path("out.jsonl").read_text()
+    message = r"other settings \(then and now\):\n  search\.beam_size: 1, 3\n  words: False, True\n"
+    with pytest.raises(InputError, match=message):
+        command("in", "--output", "out.jsonl", "--beam-size", 3, "--words")
+    assert Path("out.jsonl").read_text() == before
+    outcome = command("in", "--output", "out.jsonl", "--beam-size", 3, "--words", "--restart")
+    assert "2 images captioned: out.jsonl" in outcome.err
+    assert all(len(json.loads(line)["captions"]) == 3 for line in open("out.jsonl"))
+    with pytest.raises(InputError, match="--restart replaces the captions in a file"):
+        command("in", "--restart")
+
+
 def test_an_image_that_is_given_twice_is_captioned_once(command, tmp_path):
     pictures(tmp_path / "in", 3)
     outcome = command("in/001.png", "in", "./in/001.png", "in/*.png")

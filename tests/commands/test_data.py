@@ -11,6 +11,7 @@ from rich.console import Console
 from jaxcap.commands.data import DataArguments, run
 from jaxcap.config import DataConfig
 from jaxcap.datasets.inspection import inspect, warnings
+from jaxcap.datasets.prepare import load_source
 from jaxcap.errors import InputError
 from jaxcap.report.data_page import write_data_page
 from jaxcap.report.histograms import histogram
@@ -147,3 +148,12 @@ def test_a_histogram_worked_by_hand():
     wide = histogram("sides", {"train": {100: 1, 700: 1}})
     assert "100 to 119: 50.00 %" in wide
     assert histogram("none", {"train": {}}) == ""
+
+
+def test_the_images_of_a_split_are_listed(tiny_data, capsys):
+    source = load_source("shapes", "test", tiny_data)
+    assert _run("shapes", data_dir=tiny_data, list="test") == (0, "")
+    names = capsys.readouterr().out.splitlines()
+    assert names == [source[i]["image_id"] for i in range(5)]
+    with pytest.raises(InputError, match="of which data set"):
+        _run(data_dir=tiny_data, list="test")

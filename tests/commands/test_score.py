@@ -17,6 +17,7 @@ from rich.console import Console
 
 from jaxcap.commands import score
 from jaxcap.commands.score import ScoreArguments
+from jaxcap.datasets.prepare import load_source
 from jaxcap.errors import InputError
 from jaxcap.metrics import evaluate_captions
 
@@ -276,3 +277,15 @@ def test_a_run_on_flickr8k_scores_as_it_was_evaluated(scoring: Scoring) -> None:
     )
     for name, value in json.loads((run / "metrics-dev.json").read_text())["scores"].items():
         assert float(found["score", name][0]) == pytest.approx(value, abs=5e-5)
+
+
+def test_a_split_of_a_prepared_data_set_holds_the_references(scoring, tiny_data):
+    source = load_source("shapes", "test", tiny_data)
+    records = [source[i] for i in range(len(source))]
+    scoring.write("pred.json", {f"{r['image_id']}.png": r["captions"][0] for r in records})
+    lines = scoring.lines(
+        references=Path("shapes:test"), train=Path("shapes:train"), data_dir=tiny_data
+    )
+    assert float(lines["score", "BLEU-4"][0]) == 100
+    assert "|images:5|refs:5|" in lines["signature",][0]
+    assert ("diversity", "these captions", "novel") in lines

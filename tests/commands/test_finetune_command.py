@@ -1,0 +1,66 @@
+"""`jaxcap finetune`: what it takes over from the model, and the comparison that it ends with."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from jaxcap.captioning.loaded_model import load
+from jaxcap.commands.finetune import parse, run
+from jaxcap.config import load_config
+from jaxcap.errors import InputError
+
+
+@pytest.fixture
+def options(tiny_run: Path, tiny_data: Path, tmp_path: Path) -> list[str]:
+    named = {
+        "data": "shapes",
+        "model": tiny_run,
+        "data-dir": tiny_data,
+        "workdir": tmp_path / "tuned",
+        "encoder.cache-dir": tmp_path / "features",
+    }
+    return [str(text) for option, value in named.items() for text in (f"--{option}", value)]
+
+
+def test_the_model_decides_architecture_and_preprocessing(
+    options: list[str], tiny_run: Path
+) -> None:
+    tuned, model = parse(options).config, load_config(tiny_run / "config.json")
+    assert tuned.data.image_size == model.data.image_size
+    assert tuned.data.length_buckets == model.data.length_buckets
+    assert tuned.decoder.hidden_size == model.decoder.hidden_size
+    assert tuned.search == model.search
+    assert tuned.train.start_from == str(tiny_run)
+    assert tuned.train.extend_vocabulary
+    assert not tuned.encoder.trainable
+
+
+def test_before_and_after_are_compared(options: list[str], tiny_run: Path, tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=100)
+    assert run(parse([*options, "--train.epochs", "1"]), console) == 0
+    printed = console.file.getvalue()
+    metrics = (tmp_path / "tuned" / "metrics.jsonl").read_text().splitlines()
+    before = json.loads(metrics[0])
+    assert before["step"] == 0
+    row = next(line for line in printed.splitlines() if "│ CIDEr-D" in line)
+    cells = [cell.strip() for cell in row.split("│")[1:-1]]
+    assert cells[1] == f"{before['dev/CIDEr-D']:.1f}"
+    after = load(tmp_path / "tuned")
+    scores = json.loads((tmp_path / "tuned" / "metrics-dev.json").read_text())["scores"]
+    assert cells[2] == f"{scores['CIDEr-D']:.1f}"
+    assert float(cells[3]) == pytest.approx(float(cells[2]) - float(cells[1]), abs=0.11)
+    low, high = map(float, cells[4].split(" … "))
+    assert low <= float(cells[3]) <= high
+    assert f"jaxcap caption PHOTO.jpg --model {tmp_path / 'tuned'}" in printed
+    # The shapes' words are all known, so the vocabulary did not change.
+    assert after.vocabulary == load(tiny_run).vocabulary
+
+
+def test_a_missing_data_set_is_named(options: list[str]) -> None:
+    with pytest.raises(InputError, match="no data set 'holiday'"):
+        parse([*options, "--data", "holiday"])
