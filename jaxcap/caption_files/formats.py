@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jaxcap.caption_files.text_files import harmless
 from jaxcap.captioning.results import Caption, Captioned
 
 Key = str | int
@@ -163,7 +164,10 @@ _END_OF_ROW = re.compile(rb",-?\d+\.\d+,-?\d+\.\d+\s*\Z")
 
 
 class Csv(Format):
-    """A table with the columns image, caption, log_prob and confidence, named in its first line."""
+    """A table with the columns image, caption, log_prob and confidence, named in its first line.
+
+    A name or caption that a spreadsheet would take for a formula has a `'` before it.
+    """
 
     name = "csv"
     head = "image,caption,log_prob,confidence\n"
@@ -172,11 +176,11 @@ class Csv(Format):
     )
 
     def key(self, name: str) -> Key:
-        return encoded(name).decode()
+        return encoded(harmless(name)).decode()
 
     def entry(self, result: Captioned) -> str:
         best = result.captions[0]
-        cells = map(_cell, (result.name, best.text))
+        cells = (_cell(harmless(text)) for text in (result.name, best.text))
         return f"{','.join(cells)},{best.log_prob:.4f},{best.confidence:.4f}\n"
 
     def rows(self, lines: Iterable[bytes]) -> Iterator[bytes]:
@@ -205,7 +209,8 @@ class Csv(Format):
             raise ValueError("not a row of four cells")
         float(match[3]), float(match[4])
         name = match[1]
-        return name[1:-1].replace('""', '"') if name.startswith('"') else name, len(row)
+        name = name[1:-1].replace('""', '"') if name.startswith('"') else name
+        return harmless(name), len(row)
 
     def is_unfinished(self, row: bytes, *, first: bool) -> bool:
         in_quotes = row.count(b'"') % 2 == 1

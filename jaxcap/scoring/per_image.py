@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxcap.caption_files.text_files import harmless
 from jaxcap.errors import InputError
 from jaxcap.files import write_text
 
@@ -56,7 +57,9 @@ def write_per_image(
     else:
         writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(
+            {k: harmless(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows
+        )
     write_text(path, out.getvalue())
 
 

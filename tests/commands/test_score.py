@@ -210,6 +210,22 @@ def test_warnings_are_printed_and_in_the_json(scoring: Scoring) -> None:
     assert len(json.loads(out)["warnings"]) == 1
 
 
+def test_letters_that_the_tokenizer_drops_cause_a_warning(scoring: Scoring) -> None:
+    scoring.write("pred.json", {"a.jpg": "ಹುಲಿ", "b.jpg": "a dog"})  # tiger
+    scoring.write("refs.json", {"a.jpg": ["ಹಾಲು", "ಹಾಲು"], "b.jpg": ["a dog", "a dog"]})  # milk
+    _, messages = scoring.run()
+    assert "warning: 3 of 6 (50.0 %) captions and references lose letters or marks" in messages
+    assert "--units characters" in messages
+    assert "lose letters" not in scoring.run(units="characters")[1]
+
+
+def test_names_of_windows_and_of_another_machine_are_matched(scoring: Scoring) -> None:
+    expected = scoring.run()[0]
+    for form in ("photos\\{}", "./{}", "C:\\me\\x\\photos\\{}"):
+        scoring.write("pred.json", {form.format(k): v for k, v in CAPTIONS.items()})
+        assert scoring.run()[0] == expected
+
+
 def test_a_report_shows_the_images(scoring: Scoring) -> None:
     photos = scoring.folder / "photos"
     photos.mkdir()

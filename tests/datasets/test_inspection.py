@@ -260,6 +260,18 @@ def test_captions_beyond_the_longest_bucket():
     assert found.level == "note"
 
 
+def test_letters_that_the_scorer_drops():
+    texts = [[["a", "ಹುಲಿ"], ["a", "dog"]]] * 100
+    data = DataStatistics("d", {"train": count_captions(texts)})
+    found = kinds(data, captions_per_image=2)["lost-letters"]
+    assert found.level == "warning"
+    assert "100 of 400 (25.0 %) running words" in found.text
+    assert "--evaluation.units characters" in found.text
+    assert "--data.units pieces" in found.text
+    in_pieces = dataclasses.replace(data, units="pieces")
+    assert "lost-letters" not in kinds(in_pieces, captions_per_image=2)
+
+
 def test_unknown_words():
     texts = [[[f"rare{n // 2}", *["common"] * 9]] for n in range(200)]  # a tenth of the words
     data = DataStatistics("d", {"train": count_captions(texts)})
