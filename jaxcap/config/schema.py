@@ -403,7 +403,13 @@ class Stage:
     decoder: dict[str, Any] = field(default_factory=dict)
     """Options of decoder that the stage overrides: dropout."""
     data: dict[str, Any] = field(default_factory=dict)
-    """Options of data that the stage overrides: augmentation."""
+    """Options of data that the stage overrides: augmentation and weights."""
+
+    def __post_init__(self) -> None:
+        # A stage read from JSON, which has no tuples, must equal the one that was written.
+        for options in (self.train, self.encoder, self.decoder, self.data):
+            lists = {name: value for name, value in options.items() if isinstance(value, list)}
+            options.update({name: tuple(value) for name, value in lists.items()})
 
 
 @dataclass(frozen=True)
