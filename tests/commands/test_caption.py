@@ -124,7 +124,8 @@ def test_other_settings_need_a_restart(command, tmp_path):
     assert Path("out.jsonl").read_text() == before
     outcome = command("in", "--output", "out.jsonl", "--beam-size", 3, "--words", "--restart")
     assert "2 images captioned: out.jsonl" in outcome.err
-    assert all(len(json.loads(line)["captions"]) == 3 for line in open("out.jsonl"))
+    lines = Path("out.jsonl").read_text().splitlines()
+    assert all(len(json.loads(line)["captions"]) == 3 for line in lines)
     with pytest.raises(InputError, match="--restart replaces the captions in a file"):
         command("in", "--restart")
 
