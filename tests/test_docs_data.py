@@ -24,6 +24,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -31,12 +32,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
 from jaxcap.commands.data import DataArguments
-from jaxcap.commands.prepare import PrepareArguments
+from jaxcap.commands.prepare import FileOptions, PrepareArguments, TableOptions, TfdsOptions
 from jaxcap.datasets.prepare import formats
 
 ROOT = Path(__file__).parents[1]
@@ -158,6 +161,19 @@ def own_folders(here: Path) -> None:
         draw(here / "pets" / f"{name}.jpg", 400 + n)
         write(here / "pets" / f"{name}.txt", *captions)
 
+    farm = [
+        ("train/goat", "A goat on a rock."),
+        ("train/hen", "A hen in the yard."),
+        ("validation/cow", "A cow in the shade."),
+    ]
+    for n, (name, caption) in enumerate(farm):
+        draw(path := here / "farm" / f"{name}.jpg", 450 + n)
+        entry = {"file_name": path.name, "text": caption}
+        with (path.parent / "metadata.jsonl").open("a") as metadata:
+            metadata.write(json.dumps(entry) + "\n")
+    shards(here, here / "farm")
+    write(here / "sentences.txt", "A dog runs on the beach.", "Two children play football.")
+
     for n in range(1, 41):
         draw(here / "market" / f"{n:02}.jpg", 500 + n)
     damaged = here / "market" / "12.jpg"
@@ -168,6 +184,27 @@ def own_folders(here: Path) -> None:
         draw(here / "tokyo" / f"{n}.jpg", 600 + n)
     rows = [f"{n}.jpg,赤い丸があります。,{'train' if n < 11 else 'val'}" for n in range(1, 13)]
     write(here / "tokyo" / "captions.csv", "image,caption,split", *rows)
+
+
+def shards(here: Path, source: Path) -> None:
+    """Write the images of an ImageFolder into tar and Parquet files."""
+    (here / "shards").mkdir()
+    for split, name in (("train", "train"), ("validation", "val")):
+        images = sorted((source / split).glob("*.jpg"))
+        with tarfile.open(here / "shards" / f"{name}-00000.tar", "w") as tar:
+            for path in images:
+                caption = f"A {path.stem} on a farm.".encode()
+                tar.add(path, path.name)
+                info = tarfile.TarInfo(f"{path.stem}.txt")
+                info.size = len(caption)
+                tar.addfile(info, io.BytesIO(caption))
+        file = here / "downloads" / "data" / f"{split}-00000-of-00001.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        columns = {
+            "image": [{"bytes": path.read_bytes(), "path": path.name} for path in images],
+            "text": [f"A {path.stem} on a farm." for path in images],
+        }
+        pq.write_table(pa.table(columns), file)
 
 
 def coco_json(images: Any) -> str:
@@ -405,7 +442,9 @@ def test_the_page_shows_every_format_and_names_every_option() -> None:
     commands = "".join(block.text for block in blocks(PAGE) if block.language == "bash")
     for name in formats().keys() - {"shapes"}:
         assert f"jaxcap prepare {name} " in commands
-    names = {field.name for field in fields(PrepareArguments)} - {"format"}
+    groups = {"files": FileOptions, "table": TableOptions, "tfds": TfdsOptions}
+    every = [PrepareArguments, *groups.values()]
+    names = {field.name for each in every for field in fields(each)} - {"format", *groups}
     names |= {"page", "config", "json", "images"} & {field.name for field in fields(DataArguments)}
     for name in names:
         assert re.search(rf"--(no-)?{name.replace('_', '-')}\b", PAGE), name
