@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import tyro
 from rich.console import Console
 
 import jaxcap
@@ -24,6 +23,7 @@ from jaxcap.commands import (
     evaluate,
     export,
     finetune,
+    parsing,
     prepare,
     replay,
     score,
@@ -31,7 +31,7 @@ from jaxcap.commands import (
     weights,
 )
 from jaxcap.config.local_paths import local_arguments
-from jaxcap.errors import InputError
+from jaxcap.errors import InputError, did_you_mean
 from jaxcap.progress import PlainConsole
 
 _COMMANDS: dict[str, tuple[type, Callable[[Any, Console], int]]] = {
@@ -70,21 +70,45 @@ def main(*command: str) -> None:
         if given == ["--version"]:
             print(f"jaxcap {jaxcap.__version__}")
             return 0
-        if given and given[0] in _PARSERS:
-            _, run = _COMMANDS[given[0]]
-            return run(_PARSERS[given[0]](given[1:]), console)
-        if given[:1] == ["caption"]:
-            given[1:] = caption.paths_last(given[1:])
-        arguments = tyro.extras.subcommand_cli_from_dict(
-            {name: arguments for name, (arguments, _) in _COMMANDS.items()},
-            args=given,
-            prog="jaxcap",
-            description="CNN-LSTM image captioning in JAX. --version prints the version.",
-        )
-        run = next(run for cls, run in _COMMANDS.values() if isinstance(arguments, cls))
-        return run(arguments, console)
+        if not given:
+            console.print(describe_commands())
+            return 2
+        if given[0] in ("-h", "--help"):
+            print(describe_commands())
+            return 0
+        name, *rest = given
+        if name not in _COMMANDS:
+            raise InputError(
+                f"unknown command '{name}'.{did_you_mean(name, _COMMANDS)} "
+                f"Commands: {', '.join(_COMMANDS)}."
+            )
+        arguments, run = _COMMANDS[name]
+        if name in _PARSERS:
+            return run(_PARSERS[name](rest), console)
+        if name == "caption":
+            rest = caption.paths_last(rest)
+        return run(parsing.parse(arguments, f"jaxcap {name}", rest), console)
 
     _run(parse_and_run)
+
+
+def describe_commands() -> str:
+    """List the commands, each with the first line of its description."""
+    lines = [
+        f"  {name:10}{(arguments.__doc__ or '').partition(chr(10))[0]}"
+        for name, (arguments, _) in _COMMANDS.items()
+    ]
+    return "\n".join(
+        [
+            "usage: jaxcap COMMAND …",
+            "",
+            "Image captioning in JAX: a convolutional encoder and an LSTM decoder.",
+            "",
+            *lines,
+            "",
+            "jaxcap COMMAND --help describes a command; jaxcap --version prints the version.",
+        ]
+    )
 
 
 def _run(command: Callable[[Console], int]) -> None:

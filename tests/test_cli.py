@@ -135,7 +135,7 @@ def test_mistakes_in_evaluation(command, tiny_run, tiny_data, arguments, message
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "prepare, data, configs, train, finetune, evaluate, caption"),
+        ([], "usage: jaxcap COMMAND"),
         (["prepar", "shapes"], "prepare, data, configs, train, finetune, evaluate, caption"),
         (["prepare", "shapez"], "Did you mean 'shapes'?"),
         (["prepare", "flickr8k", "--data-dir", "x"], "--source"),

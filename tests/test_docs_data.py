@@ -172,6 +172,8 @@ def own_folders(here: Path) -> None:
         with (path.parent / "metadata.jsonl").open("a") as metadata:
             metadata.write(json.dumps(entry) + "\n")
     shards(here, here / "farm")
+    pandas = "A panda eats bamboo.", "A panda sits in the grass."
+    write(here / "zoo.txt", *pandas, "", "A giraffe reaches for a leaf.")
     write(here / "sentences.txt", "A dog runs on the beach.", "Two children play football.")
 
     for n in range(1, 41):

@@ -43,14 +43,22 @@ _SECONDS = 15.0
 
 @dataclass(frozen=True)
 class CaptionArguments:
-    """Caption photographs: files, folders with all their subfolders, quoted patterns ("*.jpg", or
-    "**" for any folders), or a list on standard input, one path per line (-).
+    """Caption photographs.
+
+    PATH is a file, a folder with all its subfolders, a quoted pattern ("*.jpg", or "**" for any
+    folders), or - for a list on standard input, one path per line.
 
     Captions go to standard output or to a file. Repeat an interrupted command to continue its file.
     Images that cannot be captioned are listed at the end, and the exit status is then 1.
+
+        jaxcap caption photo.jpg holiday/
+        jaxcap caption holiday/ --output captions.jsonl --words
+        jaxcap caption holiday/ --output page.html --model runs/NAME
+        find holiday/ -name '*.jpg' | jaxcap caption - --beam-size 5
     """
 
     paths: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="PATH…")]
+    """Photographs, folders, patterns, or -."""
     model: Annotated[tyro.conf.UseAppendAction[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")] = ()
     """Directory of a run, or a published model. Several, each with its own --model, form an
     ensemble. Default: the model in the package."""

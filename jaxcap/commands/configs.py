@@ -18,6 +18,9 @@ class ConfigsArguments:
     """List the configurations that come with jaxcap, or print one.
 
     To change one, edit a copy: jaxcap configs flickr8k > mine.py. Then: jaxcap train mine.py.
+
+        jaxcap configs
+        jaxcap configs flickr8k > mine.py
     """
 
     name: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[NAME]")] = None

@@ -29,6 +29,10 @@ class DataArguments:
 
     Prints counts, caption lengths, vocabulary and coverage, image sizes, and duplicates within and
     between splits; --page writes a page with samples. Without a name, lists the prepared data sets.
+
+        jaxcap data
+        jaxcap data mine --page mine.html
+        jaxcap data mine --list test
     """
 
     name: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[NAME]")] = None

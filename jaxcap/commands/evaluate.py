@@ -26,10 +26,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EvaluateArguments:
-    """Caption every image of a split, score the captions and write a report.
+    """Caption the images of a split, score the captions, write a report.
 
     Several processes share the images. A launcher starts them as for training, or
     JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID connect them.
+
+        jaxcap evaluate runs/NAME --split dev
+        jaxcap evaluate --data mine --split test
     """
 
     run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RUN]")] = None

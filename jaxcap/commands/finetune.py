@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
+from jaxcap.commands.parsing import parse_known
 from jaxcap.commands.train import TrainArguments, parse_options, tell_interrupted
 from jaxcap.config import Config, DataConfig, EvaluationConfig, TrainConfig
 from jaxcap.pretrained import packaged
@@ -26,11 +26,14 @@ _MAX_CAPTIONS = 5
 
 @dataclass(frozen=True)
 class FinetuneArguments:
-    """Fine-tune the model in the package, or another, on a data set of your own.
+    """Fine-tune the model in the package, or another, on your own data.
 
     Architecture, preprocessing and vocabulary are the model's; the vocabulary gains the words of
     your captions. The defaults are for a few hundred to a few thousand photographs. Every option
     of jaxcap train may follow, such as --train.epochs 20 --evaluation.split test.
+
+        jaxcap finetune --data mine
+        jaxcap finetune --data mine --train.epochs 20 --workdir runs/longer
     """
 
     data: str
@@ -49,9 +52,7 @@ def parse(argv: list[str]) -> TrainArguments:
     Raises:
       InputError: there is no such model or data set.
     """
-    arguments, options = tyro.cli(
-        FinetuneArguments, prog="jaxcap finetune", args=argv, return_unknown_args=True
-    )
+    arguments, options = parse_known(FinetuneArguments, "jaxcap finetune", argv)
     workdir = arguments.workdir or Path("runs") / arguments.data
     default = TrainArguments(finetuning(arguments), workdir)
     return parse_options("finetune", options, default)

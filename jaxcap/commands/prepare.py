@@ -4,27 +4,80 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 from rich.console import Console
 
 
 @dataclass(frozen=True)
-class PrepareArguments:
-    """Build a data set for training: check every image and store it with its captions.
+class FileOptions:
+    """Sources of files: where the captions and the images are, if not under their usual names."""
 
-    FORMAT describes your files: flickr8k, flickr30k or coco (the original releases), karpathy (a
-    dataset_*.json with its images), folder (images with captions in CSV, TSV, JSONL, COCO JSON, or
-    one .txt per image), tfds (a prepared TFDS data set), or shapes (drawn scenes). Repeat an
+    captions: Path | None = None
+    """File of captions."""
+    images: Path | None = None
+    """Folder of the images."""
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """folder: what the columns (or JSON keys) of the captions mean, and which images each split
+    has."""
+
+    image_column: str | None = None
+    """Column of the image's file name."""
+    caption_columns: Annotated[tuple[str, ...], tyro.conf.arg(metavar="COLUMN …")] = ()
+    """Columns of the captions."""
+    split_column: str | None = None
+    """Column of the split."""
+    split_files: Annotated[dict[str, Path], tyro.conf.arg(metavar="SPLIT FILE …")] = field(
+        default_factory=dict
+    )
+    """Files that list the images of each split, one name per line: train train.txt dev dev.txt."""
+    split_fractions: Annotated[dict[str, float], tyro.conf.arg(metavar="SPLIT SHARE …")] = field(
+        default_factory=dict
+    )
+    """Fractions of the images, assigned by a hash of their names: train 0.8 dev 0.1 test 0.1."""
+
+
+@dataclass(frozen=True)
+class TfdsOptions:
+    """tfds: which data set, and its features."""
+
+    dataset: str | None = None
+    """A prepared TFDS data set by name, such as coco_captions/2014."""
+    image_key: str | None = None
+    """Feature with the image."""
+    caption_key: str | None = None
+    """Feature with the captions, such as captions/text."""
+    id_key: str | None = None
+    """Feature with a unique id of the image."""
+
+
+@dataclass(frozen=True)
+class PrepareArguments:
+    """Build a data set for training from your images and captions.
+
+    Every image is checked and stored with its captions. FORMAT describes your files: flickr8k,
+    flickr30k or coco (the original releases), karpathy (a dataset_*.json with its images),
+    folder (images with captions in CSV, TSV, JSONL, COCO JSON, or one .txt per image), text
+    (captions without images), tfds (a prepared TFDS data set), or shapes (drawn scenes). Repeat an
     interrupted command to continue.
+
+        jaxcap prepare flickr8k --source FLICKR8K_DIR
+        jaxcap prepare folder --source photos --captions captions.csv --name mine
+            --split-fractions train 0.8 dev 0.1 test 0.1
     """
 
-    format: tyro.conf.Positional[str]
+    format: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FORMAT")]
+    """Kind of source."""
     source: Path | None = None
-    """Folder of the release, of the images, or of the TFDS data set; shapes needs none."""
+    """Folder of the release, of the images, or of the TFDS data set; file of text; shapes needs
+    none."""
     name: str | None = None
     """Name of the data set, for data.name of a configuration; default: the format. Required for
-    karpathy, folder and tfds."""
+    karpathy, folder, text and tfds."""
     data_dir: Path | None = None
     """Folder for prepared data sets; default $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
     max_side: int | None = None
@@ -34,28 +87,9 @@ class PrepareArguments:
     list of them."""
     workers: int | None = None
     """Processes that check and scale images; default: one per processor."""
-    captions: Path | None = None
-    """File of captions, if the source does not have it under its usual name."""
-    images: Path | None = None
-    """Folder of the images, if the source does not have it under its usual name."""
-    split_column: str | None = None
-    """Column (or JSON key) of the split."""
-    split_files: dict[str, Path] = field(default_factory=dict)
-    """Files that list the images of each split, one name per line: train train.txt dev dev.txt."""
-    split_fractions: dict[str, float] = field(default_factory=dict)
-    """Fractions of the images, assigned by a hash of their names: train 0.8 dev 0.1 test 0.1."""
-    image_column: str | None = None
-    """Column (or JSON key) of the image's file name."""
-    caption_columns: tuple[str, ...] = ()
-    """Columns (or JSON keys) of the captions."""
-    dataset: str | None = None
-    """A prepared TFDS data set by name, such as coco_captions/2014."""
-    image_key: str | None = None
-    """Feature of the TFDS data set with the image."""
-    caption_key: str | None = None
-    """Feature with the captions, such as captions/text."""
-    id_key: str | None = None
-    """Feature with a unique id of the image."""
+    files: tyro.conf.OmitArgPrefixes[FileOptions] = field(default_factory=FileOptions)
+    table: tyro.conf.OmitArgPrefixes[TableOptions] = field(default_factory=TableOptions)
+    tfds: tyro.conf.OmitArgPrefixes[TfdsOptions] = field(default_factory=TfdsOptions)
 
 
 def run(arguments: PrepareArguments, console: Console) -> int:
@@ -65,19 +99,11 @@ def run(arguments: PrepareArguments, console: Console) -> int:
 
     options = SourceOptions(
         source=arguments.source,
-        captions=arguments.captions,
-        images=arguments.images,
-        split_column=arguments.split_column,
-        split_files=arguments.split_files,
-        split_fractions=arguments.split_fractions,
-        image_column=arguments.image_column,
-        caption_columns=arguments.caption_columns,
-        dataset=arguments.dataset,
         # Only formats that look up a data set by name take a folder.
-        data_dir=(arguments.data_dir or default_data_dir()) if arguments.dataset else None,
-        image_key=arguments.image_key,
-        caption_key=arguments.caption_key,
-        id_key=arguments.id_key,
+        data_dir=(arguments.data_dir or default_data_dir()) if arguments.tfds.dataset else None,
+        **vars(arguments.files),
+        **vars(arguments.table),
+        **vars(arguments.tfds),
     )
     prepare(
         arguments.format,

@@ -19,9 +19,11 @@ class ReplayArguments:
     """Repeat the step at which a training diverged.
 
     Exit status: 0 if it diverges again, 1 if it does not.
+
+        jaxcap replay runs/NAME/diverged-1200.npz
     """
 
-    file: Annotated[Path, tyro.conf.Positional]
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
     """diverged-STEP.npz in the directory of the run."""
     data_dir: Path | None = None
     """Folder of the prepared data sets; default $TFDS_DATA_DIR, else ~/tensorflow_datasets. A

@@ -30,12 +30,17 @@ PEOPLE = "people"
 
 @dataclass(frozen=True)
 class ScoreArguments:
-    """Score a file of captions as papers do: BLEU, ROUGE-L and CIDEr-D, following coco-caption.
+    """Score a file of captions as papers do.
 
-    Predictions: COCO results, {image: caption}, JSON lines (also of jaxcap caption --json), CSV or
-    TSV. References: COCO annotations, Karpathy's dataset_*.json, a Flickr token file,
-    {image: [captions]}, JSON lines, CSV or TSV. The content determines the format. Or NAME:SPLIT, a
+    The metrics are BLEU, ROUGE-L and CIDEr-D, following coco-caption. Predictions: COCO
+    results, {image: caption}, JSON lines (also of jaxcap caption --json), CSV or TSV.
+    References: COCO annotations, Karpathy's dataset_*.json, a Flickr token file, {image:
+    [captions]}, JSON lines, CSV or TSV. The content determines the format. Or NAME:SPLIT, a
     split of a data set built by jaxcap prepare.
+
+        jaxcap score predictions.json references.json
+        jaxcap score predictions.jsonl mine:test --bootstrap
+        jaxcap score ours.json references.json --against theirs.json
     """
 
     predictions: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PREDICTIONS")]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from rich.console import Console
 
-from jaxcap.commands import print_scores
+from jaxcap.commands import parsing, print_scores
 from jaxcap.config import Config, Stage, find_config_file, load_config_file
 from jaxcap.config.extensions import import_extensions
 from jaxcap.errors import InputError
@@ -23,9 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainArguments:
-    """Train the captioner of a configuration, or resume an interrupted run.
+    """Train the captioner of a configuration, or resume a run.
 
     jaxcap configs lists the configurations that come with jaxcap.
+
+        jaxcap train flickr8k
+        jaxcap train mine.py --workdir runs/wide --decoder.hidden-size 1024
     """
 
     config: Annotated[Config, tyro.conf.arg(name="")]
@@ -59,7 +62,7 @@ def parse(argv: list[str]) -> TrainArguments:
 
 def parse_options(program: str, options: list[str], default: TrainArguments) -> TrainArguments:
     """Parse the options of a training, each `--section.option VALUE`."""
-    return tyro.cli(TrainArguments, prog=f"jaxcap {program}", args=options, default=default)
+    return parsing.parse(TrainArguments, f"jaxcap {program}", options, default=default)
 
 
 def _check_stages(stages: Sequence[Stage], options: Sequence[str], name: str) -> None:

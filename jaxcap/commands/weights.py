@@ -6,7 +6,7 @@ import shlex
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WeightsArguments:
-    """Inspect a weight file, find the encoder that it fits, and optionally convert it.
+    """Inspect a weight file: find the encoder that it fits, or convert it.
 
     Keras .h5, .weights.h5 and .keras files, PyTorch .pth files and .safetensors files are
     recognised by their content. Loading them never runs code inside them.
+
+        jaxcap weights resnet50-0676ba61.pth
+        jaxcap weights resnet50-0676ba61.pth --to resnet50.safetensors
     """
 
-    file: tyro.conf.Positional[str]
+    file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
     """The file, or the name of an installed package with one."""
     to: Path | None = None
     """Write the encoder's weights to this .safetensors file, in float32."""
