@@ -11,7 +11,8 @@ from rich.console import Console
 from jaxcap.commands.data import DataArguments, run
 from jaxcap.config import DataConfig
 from jaxcap.datasets.inspection import inspect, warnings
-from jaxcap.datasets.prepare import load_source
+from jaxcap.datasets.prepare import load_source, prepare
+from jaxcap.datasets.sources import SourceOptions
 from jaxcap.errors import InputError
 from jaxcap.report.data_page import write_data_page
 from jaxcap.report.histograms import histogram
@@ -42,6 +43,23 @@ def test_tab_separated_lines(tiny_data, capsys):
     assert "warning: train: 50 of 50 (100.0 %) images have a side below" in messages
     assert "--data.image-size 80" in messages
     assert "warning: dev: 6 images are few for a score" in messages
+
+
+def test_text_alone_has_no_statistics_of_images(tmp_path, capsys):
+    (tmp_path / "words.txt").write_text("a dog\n" * 3 + "two cats\n")
+    options = SourceOptions(source=tmp_path / "words.txt")
+    prepare("text", options, name="words", data_dir=tmp_path, console=Console(quiet=True))
+    status, messages = _run("words", data_dir=tmp_path, page=tmp_path / "page.html")
+    assert status == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert ["captions", "train", "4"] in lines
+    assert ["repeat", "same caption", "train", "train", "2"] in lines
+    assert not {line[0] for line in lines} & {"size", "format", "unreadable"}
+    assert {line[1] for line in lines if line[0] == "repeat"} == {"same caption"}
+    assert "side below" not in messages
+    page = (tmp_path / "page.html").read_text()
+    assert "two cats" in page
+    assert "<img" not in page
 
 
 def test_warnings_follow_the_configuration(tiny_data, tmp_path, capsys):

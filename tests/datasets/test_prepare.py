@@ -187,6 +187,30 @@ def test_data_sets_of_tfds_s_own_builders_can_be_read(tmp_path: Path, release: P
     assert prepare("flickr8k", source=release, data_dir=tmp_path / "old").path == old.path
 
 
+def test_text_is_a_data_set_without_images(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("A dog.\nTwo dogs.\n\nCafé.\n")
+    source = {"source": tmp_path / "words.txt", "name": "words", "data_dir": tmp_path / "data"}
+    prepared = prepare("text", **source)
+    assert prepared.text_alone
+    assert prepared.counts == "train 2 (text alone)"
+    with pytest.raises(InputError, match=r"holds captions without images.*data\.mixed_with"):
+        load_source("words", "train", tmp_path / "data")
+    records = load_source("words", "train", tmp_path / "data", text_too=True)
+    assert list(pickle.loads(pickle.dumps(records))) == [
+        {"captions": ["A dog.", "Two dogs."], "image_id": "line 1"},
+        {"captions": ["Café."], "image_id": "line 4"},
+    ]
+    assert list_prepared(tmp_path / "data") == ["words"]
+    assert prepare("text", **source).path == prepared.path
+    (tmp_path / "words.txt").write_text("A dog.\n")
+    with pytest.raises(InputError, match="holds other images, captions or splits than the source"):
+        prepare("text", **source)
+    with pytest.raises(InputError, match="--max-side is 9, but there are no images to scale"):
+        prepare("text", **(source | {"name": "other"}), max_side=9)
+    with pytest.raises(InputError, match="text: the data set has no name"):
+        prepare("text", source=tmp_path / "words.txt", data_dir=tmp_path)
+
+
 def test_a_faulty_source_leaves_nothing_behind(tmp_path: Path, release: Path) -> None:
     (release / "Flicker8k_Dataset" / "1.jpg").write_bytes(b"")
     with pytest.raises(InputError, match=r"1 image cannot be read .*\n.*1\.jpg: the file is empty"):

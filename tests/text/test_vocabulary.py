@@ -34,6 +34,22 @@ def test_rare_words_are_left_out(min_count: int, words: tuple[str, ...]) -> None
     assert Vocabulary.from_captions(CAPTIONS, min_count=min_count).words[4:] == words
 
 
+def test_the_number_of_words_has_a_limit_within_which_some_come_first() -> None:
+    counts = {"the": 9, "dog": 5, "cat": 5, "zebra": 1, "yak": 1}
+    for options, expected in (
+        ({"max_words": 2}, ("the", "cat")),
+        ({"max_words": 9}, ("the", "cat", "dog")),
+        ({"always": {"zebra", "gnu"}}, ("the", "cat", "dog", "zebra")),
+        ({"always": {"zebra", "gnu"}, "max_words": 3}, ("the", "cat", "zebra")),
+        ({"always": {"zebra", "yak"}, "max_words": 1}, ("yak",)),
+    ):
+        found = Vocabulary.from_counts(counts, min_count=2, **options)
+        assert found.words[4:] == expected
+    found = Vocabulary.from_captions([["the"]], min_count=1)
+    found = found.extended(counts, min_count=5, always=["yak"])
+    assert found.words[4:] == ("the", "cat", "dog", "yak")
+
+
 def test_no_word_frequent_enough() -> None:
     with pytest.raises(InputError, match=r"no word 4 times.*6 different.*lower data\.min_count"):
         Vocabulary.from_captions(CAPTIONS, min_count=4)
