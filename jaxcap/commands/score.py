@@ -27,6 +27,8 @@ THESE = "these captions"
 OTHERS = "the other captions"
 PEOPLE = "people"
 
+_REPORT = Path("report.html")
+
 
 @dataclass(frozen=True)
 class ScoreArguments:
@@ -78,9 +80,10 @@ class ScoreArguments:
     per_image: Path | None = None
     """Write the scores of every image to this file (.csv or .jsonl)."""
     images: Path | None = None
-    """Folder of the images, for a report with images, captions and scores."""
-    report: Path = Path("report.html")
-    """File of the report."""
+    """Folder of the images, for a page with images, captions and scores."""
+    report: Path | None = None
+    """File of that page, default report.html; without --images, it has no images. With --against,
+    it shows both captions and how their scores differ."""
     link_images: bool = False
     """Link the images in the report instead of embedding small copies."""
     allow_missing: bool = False
@@ -155,8 +158,8 @@ def run(arguments: ScoreArguments, console: Console) -> int:
     if arguments.per_image is not None:
         write_per_image(arguments.per_image, ours.names, columns, alone)
         console.print(f"wrote {arguments.per_image}", soft_wrap=True)
-    if arguments.images is not None:
-        _write_report(arguments, result, scored, console)
+    if arguments.images is not None or arguments.report is not None:
+        _write_report(arguments, result, scored, other, console)
     return 0
 
 
@@ -173,10 +176,8 @@ def _check(arguments: ScoreArguments) -> None:
         raise InputError(f"--seed is {arguments.seed}; it must be at least 0.")
     if arguments.per_image is not None:
         check_writable(arguments.per_image, "--per-image")
-    if arguments.images is not None:
-        check_writable(arguments.report, "--report", (".html", ".htm"))
-    elif arguments.report != ScoreArguments.report:
-        raise InputError("--report needs the image folder; add --images DIR.")
+    if arguments.images is not None or arguments.report is not None:
+        check_writable(arguments.report or _REPORT, "--report", (".html", ".htm"))
     if arguments.train is None and (arguments.train_split or arguments.train_list):
         raise InputError("--train-split and --train-list select a part of --train; give --train.")
 
@@ -332,38 +333,44 @@ def _print(result: Result, *, as_json: bool) -> None:
 
 
 def _write_report(
-    arguments: ScoreArguments, result: Result, scored: _Scored, console: Console
+    arguments: ScoreArguments,
+    result: Result,
+    scored: _Scored,
+    other: _Scored | None,
+    console: Console,
 ) -> None:
-    assert arguments.images is not None
-    from jaxcap.caption_files.image_lookup import pictures_of
-    from jaxcap.report import ReportCaption, ReportRow, write_report
+    from jaxcap.report import OtherCaption, ReportCaption, ReportRow, write_report
 
-    pairing = scored.pairing
-    located = pictures_of(pairing.ids, arguments.images)
-    pictures = located.paths
-    if absent := [i for i, picture in enumerate(pictures) if picture is None]:
-        where = f"of {len(pictures)} images in {arguments.images}"
-        first = f"the first is {pairing.names[absent[0]]}{located.reason(absent[0])}"
-        console.print(f"no image file for {len(absent)} {where}; {first}", soft_wrap=True)
+    pairing, path = scored.pairing, arguments.report or _REPORT
+    pictures = _pictures(arguments, pairing, console)
+
+    def scores_of(scored: _Scored, i: int) -> dict[str, float]:
+        return {name: float(scores[i]) for name, scores in scored.alone.items()}
 
     def row(i: int) -> ReportRow:
         best: Sequence[tuple[str, float | None]]
         best = pairing.n_best[i] or [(pairing.captions[i], None)]
+        against = None
+        if other is not None and arguments.against is not None:
+            text = other.pairing.captions[i]
+            against = OtherCaption(arguments.against.stem, text, scores_of(other, i))
         return ReportRow(
             image_id=pairing.names[i],
             image=pictures[i],
             captions=[ReportCaption(" ".join(text.split()), log_prob) for text, log_prob in best],
             references=pairing.references[i],
-            scores={name: float(scores[i]) for name, scores in scored.alone.items()},
+            scores=scores_of(scored, i),
+            other=against,
         )
 
-    facts = {
-        "predictions": result.predictions,
-        "references": result.references,
-        "images matched": result.matched,
-    } | {f"warning {n}": text for n, text in enumerate(result.warnings, start=1)}
+    facts = {"predictions": result.predictions, "references": result.references}
+    if result.other is not None:
+        facts["against"] = result.other
+    facts |= {"images matched": result.matched} | {
+        f"warning {n}": text for n, text in enumerate(result.warnings, start=1)
+    }
     write_report(
-        arguments.report,
+        path,
         title=arguments.predictions.stem,
         rows=map(row, range(len(pairing.names))),
         count=len(pairing.names),
@@ -373,4 +380,21 @@ def _write_report(
         facts=facts,
         images="link" if arguments.link_images else "embed",
     )
-    console.print(f"wrote {arguments.report}", soft_wrap=True)
+    console.print(f"wrote {path}", soft_wrap=True)
+
+
+def _pictures(
+    arguments: ScoreArguments, pairing: Pairing, console: Console
+) -> Sequence[Path | None]:
+    """Return the file of each image; print how many are missing."""
+    from jaxcap.caption_files.image_lookup import pictures_of
+
+    if arguments.images is None:
+        return [None] * len(pairing.names)
+    located = pictures_of(pairing.ids, arguments.images)
+    pictures = located.paths
+    if absent := [i for i, picture in enumerate(pictures) if picture is None]:
+        where = f"of {len(pictures)} images in {arguments.images}"
+        first = f"the first is {pairing.names[absent[0]]}{located.reason(absent[0])}"
+        console.print(f"no image file for {len(absent)} {where}; {first}", soft_wrap=True)
+    return pictures

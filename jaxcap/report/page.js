@@ -14,6 +14,8 @@
   const gallery = $("gallery");
   if (!gallery) return; // a page without captions
   const metrics = [...new Set(rows.flatMap((row) => Object.keys(row.scores ?? {})))];
+  const hasOthers = rows.some((row) => row.other);
+  const hasPictures = rows.some((row) => row.size || row.link || row.note);
   const hasVerdicts = rows.some((row) => "verdict" in row);
   const hasConfidence = rows.some((row) => (row.captions[0]?.[1] ?? null) !== null);
   const hasWords = rows.some((row) => row.words);
@@ -74,10 +76,10 @@
     if (text) marked(caption, text, current.terms);
     else caption.append(make("span", { class: "none" }, "empty caption"));
     if ("verdict" in row) caption.append(" ", badge(row.verdict));
-    const picture = makePicture(row, index);
+    const picture = hasPictures ? makePicture(row, index) : null;
     return make("li", { "aria-posinset": position + 1, "aria-setsize": current.order.length },
       picture,
-      make("div", { class: "text" }, caption, headline(row, logProb),
+      make("div", { class: "text" }, caption, headline(row, logProb), ...versus(row),
         marked(make("p", { class: "id" }), row.id, current.terms)),
       state.words === "on" && row.words ? strip(row, text, picture) : null,
       more(row));
@@ -104,6 +106,26 @@
     return frame;
   }
 
+  const difference = (row, name) => {
+    const [mine, other] = [row.scores?.[name], row.other?.[2][name]];
+    return (mine ?? null) === null || (other ?? null) === null ? null : mine - other;
+  };
+  const signed = (value) => `${value > 0 ? "+" : ""}${number(value)}`;
+
+  // The caption of the other model, its scores, and by how much the first one's are better.
+  function versus(row) {
+    if (!row.other) return [];
+    const [model, text, scores] = row.other;
+    const other = make("p", { class: "caption", dir: "auto" },
+      make("span", { class: "quiet" }, `${model} `));
+    marked(other, text || "empty caption", current.terms);
+    const names = headlined(row).filter((name) => difference(row, name) !== null);
+    return [other,
+      make("p", { class: "numbers" }, ...names.map((name) => score(name, number(scores[name])))),
+      make("p", { class: "numbers" }, ...(names.length ? ["difference "] : []),
+        ...names.map((name) => score(name, signed(difference(row, name)))))];
+  }
+
   const score = (name, value) => make("span", null, `${name} `, make("b", null, value));
 
   function confidence(logProb) {
@@ -112,12 +134,14 @@
     return shown;
   }
 
+  function headlined(row) {
+    const sorted = metrics.filter((name) => [name, `difference in ${name}`].includes(state.sort));
+    return [...new Set([...sorted, ...HEADLINE, ...metrics])]
+      .filter((name) => name in (row.scores ?? {})).slice(0, 2);
+  }
+
   function headline(row, logProb) {
-    const scores = row.scores ?? {};
-    const sorted = metrics.includes(state.sort) ? [state.sort] : [];
-    const named = [...new Set([...sorted, ...HEADLINE, ...metrics])]
-      .filter((name) => name in scores).slice(0, 2);
-    const numbers = named.map((name) => score(name, number(scores[name])));
+    const numbers = headlined(row).map((name) => score(name, number(row.scores[name])));
     if (logProb !== null) numbers.push(confidence(logProb));
     return numbers.length ? make("p", { class: "numbers" }, ...numbers) : null;
   }
@@ -254,8 +278,10 @@
     if (state.sort === "random") {
       chosen = shuffled(chosen, Number(state.seed));
     } else if (state.sort !== "original") {
-      const value = (index) => (state.sort === "confidence"
-        ? rows[index].captions[0]?.[1] : rows[index].scores?.[state.sort]) ?? null;
+      const compared = state.sort.match(/^difference in (.*)/)?.[1];
+      const value = (index) => (state.sort === "confidence" ? rows[index].captions[0]?.[1]
+        : compared ? difference(rows[index], compared)
+          : rows[index].scores?.[state.sort]) ?? null;
       const sign = state.order === "best" ? -1 : 1;
       const missing = chosen.filter((index) => value(index) === null); // last in either order
       chosen = chosen.filter((index) => value(index) !== null)
@@ -353,6 +379,7 @@
 
   function addOptions() {
     const options = [["original", "original order"], ...metrics.map((name) => [name, name]),
+      ...(hasOthers ? metrics.map((name) => `difference in ${name}`).map((name) => [name, name]) : []),
       ...(hasConfidence ? [["confidence", "confidence (log p)"]] : []), ["random", "random"]];
     $("sort").append(...options.map(([value, label]) => make("option", { value }, label)));
     $("verdict-field").hidden = !hasVerdicts;

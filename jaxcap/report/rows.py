@@ -54,6 +54,21 @@ class ReportCaption:
 
 
 @dataclass(frozen=True)
+class OtherCaption:
+    """A caption of another model, to compare with.
+
+    Attributes:
+      model: the name of that model, shown before the caption.
+      text: the caption.
+      scores: its scores, with the names of `ReportRow.scores`.
+    """
+
+    model: str
+    text: str
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class ReportRow:
     """One image with its captions.
 
@@ -66,6 +81,7 @@ class ReportRow:
       scores: scores of the best caption, by any name, shown unchanged (×100 by convention).
         Higher is better: "best first" sorts the largest first.
       verdict: whether the best caption is true and complete, if known.
+      other: a caption to compare the best one with. The differences of the scores can be sorted by.
     """
 
     image_id: str
@@ -74,6 +90,7 @@ class ReportRow:
     references: Sequence[str] = ()
     scores: Mapping[str, float] = field(default_factory=dict)
     verdict: bool | None = None
+    other: OtherCaption | None = None
 
 
 def scale_attention(weights: np.ndarray) -> np.ndarray:
@@ -89,10 +106,11 @@ def scale_attention(weights: np.ndarray) -> np.ndarray:
 def packed_row(row: ReportRow, picture: Embedded | Linked | Unreadable | None) -> dict[str, Any]:
     """Return the row as the page's script reads it. Keys without content are omitted.
 
-    Keys: `id`; `captions`, pairs of text and log p; `words`, p of each word of the best caption;
-    `units`, these words, if splitting at spaces does not give them; `attention`, base64 of its
-    T×P bytes; `references`; `scores`; `verdict`. The image has `size` (embedded: width and height;
-    the bytes are in another block), `link`, or `note`.
+    Keys: `id`; `other`, model, text, and scores; `captions`, pairs of text and log p; `words`,
+    p of each word of the best caption; `units`, these words, if splitting at spaces does not
+    give them; `attention`, base64 of its T×P bytes; `references`; `scores`; `verdict`. The
+    image has `size` (embedded: width and height; the bytes are in another block), `link`, or
+    `note`.
     """
     packed: dict[str, Any] = {
         "id": row.image_id,
@@ -103,7 +121,10 @@ def packed_row(row: ReportRow, picture: Embedded | Linked | Unreadable | None) -
     if row.references:
         packed["references"] = [str(reference) for reference in row.references]
     if row.scores:
-        packed["scores"] = {name: _rounded(value, 4) for name, value in row.scores.items()}
+        packed["scores"] = _packed_scores(row.scores)
+    if row.other is not None:
+        other = row.other
+        packed["other"] = [other.model, other.text.strip(), _packed_scores(other.scores)]
     if row.verdict is not None:
         packed["verdict"] = bool(row.verdict)
     if isinstance(picture, Embedded):
@@ -113,6 +134,10 @@ def packed_row(row: ReportRow, picture: Embedded | Linked | Unreadable | None) -
     elif isinstance(picture, Unreadable):
         packed["note"] = picture.reason
     return packed
+
+
+def _packed_scores(scores: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: _rounded(value, 4) for name, value in scores.items()}
 
 
 def _packed_words(caption: ReportCaption) -> dict[str, Any]:

@@ -105,6 +105,8 @@ def _diversity(found: Diversity) -> dict[str, float]:
 def as_tables(result: Result) -> list[Table]:
     """Return tables to print in a terminal."""
     tables = [_scores_table(result)]
+    if result.comparison:
+        tables.append(_comparison_table(result))
     if result.baselines:
         tables.append(_baselines_table(result.scores, result.baselines))
     tables.append(_diversity_table(result.diversity))
@@ -126,23 +128,27 @@ def _scores_table(result: Result) -> Table:
     columns = ["", "score"]
     if result.intervals:
         columns.append("95 %")
-    if result.comparison:
-        columns += ["other", "difference", "95 %", "p", "better/same/worse"]
     table = _table("Scores", *columns)
     for name, value in result.scores.items():
         cells = [name, f"{value:.2f}"]
         if result.intervals:
             cells.append(_between(result.intervals[name]) if name in result.intervals else "")
-        if name in result.against:
-            other = result.against[name]
-            cells += [f"{other:.2f}", f"{value - other:+.2f}"]
-        if name in result.comparison:
-            c = result.comparison[name]
-            cells += [_between(c.interval, "+.2f"), f"{c.p:.3f}"]
-            cells.append(f"{c.wins}/{c.ties}/{c.losses}")
         table.add_row(*cells)
     for name in result.unavailable:
         table.add_row(name, "–")
+    return table
+
+
+def _comparison_table(result: Result) -> Table:
+    """Return a table that fits 80 columns, with the numbers of images better, same, and worse."""
+    columns = ("", "others", "difference", "95 %", "p", "better/same/worse")
+    table = _table(f"Against {result.other}", *columns)
+    for name, other in result.against.items():
+        cells = [name, f"{other:.2f}", f"{result.scores[name] - other:+.2f}"]
+        if name in result.comparison:
+            c = result.comparison[name]
+            cells += [_between(c.interval, "+.2f"), f"{c.p:.3f}", f"{c.wins}/{c.ties}/{c.losses}"]
+        table.add_row(*cells)
     return table
 
 

@@ -236,8 +236,19 @@ def test_a_report_shows_the_images(scoring: Scoring) -> None:
     assert "a dog runs over the grass" in page
     assert "tok:ptb3.4.1" in page
     assert f"no image file for 1 of 4 images in {photos}" in messages
-    with pytest.raises(InputError, match="--report needs the image folder"):
-        scoring.run(report=Path("other.html"))
+
+
+def test_a_page_compares_two_models(scoring: Scoring, monkeypatch) -> None:
+    other = scoring.write("other.json", CAPTIONS | {"a.jpg": "a cat asleep"})
+    path = scoring.folder / "page.html"
+    scoring.run(report=path, against=other)
+    (rows,) = re.findall(r'id="rows">(.*?)</script>', path.read_text("utf-8"))
+    first, second, *_ = json.loads(rows)
+    model, text, scores = first["other"]
+    assert (model, text) == ("other", "a cat asleep")
+    assert scores["BLEU-1"] < first["scores"]["BLEU-1"]
+    assert second["other"] == ["other", second["captions"][0][0], second["scores"]]
+    assert not any({"size", "note"} & row.keys() for row in (first, second))
 
 
 @pytest.mark.parametrize(

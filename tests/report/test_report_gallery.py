@@ -13,7 +13,7 @@ import pytest
 from chromium import Page
 from PIL import Image
 
-from jaxcap.report import ReportCaption, ReportRow
+from jaxcap.report import OtherCaption, ReportCaption, ReportRow
 
 TEXTS = ("a brown dog runs", "two doggies play ball", "a hotdog stand", "the dog (ball) rests")
 REFERENCES = (["A Dog runs .", "it runs"], ["puppies play"], ["a dog at a stand"], ["it rests"])
@@ -69,6 +69,32 @@ def test_best_and_worst_come_first(page: Page, sorted_path: Any, metric: str) ->
     assert numbers(page) == sorted(known, key=lambda i: -scores[i][metric]) + unknown
     choose(page, order="worst")
     assert numbers(page) == sorted(known, key=lambda i: scores[i][metric]) + unknown
+
+
+def test_two_models_are_compared_and_sorted_by_the_difference(
+    page: Page, write: Callable[..., Path]
+) -> None:
+    differences = [0.0, 20.0, -30.0, None]
+    rows = [
+        row(
+            i,
+            scores={"CIDEr-D": 50.0},
+            other=OtherCaption(
+                "theirs", f"cat {i}", {} if each is None else {"CIDEr-D": 50.0 - each}
+            ),
+        )
+        for i, each in enumerate(differences)
+    ]
+    page.open(write(rows=rows))
+    choose(page, sort="difference in CIDEr-D")
+    assert numbers(page) == [1, 0, 2, 3]
+    choose(page, order="worst")
+    assert numbers(page) == [2, 0, 1, 3]
+    text = page["document.querySelector('.cards > li').innerText"]
+    assert "theirs cat 2" in text
+    assert "CIDEr-D 80.0" in text
+    assert "difference CIDEr-D −30.0" in text.replace("\n", " ")
+    assert page["document.querySelector('.picture')"] is None
 
 
 def test_confidence_random_and_back(page: Page, sorted_path: Any) -> None:
