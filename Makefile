@@ -49,8 +49,8 @@ $(VENV)/.lint: pyproject.toml | $(BIN)/python
 
 demo: $(VENV)/.setup
 	$(BIN)/jaxcap prepare shapes --data-dir $(DEMO)/data
-	$(BIN)/python train.py configs/shapes.py --workdir $(DEMO)/shapes --data.data-dir $(DEMO)/data
-	$(BIN)/python evaluate.py $(DEMO)/shapes --split test --data-dir $(DEMO)/data
+	$(BIN)/jaxcap train shapes --workdir $(DEMO)/shapes --data.data-dir $(DEMO)/data
+	$(BIN)/jaxcap evaluate $(DEMO)/shapes --split test --data-dir $(DEMO)/data
 	@echo
 	@echo "The scenes with their captions, and the training curves: $(DEMO)/shapes/report-test.html"
 	@echo
@@ -60,8 +60,8 @@ demo: $(VENV)/.setup
 # Export a run as the packaged model and score it: make model RUN=runs/NAME SEARCH="--beam-size 5"
 model: $(VENV)/.setup
 	$(BIN)/jaxcap export $(RUN) $(MODEL) --dtype bfloat16 $(SEARCH) --force \
-	  --note "Flickr8k; research and education only: docs/model_card.md"
-	$(BIN)/python evaluate.py $(MODEL) --split dev --output runs/model $(DATA)
+	  --note "Flickr8k; research and education only"
+	$(BIN)/jaxcap evaluate $(MODEL) --split dev --output runs/model $(DATA)
 	cp runs/model/metrics-dev.json $(MODEL:.safetensors=.json)
 	$(BIN)/jaxcap caption examples
 

@@ -1,4 +1,4 @@
-"""What the captions in a file were made with, in `FILE.made-with.json` beside it.
+"""What the captions in a file were made with, in `FILE.made-with` beside it.
 
 A file is continued only with the same model and options. Otherwise it would hold captions of
 several, or keep those of a model that has been replaced.
@@ -24,7 +24,7 @@ Record = Mapping[str, Any]
 
 def record_of(path: Path) -> Path:
     """Return the file with the record of a caption file."""
-    return path.with_name(f"{path.name}.made-with.json")
+    return path.with_name(f"{path.name}.made-with")
 
 
 def read_record(path: Path) -> Record | None:

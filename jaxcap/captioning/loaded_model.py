@@ -73,7 +73,7 @@ def _load_member(path: Path, *, best: bool, store: Store | None) -> TrainedCapti
     if published.is_published(path):
         return published.read(path, store=store)
     if not path.exists():
-        raise InputError(f"{path}: no such run directory. Train one with train.py.")
+        raise InputError(f"{path}: no such run directory. Train one with jaxcap train.")
     missing = [
         name
         for name in ("config.json", "vocabulary.json", "checkpoints")

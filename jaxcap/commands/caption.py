@@ -64,7 +64,7 @@ class CaptionArguments:
     ensemble. Default: the model in the package."""
     output: Path | None = None
     """File for the captions. Images that it already holds are not captioned again, and
-    FILE.made-with.json beside it records the model and the options. A name that ends in .html makes
+    FILE.made-with beside it records the model and the options. A name that ends in .html makes
     a page with the images and where the model looked for each word."""
     restart: bool = False
     """Caption all images again, and replace the captions in --output."""

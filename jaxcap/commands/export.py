@@ -23,7 +23,7 @@ class ExportArguments:
     jaxcap loads it like a run: use it to publish a model.
 
     FILE.stablehlo holds encoder and search as one program for CPU, GPU and TPU and any number of
-    images; FILE.json holds its vocabulary. JAX alone runs it, see docs/export.md.
+    images; FILE.json holds its vocabulary. JAX alone runs it.
     """
 
     run: tyro.conf.Positional[Path]

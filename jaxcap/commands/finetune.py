@@ -94,7 +94,7 @@ def finetuning(arguments: FinetuneArguments) -> Config:
             start_from=str(path),
             extend_vocabulary=True,
             batch_size=16,
-            epochs=10,
+            epochs=15,
             learning_rate=2e-4,
             label_smoothing=0.1,
             weight_decay=1e-2,

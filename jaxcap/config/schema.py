@@ -106,8 +106,7 @@ class EncoderConfig:
     """The convolutional network, and whether it is trained."""
 
     name: str = "resnet50"
-    """An architecture; an unknown name lists them. Or your own, module:SPEC
-    (docs/extending.md)."""
+    """An architecture; an unknown name lists them. Or your own, module:SPEC."""
     weights: str | None = None
     """"imagenet", the name of an installed weight package, a weight file, or none (random)."""
     trainable: Annotated[bool, PerStage] = True
@@ -157,7 +156,7 @@ class DecoderConfig:
     """attention: Show, Attend and Tell (Xu et al. 2015); lstm: Show and Tell (Vinyals et al. 2015);
     topdown: top-down attention (Anderson et al. 2018); adaptive: adaptive attention with a visual
     sentinel (Lu et al. 2017); aoa: attention on attention (Huang et al. 2019); sca: SCA-CNN (Chen
-    et al. 2017); or your own, module:Class (docs/extending.md)."""
+    et al. 2017); or your own, module:Class."""
     hidden_size: Annotated[int, Count(_MAX_WIDTH)] = 512
     """H, width of the LSTM (of each, for decoders with two)."""
     embedding_size: Annotated[int, Count(_MAX_WIDTH)] = 512

@@ -57,7 +57,7 @@ def test_captions_without_a_record_are_refused(captions: Path, record: str | Non
         record_of(captions).unlink()
     else:
         record_of(captions).write_text(record)
-    with pytest.raises(InputError, match=r"captions\.csv\.made-with\.json, .* missing or damaged"):
+    with pytest.raises(InputError, match=r"captions\.csv\.made-with, .* missing or damaged"):
         add(captions, "b.jpg", "a cat", made_with=BEAMS)
 
 
