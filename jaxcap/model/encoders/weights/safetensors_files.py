@@ -74,7 +74,7 @@ def write_safetensors_file(
     """
     # Only one entry: the library writes several in an order that changes from run to run.
     metadata = {"jaxcap": json.dumps(about, sort_keys=True)}
-    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    contiguous = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
     try:
         with replacing(path) as beside:
             mode = beside.stat().st_mode

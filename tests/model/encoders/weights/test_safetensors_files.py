@@ -55,10 +55,14 @@ def test_written_files_are_read_back_and_deterministic(tmp_path):
     contents = set()
     for name in ("a", "b", "c", "d"):
         path = tmp_path / f"{name}.safetensors"
-        write_safetensors_file(path, {"t": strided, "u": strided[0]}, about)
+        scalar = np.array(2.5, np.float16)
+        write_safetensors_file(path, {"t": strided, "u": strided[0], "s": scalar}, about)
         contents.add(path.read_bytes())
     assert len(contents) == 1
-    np.testing.assert_array_equal(read_safetensors_file(path)["t"], strided)
+    found = read_safetensors_file(path)
+    np.testing.assert_array_equal(found["t"], strided)
+    np.testing.assert_array_equal(found["s"], scalar)
+    assert found["s"].shape == ()
     text = contents.pop()
     header = json.loads(text[8 : 8 + int.from_bytes(text[:8], "little")])
     assert json.loads(header["__metadata__"]["jaxcap"]) == about
