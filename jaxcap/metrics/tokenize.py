@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Iterator
 
 from jaxcap.metrics.treebank import as_written, needs, rules
 
@@ -79,30 +80,29 @@ class Scanner:
 
     Attributes:
       text: the text, in Java's characters.
-      steps: the number of characters read ahead to exclude rules, see `treebank.needs`.
     """
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.steps = 0
         # Pattern of a need to its next match: the start, and whether it has a group.
         self._next: dict[re.Pattern[str], tuple[int, bool]] = {}
 
     def scan(self, position: int) -> tuple[list[str], int]:
         """Return the tokens of the longest match at `position`, and the position after it."""
-        needed = needs()
-        matches = [
-            match
-            for rule in rules()
-            if (rule not in needed or self._is_ahead(needed[rule], position))
-            and (match := rule.match(self.text, position))
-        ]
+        matches = [m for rule in self.tried(position) if (m := rule.match(self.text, position))]
         if not matches:
             return [], position + 1
         best = max(matches, key=re.Match.end)  # the first of equals
         token = best[1] if best.re in as_written() else _normalise(best[1])
         # Metrics split tokens at spaces, which occur in mark-up and telephone numbers.
         return [] if token in _DROPPED else token.lower().split(), best.end(1)
+
+    def tried(self, position: int) -> Iterator[re.Pattern[str]]:
+        """Yield the rules that may match at `position`: those that find ahead what they need."""
+        needed = needs()
+        for rule in rules():
+            if rule not in needed or self._is_ahead(needed[rule], position):
+                yield rule
 
     def _is_ahead(self, need: re.Pattern[str], position: int) -> bool:
         start, found = self._next.get(need, (-1, False))
@@ -112,7 +112,6 @@ class Scanner:
                 (match.start(), match[1] is not None) if match else (len(self.text), False)
             )
             self._next[need] = start, found
-            self.steps += start - position
         return found
 
 

@@ -92,22 +92,18 @@ _PATH = rf"/[^{_NOT_IN_URL}]+[^{_NOT_IN_HOST}-]"
 _NOT_IN_BARE_HOST = rf"{_NOT_IN_URL}!?{{}},0-9A-Z`'$/:;=@\[\\\]^_-"
 _WWW_HOST = rf"(?i:www)\.(?:[^{_NOT_IN_HOST}]+\.)+[A-Za-z]{{2,4}}"
 _BARE_HOST = rf"(?:[^.{_NOT_IN_BARE_HOST}]+\.)+(?i:com|net|org|edu)"
-_MAIL = rf"{_NOT_IN_URL}{{}}\u00a0"
-_PATH = rf"/[^{_NOT_IN_URL}]+[^{_NOT_IN_HOST}-]"
-
-_NOT_IN_BARE_HOST = rf"{_NOT_IN_URL}!?{{}},0-9A-Z`'$/:;=@\[\\\]^_-"
-_HOST = (
-    rf"(?:(?i:www)\.(?:[^{_NOT_IN_HOST}]+\.)+[A-Za-z]{{2,4}}"
-    rf"|(?:[^.{_NOT_IN_BARE_HOST}]+\.)+(?i:com|net|org|edu))"
-)
 _MAIL = (
     rf"((?:<|&lt;)?[A-Za-z0-9][^{_NOT_IN_MAIL}]*@(?:[^{_NOT_IN_MAIL}.]+\.)*[^{_NOT_IN_MAIL}.]+>?)"
 )
 
+_IN_FILE = rf"{LETTER}{DIGIT}{MARK}{_SOFT}"
+_SUFFIX, _AFTER_FILE = rf"\.{_any(_FILES)}", rf"(?:[{_SPACE}.?!,]|$)"
+_FILE = rf"([{_IN_FILE}]+(?:\.[{_IN_FILE}]+)*{_SUFFIX}){_AFTER_FILE}"
+_BEFORE_MARKUP = rf"([A-Za-z])\.[{_SPACE}]+{_MARKUP}(?:[{_SPACE}]|$)"
+
 _AS_WRITTEN = (
     # File names precede words, and words precede everything else.
-    rf"([{LETTER}{DIGIT}{MARK}{_SOFT}]+(?:\.[{LETTER}{DIGIT}{MARK}{_SOFT}]+)*\.{_any(_FILES)})"
-    rf"(?:[{_SPACE}.?!,]|$)",
+    _FILE,
     rf"((?i:https?)://[^{_NOT_IN_URL}{{}}]+[^{_NOT_IN_HOST}-])",
     rf"({_WWW_HOST})",
     rf"({_WWW_HOST}{_PATH})",
@@ -171,7 +167,8 @@ _PATTERNS = (
     # Abbreviations and acronyms: "St.", "U.S.", "plan b."
     rf"((?:{_any(_ABBREVIATIONS)}|{_any_not_capitals(_NOT_CAPITALS)})\.)",
     rf"({_any(_NUMBERED)}\.)[{_SPACE}]?{_D}",
-    rf"([A-Za-z])\.[{_SPACE}]+(?:{'|'.join(_SENTENCE_STARTS.split())}|{_MARKUP})(?:[{_SPACE}]|$)",
+    rf"([A-Za-z])\.[{_SPACE}]+(?:{'|'.join(_SENTENCE_STARTS.split())})(?:[{_SPACE}]|$)",
+    _BEFORE_MARKUP,
     # Numbers: "5", "-5", "1,000.50", "10:30"; dates, fractions, telephones.
     rf"([-+]?{_NUMBER})",
     r"([0-9]{1,2}[-/][0-9]{1,2}[-/][0-9]{2,4})",
@@ -219,7 +216,8 @@ def as_written() -> frozenset[re.Pattern[str]]:
 # characters. Each entry holds such rules and a pattern. Its group is what the rules need; its other
 # alternatives are what they cannot pass on the way.
 _NEEDS = (
-    ((f"({_MARKUP})",), r"(>)"),
+    ((f"({_MARKUP})", _BEFORE_MARKUP), r"(>)"),
+    ((_FILE,), rf"({_SUFFIX}{_AFTER_FILE})|[^.{_IN_FILE}]|\.\."),
     ((_MAIL,), rf"(@[^{_NOT_IN_MAIL}.])|[{_NOT_IN_URL.replace('<', '')}{{}}\u00a0]"),
     (
         (rf"({_LONG})", rf"({_LONG}\.)[,;:]"),
