@@ -23,6 +23,7 @@ import numpy as np
 
 import jaxcap
 from jaxcap.captioning.decoding import ImageInput, create_decode
+from jaxcap.devices.promotion import standard_promotion
 from jaxcap.errors import InputError
 from jaxcap.files import replacing
 from jaxcap.model.encoders.conv import written_for
@@ -42,6 +43,7 @@ _BYTE = re.compile("<0x[0-9A-F]{2}>")
 _OUTPUTS = ("tokens", "log_probs", "word_log_probs", "attention")
 
 
+@standard_promotion()
 def export_program(
     captioner: TrainedCaptioner,
     *,

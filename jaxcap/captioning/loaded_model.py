@@ -21,6 +21,7 @@ from jaxcap.captioning.results import Captioned
 from jaxcap.captioning.stream import caption_images
 from jaxcap.config import Config, check_heeded, differences, load_config
 from jaxcap.config.extensions import source_digests
+from jaxcap.devices.promotion import standard_promotion
 from jaxcap.errors import InputError
 from jaxcap.model.captioner import Captioner, create_captioner, variable_shapes
 from jaxcap.pretrained import packaged
@@ -35,6 +36,7 @@ _MIN_COSINE = 0.5
 ModelPath = str | os.PathLike[str]
 
 
+@standard_promotion()
 def load(
     *models: ModelPath | Sequence[ModelPath], best: bool = True, cache: bool = True
 ) -> LoadedModel:

@@ -19,6 +19,7 @@ from jaxcap.captioning.decoding import Decode, Decoded, ImageInput
 from jaxcap.captioning.image_reading import ImageLike, ReadImage, read_ahead, read_image
 from jaxcap.captioning.results import Caption, Captioned
 from jaxcap.data.batch import Batch
+from jaxcap.devices.promotion import standard_promotion
 from jaxcap.model.recogniser.words import group_of_word
 from jaxcap.search import NEVER
 from jaxcap.text.vocabulary import EOS, PAD, Vocabulary
@@ -204,7 +205,8 @@ def _decoded(
     for batch in batches:
         started = None
         if batch is not None and batch[1] is not None:
-            started = _Pending(batch[0], decode(variables, batch[1]), attention=attention)
+            with standard_promotion():
+                started = _Pending(batch[0], decode(variables, batch[1]), attention=attention)
         if in_flight is not None and (batch is not None or in_flight.is_ready()):
             yield in_flight.key, in_flight.rows(vocabulary)
             in_flight = None

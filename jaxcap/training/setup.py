@@ -14,11 +14,13 @@ from jaxtyping import Float
 from rich.console import Console
 
 from jaxcap.config import Config, stage_configs, validate
+from jaxcap.config.local_paths import local_path
 from jaxcap.data.mixture import Turns
 from jaxcap.data.pipeline import Source, has_images
 from jaxcap.datasets.prepare import find_dataset, load_source
 from jaxcap.devices import hosts
 from jaxcap.devices.parallel import check_device, create_parallel, on_one_device, use_device
+from jaxcap.devices.promotion import standard_promotion
 from jaxcap.errors import InputError, did_you_mean
 from jaxcap.evaluation import score_names
 from jaxcap.model.captioner import create_captioner, encoder_shapes, init_variables
@@ -39,6 +41,7 @@ from jaxcap.training.training_text import training_text
 from jaxcap.training.workdir import check, claim
 
 
+@standard_promotion()
 def train(config: Config, workdir: Path, *, console: Console) -> Summary:
     """Train the captioner that `config` describes, or resume its training.
 
@@ -52,7 +55,7 @@ def train(config: Config, workdir: Path, *, console: Console) -> Summary:
         training diverged.
       Interrupted: SIGTERM or SIGINT arrived. The state is saved.
     """
-    config = validate(config)
+    config, workdir = validate(config), local_path(workdir, "--workdir")
     use_device(config.train.device)
     hosts.connect(config.train)
     check_device(config.train.device)  # processes communicate through their devices
