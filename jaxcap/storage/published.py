@@ -43,6 +43,8 @@ Precision = Literal["float32", "bfloat16"]
 """What numbers are stored in; it has nothing to do with what is computed in."""
 
 _KIND = "captioner"
+_CALIBRATION = "calibration/"
+"""How the names of the tensors begin that do not belong to the model."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +99,7 @@ def write(
       InputError: the file cannot be written.
     """
     tensors = _named(stored(captioner.variables, dtype))
+    tensors |= {_CALIBRATION + name: x for name, x in captioner.calibration.items()}
     about = {
         "kind": _KIND,
         "format": FORMAT,
@@ -144,6 +147,11 @@ def read(path: str | os.PathLike[str], *, store: Store | None = None) -> Trained
     header = from_dict(_Header, about, where=f"{path}, header")
     config = validate(header.config)
     vocabulary = Vocabulary.from_json(header.vocabulary, where=f"{path}, vocabulary")
+    calibration = {
+        name.removeprefix(_CALIBRATION): tensors.pop(name)
+        for name in sorted(tensors)
+        if name.startswith(_CALIBRATION)
+    }
     key = None if store is None else key_of("tensors that fit", digest)
     if store is None or key is None or store.get(key) is None:
         model = create_captioner(config, len(vocabulary), words=vocabulary.words)
@@ -160,6 +168,7 @@ def read(path: str | os.PathLike[str], *, store: Store | None = None) -> Trained
         jax.device_put(variables),
         header.step,
         header.note,
+        calibration,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ class TrainedCaptioner:
       variables: `{"params": …, "batch_stats": …}`, float32.
       step: the optimizer step at which the variables were saved.
       note: the publisher's note to users, such as data and licence.
+      calibration: the arrays of `captioning.calibration` by name; none if it was not calibrated.
     """
 
     directory: Path
@@ -35,6 +36,7 @@ class TrainedCaptioner:
     variables: dict[str, Any]
     step: int
     note: str = ""
+    calibration: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @cached_property
     def model(self) -> Captioner:

@@ -29,3 +29,9 @@ def word_groups() -> tuple[tuple[str, ...], ...]:
     """Return the groups of words that count as one thing, such as "cat", "cats" and "kitten"."""
     table = resources.files(__package__).joinpath("word_forms.csv").read_text("utf-8")
     return tuple(tuple(row["words"].split()) for row in csv.DictReader(table.splitlines()))
+
+
+@functools.cache
+def group_of_word() -> dict[str, int]:
+    """Return the number of each word's group in `word_groups`."""
+    return {word: number for number, group in enumerate(word_groups()) for word in group}

@@ -1,0 +1,235 @@
+"""Let a model say when it does not know: familiarity of images, and calibrated confidence.
+
+*Familiarity* tells how like the training photographs an image is: the cosine similarity of its mean
+features to those of the nearest training photograph (Sun et al. 2022, "Out-of-Distribution
+Detection with Deep Nearest Neighbors", https://arxiv.org/abs/2204.06507), as a rank among held-out
+photographs of the training's kind.
+
+*Confidence* is the probability that a caption is good: that its CIDEr-D is at least `GOOD`.
+Logistic regression on held-out photographs estimates it from what is known after the search.
+
+I images   D features   R principal components   F observations
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from jaxcap.captioning.results import Caption, Captioned
+from jaxcap.errors import InputError
+from jaxcap.model.recogniser.words import group_of_word
+
+GOOD = 50.0
+"""The CIDEr-D, ×100, from which a caption is good."""
+
+_COMPONENTS = 64
+_RIDGE = 1.0
+_FOLDS = 10
+
+
+class Familiarity(NamedTuple):
+    """How like the training photographs an image is.
+
+    Attributes:
+      mean: μ, the mean of the training photographs' features.
+      components: A, their first principal components.
+      photographs: A(z − μ) / ‖z − μ‖ of each training photograph's features z.
+      levels: similarities of held-out photographs, in rising order.
+    """
+
+    mean: Float[np.ndarray, " D"]
+    components: Float[np.ndarray, "R D"]
+    photographs: Float[np.ndarray, "N R"]
+    levels: Float[np.ndarray, " L"]
+
+    @classmethod
+    def fit(
+        cls, training: Float[np.ndarray, "N D"], held_out: Float[np.ndarray, "I D"]
+    ) -> Familiarity:
+        """Learn from the features of training photographs, and of others of their kind."""
+        mean = training.mean(axis=0)
+        *_, components = np.linalg.svd(training - mean, full_matrices=False)
+        whole = cls(mean, components[:_COMPONENTS], np.zeros((1, 1)), np.zeros(1))
+        whole = whole._replace(photographs=whole._project(training))
+        levels = np.quantile(whole.similarity(held_out), np.linspace(0, 1, 101))
+        return whole._replace(levels=levels)
+
+    def similarity(self, features: Float[np.ndarray, "I D"]) -> Float[np.ndarray, " I"]:
+        """Return the cosine similarity to the nearest training photograph.
+
+        What the principal components do not explain counts as unlike all of them.
+        """
+        return (self._project(features) @ self.photographs.T).max(axis=-1)
+
+    def _project(self, features: Float[np.ndarray, "I D"]) -> Float[np.ndarray, "I R"]:
+        centred = features - self.mean
+        norm = np.linalg.norm(centred, axis=-1, keepdims=True)
+        return centred @ self.components.T / np.maximum(norm, np.finfo(np.float32).tiny)
+
+    def __call__(self, features: Float[np.ndarray, "I D"]) -> Float[np.ndarray, " I"]:
+        """Return the share of held-out photographs that are less familiar, from 0 to 1."""
+        ranks = np.linspace(0, 1, len(self.levels))
+        return np.interp(self.similarity(features), self.levels, ranks)
+
+
+class Confidence(NamedTuple):
+    """The probability that a caption is good, by logistic regression.
+
+    Attributes:
+      centre: the mean of each observation; it also stands for an unknown one.
+      weights: the coefficient of each observation.
+      intercept: the log-odds at the means.
+    """
+
+    centre: Float[np.ndarray, " F"]
+    weights: Float[np.ndarray, " F"]
+    intercept: Float[np.ndarray, ""]
+
+    @classmethod
+    def fit(cls, observed: Float[np.ndarray, "I F"], good: Bool[np.ndarray, " I"]) -> Confidence:
+        """Learn from held-out captions by Newton's method, with a ridge on standardised weights."""
+        known = ~np.isnan(observed)
+        count = np.maximum(known.sum(axis=0), 1)
+        centre = np.where(known, observed, 0).sum(axis=0) / count
+        centred = np.where(known, observed - centre, 0)
+        scale = np.sqrt(np.square(centred).sum(axis=0) / count)
+        scale = np.where(scale > 0, scale, 1)
+        design = np.column_stack([np.ones(len(centred)), centred / scale])
+        solution = np.zeros(design.shape[1])
+        for _ in range(20):
+            p = _logistic(design @ solution)
+            gradient = design.T @ (good - p) - _RIDGE * solution
+            hessian = (design.T * (p * (1 - p))) @ design + _RIDGE * np.eye(len(solution))
+            solution = solution + np.linalg.solve(hessian, gradient)
+        return cls(centre, solution[1:] / scale, solution[0])
+
+    def __call__(self, observed: Float[np.ndarray, "I F"]) -> Float[np.ndarray, " I"]:
+        """Return the probability for each row of observations."""
+        return _logistic(np.nan_to_num(observed - self.centre) @ self.weights + self.intercept)
+
+
+class Calibration(NamedTuple):
+    """How a model judges the images that it sees and the captions that it writes."""
+
+    familiarity: Familiarity
+    confidence: Confidence
+
+    def apply(self, result: Captioned) -> Captioned:
+        """Return a result with its familiarity and the confidence of each caption."""
+        if result.features is None or not result.captions:
+            return result
+        (familiarity,) = self.familiarity(result.features[None]).tolist()
+        result = replace(result, familiarity=familiarity)
+        observed = np.stack([observe(result, caption) for caption in result.captions])
+        captions = [
+            replace(caption, calibrated=probability)
+            for caption, probability in zip(
+                result.captions, self.confidence(observed).tolist(), strict=True
+            )
+        ]
+        return replace(result, captions=tuple(captions))
+
+
+def observe(result: Captioned, caption: Caption) -> Float[np.ndarray, " F"]:
+    """Return what is known about a caption; NaN where a model cannot know it.
+
+    These are the mean log p of a word, the familiarity of the image, and the mean probability with
+    which the model recognises the things that the caption names. The least log p, the number of
+    words and the margin over the next caption add nothing to these.
+    """
+    group_of = group_of_word()
+    recognised: dict[int, float] = {}
+    for word, probability in result.recognised.items():  # in falling order of probability
+        recognised.setdefault(group_of.get(word, -1), probability)
+    things = {group_of[word] for word in caption.tokens if word in group_of}
+    seen = [recognised.get(thing, 0.0) for thing in things] if recognised else []
+    log_probs = caption.word_log_probs or (caption.log_prob,)
+    return np.array(
+        [
+            np.mean(log_probs),
+            np.nan if result.familiarity is None else result.familiarity,
+            np.mean(seen) if seen else np.nan,
+        ]
+    )
+
+
+def calibrate(
+    training: Float[np.ndarray, "N D"],
+    results: Sequence[Captioned],
+    scores: Float[np.ndarray, " I"],
+    *,
+    familiar: int,
+) -> tuple[Calibration, float]:
+    """Fit a calibration to held-out photographs.
+
+    Args:
+      training: mean features of training photographs.
+      results: held-out photographs with their captions.
+      scores: CIDEr-D, ×100, of the best caption of each.
+      familiar: how many of them, the first, are of the training's kind. Familiarity is a rank
+        among these.
+
+    Returns:
+      The calibration, and Spearman's correlation of confidence and CIDEr-D over the held-out
+      photographs, each judged by a regression on nine tenths of the others.
+    """
+    features = np.stack([np.asarray(result.features) for result in results])
+    familiarity = Familiarity.fit(training, features[:familiar])
+    observed = np.stack(
+        [
+            observe(replace(result, familiarity=float(level)), result.captions[0])
+            for result, level in zip(results, familiarity(features), strict=True)
+        ]
+    )
+    good = scores >= GOOD
+    part = np.random.default_rng(0).permutation(len(results)) % _FOLDS
+    confidence = np.zeros(len(results))
+    for own in (part == number for number in range(_FOLDS)):
+        confidence[own] = Confidence.fit(observed[~own], good[~own])(observed[own])
+    correlation = float(np.corrcoef(_ranks(confidence), _ranks(scores))[0, 1])
+    return Calibration(familiarity, Confidence.fit(observed, good)), correlation
+
+
+def to_arrays(calibration: Calibration) -> dict[str, np.ndarray]:
+    """Return the arrays of a calibration by name, as a published model stores them."""
+    return {
+        f"{part}/{name}": np.asarray(array, np.float16 if array.ndim > 1 else np.float32)
+        for part, arrays in calibration._asdict().items()
+        for name, array in arrays._asdict().items()
+    }
+
+
+def from_arrays(arrays: Mapping[str, np.ndarray], *, where: str) -> Calibration:
+    """Return the calibration that `to_arrays` took apart.
+
+    Raises:
+      InputError: these are not its arrays; the message begins with `where`.
+    """
+    try:
+        calibration = Calibration(
+            Familiarity(*(arrays[f"familiarity/{name}"] for name in Familiarity._fields)),
+            Confidence(*(arrays[f"confidence/{name}"] for name in Confidence._fields)),
+        )
+        calibration.familiarity(calibration.familiarity.mean[None])
+        calibration.confidence(observe(Captioned(""), Caption("", 0.0))[None])
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"{where}: its calibration is of another version of jaxcap ({error}). Export the model "
+            "again with --calibrate."
+        ) from error
+    return calibration
+
+
+def _logistic(x: Float[np.ndarray, " I"]) -> Float[np.ndarray, " I"]:
+    return 1 / (1 + np.exp(-x))
+
+
+def _ranks(x: Float[np.ndarray, " I"]) -> Float[np.ndarray, " I"]:
+    """Return the rank of each number; equal numbers share the mean of theirs."""
+    _, place, counts = np.unique(x, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place]
