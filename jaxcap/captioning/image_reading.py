@@ -72,8 +72,12 @@ def read_image(image: Any, number: int, *, sizes: Sequence[int]) -> ReadImage:
     source: Any = Path(image) if isinstance(image, str | os.PathLike) else image
     name = str(source) if isinstance(source, Path) else f"image {number}"
     if isinstance(source, OpenFile):
+        # Images in tar and Parquet files have names; so do open files.
+        name = given if isinstance(given := getattr(source, "name", None), str) else name
         try:
             source = source.read()
+        except InputError as error:
+            return ReadImage(name, error=str(error))
         except OSError as error:
             return ReadImage(name, error=f"{name}: cannot be read: {error}")
     if isinstance(source, bytearray | memoryview):

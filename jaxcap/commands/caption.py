@@ -30,7 +30,9 @@ from jaxcap.progress import print_out
 if TYPE_CHECKING:
     from jaxcap.caption_files.beside import BesideWriter
     from jaxcap.caption_files.formats import Format, Key
+    from jaxcap.caption_files.shard_writing import ShardWriter
     from jaxcap.caption_files.writing import CaptionStream, CaptionWriter
+    from jaxcap.captioning.image_reading import ImageLike
     from jaxcap.captioning.loaded_model import LoadedModel
     from jaxcap.captioning.results import Captioned
     from jaxcap.data.image_paths import ImagePath, Part
@@ -58,14 +60,15 @@ class CaptionArguments:
     """
 
     paths: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="PATH…")]
-    """Photographs, folders, patterns, or -."""
+    """Photographs, folders, .tar and .parquet files of photographs, patterns, or -."""
     model: Annotated[tyro.conf.UseAppendAction[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")] = ()
     """Directory of a run, or a published model. Several, each with its own --model, form an
     ensemble. Default: the model in the package."""
     output: Path | None = None
     """File for the captions. Images that it already holds are not captioned again, and
     FILE.made-with beside it records the model and the options. A name that ends in .html makes
-    a page with the images and where the model looked for each word."""
+    a page with the images and where the model looked for each word. A name that ends in .tar or
+    .parquet is for the captions of a shard, which are written as a whole."""
     restart: bool = False
     """Caption all images again, and replace the captions in --output."""
     beside: Literal["txt", "caption", "json", "xmp"] | None = None
@@ -86,6 +89,9 @@ class CaptionArguments:
     """Short for --format jsonl."""
     words: bool = False
     """jsonl: add the probability and the attention weights of each word."""
+    min_confidence: float = 0.0
+    """Leave out the captions of images whose best caption has less confidence, from 0 to 1; count
+    these images at the end."""
     part: str | None = None
     """Caption one share of the images: 2/4 is the second of four, for several processes or
     machines, each with its own --output. Processes started by srun or mpirun take one part each."""
@@ -124,24 +130,34 @@ def run(arguments: CaptionArguments, console: Console) -> int:
     _check_beside(arguments)
     if arguments.batch_size < 1:
         raise InputError(f"--batch-size is {arguments.batch_size}; it must be at least 1.")
+    if not 0 <= arguments.min_confidence <= 1:
+        raise InputError(f"--min-confidence is {arguments.min_confidence}; it must be from 0 to 1.")
     from jaxcap.caption_files.beside import BesideWriter
     from jaxcap.caption_files.formats import Text
+    from jaxcap.caption_files.shard_writing import ShardWriter
     from jaxcap.caption_files.text_files import shown
     from jaxcap.caption_files.writing import CaptionStream, CaptionWriter
     from jaxcap.captioning.identity import identity
     from jaxcap.captioning.loaded_model import load
-    from jaxcap.data.image_paths import LIST, image_paths
+    from jaxcap.data.image_paths import LIST, SHARD_SUFFIXES, image_paths
     from jaxcap.pretrained import packaged
 
     is_page = _suffix(arguments.output) in (".html", ".htm") and not (
         arguments.format or arguments.json
     )
-    format = Text() if is_page else _format(arguments)
+    is_shard = _suffix(arguments.output) in SHARD_SUFFIXES and not (
+        arguments.format or arguments.json or arguments.words
+    )
+    format = Text() if is_page or is_shard else _format(arguments)
     arguments, part = _shared(arguments, console)
     if is_page and part is not None:
         raise InputError("A page cannot be joined from parts; use one process, without --part.")
     listed = _standard_input() if Path(LIST) in arguments.paths else io.BytesIO()
-    tally = _Tally(console, quiet=arguments.output is None and arguments.beside is None)
+    tally = _Tally(
+        console,
+        quiet=arguments.output is None and arguments.beside is None,
+        min_confidence=arguments.min_confidence,
+    )
     found = image_paths(
         arguments.paths, listed=listed, unreadable=tally.fail, left_out=tally.hidden.append
     )
@@ -164,6 +180,8 @@ def run(arguments: CaptionArguments, console: Console) -> int:
     with (
         CaptionStream(functools.partial(print_out, end=""), format)
         if arguments.output is None
+        else ShardWriter(arguments.output, restart=arguments.restart)
+        if is_shard
         else CaptionWriter(
             arguments.output,
             format,
@@ -185,6 +203,8 @@ def run(arguments: CaptionArguments, console: Console) -> int:
 
 
 def _check_beside(arguments: CaptionArguments) -> None:
+    from jaxcap.data.image_paths import SHARD_SUFFIXES
+
     given = [
         f"--{name}"
         for name in ("output", "format", "json", "words", "restart")
@@ -192,6 +212,12 @@ def _check_beside(arguments: CaptionArguments) -> None:
     ]
     if arguments.beside is not None and given:
         raise InputError(f"--beside writes a file for each image, so {given[0]} has no effect.")
+    shards = [path for path in arguments.paths if path.suffix.lower() in SHARD_SUFFIXES]
+    if arguments.beside is not None and shards:
+        raise InputError(
+            f"--beside: the images in {shards[0]} have no files beside them; give --output "
+            f"{shards[0].with_stem(shards[0].stem + '-captions').name}."
+        )
     for name in ("prefix", "suffix", "existing"):
         default = getattr(CaptionArguments, name)
         if arguments.beside is None and getattr(arguments, name) != default:
@@ -271,7 +297,9 @@ class _Tally:
 
     console: Console
     quiet: bool
+    min_confidence: float
     captioned: int = 0
+    doubtful: int = 0
     before: int = 0
     failed: int = 0
     hidden: list[Path] = field(default_factory=list)
@@ -284,18 +312,26 @@ class _Tally:
         if self.failed <= _LISTED:
             self.reasons.append(reason)
 
-    def add(self, result: Captioned) -> None:
-        """Count an image; report progress from time to time if captions go to a file."""
-        if result.error is None:
-            self.captioned += 1
-        else:
+    def add(self, result: Captioned) -> Captioned:
+        """Count an image, and return it, without its captions if the best one is doubtful.
+
+        Report progress from time to time if captions go to a file.
+        """
+        if result.error is not None:
             self.fail(result.error)
+        elif (confidence := result.captions[0].confidence) < self.min_confidence:
+            self.doubtful += 1
+            why = f"{result.name}: confidence {confidence:.2f} is below {self.min_confidence:g}"
+            result = dataclasses.replace(result, captions=(), error=why)
+        else:
+            self.captioned += 1
         now = time.monotonic()
         if not self.quiet and now - self.told >= _SECONDS:
             self.told = now
             rate = self.captioned / (now - self.began)
             failed = f", {self.failed} failed" if self.failed else ""
             self.console.print(f"captioned {self.captioned}{failed}, {rate:.1f} images/s")
+        return result
 
     def say_where(self, where: str) -> None:
         """Say how many images have captions now, and where these are."""
@@ -315,8 +351,13 @@ class _Tally:
             self.console.print(f"… and {self.failed - len(self.reasons)} more")
         if self.hidden:
             self.console.print(one_line(named_left_out(self.hidden)), soft_wrap=True)
+        if self.doubtful:
+            self.console.print(
+                f"{self.doubtful} of {self.captioned + self.doubtful} captions left out, because "
+                f"their confidence is below {self.min_confidence:g}."
+            )
         if self.failed:
-            total = self.captioned + self.failed
+            total = self.captioned + self.doubtful + self.failed
             self.console.print(f"{self.failed} of {total} images could not be captioned.")
         return 1 if self.failed else 0
 
@@ -324,9 +365,9 @@ class _Tally:
 def _wanted(
     found: Iterable[ImagePath],
     part: Part | None,
-    file: CaptionWriter | CaptionStream | BesideWriter,
+    file: CaptionWriter | CaptionStream | BesideWriter | ShardWriter,
     tally: _Tally,
-) -> Iterator[Path]:
+) -> Iterator[ImageLike]:
     """Yield the images of this part that have no captions yet, each once."""
     seen: dict[Key, Path] = {}
     for image in found:
@@ -348,21 +389,20 @@ def _wanted(
         if has_captions:
             tally.before += 1
         else:
-            yield image.path
+            yield image.image
 
 
 def _caption(
     captioner: LoadedModel,
-    wanted: Iterator[Path],
-    file: CaptionWriter | CaptionStream | BesideWriter,
+    wanted: Iterator[ImageLike],
+    file: CaptionWriter | CaptionStream | BesideWriter | ShardWriter,
     tally: _Tally,
     arguments: CaptionArguments,
 ) -> None:
     for result in captioner.caption(
         wanted, batch_size=arguments.batch_size, attention=arguments.words
     ):
-        file.add(result)
-        tally.add(result)
+        file.add(tally.add(result))
 
 
 def _write_page(
@@ -375,8 +415,12 @@ def _write_page(
     paths = list(dict.fromkeys(image.path for image in found))
 
     def row(path: Path, result: Captioned) -> ReportRow:
-        tally.add(result)
-        return ReportRow(str(path), path, [ReportCaption.of(c) for c in result.captions])
+        best = result.captions[0] if result.captions else None
+        scores = {}
+        if best is not None and result.familiarity is not None:
+            scores = {"confidence": best.confidence, "familiarity": result.familiarity}
+        captions = [ReportCaption.of(caption) for caption in tally.add(result).captions]
+        return ReportRow(str(path), path, captions, scores=scores)
 
     write_report(
         arguments.output,

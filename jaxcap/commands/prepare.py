@@ -61,9 +61,10 @@ class PrepareArguments:
 
     Every image is checked and stored with its captions. FORMAT describes your files: flickr8k,
     flickr30k or coco (the original releases), karpathy (a dataset_*.json with its images),
-    folder (images with captions in CSV, TSV, JSONL, COCO JSON, or one .txt per image), text
-    (captions without images), tfds (a prepared TFDS data set), or shapes (drawn scenes). Repeat an
-    interrupted command to continue.
+    folder (images with captions in CSV, TSV, JSONL, COCO JSON, or a file beside each image),
+    webdataset (.tar files), parquet (Parquet files with images), text (captions without images),
+    tfds (a prepared TFDS data set), or shapes (drawn scenes). Repeat an interrupted command to
+    continue.
 
         jaxcap prepare flickr8k --source FLICKR8K_DIR
         jaxcap prepare folder --source photos --captions captions.csv --name mine

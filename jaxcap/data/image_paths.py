@@ -13,9 +13,14 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jaxcap.config.local_paths import address_problem
 from jaxcap.errors import InputError
+
+if TYPE_CHECKING:
+    from jaxcap.data.image_parquet import ParquetImage
+    from jaxcap.data.image_tar import TarImage
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff"),
@@ -29,6 +34,9 @@ RAW_SUFFIXES = (
 )
 """Raw files of cameras, which are left out: most have a JPEG beside them."""
 
+SHARD_SUFFIXES = (".tar", ".parquet")
+"""Files that hold many images."""
+
 _NOT_ENTERED = "__MACOSX"
 """The folder of metadata in ZIP files from macOS; folders and files with a dot in front as well."""
 
@@ -38,15 +46,22 @@ LIST = "-"
 
 @dataclass(frozen=True)
 class ImagePath:
-    """An image file that was found.
+    """An image that was found.
 
     Attributes:
-      path: the path to open and to show.
+      path: the path to show, and to open unless there is a `part`.
       within: the path relative to the folder that was given, the same wherever it is mounted.
+      part: the image, if it is a part of the file that was given.
     """
 
     path: Path
     within: str
+    part: TarImage | ParquetImage | None = None
+
+    @property
+    def image(self) -> Path | TarImage | ParquetImage:
+        """What to read."""
+        return self.part or self.path
 
 
 def ignore(report: object) -> None:
@@ -61,6 +76,8 @@ def image_paths(
     left_out: Callable[[Path], None] = ignore,
 ) -> Iterator[ImagePath]:
     """Yield the given files, and the images below the given folders in order of name.
+
+    Of a `.tar` or `.parquet` file, the images in it are yielded.
 
     An argument that is not a file but contains `*`, `?` or `[…]` is a pattern; `**` matches any
     number of folders. Folders are walked lazily, so the first image is available at once.
@@ -147,8 +164,27 @@ def _images_of(
 ) -> Iterator[ImagePath]:
     if os.path.isdir(path):
         yield from walk_images(path, unreadable=unreadable, left_out=left_out)
+    elif path.suffix.lower() in SHARD_SUFFIXES and os.path.isfile(path):
+        try:
+            yield from _images_in(path)
+        except InputError as error:
+            unreadable(str(error))
     else:
         yield ImagePath(path, path.as_posix())
+
+
+def _images_in(path: Path) -> Iterator[ImagePath]:
+    if path.suffix.lower() == ".tar":
+        from jaxcap.data.image_tar import tar_images
+
+        found: Iterable[TarImage | ParquetImage] = (image for _, image, _ in tar_images(path))
+    else:
+        from jaxcap.data.image_parquet import parquet_images
+
+        found = (image for image, _ in parquet_images(path))
+    for image in found:
+        name = Path(image.name)
+        yield ImagePath(name, name.relative_to(path).as_posix(), image)
 
 
 def _matches(pattern: Path) -> Iterator[Path]:

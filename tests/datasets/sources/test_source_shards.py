@@ -141,14 +141,14 @@ def test_problems_of_parquet_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no column of images.*url \(string\).*img2dataset"):
         read("parquet", SourceOptions(source=path))
     table(path, {"image": [jpeg(0)], "label": [1]})
-    with pytest.raises(InputError, match=r"no column of captions.*found label.*--caption-columns"):
+    with pytest.raises(InputError, match=r"no column of captions.*found image, label.*--caption-columns"):
         read("parquet", SourceOptions(source=path))
     table(path, {"image": [jpeg(0), None, jpeg(2)], "text": ["x", "y", None]})
     with pytest.raises(InputError, match=r"row 3: no caption under text"):
         read("parquet", SourceOptions(source=path))
     options = SourceOptions(source=path, skip_bad=True, split_fractions={"train": 1.0})
     examples = read("parquet", options).splits["train"]
-    with pytest.raises(InputError, match="row 1 of group 0: no image under 'image'"):
+    with pytest.raises(InputError, match="x.parquet/group 0 row 1: no image under 'image'"):
         examples[1].image.read()  # type: ignore[union-attr]
     path.write_bytes(b"PAR1 damaged")
     with pytest.raises(InputError, match="cannot read this Parquet file"):

@@ -1,0 +1,116 @@
+"""Write the captions of a tar or Parquet file of images into a file of the same kind."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import tarfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from jaxcap.captioning.results import Caption, Captioned
+from jaxcap.errors import InputError
+from jaxcap.files import replacing
+
+_SHARD = re.compile(r".*?\.(?:tar|parquet)/", re.DOTALL | re.IGNORECASE)
+
+
+@dataclass
+class ShardWriter:
+    """A `.tar` or `.parquet` file of captions, which appears when it is complete.
+
+    A tar file holds `NAME.txt` and `NAME.json` for the image NAME, like a WebDataset shard. A
+    Parquet file has the columns image, caption, log_prob, and confidence.
+
+    Attributes:
+      path: the file.
+      restart: replace the file if it exists.
+    """
+
+    path: Path
+    restart: bool = False
+    captions: dict[str, Caption] = field(default_factory=dict)
+    """The best caption of each image, by its key."""
+
+    clash = "it has the name {key} in the file of captions, and so has {other}"
+
+    def __post_init__(self) -> None:
+        """Check that the file can be written.
+
+        Raises:
+          InputError: the file exists, or its folder does not.
+        """
+        if self.path.exists() and not self.restart:
+            raise InputError(
+                f"{self.path}: the file exists. The captions of a shard are written as a whole; "
+                "give another --output, or replace the file with --restart."
+            )
+        if not self.path.absolute().parent.is_dir():
+            raise InputError(f"{self.path}: there is no folder {self.path.parent}.")
+
+    def key(self, name: str) -> str:
+        """Return the name of an image within its shard; in tar files, without the suffix."""
+        within = _SHARD.sub("", name, count=1).lstrip("/")
+        if self.path.suffix.lower() != ".tar":
+            return within
+        folder, slash, file = within.rpartition("/")
+        return folder + slash + file.partition(".")[0]
+
+    def has(self, key: str) -> bool:
+        """Return False: the captions are written as a whole."""
+        return False
+
+    def add(self, result: Captioned) -> None:
+        """Add the best caption of an image; do nothing for an image without one."""
+        if result.captions:
+            self.captions[self.key(result.name)] = result.captions[0]
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            return
+        write = _write_tar if self.path.suffix.lower() == ".tar" else _write_parquet
+        try:
+            with replacing(self.path) as beside:
+                write(beside, self.captions)
+        except OSError as failure:
+            raise InputError(f"{self.path}: cannot write: {failure.strerror}.") from failure
+
+
+def _numbers(caption: Caption) -> dict[str, float]:
+    return {"log_prob": round(caption.log_prob, 4), "confidence": round(caption.confidence, 4)}
+
+
+def _write_tar(path: Path, captions: dict[str, Caption]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for key, caption in captions.items():
+            values = json.dumps({"caption": caption.text, **_numbers(caption)}, ensure_ascii=False)
+            for suffix, text in ((".txt", caption.text), (".json", values)):
+                data = f"{text}\n".encode()
+                info = tarfile.TarInfo(key + suffix)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+
+
+def _write_parquet(path: Path, captions: dict[str, Caption]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [
+        {"image": key, "caption": caption.text, **_numbers(caption)}
+        for key, caption in captions.items()
+    ]
+    schema = pa.schema(
+        {"image": pa.string(), "caption": pa.string()}
+        | dict.fromkeys(("log_prob", "confidence"), pa.float64())
+    )
+    pq.write_table(pa.Table.from_pylist(rows, schema), path)

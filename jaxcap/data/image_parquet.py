@@ -1,0 +1,127 @@
+"""Find images in Parquet files, such as those of Hugging Face's hub, and read them in place."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jaxcap.errors import InputError
+
+_IMAGE_NAMES = ("image", "jpg", "jpeg", "png", "webp", "img", "picture", "photo", "bytes")
+_ID_NAMES = ("key", "__key__", "image_id", "file_name", "filename", "image_path", "path", "id")
+_BYTES, _PATH = "bytes", "path"
+
+
+@dataclass(frozen=True)
+class ParquetImage:
+    """An image in a Parquet file.
+
+    Attributes:
+      path: the file.
+      group: the number of the row group.
+      row: the number of the row in the group.
+      column: the column of the image, with its field, such as "image.bytes".
+      label: the name of the image in the file, if it has one.
+    """
+
+    path: Path
+    group: int
+    row: int
+    column: str
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """The file, and the name of the image or its place, for messages."""
+        return f"{self.path}/{self.label or f'group {self.group} row {self.row}'}"
+
+    def read(self) -> bytes:
+        """Read the encoded image.
+
+        Raises:
+          InputError: the row has no image, or the file has changed or is damaged.
+        """
+        # A row group is read as a whole, so its rows share one reading.
+        values = _column(self.path, self.path.stat().st_mtime_ns, self.group, self.column)
+        data = values[self.row].as_py() if self.row < len(values) else None
+        if not isinstance(data, bytes):
+            raise InputError(f"{self.name}: no image under {self.column!r}")
+        return data
+
+
+@functools.lru_cache(maxsize=2)
+def _column(path: Path, changed: int, group: int, column: str) -> Any:
+    try:
+        values = pq.ParquetFile(path).read_row_group(group, columns=[column]).column(0)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: cannot read this Parquet file: {error}") from error
+    return values.combine_chunks().field(_BYTES) if "." in column else values
+
+
+def open_parquet(path: Path) -> Any:
+    """Open a Parquet file as a `pyarrow.parquet.ParquetFile`.
+
+    Raises:
+      InputError: it cannot be read.
+    """
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: cannot read this Parquet file: {error}") from error
+
+
+def image_column(path: Path, schema: Any, given: str | None = None) -> str:
+    """Return the column of the images, with the field of its bytes.
+
+    Raises:
+      InputError: no such column, or none that holds bytes.
+    """
+    kinds = {field.name: field.type for field in schema}
+    usual = sorted(kinds, key=lambda name: name.lower() not in _IMAGE_NAMES)
+    for name in usual if given is None else [given]:
+        kind = kinds.get(name)
+        if kind is not None and pa.types.is_struct(kind) and kind.get_field_index(_BYTES) >= 0:
+            return f"{name}.{_BYTES}"
+        if kind is not None and (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+            return name
+    raise InputError(
+        f"{path}: no column of images{f' named {given!r}' if given else ''}; expected encoded "
+        f"bytes; found {', '.join(f'{name} ({kind})' for name, kind in kinds.items())}. If it "
+        "holds addresses of images, download them first, for example with img2dataset"
+    )
+
+
+def parquet_images(
+    path: Path, *, column: str | None = None, values: Sequence[str] = ()
+) -> Iterator[tuple[ParquetImage, dict[str, Any]]]:
+    """Yield (image, values of other columns) for each row of a Parquet file.
+
+    Args:
+      column: the column of the images; None: found by its kind and its usual names.
+      values: the columns to read besides.
+
+    Raises:
+      InputError: the file cannot be read, or has no such columns.
+    """
+    file = open_parquet(path)
+    schema = file.schema_arrow
+    image = image_column(path, schema, column)
+    top = image.partition(".")[0]
+    has_path = image != top and schema.field(top).type.get_field_index(_PATH) >= 0
+    ids = [name for name in _ID_NAMES if name in schema.names and name != top][:1]
+    columns = [*values, *ids, *([f"{top}.{_PATH}"] if has_path else [])]
+    for group in range(file.num_row_groups):
+        rows = file.read_row_group(group, columns=list(dict.fromkeys(columns)))
+        for row in range(rows.num_rows):
+            record = {name: rows.column(name)[row].as_py() for name in rows.column_names}
+            label = record[ids[0]] if ids else (record.get(top) or {}).get(_PATH)
+            yield (
+                ParquetImage(path, group, row, image, "" if label is None else str(label)),
+                record,
+            )

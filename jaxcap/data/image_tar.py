@@ -1,0 +1,84 @@
+"""Find images in tar files, such as WebDataset's shards, and read them in place."""
+
+from __future__ import annotations
+
+import posixpath
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from jaxcap.data.image_paths import IMAGE_SUFFIXES
+from jaxcap.errors import InputError
+
+
+@dataclass(frozen=True)
+class TarImage:
+    """An image in a tar file.
+
+    Attributes:
+      path: the tar file.
+      member: the name of the image in it.
+      place: the first byte of the image in the file.
+      size: the number of bytes.
+    """
+
+    path: Path
+    member: str
+    place: int
+    size: int
+
+    @property
+    def name(self) -> str:
+        """The file and the member, for messages."""
+        return f"{self.path}/{self.member}"
+
+    def read(self) -> bytes:
+        """Read the encoded image.
+
+        Raises:
+          InputError: the file has changed.
+        """
+        with self.path.open("rb") as file:
+            file.seek(self.place)
+            data = file.read(self.size)
+        if len(data) < self.size:
+            raise InputError(f"{self.name}: the file ends within this image; has it changed?")
+        return data
+
+
+def tar_images(path: Path) -> Iterator[tuple[str, TarImage, list[tarfile.TarInfo]]]:
+    """Yield (name, image, all members of that name) for each image in a tar file.
+
+    Raises:
+      InputError: this is not a tar file, it is compressed, or it is damaged.
+    """
+    try:
+        with tarfile.open(path, "r:") as tar:
+            members = (member for member in tar if member.isfile() and not _is_hidden(member.name))
+            for name, group in groupby(members, key=lambda member: split_name(member.name)[0]):
+                parts = list(group)
+                images = [m for m in parts if split_name(m.name)[1] in IMAGE_SUFFIXES]
+                for member in images[:1]:
+                    yield (
+                        name,
+                        TarImage(path, member.name, member.offset_data, member.size),
+                        parts,
+                    )
+    except (tarfile.TarError, EOFError) as error:
+        raise InputError(
+            f"{path}: not a tar file that can be read in place ({error}). If it is compressed, "
+            "decompress it first; if it is damaged, copy it again"
+        ) from error
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Split "a/b.seg.JPG" into "a/b" and the suffix ".jpg"; WebDataset's names end at a dot."""
+    folder, _, file = name.rpartition("/")
+    base = file.partition(".")[0]
+    return posixpath.join(folder, base), posixpath.splitext(file)[1].lower()
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") and part != "." for part in name.split("/"))

@@ -1,0 +1,143 @@
+"""`jaxcap caption` on tar and Parquet files: images are read in place, captions go to the like."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tyro
+from PIL import Image
+from rich.console import Console
+
+from jaxcap.caption_files.reading import read_captions
+from jaxcap.captioning import loaded_model
+from jaxcap.captioning.image_reading import read_image
+from jaxcap.captioning.results import Caption, Captioned
+from jaxcap.commands import caption
+from jaxcap.errors import InputError
+
+
+def png(shade: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4), (shade, 0, 0)).save(file, "PNG")
+    return file.getvalue()
+
+
+def tar(path: Path, members: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as file:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+
+
+class Model(SimpleNamespace):
+    """Says how red an image is."""
+
+    note = ""
+
+    def caption(self, images: Iterable[Any], **options: object) -> Iterator[Captioned]:
+        for number, image in enumerate(images):
+            read = read_image(image, number, sizes=(4,))
+            if read.error is None:
+                red = Caption(f"red {read.pixels[0][0, 0, 0]}", -1.25, (-1.0, -0.25))
+                yield Captioned(read.name, (red,))
+            else:
+                yield Captioned(read.name, (), read.error)
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run the command in a folder with shards; return status, output and messages."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(loaded_model, "load", lambda *paths, **options: Model())
+    members = {"a/0.png": png(7), "a/0.json": b"{}", "1.x.png": png(9), "2.png": b"no image"}
+    tar(tmp_path / "in.tar", members)
+    rows = {"image": [{"bytes": png(n), "path": f"{n}.png"} for n in (3, 4)], "label": [0, 1]}
+    pq.write_table(pa.table(rows), tmp_path / "in.parquet")
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        console = Console(file=io.StringIO(), width=10_000, markup=False, highlight=False)
+        given = tyro.cli(caption.CaptionArguments, args=caption.paths_last(arguments))
+        status = caption.run(given, console)
+        return status, capsys.readouterr().out, console.file.getvalue()  # type: ignore[attr-defined]
+
+    return call
+
+
+def test_images_are_read_in_place(command: Callable[..., tuple[int, str, str]]) -> None:
+    status, out, messages = command("in.tar", "in.parquet")
+    assert status == 1
+    assert out.splitlines() == [
+        "in.tar/a/0.png\tred 7",
+        "in.tar/1.x.png\tred 9",
+        "in.parquet/3.png\tred 3",
+        "in.parquet/4.png\tred 4",
+    ]
+    assert "skipped: in.tar/2.png: not an image" in messages
+
+
+def test_captions_of_a_tar_file_go_to_a_tar_file(
+    command: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    status, _, messages = command("in.tar", "--output", "out.tar")
+    assert status == 1
+    assert "2 images captioned: out.tar" in messages
+    with tarfile.open(tmp_path / "out.tar") as file:
+        held = {m.name: file.extractfile(m).read().decode() for m in file}  # type: ignore[union-attr]
+    assert held.pop("a/0.txt") == "red 7\n"
+    assert held.pop("1.txt") == "red 9\n"
+    # exp(-1.25 / 2), the mean over a word and the end
+    numbers = {"log_prob": -1.25, "confidence": 0.5353}
+    assert {name: json.loads(text) for name, text in held.items()} == {
+        "a/0.json": {"caption": "red 7", **numbers},
+        "1.json": {"caption": "red 9", **numbers},
+    }
+    with pytest.raises(InputError, match=r"out\.tar: the file exists.*--restart"):
+        command("in.tar", "--output", "out.tar")
+    assert command("in.tar", "--output", "out.tar", "--restart")[0] == 1
+
+
+def test_captions_of_a_parquet_file_go_to_a_parquet_file(
+    command: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    assert command("in.parquet", "--output", "out.parquet")[0] == 0
+    assert pq.read_table(tmp_path / "out.parquet").to_pylist() == [
+        {"image": f"{n}.png", "caption": f"red {n}", "log_prob": -1.25, "confidence": 0.5353}
+        for n in (3, 4)
+    ]
+
+
+def test_other_files_of_captions_name_the_image_in_its_shard(
+    command: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    out = command("in.parquet", "--json")[1]
+    (tmp_path / "out.jsonl").write_text(out)
+    held = {i.ids["image"]: i.captions for i in read_captions(tmp_path / "out.jsonl").images}
+    assert held == {f"in.parquet/{n}.png": [f"red {n}"] for n in (3, 4)}
+
+
+def test_shards_that_cannot_be_read_are_named(
+    command: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    (tmp_path / "bad.tar").write_bytes(b"no tar file" * 99)
+    (tmp_path / "bad.parquet").write_bytes(b"no Parquet file")
+    status, out, messages = command("bad.tar", "bad.parquet", "in.parquet")
+    assert status == 1
+    assert len(out.splitlines()) == 2
+    assert "skipped: bad.tar: not a tar file that can be read in place" in messages
+    assert "skipped: bad.parquet: cannot read this Parquet file" in messages
+    with pytest.raises(InputError, match=r"no files beside them; give --output in-captions\.tar"):
+        command("in.tar", "--beside", "txt")
+    with pytest.raises(InputError, match=r"no folder none"):
+        command("in.tar", "--output", "none/x.tar")
