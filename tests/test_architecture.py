@@ -25,6 +25,7 @@ LAYERS = (
     {"text"},
     {"metrics"},
     {"config"},
+    {"downloads", "hub"},
     {"errors", "files", "json_data", "progress", "pretrained"},
 )
 HEIGHT = {name: -i for i, layer in enumerate(LAYERS) for name in layer}
@@ -187,6 +188,8 @@ def test_no_private_module_of_jax_is_imported() -> None:
 
 INNER = {
     *("model", "search", "training.step", "data", "text", "config", "metrics", "errors", "files"),
+    "downloads",
+    "hub",
     "json_data",
 }
 
@@ -198,8 +201,8 @@ def test_the_core_imports_none_of_the_outer_rooms(part: str) -> None:
             assert _parts_imported(path) <= INNER, path
 
 
-# Methods that named tuples make public under a name with an underscore.
-NAMED_TUPLE = {"_replace", "_asdict", "_fields", "_make"}
+# Methods that named tuples and notebooks make public under a name with an underscore.
+NAMED_TUPLE = {"_replace", "_asdict", "_fields", "_make", "_repr_html_"}
 # The private names that tests still reach for. Make them public or test through what is; add none.
 PRIVATE = {
     ("captioning/test_export.py", "_texts"),

@@ -14,6 +14,7 @@ from typing import Any, cast
 import jax
 import numpy as np
 
+from jaxcap import hub
 from jaxcap.captioning.calibration import Calibration, from_arrays
 from jaxcap.captioning.decoding import Decode, Decoded, check_search, create_decode, same_vocabulary
 from jaxcap.captioning.image_reading import ImageLike, is_image
@@ -43,7 +44,8 @@ def load(
     """Load a trained captioner, or several as an ensemble.
 
     Args:
-      models: run directories (`runs/NAME`) or published files, as arguments or as a list. Members
+      models: run directories (`runs/NAME`), published files, or `hf:OWNER/NAME[@REVISION]` on the
+        Hugging Face Hub, as arguments or as a list. Members
         of an ensemble may have any encoders and image sizes but must have the same vocabulary;
         the first one's search options apply. Without arguments: the packaged model.
       best: load the checkpoint with the best score, or else the latest.
@@ -57,7 +59,7 @@ def load(
         not installed.
     """
     paths = [
-        Path(path)
+        hub.fetch(path) if hub.is_reference(path) else Path(path)
         for model in (models or (packaged(),))
         for path in ([model] if isinstance(model, str | os.PathLike) else model)
     ]
@@ -72,6 +74,11 @@ def load(
 
 
 def _load_member(path: Path, *, best: bool, store: Store | None) -> TrainedCaptioner:
+    if path.suffix == ".stablehlo":
+        raise InputError(
+            f"{path}: a program that runs with JAX alone, as docs/export.md shows. Here, give the "
+            "run or the .safetensors file that it was exported from."
+        )
     if published.is_published(path):
         return published.read(path, store=store)
     if not path.exists():
@@ -91,7 +98,7 @@ def _load_member(path: Path, *, best: bool, store: Store | None) -> TrainedCapti
 
     config = load_config(path / "config.json")
     vocabulary = Vocabulary.load(path / "vocabulary.json")
-    model = create_captioner(config, len(vocabulary))
+    model = create_captioner(config, len(vocabulary), words=vocabulary.words)
     like = variable_shapes(model, image_size=config.data.image_size)
     with Checkpoints(
         path / "checkpoints", metric=config.evaluation.metric, reading_only=True

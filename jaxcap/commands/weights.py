@@ -43,6 +43,10 @@ def run(arguments: WeightsArguments, console: Console) -> int:
     from jaxcap.model.encoders.weights.fitting import encoder_shapes, identify
     from jaxcap.model.encoders.weights.weight_files import read_weight_file
 
+    about = _about_captioner(arguments.file)
+    if about is not None:
+        print(about)
+        return 0
     if arguments.file == "imagenet":
         raise InputError("weights 'imagenet' differ for each encoder; give a file or a package.")
     path = weights_file(arguments.file, encoder_name="")
@@ -67,6 +71,16 @@ def run(arguments: WeightsArguments, console: Console) -> int:
     given = arguments.file if arguments.to is None else str(arguments.to)
     print(f"use:  --encoder.name {best.encoder} --encoder.weights {shlex.quote(given)}")
     return 0
+
+
+def _about_captioner(file: str) -> str | None:
+    """Return a description of a captioner that `jaxcap export` wrote; None for other files."""
+    from jaxcap.storage.published import describe
+
+    found = describe(Path(file))
+    if found is None:
+        return None
+    return f"{found}\nuse:  jaxcap caption PHOTO.jpg --model {shlex.quote(file)}"
 
 
 def _check_target(arguments: WeightsArguments) -> None:

@@ -172,6 +172,27 @@ def read(path: str | os.PathLike[str], *, store: Store | None = None) -> Trained
     )
 
 
+def describe(path: Path) -> str | None:
+    """Describe a published captioner by its header; None for any other file.
+
+    Raises:
+      InputError: the file is cut short or damaged.
+    """
+    about = read_about(path) if path.suffix == SUFFIX and path.is_file() else None
+    if about is None or about.get("kind") != _KIND:
+        return None
+    config = from_dict(Config, about.get("config"), where=f"{path}, config")
+    words = Vocabulary.from_json(about.get("vocabulary"), where=f"{path}, vocabulary").words
+    lines = {
+        "file": path,
+        "is": f"a captioner of jaxcap: {config.encoder.name}, {config.decoder.name}",
+        "has": f"{len(words):,} words, images of {config.data.image_size} pixels, step "
+        f"{about.get('step')}, {about.get('dtype')}",
+        "note": about.get("note"),
+    }
+    return "\n".join(f"{name + ':':5} {value}" for name, value in lines.items() if value)
+
+
 def _tree(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Variables by their names, in float32, as all of a captioner's are."""
     variables: dict[str, Any] = {"params": {}, "batch_stats": {}}

@@ -16,7 +16,7 @@ from PIL import Image
 from rich.console import Console
 
 import jaxcap
-from jaxcap import pretrained
+from jaxcap import hub, pretrained
 from jaxcap.captioning import loaded_model
 from jaxcap.captioning.decoding import describe
 from jaxcap.commands import caption, evaluate
@@ -122,6 +122,18 @@ def test_one_photograph_gives_a_string(tmp_path):
         jaxcap.caption(tmp_path / "missing.jpg")
     with pytest.raises(InputError, match=r"one image.*jaxcap\.load\(\)\.caption"):
         jaxcap.caption(np.zeros((2, 8, 8, 3), np.uint8))
+
+
+def test_a_captioner_on_the_hub_is_loaded_by_its_name(monkeypatch):
+    asked: list[str] = []
+    monkeypatch.setattr(hub, "fetch", lambda reference: asked.append(reference) or packaged())
+    assert jaxcap.load("hf:somebody/captioner@v1").directory == packaged()
+    assert asked == ["hf:somebody/captioner@v1"]
+
+
+def test_a_program_is_no_model(tmp_path):
+    with pytest.raises(InputError, match=r"x\.stablehlo: a program that runs with JAX alone"):
+        jaxcap.load(tmp_path / "x.stablehlo")
 
 
 def test_a_package_without_its_model(monkeypatch, tmp_path):

