@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import http.server
+import io
 import json
 import sys
 import threading
@@ -13,9 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+import jaxcap
 from jaxcap import hub
+from jaxcap.commands import export
 from jaxcap.errors import InputError
+from jaxcap.pretrained import packaged
 
 pytest.importorskip("huggingface_hub")
 
@@ -107,6 +112,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     with Hub() as server:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
@@ -178,3 +184,21 @@ def test_what_is_published_can_be_fetched(server: Hub, tmp_path: Path) -> None:
     assert address.endswith(f"/somebody/captioner/commit/{COMMIT}")
     assert server.files == {"model.safetensors": b"weights", "README.md": b"# A card"}
     assert hub.fetch("hf:somebody/captioner").read_bytes() == b"weights"
+
+
+def test_an_export_is_published_with_its_card(server: Hub, tmp_path: Path, capsys) -> None:
+    file, console = tmp_path / "x.safetensors", Console(file=io.StringIO())
+    to = {"dtype": "bfloat16", "to_hub": "hf:somebody/captioner"}
+    assert export.run(export.ExportArguments(packaged(), file, **to), console) == 0
+    assert capsys.readouterr().out.endswith(f"/somebody/captioner/commit/{COMMIT}\n")
+    card = server.files["README.md"].decode()
+    assert card.startswith("---\nlibrary_name: jaxcap\npipeline_tag: image-to-text\n")
+    for part in ("# captioner\n", "--model hf:somebody/captioner\n", "| `efficientnet_lite2`, "):
+        assert part in card
+    found = jaxcap.load("hf:somebody/captioner")
+    assert found.note in card
+    assert found.vocabulary == jaxcap.load(packaged()).vocabulary
+    for path, message in (("x.stablehlo", "for .safetensors only"), ("y.safetensors", "hf:OWNER")):
+        wrong = to | {"to_hub": "somebody/captioner" if path[0] == "y" else to["to_hub"]}
+        with pytest.raises(InputError, match=message):
+            export.run(export.ExportArguments(packaged(), tmp_path / path, **wrong), console)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from rich.console import Console
 
+from jaxcap import hub
 from jaxcap.commands.data_folder import choose_data_dir
 from jaxcap.commands.search_options import SearchGroup, SearchOptions, given_search
 from jaxcap.errors import InputError
@@ -37,11 +38,15 @@ class ExportArguments:
 
     FILE.stablehlo holds encoder and search as one program for CPU, GPU and TPU and any number of
     images; FILE.json holds its vocabulary. JAX alone runs it.
+
+        jaxcap export runs/NAME model.safetensors --note "research only"
+        jaxcap export runs/NAME model.safetensors --to-hub hf:OWNER/NAME
+        jaxcap export runs/NAME model.stablehlo --beam-size 5
     """
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Directory of a run, or a captioner in a .safetensors file."""
-    file: tyro.conf.Positional[Path]
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
     """The file to write; its suffix selects the format."""
     average_with: tuple[Path, ...] = ()
     """More runs with the same train.start_from: write the mean of their parameters, which often
@@ -58,15 +63,18 @@ class ExportArguments:
     note: str | None = None
     """safetensors: a line for users, such as data and licence; jaxcap caption prints it for the
     model in the package."""
-    force: bool = False
-    """Replace existing files."""
-    search: SearchGroup = field(default_factory=SearchOptions)
     calibrate: tuple[str, ...] = ()
     """safetensors: fit confidence and familiarity to held-out photographs, as NAME:SPLIT of
     prepared data sets; the first of them are of the training's kind. A few minutes."""
     data_dir: Path | None = None
     """calibrate: folder of the prepared data sets; default $TFDS_DATA_DIR, else
     ~/tensorflow_datasets."""
+    to_hub: Annotated[str | None, tyro.conf.arg(metavar="hf:OWNER/NAME")] = None
+    """safetensors: also upload FILE, with a model card, to the Hugging Face Hub. It needs
+    jaxcap[hub], and a token (hf auth login)."""
+    force: bool = False
+    """Replace existing files."""
+    search: SearchGroup = field(default_factory=SearchOptions)
 
 
 def run(arguments: ExportArguments, console: Console) -> int:
@@ -81,17 +89,23 @@ def run(arguments: ExportArguments, console: Console) -> int:
         raise InputError("--attention is for .stablehlo only; leave it out.")
     if format == "stablehlo" and arguments.note is not None:
         raise InputError("--note is for .safetensors only; leave it out.")
+    if format == "stablehlo" and arguments.calibrate:
+        raise InputError("--calibrate is for .safetensors only; leave it out.")
+    if arguments.to_hub is not None:
+        if format == "stablehlo":
+            raise InputError("--to-hub is for .safetensors only; leave it out.")
+        if not hub.is_reference(arguments.to_hub):
+            raise InputError(f"--to-hub {arguments.to_hub}: expected hf:OWNER/NAME.")
     if not arguments.platforms:
         raise InputError("--platforms is empty; give one or more of cpu, cuda, rocm and tpu.")
     files = [arguments.file]
-    if format == "stablehlo" and arguments.calibrate:
-        raise InputError("--calibrate is for .safetensors only; leave it out.")
     if format == "stablehlo":
         files.append(arguments.file.with_suffix(".json"))
     for file in files:
         _check_target(file, files, force=arguments.force)
     from jaxcap.captioning import export
     from jaxcap.captioning.loaded_model import load
+    from jaxcap.captioning.model_card import model_card
     from jaxcap.storage import published
 
     captioner = load(arguments.run, *arguments.average_with).averaged()
@@ -111,12 +125,13 @@ def run(arguments: ExportArguments, console: Console) -> int:
         )
     for file in files:
         print(f"{file}\t{file.stat().st_size / 1e6:.1f} MB")
+    if arguments.to_hub is not None:
+        card = model_card(single, arguments.to_hub, note=arguments.note)
+        console.print(f"uploading {arguments.file} to {arguments.to_hub}…", soft_wrap=True)
+        print(hub.publish(arguments.to_hub, arguments.file, card, message="Export of jaxcap"))
     return 0
 
 
-def _check_target(file: Path, files: list[Path], *, force: bool) -> None:
-    """Refuse a file that cannot be written or would replace another, before the work starts."""
-    if len(set(files)) < len(files):
 def _calibration(
     captioner: LoadedModel, arguments: ExportArguments, console: Console
 ) -> dict[str, np.ndarray]:
@@ -181,6 +196,9 @@ def _calibration(
     return to_arrays(calibration)
 
 
+def _check_target(file: Path, files: list[Path], *, force: bool) -> None:
+    """Refuse a file that cannot be written or would replace another, before the work starts."""
+    if len(set(files)) < len(files):
         raise InputError(f"{file}: this is the name of the description; give another name.")
     if file.is_dir():
         raise InputError(f"{file}: this is a folder; give the name of a file.")
