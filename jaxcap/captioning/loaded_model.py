@@ -23,7 +23,7 @@ from jaxcap.captioning.stream import caption_images
 from jaxcap.config import Config, check_heeded, differences, load_config
 from jaxcap.config.extensions import source_digests
 from jaxcap.devices.promotion import standard_promotion
-from jaxcap.errors import InputError
+from jaxcap.errors import InputError, did_you_mean
 from jaxcap.model.captioner import Captioner, create_captioner, variable_shapes
 from jaxcap.pretrained import packaged
 from jaxcap.storage import published
@@ -233,9 +233,15 @@ class LoadedModel:
         """Return the same model with other search options, any fields of `SearchConfig`.
 
         Raises:
-          InputError: an option is invalid, or has no effect with this search method.
+          InputError: an option is unknown or invalid, or has no effect with this search method.
         """
         first, *others = self.members
+        known = vars(first.config.search)
+        for name in options.keys() - known.keys():
+            raise InputError(
+                f"search has no option '{name}'.{did_you_mean(name, known)} "
+                f"Known: {', '.join(known)}."
+            )
         search = replace(first.config.search, **options)
         check_heeded(options, search)
         recognises = any(member.config.recognition.words for member in self.members)

@@ -328,6 +328,8 @@ def test_another_search(run, scenes):
             InputError, match=rf"search\.{option} has no effect .* '{method}'; leave"
         ):
             run.with_search(method=method, **{option: 1})
+    with pytest.raises(InputError, match=r"no option 'beamsize'\. Did you mean 'beam_size'\?"):
+        run.with_search(beamsize=3)
     with pytest.raises(InputError, match=r"n_best is 4, but search\.beam_size is 3"):
         run.with_search(beam_size=3, n_best=4)
     mean = run.with_search(length_normalisation="average", n_best=2)
