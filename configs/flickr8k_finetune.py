@@ -2,8 +2,8 @@
 
     pip install -e '.[pretrained]'
     jaxcap prepare flickr8k --source FLICKR8K_DIR
-    python train.py configs/flickr8k_finetune.py
-    python evaluate.py runs/flickr8k_finetune --split dev
+    jaxcap train flickr8k_finetune
+    jaxcap evaluate runs/flickr8k_finetune --split dev
 
 Like `flickr8k_best.py`, with milder augmentation and without scheduled sampling. Its captions are
 slightly worse after cross-entropy training, and better after self-critical training, though that

@@ -1,7 +1,7 @@
 """Self-critical training of the captioner that `flickr8k_finetune.py` trains.
 
-    python train.py configs/flickr8k_scst.py
-    python evaluate.py runs/flickr8k_scst --split dev
+    jaxcap train flickr8k_scst
+    jaxcap evaluate runs/flickr8k_scst --split dev
 
 The encoder is frozen. There is hardly any dropout, so that samples come from nearly the same model
 that is trained. The packaged model is the mean of the parameters of two such runs;

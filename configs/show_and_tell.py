@@ -1,14 +1,14 @@
 r"""Show and Tell (Vinyals et al. 2015), end to end: train ResNet-50 and an LSTM together.
 
     jaxcap prepare flickr8k --source FLICKR8K_DIR
-    python train.py configs/show_and_tell.py
-    python evaluate.py runs/show_and_tell --split dev
+    jaxcap train show_and_tell
+    jaxcap evaluate runs/show_and_tell --split dev
 
 Gradients reach the first convolution. The encoder starts from random weights, so this needs a GPU
 and the 30 epochs below, which have not been measured. As a check on photographs, two epochs at 96
 pixels on two CPU cores,
 
-    python train.py configs/show_and_tell.py --workdir runs/show_and_tell_96 \
+    jaxcap train show_and_tell --workdir runs/show_and_tell_96 \
       --data.image-size 96 --train.epochs 2 --train.batch-size 16 --train.warmup-epochs 0.3
 
 take 15 minutes on busy cores and give, on the development split of Flickr8k with beam 3, length

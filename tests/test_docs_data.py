@@ -2,14 +2,14 @@
 
 How the page is read:
 
-- bash runs each ```` ```bash ```` block in a folder with `train.py`, `evaluate.py`, and
-  `configs/`. The block exits with status 0, or with the status in a comment such as `# status 2`.
+- bash runs each ```` ```bash ```` block in a folder elsewhere. The block exits with status 0,
+  or with the status in a comment such as `# status 2`.
 - The next ```` ```text ```` block is its output: standard output as on a terminal, then standard
   error. `…` matches any text within a line, or any number of lines if it is alone. `~` is the home
   folder.
 - A ```` ```python ```` block is written to the file named in its first line.
 - A block without a language is a layout: its files exist and contain the lines next to them.
-- Two things differ from a reader's terminal: `train.py` gets `TINY` appended, and programs are
+- Two things differ from a reader's terminal: `jaxcap train` gets `TINY` appended, and programs are
   compiled as in all tests and kept in pytest's cache.
 """
 
@@ -21,7 +21,6 @@ import json
 import os
 import pty
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -297,7 +296,7 @@ class CocoCaptions(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 @dataclass(frozen=True)
 class Terminal:
-    """A home folder that contains a folder like a clone of the repository."""
+    """A home folder that contains a folder to work in."""
 
     home: Path
     programs: Path
@@ -308,19 +307,14 @@ class Terminal:
 
     def set_up(self) -> None:
         self.here.mkdir()
-        for name in ("train.py", "evaluate.py"):
-            (self.here / name).symlink_to(ROOT / name)
-        shutil.copytree(ROOT / "configs", self.here / "configs")
         commands = self.home / "bin"
-        write(commands / "jaxcap", "#!/bin/sh", f'exec "{sys.executable}" -m jaxcap "$@"')
         write(
-            commands / "python",
+            commands / "jaxcap",
             "#!/bin/sh",
-            f'[ "$1" = train.py ] && set -- "$@" {TINY}',
-            f'exec "{sys.executable}" "$@"',
+            f'[ "$1" = train ] && set -- "$@" {TINY}',
+            f'exec "{sys.executable}" -m jaxcap "$@"',
         )
-        for command in commands.iterdir():
-            command.chmod(0o755)
+        (commands / "jaxcap").chmod(0o755)
 
     def run(self, block: str) -> tuple[int, str]:
         """Return the exit status and the content of the screen."""
