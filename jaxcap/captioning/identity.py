@@ -28,12 +28,13 @@ def identity(model: LoadedModel) -> dict[str, Any]:
 
 
 def _checksum(member: TrainedCaptioner) -> str:
-    """Return the SHA-256 of the weights, the vocabulary and the options of the architecture."""
+    """Return the SHA-256 of weights, calibration, vocabulary and options of the architecture."""
     config = to_dict(member.config)
     options = {name: value for name, value in config.items() if name not in _WITHOUT_EFFECT}
     options |= {"encoder": member.config.encoder.name, "size": member.config.data.image_size}
     digest = hashlib.sha256(json.dumps([options, member.vocabulary.to_json()]).encode())
-    for path, leaf in jax.tree_util.tree_leaves_with_path(member.variables):
+    arrays = [member.variables, dict(member.calibration)]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(arrays):
         digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}\n".encode())
         digest.update(np.ascontiguousarray(leaf).data)
     return digest.hexdigest()[:16]

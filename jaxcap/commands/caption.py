@@ -185,7 +185,11 @@ def run(arguments: CaptionArguments, console: Console) -> int:
         else CaptionWriter(
             arguments.output,
             format,
-            made_with={**identity(captioner), "words": arguments.words},
+            made_with={
+                **identity(captioner),
+                "words": arguments.words,
+                "min_confidence": arguments.min_confidence,
+            },
             restart=arguments.restart,
         ) as file
     ):

@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 
 import jax
+import numpy as np
 
 from jaxcap.captioning.identity import identity
 from jaxcap.captioning.loaded_model import load
@@ -27,6 +28,7 @@ def test_weights_words_and_search_make_another_model(tiny_run):
     changed = [
         dataclasses.replace(member, variables=jax.tree.map(lambda x: x + 1, member.variables)),
         dataclasses.replace(member, vocabulary=words),
+        dataclasses.replace(member, calibration={"confidence/weights": np.ones(3)}),
     ]
     others = [dataclasses.replace(model, members=(each,)) for each in changed]
     others += [model.with_search(beam_size=7), load(tiny_run, tiny_run)]
