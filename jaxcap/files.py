@@ -127,6 +127,25 @@ def write_text(path: Path, text: str) -> None:
         beside.write_text(text, encoding="utf-8", errors="replace")
 
 
+_FULL = (
+    *(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)),
+    "RESOURCE_EXHAUSTED",
+)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Return whether an error says that a disk or a quota is full.
+
+    Libraries report that in their own errors, so the text decides.
+    """
+    chain: BaseException | None = error
+    while chain is not None:
+        if any(text in str(chain) for text in _FULL):
+            return True
+        chain = chain.__cause__ or chain.__context__
+    return False
+
+
 def cache_dir(name: str) -> Path | None:
     """Return `$XDG_CACHE_HOME/jaxcap/NAME`, by default `~/.cache/jaxcap/NAME`.
 

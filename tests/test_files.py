@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxcap.files import locked, replacing, write_text
+from jaxcap.files import is_disk_full, locked, replacing, write_text
 
 
 def test_a_file_is_replaced_without_leftovers(tmp_path: Path) -> None:
@@ -105,3 +105,20 @@ def test_without_support_for_locks_every_lock_succeeds(
         number = errno.EIO
         with pytest.raises(OSError, match="not so"):
             locked(file)
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), True),
+        (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)), True),
+        (RuntimeError("RESOURCE_EXHAUSTED: writing 3 chunks"), True),
+        (RuntimeError("x"), False),
+        (PermissionError(errno.EACCES, "Permission denied"), False),
+    ],
+)
+def test_only_a_full_disk_is_called_full(error: Exception, full: bool) -> None:
+    assert is_disk_full(error) == full
+    outer = ValueError("cannot write")
+    outer.__cause__ = error
+    assert is_disk_full(outer) == full

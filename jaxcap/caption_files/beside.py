@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 from jaxcap.caption_files import xmp
 from jaxcap.caption_files.column_names import Names
-from jaxcap.caption_files.formats import one_line
+from jaxcap.caption_files.formats import Key, one_line
 from jaxcap.caption_files.reading import caption_texts
 from jaxcap.caption_files.sidecars import sidecar_captions
 from jaxcap.caption_files.text_files import decode_text, read_json, shown
@@ -62,13 +62,14 @@ class BesideWriter:
         full, short = path.with_name(f"{path.name}.xmp"), path.with_suffix(".xmp")
         return str(short if short.exists() and not full.exists() else full)
 
-    def has(self, key: str) -> bool:
+    def has(self, key: Key) -> bool:
         """Return whether to leave out the image that this file belongs to.
 
         Raises:
           InputError: the file is there, but cannot be read, so it cannot be kept either.
         """
-        return bool(self._captions(Path(key), _read(Path(key)))) and self.existing == "skip"
+        path = Path(str(key))
+        return bool(self._captions(path, _read(path))) and self.existing == "skip"
 
     def add(self, result: Captioned) -> None:
         """Write the best caption of an image; do nothing for an image without one.

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+from jaxcap.caption_files.formats import Key
 from jaxcap.captioning.results import Caption, Captioned
 from jaxcap.errors import InputError
 from jaxcap.files import replacing
@@ -58,7 +59,7 @@ class ShardWriter:
         folder, slash, file = within.rpartition("/")
         return folder + slash + file.partition(".")[0]
 
-    def has(self, key: str) -> bool:
+    def has(self, key: Key) -> bool:
         """Return False: the captions are written as a whole."""
         return False
 

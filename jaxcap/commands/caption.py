@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import tyro
 from rich.console import Console
@@ -268,7 +268,7 @@ def _standard_input() -> io.BufferedIOBase:
     try:
         return open(sys.stdin.fileno(), "rb", closefd=False)
     except OSError:  # not a real file, for example under a test runner
-        return sys.stdin.buffer
+        return cast(io.BufferedIOBase, sys.stdin.buffer)
 
 
 def _format(arguments: CaptionArguments) -> Format:

@@ -30,11 +30,11 @@ from jaxtyping import Float, Int
 
 from jaxcap import files
 from jaxcap.errors import InputError
-from jaxcap.files import cache_dir
+from jaxcap.files import cache_dir, is_disk_full
 
 _WAY_OUT = (
-    "Free some space or fix the permissions there and start again, choose another directory with "
-    "--encoder.cache-dir DIR, or turn the cache off with --encoder.no-cache-features."
+    "Choose another directory with --encoder.cache-dir DIR, or turn the cache off with "
+    "--encoder.no-cache-features."
 )
 
 
@@ -152,7 +152,7 @@ class FeatureCache:
         if needed > free:
             raise InputError(
                 f"{self.directory}: the cached features take {size_text(needed)}, but only "
-                f"{size_text(free)} are free on that disk. {_WAY_OUT}"
+                f"{size_text(free)} are free on that disk. Free some space there. {_WAY_OUT}"
             )
 
     def write(self, chunk: int, features: Float[np.ndarray, "images P D"]) -> None:
@@ -208,7 +208,7 @@ class FeatureCache:
         except OSError as error:
             raise InputError(
                 f"{self.directory}: cannot cache features ({error.strerror}); finished chunks are "
-                f"kept. {_WAY_OUT}"
+                f"kept. {'Free some space there. ' if is_disk_full(error) else ''}{_WAY_OUT}"
             ) from error
 
 

@@ -22,7 +22,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
 from jaxcap.errors import InputError
-from jaxcap.files import replacing, write_text
+from jaxcap.files import is_disk_full, replacing, write_text
 
 RECORDS_PER_SHARD = 512
 MOST_SHARDS = 256
@@ -166,8 +166,9 @@ class Workplace:
                 )
             write_text(self._note(shard), json.dumps(dataclasses.asdict(finished)))
         except (OSError, _WritingError) as error:
+            space = "free some space there, or " if is_disk_full(error) else ""
             raise InputError(
-                f"cannot write {path}: {error}; free some space there, or choose another --data-dir"
+                f"cannot write {path}: {error}; {space}choose another --data-dir"
             ) from error
         return finished
 

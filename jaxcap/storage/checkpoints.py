@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import jax
 
 from jaxcap.errors import InputError
+from jaxcap.files import is_disk_full
 from jaxcap.progress import escaped
 from jaxcap.storage import manifest
 from jaxcap.storage.stored_arrays import (
@@ -222,9 +223,10 @@ class Checkpoints:
                 self._remove_unfinished()  # at once, because they may be what fills the disk
             kept = [s for s in sorted(self._kept) if (self._directory / str(s)).is_dir()]
             intact = f"Intact: step {', '.join(map(str, kept))}." if kept else "None came before."
+            mended = "Free some space" if is_disk_full(error) else "Remove the cause"
             raise InputError(
                 f"{self._directory}: the checkpoint of step {step} could not be written "
-                f"({reason(error)}). {intact} Free some space, then start again to resume."
+                f"({reason(error)}). {intact} {mended}, then start again to resume."
             ) from error
 
     def _worth_keeping(self) -> frozenset[int]:
