@@ -23,6 +23,7 @@ from jaxcap.devices import hosts
 from jaxcap.devices.parallel import round_up
 from jaxcap.errors import InputError
 from jaxcap.files import write_text
+from jaxcap.json_data import parse_json
 from jaxcap.metrics import ScoringUnits, evaluate_captions, splitter
 from jaxcap.progress import Report
 from jaxcap.report import ReportCaption, ReportRow, scale_attention, write_report
@@ -266,13 +267,20 @@ def _row(record: Mapping[str, Any], evaluation: Evaluation) -> ReportRow:
 
 
 def read_metrics(path: Path) -> list[LogLine]:
-    """The lines of a `metrics.jsonl`; a last line that was cut off is left out."""
+    """The lines of a `metrics.jsonl`, up to the first that is cut off or damaged."""
     if not path.is_file():
         return []
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            lines.append(json.loads(text))
+            line = parse_json(text)
         except ValueError:
             break
+        if not (isinstance(line, dict) and "step" in line and all(map(_is_number, line.values()))):
+            break
+        lines.append(line)
     return lines
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)

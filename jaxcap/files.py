@@ -105,6 +105,9 @@ def replacing(path: Path, *, folder: Path | None = None) -> Iterator[Path]:
     Args:
       folder: where to create the temporary file, on the same file system as `path`; by default the
         folder of `path`.
+
+    Raises:
+      OSError: the disk is full, or permission is missing. Its message names `path`.
     """
     name = os.fsencode(path.name)[:_NAME_BYTES].decode(errors="ignore")
     beside = (folder or path.parent) / f".{name}.{secrets.token_hex(8)}.part"
@@ -112,6 +115,9 @@ def replacing(path: Path, *, folder: Path | None = None) -> Iterator[Path]:
     try:
         yield beside
         os.replace(beside, path)
+    except OSError as error:  # a full disk has no name of a file, and that of `beside` says little
+        error.filename, error.filename2 = os.fspath(path), None
+        raise
     finally:
         beside.unlink(missing_ok=True)
 

@@ -197,3 +197,12 @@ def test_a_log_that_was_cut_off(tmp_path: Path):
     assert read_metrics(tmp_path / "none") == []
     (tmp_path / "log").write_text('{"step": 1, "loss": 2.5}\n{"step": 2, "lo')
     assert read_metrics(tmp_path / "log") == [{"step": 1, "loss": 2.5}]
+    for damage in (
+        "[" * 5000,
+        "[]",
+        '{"step": "1"}',
+        '{"loss": 1}',
+        '{"step": 1' + "0" * 400 + "}",
+    ):
+        (tmp_path / "log").write_text(f'{{"step": 1, "loss": 2.5}}\n{damage}\n{{"step": 2}}\n')
+        assert read_metrics(tmp_path / "log") == [{"step": 1, "loss": 2.5}]

@@ -28,7 +28,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match=rf"No space left on device: '{path}'"):
         write_text(path, "new text")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]

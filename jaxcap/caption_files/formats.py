@@ -16,6 +16,7 @@ from typing import Any
 
 from jaxcap.caption_files.text_files import harmless
 from jaxcap.captioning.results import Caption, Captioned
+from jaxcap.json_data import parse_json
 
 Key = str | int
 """The name or number of an image in a file."""
@@ -134,7 +135,7 @@ class JsonLines(Format):
         return values
 
     def read(self, row: bytes) -> tuple[Key, int]:
-        values = _json(row.decode())
+        values = parse_json(row.decode())
         captions = values.get("captions") if isinstance(values, dict) else None
         if not (
             isinstance(values, dict)
@@ -242,10 +243,8 @@ class Coco(Format):
 
     def read(self, row: bytes) -> tuple[Key, int]:
         text = row.decode()
-        try:
-            values, end = json.JSONDecoder().raw_decode(text)
-        except RecursionError:
-            raise ValueError("nested too deeply") from None
+        end = text.rindex("}") + 1
+        values = parse_json(text[:end])
         if (
             # "]" after the comma: the next entry was being written over the end of the list.
             text[end:].strip() not in ("", ",", "]", ",]")
@@ -288,13 +287,6 @@ def _cut_text(data: bytes) -> str:
         return "\n"
 
 
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
 _STRING = r'(?:[^"\\\x00-\x1f]|\\.)*+(?:\\\Z)?'
 """The inside of a JSON string, which may break off within an escape."""
 
@@ -325,7 +317,7 @@ def _is_begun(text: str, start: str, value: str, link: str) -> bool:
 
 def _is_json(text: str) -> bool:
     try:
-        _json(text)
+        parse_json(text)
     except ValueError:
         return False
     return True

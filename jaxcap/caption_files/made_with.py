@@ -13,6 +13,7 @@ from typing import Any
 
 from jaxcap.errors import InputError
 from jaxcap.files import write_text
+from jaxcap.json_data import read_json
 
 _WAY_OUT = "To caption all images again, give --restart; to keep these captions, another --output."
 
@@ -30,8 +31,8 @@ def record_of(path: Path) -> Path:
 def read_record(path: Path) -> Record | None:
     """Return the record of a caption file, or None if it is missing or damaged."""
     try:
-        found = json.loads(record_of(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_json(record_of(path), "record")
+    except InputError:
         return None
     return found if isinstance(found, dict) else None
 

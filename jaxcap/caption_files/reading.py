@@ -15,7 +15,6 @@ from typing import Any
 from jaxcap.caption_files.column_names import CAPTION_NAMES, ID_NAMES, Names, id_text
 from jaxcap.caption_files.text_files import (
     Problems,
-    Repeated,
     fail,
     find_table,
     is_json_lines,
@@ -27,6 +26,7 @@ from jaxcap.caption_files.text_files import (
     read_text,
     shown,
 )
+from jaxcap.json_data import Repeated
 
 COCO = "COCO annotations"
 KARPATHY = "Karpathy's dataset file"

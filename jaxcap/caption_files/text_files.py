@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from jaxcap.caption_files.encodings import guess, utf16
 from jaxcap.data.image_paths import IMAGE_SUFFIXES
 from jaxcap.errors import InputError
+from jaxcap.json_data import parse_json
 
 SHOWN = 10
 """The number of problems to list; the rest is counted."""
@@ -110,19 +111,6 @@ def decode_text(data: bytes, path: Path) -> str:
         ) from None
 
 
-class Repeated(dict[str, Any]):
-    """A JSON object with repeated names. As a dictionary it holds the last value of each."""
-
-    def __init__(self, pairs: list[tuple[str, Any]]):
-        super().__init__(pairs)
-        self.pairs = pairs
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    return found if len(found) == len(pairs) else Repeated(pairs)
-
-
 def read_json(path: Path, text: str) -> Any:
     """Parse JSON; an object with repeated names is returned as `Repeated`.
 
@@ -130,7 +118,7 @@ def read_json(path: Path, text: str) -> Any:
       InputError: the JSON is malformed. Names line and column, and shows the line.
     """
     try:
-        return json.loads(text, object_pairs_hook=_object)
+        return parse_json(text, keep_repeated=True)
     except json.JSONDecodeError as error:
         line = text.split("\n")[error.lineno - 1]
         around = line[max(0, error.colno - 31) : error.colno + 29].strip()
@@ -138,17 +126,8 @@ def read_json(path: Path, text: str) -> Any:
             f"{path}, line {error.lineno}, column {error.colno}: malformed JSON: {error.msg}; "
             f"found {shown(around) if text[error.pos :].strip() else 'the end of the file'}."
         ) from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: malformed JSON: {_why(error)}.") from None
-
-
-def _why(error: ValueError | RecursionError) -> str:
-    """Return the reason that follows "malformed JSON: " in a message."""
-    if isinstance(error, json.JSONDecodeError):
-        return error.msg
-    if isinstance(error, RecursionError):
-        return "nested too deeply"
-    return "a number has too many digits"
+    except ValueError as error:
+        raise InputError(f"{path}: malformed JSON: {error}.") from None
 
 
 def is_json_lines(text: str) -> bool:
@@ -164,9 +143,10 @@ def read_json_lines(text: str, problems: Problems) -> Iterator[tuple[str, dict[s
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            problems.add(f"line {number}", f"malformed JSON: {_why(error)}; found {shown(line)}")
+            value = parse_json(line)
+        except ValueError as error:
+            why = error.msg if isinstance(error, json.JSONDecodeError) else error
+            problems.add(f"line {number}", f"malformed JSON: {why}; found {shown(line)}")
             continue
         if isinstance(value, dict):
             yield f"line {number}", value
@@ -281,8 +261,8 @@ def list_in_cell(cell: str) -> str | list[str]:
     if not (cell.startswith("[") and cell.endswith("]")):
         return cell
     try:
-        texts = json.loads(cell)
-    except (ValueError, RecursionError):
+        texts = parse_json(cell)
+    except ValueError:
         texts = _python_list(cell)
     is_list = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
     return texts if is_list else cell

@@ -136,6 +136,8 @@ def _images(
 
 
 _BLOCK = 1 << 16
+_MAX_NAME = 1 << 16  # bytes; file systems allow 4,096
+_MAX_UTF16 = 1 << 28
 
 
 def _listed_names(file: io.BufferedIOBase) -> Iterator[bytes]:
@@ -143,16 +145,27 @@ def _listed_names(file: io.BufferedIOBase) -> Iterator[bytes]:
 
     Names end with line breaks, or with NUL as `find -print0` writes them. A byte order mark may
     come first; lists in UTF-16, which PowerShell writes, are decoded as a whole.
+
+    Raises:
+      InputError: a name, or a list in UTF-16, has no end.
     """
     rest = file.read1(_BLOCK)  # what is there, without waiting for a whole block
     if rest.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        rest = (rest + file.read()).decode("utf-16", "replace").encode(errors="replace")
+        rest += file.read(_MAX_UTF16)
+        if len(rest) > _MAX_UTF16:
+            raise InputError(f"The list holds more than {_MAX_UTF16:,} bytes of UTF-16; use UTF-8.")
+        rest = rest.decode("utf-16", "replace").encode(errors="replace")
     rest = rest.removeprefix(codecs.BOM_UTF8)
     end = b"\0" if b"\0" in rest else b"\n"
     while True:
         *names, rest = rest.split(end)
         for name in names:
             yield name.removesuffix(b"\r") if end == b"\n" else name
+        if len(rest) > _MAX_NAME:
+            raise InputError(
+                f"The list of images has a line of more than {_MAX_NAME:,} bytes, beginning with "
+                f"{rest[:40]!r}; expected one path per line."
+            )
         if not (more := file.read1(_BLOCK)):
             break
         rest += more

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxcap.datasets.tfds_directory import open_directory
+from jaxcap.errors import InputError
 
 
 class Records:
@@ -28,10 +30,16 @@ class Records:
           split: a split in TFDS's notation, such as `"train[:10%]"`.
 
         Raises:
-          InputError: the directory cannot be read safely (`open_directory`).
+          InputError: the directory cannot be read safely (`open_directory`), or a file is missing.
         """
         self._directory, self._split = directory, split
-        builder = open_directory(directory)
+        self._builder = builder = open_directory(directory)
+        for part in self._parts():
+            if not os.path.isfile(part.filename):  # array_record would only log it
+                raise InputError(
+                    f"{part.filename}: this file of the data set is missing. Prepare the data set "
+                    "again, or copy the file again"
+                )
         encoded = {"image": tfds.decode.SkipDecoding()}
         self._source = builder.as_data_source(
             split=split, decoders=encoded if "image" in builder.info.features else None
@@ -44,7 +52,27 @@ class Records:
         index = index.__index__()
         if not -len(self) <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
-        return _to_record(self._source[index % len(self)])
+        index %= len(self)
+        try:
+            return _to_record(self._source[index])
+        except Exception as error:  # array_record, protobuf and TFDS raise a dozen types
+            raise InputError(
+                f"{self._file_of(index)}: this file of the data set is damaged: record {index} of "
+                f"the split '{self._split}' cannot be read ({type(error).__name__}). Prepare the "
+                "data set again, or copy the file again"
+            ) from error
+
+    def _parts(self) -> list[Any]:
+        """Return TFDS's `FileInstruction`s: the files of the split, and the records of each."""
+        parts: list[Any] = self._builder.info.splits[self._split].file_instructions
+        return parts
+
+    def _file_of(self, index: int) -> str:
+        for part in self._parts():
+            if index < part.examples_in_shard:
+                break
+            index -= part.examples_in_shard
+        return str(part.filename)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[i] for i in range(len(self)))

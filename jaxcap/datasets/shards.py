@@ -23,6 +23,7 @@ from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
 from jaxcap.errors import InputError
 from jaxcap.files import is_disk_full, replacing, write_text
+from jaxcap.json_data import from_dict, read_json
 
 RECORDS_PER_SHARD = 512
 MOST_SHARDS = 256
@@ -112,12 +113,11 @@ class Workplace:
         """Return the result of a finished shard; None if it is missing or damaged."""
         path = self._path(shard)
         try:
-            noted = json.loads(self._note(shard).read_text(encoding="utf-8"))
-            noted["unreadable"] = tuple(noted["unreadable"])
-            finished = Finished(**noted)
+            note = self._note(shard)
+            finished = from_dict(Finished, read_json(note, "note"), where=str(note))
             sound = path.stat().st_size == finished.file_bytes
             return finished if sound and _checksum(path) == finished.checksum else None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, InputError):
             return None
 
     def write(

@@ -15,6 +15,8 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from jaxcap.errors import InputError
+from jaxcap.files import read_bytes
+from jaxcap.json_data import MAX_BYTES, parse_json
 
 _CLASS_KEYS = ("type", "pythonClassName", "python_class_name")
 """Keys of a class name: of TFDS before 4.5, and the two spellings that protobuf accepts."""
@@ -45,7 +47,7 @@ def open_directory(directory: Path) -> tfds.core.DatasetBuilder:
 
 def _check_classes(path: Path) -> None:
     known = _known_classes()
-    for name in _class_names(json.loads(path.read_text(encoding="utf-8"))):
+    for name in _class_names(parse_json(read_bytes(path, at_most=MAX_BYTES).decode())):
         if name not in known:
             raise InputError(
                 f"{path}: names the Python class {name[:100]!r}, which TFDS would import and run; "
@@ -74,6 +76,6 @@ def _class_names(value: Any) -> Iterator[str]:
             pending.extend(value)
         elif isinstance(value, str) and value.lstrip().startswith(("{", "[")):
             try:
-                pending.append(json.loads(value))
-            except ValueError:
+                pending.append(parse_json(value))
+            except json.JSONDecodeError:
                 continue  # plain text; TFDS cannot parse it either

@@ -170,7 +170,7 @@ class Log:
         if hosts.is_first():
             write_text(path, text)
         self._lines = kept
-        self._begin = time.monotonic() - (kept[-1]["elapsed_s"] if kept else 0.0)
+        self._begin = time.monotonic() - (kept[-1].get("elapsed_s", 0.0) if kept else 0.0)
 
     @property
     def elapsed(self) -> float:

@@ -31,6 +31,13 @@ def tree(tmp_path, monkeypatch) -> Path:
     return tmp_path / "t"
 
 
+def test_a_list_without_line_breaks_is_refused() -> None:
+    with pytest.raises(InputError, match=r"a line of more than 65,536 bytes, beginning with b'xxx"):
+        found("-", listed=b"x" * 200_000)
+    with pytest.raises(InputError, match=r"a line of more than 65,536 bytes"):
+        found("-", listed=b"a.jpg\n" + b"x" * 200_000)
+
+
 def test_folders_are_walked_in_order_of_name(tree):
     expected = ["t/[1].png", "t/a.png", "t/b.JPG", "t/c/a b.gif", "t/c/d/e.webp", "t/ü/ö.jpeg"]
     assert found("t") == expected
