@@ -33,8 +33,15 @@ class Newcomer:
 
     def run(self, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
         """Run `jaxcap` and check its exit status."""
+        return self._run("-m", "jaxcap", *arguments, status=status)
+
+    def python(self, script: str) -> str:
+        """Run a script and return what it prints."""
+        return self._run("-c", script, status=0).stdout
+
+    def _run(self, *arguments: str, status: int) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [sys.executable, "-m", "jaxcap", *arguments],
+            [sys.executable, *arguments],
             cwd=self.home,
             env=os.environ
             | {
@@ -166,3 +173,30 @@ def test_a_copy_of_a_configuration_is_trained(newcomer: Newcomer) -> None:
     assert "jaxcap evaluate runs/mine --split dev" in trained.stderr
     resumed = jaxcap("train", "mine.py", *options)
     assert "Resuming from step 2" in resumed.stderr
+
+
+def test_one_line_of_python_in_a_notebook(newcomer: Newcomer) -> None:
+    pytest.importorskip("IPython")
+    script = """
+from IPython.core.interactiveshell import InteractiveShell
+import jaxcap
+print(jaxcap.caption("photos/00.png"))
+(result,) = jaxcap.load().caption("photos/00.png")
+shown, _ = InteractiveShell.instance().display_formatter.format(result)
+print(shown["text/html"].count("<img "), len(result.captions[0].words))
+"""
+    caption, counts = newcomer.python(script).splitlines()
+    assert newcomer.run("caption", "photos/00.png").stdout == f"photos/00.png\t{caption}\n"
+    pictures, words = map(int, counts.split())
+    assert pictures == words + 1 == len(caption.split()) + 1
+
+
+def test_a_page_of_any_images(newcomer: Newcomer) -> None:
+    (newcomer.home / "bad.jpg").write_bytes(b"no image")
+    given = ["photos/00.png", "bad.jpg", "--beam-size", "1", "--output", "page.html"]
+    assert (
+        "1 of 2 images could not be captioned" in newcomer.run("caption", *given, status=1).stderr
+    )
+    page = (newcomer.home / "page.html").read_text("utf-8")
+    for part in ("photos/00.png", "cannot read", '"attention":', "const attention ="):
+        assert part in page

@@ -76,8 +76,9 @@ def load(
 def _load_member(path: Path, *, best: bool, store: Store | None) -> TrainedCaptioner:
     if path.suffix == ".stablehlo":
         raise InputError(
-            f"{path}: a program that runs with JAX alone, as docs/export.md shows. Here, give the "
-            "run or the .safetensors file that it was exported from."
+            f"{path}: a program for JAX alone, which jax.export.deserialize reads; the .json file "
+            "beside it describes its input and output. Here, give the run or the .safetensors file "
+            "that it was exported from."
         )
     if published.is_published(path):
         return published.read(path, store=store)

@@ -108,7 +108,8 @@ class EncoderConfig:
     name: str = "resnet50"
     """An architecture; an unknown name lists them. Or your own, module:SPEC."""
     weights: str | None = None
-    """"imagenet", the name of an installed weight package, a weight file, or none (random)."""
+    """"imagenet", the name of an installed weight package, a weight file, hf:OWNER/NAME on the
+    Hugging Face Hub, or none (random)."""
     trainable: Annotated[bool, PerStage] = True
     """False freezes parameters and batch statistics: they stay bit-identical."""
     train_from: Annotated[str | None, PerStage] = None
