@@ -150,7 +150,7 @@ def _optional(info: PrimitiveTypeInfo) -> _Spec:
     )
 
 
-_ArgConfig = type(tyro.conf.arg())
+_ArgConfig: Any = type(tyro.conf.arg())
 
 
 def _hint(default: str) -> str:
@@ -179,7 +179,8 @@ class _PlainFields:
     def _plain(field: StructFieldSpec) -> StructFieldSpec:
         hint: Any = field.type
         metadata = getattr(hint, "__metadata__", ())
-        arg = next((each for each in metadata if isinstance(each, _ArgConfig)), tyro.conf.arg())
+        own = (each for each in metadata if isinstance(each, _ArgConfig))
+        arg: Any = next(own, tyro.conf.arg())
         if arg.help_behavior_hint is not None:
             return field
         arg = dataclasses.replace(arg, help_behavior_hint=_hint)

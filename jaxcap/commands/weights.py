@@ -43,9 +43,9 @@ def run(arguments: WeightsArguments, console: Console) -> int:
     from jaxcap.model.encoders.weights.fitting import encoder_shapes, identify
     from jaxcap.model.encoders.weights.weight_files import read_weight_file
 
-    about = _about_captioner(arguments.file)
-    if about is not None:
-        print(about)
+    captioner = _about_captioner(arguments.file)
+    if captioner is not None:
+        print(captioner)
         return 0
     if arguments.file == "imagenet":
         raise InputError("weights 'imagenet' differ for each encoder; give a file or a package.")

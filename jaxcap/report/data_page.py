@@ -128,7 +128,7 @@ def _charts(statistics: DataStatistics, config: DataConfig) -> str:
     limits = [bucket - 1 for bucket in config.length_buckets]
     lengths = {split: each.lengths for split, each in captions.items()}
     per_image = {split: each.per_image for split, each in captions.items()}
-    charts = [
+    charts: list[tuple[str, Mapping[str, Mapping[int, int]], list[int]]] = [
         (f"Captions by length in {statistics.units}", lengths, limits),
         ("Images by number of captions", per_image, []),
     ]

@@ -82,7 +82,7 @@ def default_store() -> Store | None:
 def keep_compiled_programs() -> None:
     """Let JAX keep compiled programs on disk, unless the user chose a folder or there is none."""
     cache = cache_dir("xla")
-    if cache is None or jax.config.jax_compilation_cache_dir is not None:
+    if cache is None or jax.config.values["jax_compilation_cache_dir"] is not None:
         return
     if cache.exists() and not is_private(cache):
         return
