@@ -110,6 +110,12 @@ class JsonLines(Format):
             "image": result.name,
             "captions": [self._caption(caption) for caption in result.captions],
         }
+        if result.familiarity is not None:
+            values["familiarity"] = round(result.familiarity, 4)
+        if result.unsaid:
+            values["unsaid"] = list(result.unsaid)
+        if self.words and result.recognised:
+            values["recognised"] = {word: round(p, 4) for word, p in result.recognised.items()}
         if result.error is not None:
             values["error"] = result.error
         return json.dumps(values, ensure_ascii=False) + "\n"

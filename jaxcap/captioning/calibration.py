@@ -191,8 +191,8 @@ def calibrate(
     confidence = np.zeros(len(results))
     for own in (part == number for number in range(_FOLDS)):
         confidence[own] = Confidence.fit(observed[~own], good[~own])(observed[own])
-    correlation = float(np.corrcoef(_ranks(confidence), _ranks(scores))[0, 1])
-    return Calibration(familiarity, Confidence.fit(observed, good)), correlation
+    fitted = Calibration(familiarity, Confidence.fit(observed, good))
+    return fitted, _spearman(confidence, scores)
 
 
 def to_arrays(calibration: Calibration) -> dict[str, np.ndarray]:
@@ -227,6 +227,12 @@ def from_arrays(arrays: Mapping[str, np.ndarray], *, where: str) -> Calibration:
 
 def _logistic(x: Float[np.ndarray, " I"]) -> Float[np.ndarray, " I"]:
     return 1 / (1 + np.exp(-x))
+
+
+def _spearman(x: Float[np.ndarray, " I"], y: Float[np.ndarray, " I"]) -> float:
+    """Return the correlation of ranks; 0 if all numbers of either are equal."""
+    a, b = (ranks - ranks.mean() for ranks in (_ranks(x), _ranks(y)))
+    return float(a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), np.finfo(np.float32).tiny))
 
 
 def _ranks(x: Float[np.ndarray, " I"]) -> Float[np.ndarray, " I"]:

@@ -159,6 +159,9 @@ def test_a_published_model_keeps_its_calibration(tiny_run: Any, tmp_path: Any) -
     features = np.stack([result.features for result in plain])
     scores = np.array([10.0, 60.0, 90.0])
     calibration, _ = calibrate(features, plain * 10, np.tile(scores, 10), familiar=3)
+    # With these levels, familiarity is the similarity to the nearest of the three.
+    similarity = calibration.familiarity._replace(levels=np.array([0.0, 1.0]))
+    calibration = calibration._replace(familiarity=similarity)
     file = tmp_path / "model.safetensors"
     single = dataclasses.replace(run.single, calibration=to_arrays(calibration))
     published.write(single, file, dtype="bfloat16")

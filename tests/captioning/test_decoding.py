@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from jaxcap.captioning.decoding import (
+    Decoded,
     ImageInput,
     check_search,
     create_decode,
@@ -21,14 +22,24 @@ from jaxcap.captioning.decoding import (
     image_keys,
     same_vocabulary,
 )
-from jaxcap.config import Config, DataConfig, DecoderConfig, EncoderConfig, SearchConfig, validate
+from jaxcap.config import (
+    Config,
+    DataConfig,
+    DecoderConfig,
+    EncoderConfig,
+    RecognitionConfig,
+    SearchConfig,
+    validate,
+)
 from jaxcap.errors import InputError
 from jaxcap.model.captioner import Captioner, create_captioner, init_variables
+from jaxcap.model.recogniser.words import RecognisedWords
 from jaxcap.search import SearchResult
 from jaxcap.text.vocabulary import BOS, EOS, PAD, SPECIALS, Vocabulary
 
 WORDS = ("a", "dog", "dogs", "runs", "on", "grass", "the", "with")
 VOCABULARY = Vocabulary(SPECIALS + WORDS)
+DOG, GRASS = {"dog", "dogs"}, {"grass"}
 SIZE = 32
 Model = tuple[Captioner, dict[str, Any]]
 
@@ -72,7 +83,7 @@ def search(models: list[Model], images: jax.Array) -> Search:
         model, variables = models[number]
         config = SearchConfig(**{"max_length": 6, **options})
         return jax.device_get(
-            create_decode([model], config, VOCABULARY)((variables,), (ImageInput(images),))
+            create_decode([model], config, VOCABULARY)((variables,), (ImageInput(images),)).captions
         )
 
     return run
@@ -150,6 +161,72 @@ def test_required_words_are_in_the_captions(search: Search) -> None:
             assert "grass" in text.split()
 
 
+@pytest.fixture(scope="module")
+def guided(images: jax.Array) -> Callable[..., Decoded]:
+    """Search with words given in place of those that a recogniser would find."""
+    config = Config(
+        data=DataConfig(image_size=SIZE),
+        encoder=EncoderConfig(name="resnet_small", trainable=False),
+        recognition=RecognitionConfig(words=3),
+        decoder=DecoderConfig(hidden_size=16, embedding_size=16, attention_size=16, scoring="dot"),
+    )
+    model = create_captioner(config, len(VOCABULARY), words=VOCABULARY.words)
+    variables = init_variables(model, jax.random.key(0), image_size=SIZE)
+    features = model.apply(variables, images, method="encode")
+    found = [{"dog": 0.9, "grass": 0.8}, {"dogs": 0.7, "dog": 0.6, "grass": 0.5}, {"grass": 0.4}]
+    ids = np.zeros((3, 3), np.int32)
+    probabilities = np.zeros((3, 3), np.float32)
+    for row, words in enumerate(found):
+        ids[row, : len(words)] = [VOCABULARY.id_of(word) for word in words]
+        probabilities[row, : len(words)] = list(words.values())
+    given = ImageInput(features=features, words=RecognisedWords(ids, probabilities))
+
+    def run(**options: Any) -> Decoded:
+        search = SearchConfig(max_length=6, **options)
+        return jax.device_get(create_decode([model], search, VOCABULARY)((variables,), (given,)))
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [[DOG, GRASS], [DOG, GRASS], []]),
+        ({"guide_words": 1}, [[DOG], [DOG], []]),
+        ({"guide": 0.6}, [[DOG, GRASS], [DOG], []]),
+        ({"guide": 0.4}, [[DOG, GRASS], [DOG, GRASS], [GRASS]]),
+        # A word that the user bans or requires is not for the recogniser to require.
+        ({"banned_words": ("dogs",)}, [[GRASS], [GRASS], []]),
+        (
+            {"required_words": ("with", "dog"), "guide_words": 4},
+            [[{"with"}, {"dog"}, GRASS], [{"with"}, {"dog"}, GRASS], [{"with"}, {"dog"}]],
+        ),
+    ],
+)
+def test_recognised_words_are_in_the_captions_of_their_image(
+    options: dict[str, Any], expected: list[list[set[str]]], guided: Callable[..., Decoded]
+) -> None:
+    result = guided(**{"guide": 0.5, **options})
+    assert np.all(result.captions.satisfied)
+    for texts, things in zip(_texts(result.captions), expected, strict=True):
+        assert len(texts) == 3
+        assert all(thing & set(text.split()) for text in texts for thing in things)
+    free = guided(**{name: options[name] for name in options if name.endswith("ed_words")})
+    for row, things in enumerate(expected):
+        if not things:
+            np.testing.assert_array_equal(result.captions.tokens[row], free.captions.tokens[row])
+
+
+def test_no_more_is_required_than_a_caption_can_hold(guided: Callable[..., Decoded]) -> None:
+    assert np.all(guided(guide=0.5, required_words=tuple(WORDS[:4])).captions.satisfied)
+
+
+def test_what_the_model_saw_is_returned(guided: Callable[..., Decoded]) -> None:
+    found = guided()
+    assert found.words.ids[0].tolist() == [VOCABULARY.id_of("dog"), VOCABULARY.id_of("grass"), 0]
+    assert found.features.shape == (3, 128)
+
+
 def test_fewer_captions_are_the_best_of_all(search: Search) -> None:
     three, one = search(beam_size=3), search(beam_size=3, n_best=1)
     assert [texts[:1] for texts in _texts(three)] == _texts(one)
@@ -179,10 +256,10 @@ def test_samples_of_an_image_depend_on_it_and_the_seed_alone(
     together = search(method="sample", samples=6).tokens
     rows = [2, 0, 0, 1, 2]
     np.testing.assert_array_equal(
-        decode((variables,), (ImageInput(images[np.array(rows)]),)).tokens, together[rows]
+        decode((variables,), (ImageInput(images[np.array(rows)]),)).captions.tokens, together[rows]
     )
     for row in range(3):
-        alone = decode((variables,), (ImageInput(images[row : row + 1]),)).tokens
+        alone = decode((variables,), (ImageInput(images[row : row + 1]),)).captions.tokens
         np.testing.assert_array_equal(alone, together[row : row + 1])
     assert np.any(search(method="sample", samples=6, seed=1).tokens != together)
 
@@ -208,7 +285,7 @@ def test_an_ensemble_averages_probabilities_whatever_its_models(
     (first, of_first), (second, of_second) = models
     config = SearchConfig(max_length=6)
     decode = create_decode([first, second], config, VOCABULARY)
-    result = decode((of_first, of_second), (ImageInput(images), ImageInput(images)))
+    result = decode((of_first, of_second), (ImageInput(images), ImageInput(images))).captions
     _texts(result)
     assert result.weights.shape[-1] > 0  # the first one's
     before = jnp.concatenate(
@@ -220,7 +297,7 @@ def test_an_ensemble_averages_probabilities_whatever_its_models(
     np.testing.assert_allclose(result.word_log_probs, np.where(written, expected, 0.0), atol=1e-4)
     twice = create_decode([first, first], config, VOCABULARY)
     same = twice((of_first, of_first), (ImageInput(images), ImageInput(images)))
-    np.testing.assert_array_equal(same.tokens, search().tokens)
+    np.testing.assert_array_equal(same.captions.tokens, search().tokens)
 
 
 @pytest.mark.parametrize(
@@ -240,6 +317,9 @@ def test_an_ensemble_averages_probabilities_whatever_its_models(
         ({"required_words": tuple(WORDS[:5])}, "at most 4"),
         ({"method": "sample", "required_words": ("dog",)}, "needs search.method 'beam'"),
         ({"method": "diverse", "beam_size": 4, "groups": 3}, "does not divide"),
+        ({"guide": 0.5}, r"search.guide is 0.5, but this model does not recognise words"),
+        ({"guide": 1.5}, "guide is 1.5"),
+        ({"method": "greedy", "guide": 0.5}, "search.guide needs search.method 'beam'"),
         ({"min_length": 7, "max_length": 6}, "min_length is 7"),
         ({"top_p": 1.5}, "top_p is 1.5"),
         ({"temperature": 0.0}, "temperature is 0.0"),

@@ -27,6 +27,7 @@ from jaxcap import pretrained
 from jaxcap.caption_files.formats import FORMATS
 from jaxcap.caption_files.writing import read_entries
 from jaxcap.captioning import loaded_model
+from jaxcap.captioning.calibration import calibrate, to_arrays
 from jaxcap.commands import caption
 from jaxcap.errors import InputError
 
@@ -58,6 +59,59 @@ def test_a_page_shows_any_images(command, tmp_path):
         command("red.png", "--output", "other.html", "--part", "1/2")
     assert command("red.png", "--output", "lines.html", "--format", "text").code == 0
     assert (tmp_path / "lines.html").read_text().startswith("red.png\t")
+
+
+def test_doubtful_captions_are_left_out_and_counted(command, run, tmp_path):
+    shades = [Image.new("RGB", (20, 20), (v, 255 - v, 90)) for v in range(0, 250, 50)]
+    names = [f"{i}.png" for i in range(len(shades))]
+    for name, shade in zip(names, shades, strict=True):
+        shade.save(tmp_path / name)
+    confidences = sorted(
+        (result.captions[0].confidence, result.name) for result in run.caption(names)
+    )
+    least, *others = [name for _, name in confidences]
+    threshold = (confidences[0][0] + confidences[1][0]) / 2
+    outcome = command(*names, "--output", "c.jsonl", "--min-confidence", threshold)
+    assert outcome.code == 0
+    assert f"1 of 5 captions left out, because their confidence is below {threshold:g}." in (
+        outcome.err
+    )
+    lines = [json.loads(line) for line in (tmp_path / "c.jsonl").read_text().splitlines()]
+    assert sorted(line["image"] for line in lines) == sorted(others)
+    assert min(line["captions"][0]["confidence"] for line in lines) > threshold - 1e-4
+    # Without a file, each image has its line.
+    *_, last = sorted(
+        map(json.loads, command(*names, "--json", "--min-confidence", threshold).out.splitlines()),
+        key=lambda line: -len(line["captions"]),
+    )
+    assert (last["image"], last["captions"]) == (least, [])
+    assert re.fullmatch(rf"{least}: confidence 0\.\d+ is below 0\.\d+", last["error"])
+    again = command(*names, "--output", "c.jsonl", "--min-confidence", threshold)
+    assert "4 images captioned, 4 of them before" in again.err
+    assert "1 of 1 captions left out" in again.err
+    with pytest.raises(InputError, match=r"--min-confidence is 2\.0; it must be from 0 to 1"):
+        command(*names, "--min-confidence", 2)
+
+
+def test_familiarity_and_confidence_of_a_calibrated_model(command, run, monkeypatch, tmp_path):
+    Image.new("RGB", (20, 10), "red").save(tmp_path / "red.png")
+    (red,) = run.caption(["red.png"])
+    calibration, _ = calibrate(
+        np.stack([red.features, 1 - red.features]), [red] * 20, np.arange(20.0), familiar=20
+    )
+    single = dataclasses.replace(run.single, calibration=to_arrays(calibration))
+    calibrated = dataclasses.replace(run, members=(single,))
+    monkeypatch.setattr(loaded_model, "load", lambda *paths, **options: calibrated)
+    line = json.loads(command("red.png", "--json").out)
+    (expected,) = calibrated.caption(["red.png"])
+    assert expected.captions[0].calibrated is not None
+    assert line["familiarity"] == round(expected.familiarity, 4)
+    assert line["captions"][0]["confidence"] == round(expected.captions[0].calibrated, 4)
+    assert command("red.png", "--output", "page.html").code == 0
+    (rows,) = re.findall(r'id="rows">(.*?)</script>', (tmp_path / "page.html").read_text())
+    scores = json.loads(rows)[0]["scores"]
+    assert scores["familiarity"] == pytest.approx(expected.familiarity, abs=1e-2)
+    assert scores["confidence"] == pytest.approx(expected.captions[0].calibrated, abs=1e-2)
 
 
 @pytest.fixture(scope="module")

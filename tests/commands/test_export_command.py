@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from jaxcap.captioning.loaded_model import load
 from jaxcap.commands.export import ExportArguments, run
 from jaxcap.commands.search_options import SearchOptions
+from jaxcap.datasets.prepare import load_source
 from jaxcap.errors import InputError
 from jaxcap.storage import published
 
@@ -39,6 +41,24 @@ def test_a_published_file_and_a_program_made_of_it(tiny_run, tmp_path, capsys) -
     assert about["origin"]["run"] == "model.safetensors"
     lines = [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()]
     assert lines == [str(model), str(program), str(tmp_path / "model.json")]
+
+
+def test_confidence_is_calibrated_on_prepared_data_sets(tiny_run, tiny_data, tmp_path) -> None:
+    model = tmp_path / "model.safetensors"
+    splits = ("shapes:dev", "shapes:test")
+    assert _run(tiny_run, model, calibrate=splits, data_dir=tiny_data) == 0
+    captioner = load(model)
+    assert captioner.calibration is not None
+    source = load_source("shapes", "dev", tiny_data)
+    results = list(captioner.caption(source[number]["image"] for number in range(len(source))))
+    # Familiarity is a rank among the first data set's photographs.
+    ranks = sorted(result.familiarity for result in results)
+    np.testing.assert_allclose(ranks, np.linspace(0, 1, len(results)), atol=0.03)
+    assert all(0 < result.captions[0].confidence < 1 for result in results)
+    with pytest.raises(InputError, match=r"--calibrate shapes: expected NAME:SPLIT"):
+        _run(tiny_run, tmp_path / "other.safetensors", calibrate=("shapes",), data_dir=tiny_data)
+    with pytest.raises(InputError, match=r"--calibrate is for \.safetensors only"):
+        _run(tiny_run, tmp_path / "model.stablehlo", calibrate=splits)
 
 
 def test_the_mean_of_two_runs(tiny_run, tmp_path) -> None:
