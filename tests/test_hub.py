@@ -21,6 +21,7 @@ from jaxcap import hub
 from jaxcap.commands import export
 from jaxcap.errors import InputError
 from jaxcap.pretrained import packaged
+from jaxcap.storage import published
 
 pytest.importorskip("huggingface_hub")
 
@@ -202,3 +203,8 @@ def test_an_export_is_published_with_its_card(server: Hub, tmp_path: Path, capsy
         wrong = to | {"to_hub": "somebody/captioner" if path[0] == "y" else to["to_hub"]}
         with pytest.raises(InputError, match=message):
             export.run(export.ExportArguments(packaged(), tmp_path / path, **wrong), console)
+
+
+def test_a_reference_is_a_published_captioner_and_no_folder() -> None:
+    assert published.is_published("hf:somebody/captioner")
+    assert not published.is_published("runs/captioner")

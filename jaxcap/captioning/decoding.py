@@ -219,9 +219,10 @@ def _create_requirements(
         everywhere = jnp.broadcast_to(own, (words.ids.shape[0], *own.shape))
         if not config.guide:
             return everywhere
-        at_most = min(config.guide_words, room)
         recognised = guide_requirements(
-            *words, jnp.asarray(forms), threshold=config.guide, at_most=at_most
+            *map(jnp.asarray, (*words, forms)),
+            threshold=config.guide,
+            at_most=min(config.guide_words, room),
         )
         return jnp.concatenate([everywhere, recognised], axis=1)
 
@@ -342,8 +343,8 @@ def same_vocabulary(vocabularies: Mapping[str, Vocabulary]) -> Vocabulary:
             how = "they hold the same words in another order"
         raise InputError(
             f"{name} and {first} have different vocabularies ({len(found)} and {len(expected)} "
-            f"entries): {how}. The runs of an ensemble must be trained on the same captions, "
-            "with the same data.min_count."
+            f"entries): {how}. The runs of an ensemble need one vocabulary: train them on the same "
+            "captions with the same data.min_count, or fine-tune one captioner without new words."
         )
     return expected
 

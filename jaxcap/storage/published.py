@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxcap
+from jaxcap import hub
 from jaxcap.config import Config, to_dict, validate
 from jaxcap.errors import InputError
 from jaxcap.json_data import from_dict, shown
@@ -119,9 +120,10 @@ def write(
 
 
 def is_published(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is one to `read` and not a run's directory: a file, or called like one."""
+    """Return whether a path names a published captioner, as a file or on the Hub, and no run."""
     path = Path(path)
-    return path.is_file() or (path.suffix == SUFFIX and not path.is_dir())
+    is_named = path.suffix == SUFFIX and not path.is_dir()
+    return path.is_file() or is_named or hub.is_reference(path)
 
 
 def read(path: str | os.PathLike[str], *, store: Store | None = None) -> TrainedCaptioner:
