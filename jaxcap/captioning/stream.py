@@ -70,9 +70,10 @@ def _unsaid(result: Captioned, guide: float) -> tuple[str, ...]:
     """Return the things that are recognised with probability `guide` and not named."""
     group_of = group_of_word()
     named = {group_of.get(token) for token in result.captions[0].tokens}
-    left = {}  # the first word of each group
+    left: dict[int, str] = {}  # the first word of each group
     for word, probability in result.recognised.items():
-        if probability >= guide > 0 and (group := group_of.get(word)) not in {None, *named}:
+        group = group_of.get(word)
+        if probability >= guide > 0 and group is not None and group not in named:
             left.setdefault(group, word)
     return tuple(left.values())
 
