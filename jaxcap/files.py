@@ -155,10 +155,12 @@ def is_disk_full(error: BaseException) -> bool:
 def cache_dir(name: str) -> Path | None:
     """Return `$XDG_CACHE_HOME/jaxcap/NAME`, by default `~/.cache/jaxcap/NAME`.
 
-    None if there is neither the variable nor a home directory.
+    None if there is neither the variable nor a home directory. As the XDG Base Directory
+    Specification demands, a relative path in the variable is ignored.
     """
     try:
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        root = Path(os.environ.get("XDG_CACHE_HOME", "")).expanduser()
+        root = root if root.is_absolute() else Path.home() / ".cache"
     except RuntimeError:
         return None
     return root / "jaxcap" / name

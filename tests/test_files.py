@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxcap.files import is_disk_full, locked, replacing, write_text
+from jaxcap.files import cache_dir, is_disk_full, locked, replacing, write_text
 
 
 def test_a_file_is_replaced_without_leftovers(tmp_path: Path) -> None:
@@ -122,3 +122,16 @@ def test_only_a_full_disk_is_called_full(error: Exception, full: bool) -> None:
     outer = ValueError("cannot write")
     outer.__cause__ = error
     assert is_disk_full(outer) == full
+
+
+def test_the_cache_is_in_no_folder_called_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    for value, root in {
+        "~/c": "/home/me/c",
+        "/c": "/c",
+        "": "/home/me/.cache",
+        "relative": "/home/me/.cache",
+        "gs://bucket": "/home/me/.cache",
+    }.items():
+        monkeypatch.setenv("XDG_CACHE_HOME", value)
+        assert cache_dir("x") == Path(root) / "jaxcap" / "x"

@@ -23,9 +23,13 @@ from jaxcap.caption_files.reading import ImageCaptions
 from jaxcap.data.image_paths import IMAGE_SUFFIXES
 from jaxcap.errors import InputError
 
+_MOST_PARTS = 6
+"""The most folders, with the name, by which paths of another machine are told apart."""
+
 _COCO_NAME = re.compile(r"(?:coco_[a-z]+\d{4}_)?0*(\d+)")
 
 
+@functools.lru_cache(maxsize=1 << 17)
 def _path(text: str) -> str:
     """Return a path in one spelling: ".\\City\\1.JPG" as "city/1.jpg"."""
     return posixpath.normpath(unicodedata.normalize("NFC", text).replace("\\", "/").casefold())
@@ -54,8 +58,10 @@ def _number(text: str) -> str | None:
 _RULES: tuple[tuple[str, Callable[[str], str | None]], ...] = (
     ("exactly", lambda text: text),
     ("as paths in any spelling", _path),
-    ("by the last three parts of their paths", functools.partial(_last, parts=3)),
-    ("by the last folder and the name", functools.partial(_last, parts=2)),
+    *(
+        (f"by the last {parts} parts of their paths", functools.partial(_last, parts=parts))
+        for parts in range(_MOST_PARTS, 1, -1)
+    ),
     ("without folders", name_of),
     ("without folders and extensions", _stem),
     ("by the number in COCO's file names", _number),

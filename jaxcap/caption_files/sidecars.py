@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from jaxcap.caption_files.column_names import CAPTION_NAMES, Names
 from jaxcap.caption_files.reading import caption_texts
@@ -35,20 +34,15 @@ def sidecar_captions(path: Path, data: bytes) -> list[tuple[str, str]]:
     if not text.strip():
         return []
     document = read_json(path, text)
-    value = caption_of(document)
-    if value is None:
+    keys = Names().captions_in(document) if isinstance(document, dict) else ()
+    if not keys:
         known = ", ".join(CAPTION_NAMES[:3])
         raise InputError(
             f"{path}: no caption; expected an object with one of {known}, …; found "
             f"{shown(document)}"
         )
-    texts = caption_texts(value)
+    value = document[keys[0]]
+    texts = [] if value is None else caption_texts(value)
     if texts is None:
         raise InputError(f"{path}: the caption is {shown(value)}; expected text")
     return [(text, "") for text in texts]
-
-
-def caption_of(document: Any) -> Any:
-    """Return the value of the first common key of captions in a JSON object, or None."""
-    under = Names().captions_in(document) if isinstance(document, dict) else ()
-    return document[under[0]] if under else None

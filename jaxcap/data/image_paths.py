@@ -190,7 +190,9 @@ def _images_in(path: Path) -> Iterator[ImagePath]:
     if path.suffix.lower() == ".tar":
         from jaxcap.data.image_tar import tar_images
 
-        found: Iterable[TarImage | ParquetImage] = (image for _, image, _ in tar_images(path))
+        found: Iterable[TarImage | ParquetImage] = (
+            image for _, image, _ in tar_images(path) if image is not None
+        )
     else:
         from jaxcap.data.image_parquet import parquet_images
 

@@ -48,8 +48,8 @@ class TarImage:
         return data
 
 
-def tar_images(path: Path) -> Iterator[tuple[str, TarImage, list[tarfile.TarInfo]]]:
-    """Yield (name, image, all members of that name) for each image in a tar file.
+def tar_images(path: Path) -> Iterator[tuple[str, TarImage | None, list[tarfile.TarInfo]]]:
+    """Yield (name, image, all members of that name) for each name in a tar file.
 
     Raises:
       InputError: this is not a tar file, it is compressed, or it is damaged.
@@ -59,13 +59,10 @@ def tar_images(path: Path) -> Iterator[tuple[str, TarImage, list[tarfile.TarInfo
             members = (member for member in tar if member.isfile() and not _is_hidden(member.name))
             for name, group in groupby(members, key=lambda member: split_name(member.name)[0]):
                 parts = list(group)
-                images = [m for m in parts if split_name(m.name)[1] in IMAGE_SUFFIXES]
-                for member in images[:1]:
-                    yield (
-                        name,
-                        TarImage(path, member.name, member.offset_data, member.size),
-                        parts,
-                    )
+                images = (m for m in parts if split_name(m.name)[1] in IMAGE_SUFFIXES)
+                first = next(images, None)
+                image = first and TarImage(path, first.name, first.offset_data, first.size)
+                yield name, image, parts
     except (tarfile.TarError, EOFError) as error:
         raise InputError(
             f"{path}: not a tar file that can be read in place ({error}). If it is compressed, "

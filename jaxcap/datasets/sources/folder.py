@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -109,14 +109,20 @@ def _caption_files(source: Path, options: SourceOptions) -> list[_Captions]:
 
 
 def _candidates(folder: Path) -> list[Path]:
-    """Return the files in a folder that may hold the captions of several images, by name."""
+    """Return the files in a folder that may hold the captions of several images, by name.
+
+    Where most images have a sidecar, other files of its suffix belong to images that are missing.
+    """
     here = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     images = {path.stem for path in here if path.suffix.lower() in IMAGE_SUFFIXES}
+    beside = Counter(path.suffix.lower() for path in here if path.stem in images)
+    sidecars = {suffix for suffix in SIDECARS if 2 * beside[suffix] > len(images)}
     return [
         path
         for path in here
         if path.suffix.lower() in _SUFFIXES
         and path.is_file()
+        and path.suffix.lower() not in sidecars
         and not (path.suffix.lower() in SIDECARS and path.stem in images)
         and not _NO_CAPTIONS.fullmatch(path.name)
     ]
@@ -200,6 +206,8 @@ def _beside(source: Path, folder: Path, findings: Findings) -> list[Entry]:
             f".tsv, .jsonl, .json), or {' or '.join(f.name for f in sidecars[paths[0]])} beside "
             f"{paths[0].name}. Name the file: --captions FILE{_elsewhere(source)}"
         )
+    for file in _without_image(paths):
+        findings.add_gap(file, "", "no image of this name beside it")
     unread = Counter(file.suffix for files in there.values() for file in files[1:])
     for suffix, count in unread.items():
         findings.add_note(f"{suffix} is not read for {count:,} images, which have another file")
@@ -227,6 +235,18 @@ def _beside(source: Path, folder: Path, findings: Findings) -> list[Entry]:
             continue
         entries.append(Entry(file, image, name, path))
     return entries
+
+
+def _without_image(images: Sequence[Path]) -> Iterator[Path]:
+    """Yield the sidecars in the folders of images that belong to none of them."""
+    stems = defaultdict(set)
+    for path in images:
+        stems[path.parent].add(path.stem)
+    for folder, known in stems.items():
+        for path in sorted(folder.iterdir()):
+            is_sidecar = path.suffix in SIDECARS and not path.name.startswith(".")
+            if is_sidecar and path.stem not in known and not _NO_CAPTIONS.fullmatch(path.name):
+                yield path
 
 
 def _elsewhere(source: Path) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from jaxcap.caption_files.sidecars import SIDECARS, sidecar_captions
-from jaxcap.data.image_tar import TarImage, split_name, tar_images
+from jaxcap.data.image_tar import split_name, tar_images
 from jaxcap.datasets import Progress, no_progress
 from jaxcap.datasets.sources import Example, Listing, SourceOptions
 from jaxcap.datasets.sources.findings import Findings
@@ -61,33 +61,32 @@ def _examples(path: Path, findings: Findings) -> Iterator[Example]:
     try:
         with path.open("rb") as file:
             for name, image, members in tar_images(path):
-                yield from _example(name, image, members, file, findings)
+                by_suffix = {split_name(member.name)[1]: member for member in members}
+                sidecar = next((by_suffix[each] for each in SIDECARS if each in by_suffix), None)
+                captions = () if sidecar is None else _captions(path, sidecar, file, findings)
+                if sidecar is not None and image is None:
+                    findings.add_gap(path, sidecar.name, "no image of this name beside it")
+                elif image is not None and sidecar is None:
+                    findings.add_gap(path, image.member, f"no {name}{SIDECARS[0]} beside it")
+                elif image is not None and captions:
+                    yield Example(name, image, captions)
     except InputError as error:
         findings.add_all(error)
     except OSError as error:
         findings.add(path, "", f"cannot read this file: {error.strerror or error}")
 
 
-def _example(
-    name: str,
-    image: TarImage,
-    members: list[tarfile.TarInfo],
-    file: IO[bytes],
-    findings: Findings,
-) -> Iterator[Example]:
-    by_suffix = {split_name(member.name)[1]: member for member in members}
-    member = next((by_suffix[suffix] for suffix in SIDECARS if suffix in by_suffix), None)
-    if member is None:
-        findings.add_gap(image.path, image.member, f"no {name}{SIDECARS[0]} beside it")
-        return
+def _captions(
+    path: Path, member: tarfile.TarInfo, file: IO[bytes], findings: Findings
+) -> tuple[str, ...]:
+    """Read the captions of a member, or add the reason why there is none."""
     file.seek(member.offset_data)
     try:
-        captions = sidecar_captions(image.path / member.name, file.read(member.size))
+        found = sidecar_captions(path / member.name, file.read(member.size))
     except InputError as error:
         findings.add_all(error)
-        return
-    texts = tuple(text for text, _ in captions if text.strip())
-    if texts:
-        yield Example(name, image, texts)
-    else:
-        findings.add_gap(image.path, member.name, "no caption")
+        return ()
+    texts = tuple(text for text, _ in found if text.strip())
+    if not texts:
+        findings.add_gap(path, member.name, "no caption")
+    return texts

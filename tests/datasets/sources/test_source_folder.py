@@ -472,7 +472,7 @@ def test_problems_of_json_sidecars(pictures, problems):
     (root / "1.json").write_text('{"url": "x"}')
     (root / "2.json").write_text('{"caption": 5}')
     (root / "3.json").write_text('{"caption": ')
-    (root / "4.json").write_text("")
+    (root / "4.json").write_text('{"caption": null}')
     message = problems("folder", source=root)
     assert "1.json: no caption; expected an object with one of caption, captions" in message
     assert "2.json: the caption is 5; expected text" in message
@@ -508,14 +508,20 @@ def test_captions_in_a_subfolder_are_named(pictures, problems):
     assert message.endswith(f"--captions FILE, such as {root / 'lists' / 'captions.csv'}.")
 
 
+LAST_TWO = "by the last 2 parts of their paths"
+
+
 @pytest.mark.parametrize(
     ("names", "rule"),
     [
         (["city\\1.jpg", "beach\\1.jpg"], "as paths in any spelling"),
         (["./city/1.JPG", "beach//1.jpg"], "as paths in any spelling"),
-        (["C:\\me\\d\\city\\1.jpg", "C:\\me\\d\\beach\\1.jpg"], "by the last folder and the name"),
-        (["/mnt/d/city/1.jpg", "/mnt/d/beach/1.jpg"], "by the last folder and the name"),
-        (["../d/city/1.jpg", "../d/beach/1.jpg"], "by the last folder and the name"),
+        (
+            ["C:\\me\\d\\city\\1.jpg", "C:\\me\\d\\beach\\1.jpg"],
+            "by the last 2 parts of their paths",
+        ),
+        (["/mnt/d/city/1.jpg", "/mnt/d/beach/1.jpg"], LAST_TWO),
+        (["../d/city/1.jpg", "../d/beach/1.jpg"], LAST_TWO),
     ],
 )
 def test_paths_in_any_spelling_find_their_images(names, rule, pictures, held):
@@ -528,6 +534,28 @@ def test_paths_in_any_spelling_find_their_images(names, rule, pictures, held):
     assert listing.notes == (
         f"{root / 'c.json'}: matched names with files by the rule image = file, {rule}",
     )
+
+
+def test_paths_of_another_machine_are_told_apart_by_far_folders(pictures, held):
+    names = ["a/x/y/1.jpg", "b/x/y/1.jpg"]
+    root = pictures(*names)
+    (root / "c.json").write_text(json.dumps({f"/srv/photos/{name}": name for name in names}))
+    listing = read("folder", SourceOptions(source=root, split_fractions={"train": 1.0}))
+    assert held(listing)["train"] == {name: (name,) for name in names}
+    assert listing.notes[0].endswith("by the last 4 parts of their paths")
+
+
+def test_captions_without_an_image_beside_them(pictures, problems, held):
+    root = pictures("1.jpg", "2.jpg", "x/3.jpg")
+    for name in ("1", "2", "4", "x/3", "x/5"):
+        (root / f"{name}.txt").write_text(name)
+    message = problems("folder", source=root)
+    assert f"{root / '4.txt'}: no image of this name" in message
+    assert f"{root / 'x' / '5.txt'}: no image of this name" in message
+    options = SourceOptions(source=root, skip_bad=True, split_fractions={"train": 1.0})
+    assert held(read("folder", options))["train"] == {
+        "1.jpg": ("1",), "2.jpg": ("2",), "x/3.jpg": ("x/3",),
+    }  # fmt: skip
 
 
 def test_a_name_that_two_files_have_is_missing_for_that_reason(pictures, problems):

@@ -83,12 +83,14 @@ def test_names_that_occur_in_two_shards_get_the_name_of_the_shard(tmp_path: Path
 
 def test_problems_of_shards_are_named_together(tmp_path: Path) -> None:
     tar(tmp_path / "a.tar", {"0.jpg": jpeg(0), "1.jpg": jpeg(1), "1.txt": b" \n"})
-    tar(tmp_path / "b.tar", {"2.jpg": jpeg(2), "2.json": b'{"url": "x"}'})
+    lone = {"4.txt": b"x", "5.cls": b"1"}
+    tar(tmp_path / "b.tar", {"2.jpg": jpeg(2), "2.json": b'{"url": "x"}'} | lone)
     tar(tmp_path / "c.tar", {"3.jpg": jpeg(3), "3.txt": b"x"}, "w:gz")
     with pytest.raises(InputError) as caught:
         read("webdataset", SourceOptions(source=tmp_path))
     message = str(caught.value)
-    assert "4 problems" in message
+    assert "5 problems" in message
+    assert f"{tmp_path / 'b.tar'}, 4.txt: no image of this name beside it" in message
     assert f"{tmp_path / 'a.tar'}, 0.jpg: no 0.txt beside it" in message
     assert f"{tmp_path / 'a.tar'}, 1.txt: no caption" in message
     assert f"{tmp_path / 'b.tar' / '2.json'}: no caption; expected an object with" in message
@@ -141,14 +143,14 @@ def test_problems_of_parquet_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no column of images.*url \(string\).*img2dataset"):
         read("parquet", SourceOptions(source=path))
     table(path, {"image": [jpeg(0)], "label": [1]})
-    with pytest.raises(InputError, match=r"no column of captions.*found image, label.*--caption-columns"):
+    with pytest.raises(InputError, match=r"no column of captions.*image, label.*--caption-columns"):
         read("parquet", SourceOptions(source=path))
     table(path, {"image": [jpeg(0), None, jpeg(2)], "text": ["x", "y", None]})
     with pytest.raises(InputError, match=r"row 3: no caption under text"):
         read("parquet", SourceOptions(source=path))
     options = SourceOptions(source=path, skip_bad=True, split_fractions={"train": 1.0})
     examples = read("parquet", options).splits["train"]
-    with pytest.raises(InputError, match="x.parquet/group 0 row 1: no image under 'image'"):
+    with pytest.raises(InputError, match=r"x\.parquet/group 0 row 1: no image under 'image'"):
         examples[1].image.read()  # type: ignore[union-attr]
     path.write_bytes(b"PAR1 damaged")
     with pytest.raises(InputError, match="cannot read this Parquet file"):
