@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxcap.captioning.decoding import Decoded
 from jaxcap.captioning.loaded_model import LoadedModel, load
 from jaxcap.captioning.results import Caption
 from jaxcap.captioning.stream import caption_batches
@@ -28,6 +29,7 @@ from jaxcap.evaluation import (
     write_evaluation,
 )
 from jaxcap.metrics import evaluate_captions
+from jaxcap.model.recogniser.words import RecognisedWords
 from jaxcap.search import SearchResult
 from jaxcap.text.vocabulary import BOS, EOS
 
@@ -117,6 +119,8 @@ def test_a_decoder_without_attention_has_none(run):
         weights=jnp.zeros((1, 2, 3, 0)),  # P = 0
         satisfied=jnp.ones((1, 2), bool),
     )
+    nothing = RecognisedWords(jnp.zeros((1, 0), jnp.int32), jnp.zeros((1, 0)))
+    decoded = Decoded(found, nothing, jnp.zeros((1, 5)))
     batch = Batch(
         pixels=np.zeros((1, 8, 8, 3), np.uint8),
         tokens=np.zeros((1, 1, 1), np.int32),
@@ -124,7 +128,7 @@ def test_a_decoder_without_attention_has_none(run):
         numbers=np.array([7], np.int32),
     )
     ((number, captions),) = caption_batches(
-        lambda variables, images: found, ({},), [batch], run.vocabulary, attention=True
+        lambda variables, images: decoded, ({},), [batch], run.vocabulary, attention=True
     )
     assert number == 7
     assert captions == (
