@@ -62,7 +62,7 @@ def finetuning(arguments: FinetuneArguments) -> Config:
     """Return the configuration of a fine-tuning.
 
     The encoder is frozen and its features are cached, so an epoch takes seconds. That rules out
-    augmentation; dropout and early stopping guard against overfitting instead.
+    augmentation; dropout and label smoothing guard against overfitting instead.
     """
     from jaxcap.captioning.loaded_model import load
     from jaxcap.data.pipeline import all_captions
