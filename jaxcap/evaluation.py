@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from jaxcap.captioning.calibration import Calibration
 from jaxcap.captioning.decoding import Decode, describe
 from jaxcap.captioning.loaded_model import LoadedModel
 from jaxcap.captioning.results import Caption
@@ -90,6 +91,7 @@ def evaluate_source(
     report: Report,
     features: Float[np.ndarray, "images P D"] | None = None,
     attention: bool = False,
+    calibration: Calibration | None = None,
 ) -> Evaluation:
     """Captions every image of `source` once and scores the best caption of each.
 
@@ -100,6 +102,7 @@ def evaluate_source(
       report: called with the number of images done.
       attention: keep where the model looked while it chose the words of the best captions, a
         byte for each word and position.
+      calibration: how the model judges its captions, for their confidence in the report.
     """
     process, processes = hosts.share()
     numbers = np.array_split(np.arange(len(source)), processes)[process]
@@ -112,10 +115,11 @@ def evaluate_source(
         features=features,
     )
     found: dict[int, tuple[Caption, ...]] = {}
-    for number, of_image in caption_batches(
+    for number, result in caption_batches(
         decode, (variables,), batches, vocabulary, attention=attention
     ):
-        found[number] = tuple(map(_smaller, of_image))
+        judged = result if calibration is None else calibration.apply(result)
+        found[number] = tuple(map(_smaller, judged.captions))
         if len(found) % batch_size == 0 or len(found) == len(numbers):
             report(min(len(source), len(found) * processes), "")
     if processes > 1:
@@ -261,9 +265,14 @@ def _row(record: Mapping[str, Any], evaluation: Evaluation) -> ReportRow:
         image=record["image"],
         captions=[ReportCaption.of(caption) for caption in evaluation.captions[name]],
         references=evaluation.references[name],
-        scores=evaluation.per_image[name],
+        scores=evaluation.per_image[name] | _confidence(evaluation.captions[name][0]),
         verdict=evaluation.verdicts.get(name),
     )
+
+
+def _confidence(caption: Caption) -> dict[str, float]:
+    """Return the confidence ×100, by its name, if it is calibrated."""
+    return {} if caption.calibrated is None else {"confidence": 100 * caption.calibrated}
 
 
 def read_metrics(path: Path) -> list[LogLine]:

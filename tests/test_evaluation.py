@@ -127,15 +127,15 @@ def test_a_decoder_without_attention_has_none(run):
         valid=np.ones(1, bool),
         numbers=np.array([7], np.int32),
     )
-    ((number, captions),) = caption_batches(
+    ((number, result),) = caption_batches(
         lambda variables, images: decoded, ({},), [batch], run.vocabulary, attention=True
     )
     assert number == 7
-    assert captions == (
+    assert result.captions == (
         Caption(run.vocabulary.words[4], -1.5, (-1.0, -0.5)),
         Caption("", -2.0, (-2.0,)),
     )
-    assert [caption.attention for caption in captions] == [None, None]
+    assert [caption.attention for caption in result.captions] == [None, None]
 
 
 def test_scores_are_those_of_the_best_captions_and_truth_is_by_geometry(scenes, evaluation):

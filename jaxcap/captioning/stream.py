@@ -95,20 +95,22 @@ def caption_batches(
     vocabulary: Vocabulary,
     *,
     attention: bool = False,
-) -> Iterator[tuple[int, tuple[Caption, ...]]]:
-    """Yield `(record number, captions, best first)` for each valid image, in order.
+) -> Iterator[tuple[int, Captioned]]:
+    """Yield `(record number, result)` for each valid image, in order; results have no names.
 
     Args:
       variables: the variables of the one model, in a tuple.
       batches: batches with `valid` and `numbers`.
       attention: whether to fetch the attention of the best caption of each image.
     """
-    inputs = ((batch, (ImageInput(batch.pixels, batch.features),)) for batch in batches)
+    inputs = (
+        (batch, (ImageInput(batch.pixels, batch.features, batch.words),)) for batch in batches
+    )
     for batch, rows in _decoded(decode, variables, inputs, vocabulary, attention=attention):
         assert batch.valid is not None
         assert batch.numbers is not None
         for row in np.flatnonzero(batch.valid):
-            yield int(batch.numbers[row]), rows[row].captions
+            yield int(batch.numbers[row]), rows[row]
 
 
 class _Pending(Generic[T]):

@@ -118,6 +118,7 @@ def evaluate_split(
             config=captioner.config,
             report=display.update,
             attention=True,
+            calibration=captioner.calibration,
         )
 
 
