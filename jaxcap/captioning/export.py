@@ -26,6 +26,7 @@ from jaxcap.captioning.decoding import ImageInput, create_decode
 from jaxcap.devices.promotion import standard_promotion
 from jaxcap.errors import InputError
 from jaxcap.files import replacing
+from jaxcap.model.decoders import decoder_class
 from jaxcap.model.encoders.conv import written_for
 from jaxcap.storage.program_cache import without_source_lines
 from jaxcap.storage.published import Precision, stored
@@ -119,8 +120,9 @@ def write_program(
       InputError: a file cannot be written, the decoder has no attention to return, or a word of
         the vocabulary is a byte, which is no text by itself.
     """
-    if attention and captioner.config.decoder.name == "lstm":
-        raise InputError("--attention: decoder 'lstm' has none; leave it out.")
+    name = captioner.config.decoder.name
+    if attention and not decoder_class(name).has_attention:
+        raise InputError(f"--attention: decoder '{name}' has none; leave it out.")
     of_pieces = captioner.vocabulary.units.name == "pieces"
     if of_pieces and (byte := next(filter(_BYTE.fullmatch, captioner.vocabulary.words), None)):
         raise InputError(

@@ -147,11 +147,6 @@ def _check_methods(config: Config) -> None:
             "train.extend_vocabulary is true, but train.start_from names no captioner with a "
             "vocabulary to extend; give --train.start-from RUN, or leave the option out."
         )
-    if train.attention_penalty and config.decoder.name == "lstm":
-        raise InputError(
-            f"train.attention_penalty is {train.attention_penalty}, but decoder.name is 'lstm', "
-            "which has no attention; give --decoder.name attention, or no penalty."
-        )
     if train.objective != "cross_entropy":
         _check_cross_entropy_is_off(train)
     if train.objective == "self_critical":

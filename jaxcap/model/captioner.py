@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from jaxcap.config import Config
 from jaxcap.errors import InputError, did_you_mean
-from jaxcap.model.decoders import Decoder, OwnWords, StepOutput, create_decoder
+from jaxcap.model.decoders import Decoder, OwnWords, StepOutput, create_decoder, decoder_class
 from jaxcap.model.encoders import Preprocessing, encoder_spec, frozen_stages
 from jaxcap.model.encoders.base import Encoder
 from jaxcap.model.encoders.cpu.parts import encode_in_parts
@@ -199,13 +199,20 @@ def create_captioner(
 
     Raises:
       InputError: the encoder or decoder is unknown, the encoder has no stage
-        `encoder.train_from`, or words cannot be recognised as configured.
+        `encoder.train_from`, words cannot be recognised as configured, or there is no attention
+        for `train.attention_penalty`.
     """
     spec = encoder_spec(config.encoder.name)
     build = functools.partial(
         spec.build, dtype=jnp.dtype(config.encoder.dtype), axis_name=axis_name
     )
     recognises = config.recognition.words > 0
+    penalty, decoder = config.train.attention_penalty, config.decoder.name
+    if penalty and not decoder_class(decoder).has_attention:
+        raise InputError(
+            f"train.attention_penalty is {penalty}, but decoder.name is '{decoder}', which has no"
+            " attention. Give --decoder.name attention, or no penalty."
+        )
     return Captioner(
         encoder=build(
             frozen_stages=frozen_stages(config.encoder),

@@ -10,11 +10,13 @@ import jaxtyping
 import numpy as np
 import optax
 import pytest
+from configurations import changed
 
 from jaxcap.config import Config, DecoderConfig, EncoderConfig
 from jaxcap.data.batch import Batch
 from jaxcap.errors import InputError
 from jaxcap.model.captioner import Captioner, create_captioner, encoder_shapes, init_variables
+from jaxcap.model.decoders import DECODERS
 from jaxcap.search.interface import repeat_captions
 from jaxcap.training.step.losses import cross_entropy
 from jaxcap.training.step.state import TrainState
@@ -284,6 +286,25 @@ def test_encoder_shapes_are_abstract() -> None:
         for x, y in zip(*map(jax.tree.leaves, (tree, variables[name]["encoder"])), strict=True):
             assert isinstance(x, jax.ShapeDtypeStruct)
             assert (x.shape, x.dtype) == (y.shape, y.dtype)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_penalty_on_attention_needs_a_decoder_that_has_it(name: str) -> None:
+    config = changed(
+        SMALL, decoder__name=name, decoder__attention_size=16, train__attention_penalty=1.0
+    )
+    model = create_captioner(changed(config, train__attention_penalty=0.0), VOCABULARY)
+    tokens = jax.ShapeDtypeStruct((1, 1, 2), jnp.int32)
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.uint8)
+    output, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), images, tokens)
+    assert model.decoder.has_attention == (output.weights.shape[-1] > 0)
+    if model.decoder.has_attention:
+        create_captioner(config, VOCABULARY)
+    else:
+        with pytest.raises(
+            InputError, match=r"attention_penalty is 1\.0.* is 'lstm', which has no"
+        ):
+            create_captioner(config, VOCABULARY)
 
 
 def test_an_unknown_stage_is_refused_with_a_list_of_the_known_ones() -> None:

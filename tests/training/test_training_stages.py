@@ -203,10 +203,6 @@ def test_invalid_stages_are_named(stage: Stage, message: str) -> None:
         ({"train__optimizer": "adamww"}, r"must be one of 'adamw', .*Did you mean 'adamw'\?"),
         ({"train__schedule": "linaer"}, r"Did you mean 'linear'\?"),
         ({"train__accumulate": 5}, r"does not divide the train\.batch_size of 32"),
-        (
-            {"train__attention_penalty": 1.0, "decoder__name": "lstm"},
-            r"attention_penalty is 1\.0, but decoder\.name is 'lstm'",
-        ),
         ({"train__sampling": "exponential"}, r"sampling_k is 1\.0; .* less than 1, such as 0\.9"),
         ({"train__sampling": "inverse_sigmoid", "train__sampling_k": 0.5}, r"at least 1"),
         ({"train__sampling": "linear", "train__sampling_k": 1.5}, r"at most 1"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import field
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
@@ -64,6 +64,7 @@ class Decoder(nn.Module, Generic[CarryT, ContextT, StateT]):
     too: it defines `look`, which runs between `advance` and `readout`.
 
     Attributes:
+      has_attention: whether steps return attention weights, so that P is above 0.
       vocabulary_size: V.
       hidden_size: H, width of the LSTM.
       embedding_size: E, width of the word embeddings.
@@ -74,6 +75,7 @@ class Decoder(nn.Module, Generic[CarryT, ContextT, StateT]):
       axis_name: the mapped axis over which the batch is sharded, under `jax.pmap`.
     """
 
+    has_attention: ClassVar[bool] = True
     vocabulary_size: int = field(kw_only=True)
     hidden_size: int = field(default=512, kw_only=True)
     embedding_size: int = field(default=512, kw_only=True)

@@ -21,6 +21,8 @@ State = Float[Array, "B N *T H"]
 class LSTMDecoder(Decoder[Carry, Context, State]):
     """An LSTM that reads the image as its first word, and never sees it again."""
 
+    has_attention = False
+
     def setup(self) -> None:
         super().setup()
         self.image_embed = dense(self.embedding_size, self.dtype)
