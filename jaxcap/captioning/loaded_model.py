@@ -22,6 +22,7 @@ from jaxcap.captioning.results import Captioned
 from jaxcap.captioning.stream import caption_images
 from jaxcap.config import Config, check_heeded, differences, load_config
 from jaxcap.config.extensions import source_digests
+from jaxcap.config.local_paths import local_path
 from jaxcap.devices.promotion import standard_promotion
 from jaxcap.errors import InputError, did_you_mean
 from jaxcap.model.captioner import Captioner, create_captioner, variable_shapes
@@ -59,7 +60,7 @@ def load(
         not installed.
     """
     paths = [
-        hub.fetch(path) if hub.is_reference(path) else Path(path)
+        hub.fetch(path) if hub.is_reference(path) else local_path(path)
         for model in (models or (packaged(),))
         for path in ([model] if isinstance(model, str | os.PathLike) else model)
     ]

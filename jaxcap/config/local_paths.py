@@ -23,18 +23,19 @@ def address_problem(text: str) -> str:
     )
 
 
-def local_path(text: str | Path, option: str = "") -> Path:
+def local_path(path: str | os.PathLike[str], option: str = "") -> Path:
     """Return a path without `~`.
 
     Args:
-      text: a path as the user gave it.
+      path: a path as the user gave it.
       option: names the option or variable in error messages.
 
     Raises:
       InputError: it is an address, or begins with `~` where there is no home directory.
     """
+    text = os.fspath(path)
     shown = f"{option} {text}".strip()
-    if problem := address_problem(str(text)):
+    if problem := address_problem(text):
         raise InputError(f"{shown}: {problem}.")
     expanded = os.path.expanduser(text)
     if Path(expanded).parts[:1] == ("~",):
