@@ -9,21 +9,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 
 import jaxcap
+from jaxcap.captioning.drawing import overlay
 
 SIDE = 224  # pixels of one panel, both ways
 LINE = 30  # pixels of the line of text below it
-
-
-def tint(photo: Image.Image, attention: Float[np.ndarray, "h w"]) -> Image.Image:
-    """Colour a photograph orange where the attention weights are high."""
-    mask = Image.fromarray(np.uint8(200 * attention / attention.max()))
-    mask = mask.resize(photo.size, Image.Resampling.BICUBIC)
-    return Image.composite(Image.new("RGB", photo.size, "darkorange"), photo, mask)
 
 
 def draw(path: Path, *, words: list[str]) -> Image.Image:
@@ -32,7 +24,7 @@ def draw(path: Path, *, words: list[str]) -> Image.Image:
     caption = result.captions[0]
     shown = [word for word in caption.words if not words or word.text in words]
     photo = Image.open(path).convert("RGB").resize((SIDE, SIDE))
-    panels = [photo, *(tint(photo, word.attention) for word in shown)]
+    panels = [photo, *(overlay(photo, word.attention) for word in shown)]
     titles = ["", *(f"{word.text}  {word.probability:.2f}" for word in shown)]
 
     sheet = Image.new("RGB", (len(panels) * (SIDE + 6) - 6, SIDE + 2 * LINE), "white")

@@ -6,9 +6,7 @@ import re
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import pytest
-from PIL import Image
 
 import jaxcap
 from jaxcap.datasets import shapes
@@ -37,15 +35,6 @@ def test_one_page_learns(capsys: pytest.CaptureFixture[str]) -> None:
     captions = re.findall(r"^caption: (.*)  \[(?:true|wrong)\]$", printed, re.MULTILINE)
     assert len(captions) == 5
     assert all(shapes.parse(caption) for caption in captions)
-
-
-def test_attention_is_tinted_where_the_model_looks() -> None:
-    photo = Image.new("RGB", (16, 16), "blue")
-    attention = np.zeros((2, 2), np.float32)
-    attention[0, 1] = 0.9
-    tinted = np.asarray(_load("attention").tint(photo, attention), int)
-    assert tinted[1, 14, 0] > 190  # upper right: orange
-    assert tinted[14, 1].tolist() == [0, 0, 255]  # lower left: unchanged
 
 
 def test_attention_draws_the_photograph_and_a_panel_for_each_word() -> None:
