@@ -1,4 +1,4 @@
-"""How good are the captions of a split: decode every image, score, write down, show."""
+"""Evaluate a split: caption every image, score the captions, and write the results."""
 
 from __future__ import annotations
 

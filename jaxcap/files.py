@@ -167,7 +167,7 @@ def cache_dir(name: str) -> Path | None:
 
 
 def is_private(path: Path) -> bool:
-    """Return whether a file or folder belongs to this user, and not everybody may write to it.
+    """Return whether a file or folder belongs to this user and is not world-writable.
 
     True where files have no owners (Windows).
 

@@ -1,4 +1,4 @@
-"""What the captions in a file were made with, in `FILE.made-with` beside it.
+"""The record of the model and options behind a file of captions: `FILE.made-with`, next to it.
 
 A file is continued only with the same model and options. Otherwise it would hold captions of
 several, or keep those of a model that has been replaced.

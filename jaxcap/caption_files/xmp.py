@@ -31,7 +31,7 @@ _TAG = re.compile(rb"""<([^\s/>]+)(?:[^>"']|"[^"]*"|'[^']*')*>""")
 
 @dataclass(frozen=True)
 class _Element:
-    """An element by the bytes of its content, and of its start tag."""
+    """The byte ranges of an element: its content and its start tag."""
 
     begin: int
     end: int

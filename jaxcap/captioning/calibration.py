@@ -33,7 +33,7 @@ _FOLDS = 10
 
 
 class Familiarity(NamedTuple):
-    """How like the training photographs an image is.
+    """How similar an image is to the training photographs.
 
     Attributes:
       mean: μ, the mean of the training photographs' features.

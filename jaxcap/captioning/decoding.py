@@ -48,11 +48,11 @@ class ImageInput(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """What the decoder reads of a batch of images.
+    """The decoder's input for a batch of images.
 
     Attributes:
       features: the output of the encoder.
-      words: recognised words, of a model that reads some.
+      words: recognised words; None if the model reads none.
     """
 
     features: Float[Array, "B P D"]
@@ -144,7 +144,7 @@ def start_search(model: Captioner, variables: Any, encoded: Encoded) -> tuple[St
 def _create_search(
     config: SearchConfig, vocabulary: Vocabulary
 ) -> Callable[[StepFunction, Any, ImageInput, RecognisedWords], SearchResult]:
-    """`search(step, carry, images, words)`."""
+    """Create the configured search, `search(step, carry, images, words)`."""
     rules = _rules(config, vocabulary)
     common: dict[str, Any] = {
         "max_length": config.max_length + 1,  # room for <eos>
@@ -350,7 +350,7 @@ def same_vocabulary(vocabularies: Mapping[str, Vocabulary]) -> Vocabulary:
 
 
 def describe(config: SearchConfig, units: str = "words") -> str:
-    """How captions are decoded, for the protocol of an evaluation.
+    """Describe how captions are decoded, for the protocol of an evaluation.
 
     Args:
       units: what captions are made of, as in `data.units`.

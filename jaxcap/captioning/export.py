@@ -118,7 +118,7 @@ def write_program(
 
     Raises:
       InputError: a file cannot be written, the decoder has no attention to return, or a word of
-        the vocabulary is a byte, which is no text by itself.
+        the vocabulary is a single byte, which is not text by itself.
     """
     name = captioner.config.decoder.name
     if attention and not decoder_class(name).has_attention:

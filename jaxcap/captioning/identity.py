@@ -1,4 +1,4 @@
-"""What decides the captions of a model: its weights, its words and its search."""
+"""Everything that determines a model's captions: weights, vocabulary and search."""
 
 from __future__ import annotations
 

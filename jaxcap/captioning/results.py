@@ -1,4 +1,4 @@
-"""What captioning returns: images with their captions, and captions with their words."""
+"""The results of captioning: images with their captions, and captions with their words."""
 
 from __future__ import annotations
 

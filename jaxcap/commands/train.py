@@ -40,8 +40,8 @@ def parse(argv: list[str]) -> TrainArguments:
     """Parse the arguments of `jaxcap train`; defaults come from the configuration named first.
 
     Raises:
-      InputError: the first argument is no configuration, or a faulty one; or a stage would override
-        an option.
+      InputError: the first argument is not a configuration, or is invalid; or a stage would
+        override an option.
     """
     if argv[:1] in (["-h"], ["--help"]):
         return parse_options("train CONFIG", ["--help"], TrainArguments(Config()))

@@ -14,7 +14,7 @@ _OPTION = re.compile(r"(--[\w.-]+)=(.*)", re.DOTALL)
 
 
 def address_problem(text: str) -> str:
-    """Return why a text is no path, if it is an address such as gs://bucket/run; else ""."""
+    """Return why a text is not a path, if it is an address such as gs://bucket/run; else ""."""
     if not _ADDRESS.match(text):
         return ""
     return (

@@ -1,4 +1,4 @@
-"""What a field of a configuration declares about its option: bounds and scope.
+"""Declarations in the fields of a configuration: bounds and scope of an option.
 
 A field carries them in its annotation, and checks, stages and command lines read them from there:
 

@@ -1,1 +1,1 @@
-"""What a step reads: images, captions, features, batches and the pipeline that makes them."""
+"""The input of a step: images, captions, features, batches and the pipeline that makes them."""

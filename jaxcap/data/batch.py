@@ -40,7 +40,7 @@ class Batch(NamedTuple):
 
     @property
     def objective_inputs(self) -> tuple[()]:
-        """What the objective takes after logits, targets and mask: nothing."""
+        """The arguments of the objective after logits, targets and mask: none."""
         return ()
 
 
@@ -65,5 +65,5 @@ class Samples(NamedTuple):
     def objective_inputs(
         self,
     ) -> tuple[Float[Array | np.ndarray, "B N"], Float[Array | np.ndarray, "B N"]]:
-        """What the objective takes after logits, targets and mask: rewards and baselines."""
+        """The arguments of the objective after logits, targets and mask: rewards and baselines."""
         return self.rewards, self.baselines

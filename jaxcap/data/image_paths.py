@@ -60,7 +60,7 @@ class ImagePath:
 
     @property
     def image(self) -> Path | TarImage | ParquetImage:
-        """What to read."""
+        """The path or the bytes to read."""
         return self.part or self.path
 
 

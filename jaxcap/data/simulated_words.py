@@ -100,7 +100,7 @@ class SimulatedWords:
 
     @functools.cached_property
     def _bounds(self) -> Float[np.ndarray, " recognisable_minus_1"]:
-        """The bounds between false words: `_ids[i]` is drawn by numbers below `_bounds[i]`."""
+        """Cumulative bounds of false words: a draw below `_bounds[i]` gives `_ids[i]`."""
         found = np.bincount(self.captions.rows.values, minlength=self._ids[-1] + 1)[self._ids]
         weights = (found if found.any() else np.ones(len(found))) ** FALSE_EXPONENT
         return (np.cumsum(weights) / weights.sum())[:-1]

@@ -50,7 +50,7 @@ _CALIBRATION = "calibration/"
 
 @dataclasses.dataclass(frozen=True)
 class _Header:
-    """What the header says, without its checksum.
+    """The content of the header, without its checksum.
 
     Attributes:
       origin: the run and the version of jaxcap that the captioner came from.
@@ -217,8 +217,8 @@ def _about(path: Path) -> dict[str, Any]:
             else "a .safetensors file of others"
         )
         raise InputError(
-            f"{path}: {what}, no published captioner. Expected the directory of a run, or a file "
-            "written by 'jaxcap export RUN FILE.safetensors'."
+            f"{path}: {what}, not a published captioner. Expected the directory of a run, or a "
+            "file written by 'jaxcap export RUN FILE.safetensors'."
         )
     if about.get("format") != FORMAT:
         raise InputError(
@@ -274,7 +274,7 @@ def _digest(about: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
 
 
 def _without_paths(config: Config) -> Config:
-    """Where things lay on the machine of the training says nothing to others."""
+    """Remove paths of the training machine, which mean nothing elsewhere."""
 
     def name_of(path: str | None) -> str | None:
         return None if path is None else Path(path).name

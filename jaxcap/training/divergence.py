@@ -81,7 +81,7 @@ def load_offender(path: Path) -> Offender:
     """Read a file that `save_offender` wrote.
 
     Raises:
-      InputError: the file is missing, or it is not such a file.
+      InputError: the file is missing, or is not a saved batch.
     """
     try:
         with np.load(path, allow_pickle=False) as file:

@@ -100,7 +100,7 @@ class SelfCritical:
         """Return a training step that samples and rewards captions, then calls `update` on them.
 
         Args:
-          text: the step for batches without photographs, of which nothing can be sampled.
+          text: the step for batches without photographs, for which no captions can be sampled.
         """
 
         def step(state: TrainState, batch: Batch, rng: Any) -> tuple[TrainState, StepMetrics]:

@@ -88,8 +88,8 @@ def test_an_allowed_module_must_be_importable(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("os:system", "no class derived from"),
-        ("json:JSONDecoder", "no class derived from"),
+        ("os:system", "not a subclass of"),
+        ("json:JSONDecoder", "not a subclass of"),
         ("os:sytem", "Did you mean 'system'"),
         ("os:", "module:Object"),
         (":x", "module:Object"),

@@ -172,7 +172,7 @@ def test_other_files_are_told_from_captioners(run, tiny_run, file, tmp_path) -> 
     encoder = tmp_path / "encoder.safetensors"
     variables = {name: tree["encoder"] for name, tree in load_resnet18().items()}
     export_weights(encoder, "resnet18", variables, {})
-    with pytest.raises(InputError, match=r"weights of encoder 'resnet18', no published captioner"):
+    with pytest.raises(InputError, match=r"encoder 'resnet18', not a published captioner"):
         published.read(encoder)
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(b"\xff\xd8\xff\xe0 no weights at all")

@@ -34,7 +34,7 @@ class Findings:
         self._gaps.append(_line(path, place, text))
 
     def add_note(self, text: str) -> None:
-        """Add something that the user should know and that is no problem."""
+        """Add something that is worth knowing but not a problem."""
         self._notes.append(text)
 
     def add_all(self, problems: Problems | InputError) -> None:

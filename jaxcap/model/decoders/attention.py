@@ -23,7 +23,7 @@ from jaxcap.search.interface import NEVER
 
 
 class Context(NamedTuple):
-    """What every step needs from the image, computed once.
+    """The part of the computation on the image that all steps share.
 
     Attributes:
       annotations: a, the vectors to average, `[B, P, A]`; with K recognised words `[B, P + K, A]`.
@@ -43,7 +43,7 @@ class Context(NamedTuple):
 
 
 class State(NamedTuple):
-    """What the output layer reads; `z` is the gated context. `*T`: with or without a time axis."""
+    """The input of the output layer, with or without a time axis; `z` is the gated context."""
 
     embedding: Float[Array, "B N *T E"]
     h: Float[Array, "B N *T H"]

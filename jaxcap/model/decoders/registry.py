@@ -39,7 +39,7 @@ def decoder_class(name: str) -> type[Decoder[Any, Any, Any]]:
         found = load_extension(name, option="decoder.name")
         if not (isinstance(found, type) and issubclass(found, Decoder)):
             raise InputError(
-                f"decoder.name is '{name}', which is no class derived from"
+                f"decoder.name is '{name}', which is not a subclass of"
                 " jaxcap.model.decoders.Decoder; derive it from that."
             )
         return found

@@ -67,7 +67,7 @@ def policy_gradient(
     With the advantage Aₙ = r(wₙ) − b, and a baseline b that does not depend on wₙ given the image,
     its gradient is in expectation that of −Σₙ r(wₙ), the negative expected reward (Williams 1992;
     Rennie et al. 2017, https://arxiv.org/abs/1612.00563, equations 5 to 9). Its value measures
-    nothing, so −Σₙ Σₜ log p(wₜ) is logged in its place: per word, an estimate of the entropy in
+    nothing, so −Σₙ Σₜ log p(wₜ) is logged instead: per word, an estimate of the entropy in
     nats.
 
     Args:

@@ -1,4 +1,4 @@
-"""Where ImageNet weights are published: the addresses and digests of torchvision and Keras.
+"""The addresses and digests of torchvision's and Keras's ImageNet weights.
 
 torchvision puts the beginning of the SHA-256 into each file's name
 (https://github.com/pytorch/vision/tree/main/torchvision/models, the weights IMAGENET1K_V1). Keras
