@@ -49,7 +49,7 @@ def run(chapter: Path) -> tuple[NotebookNode, float]:
     # The tests compile without optimisation, in which training would take longer than it saves.
     env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     client = NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(TOUR)}}
+        notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(TOUR)}}
     )
     client.execute(env={**env, "JAX_PLATFORMS": "cpu", "MPLBACKEND": ""})
     seconds = float(notebook.cells.pop().outputs[0]["text"])
