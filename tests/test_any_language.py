@@ -52,6 +52,7 @@ def split(first: int, count: int) -> list[dict[str, Any]]:
     return [record(first + n, *next(kinds)) for n in range(count)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("units", ["characters", "pieces"])
 def test_a_captioner_learns_chinese(
     units: str, tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -106,6 +106,7 @@ def _unmoved(moments: Any) -> set[str]:
     }
 
 
+@pytest.mark.slow
 def test_only_the_insides_of_residual_branches_get_no_gradient_at_first(training: Training) -> None:
     """Each branch ends in a scale of zero (Goyal et al. 2017), which blocks the gradient."""
     blocks = [f"stage{i + 1}_block{j}" for i, n in enumerate((3, 4, 6, 3)) for j in range(n)]
@@ -120,6 +121,7 @@ def test_only_the_insides_of_residual_branches_get_no_gradient_at_first(training
     assert _unmoved(training.first) == inside
 
 
+@pytest.mark.slow
 def test_every_parameter_learns_from_the_second_step(training: Training) -> None:
     assert (
         len(jax.tree.leaves(training.second["encoder"])) == 3 * 53
@@ -128,12 +130,14 @@ def test_every_parameter_learns_from_the_second_step(training: Training) -> None
     assert _unmoved(training.second) == set()
 
 
+@pytest.mark.slow
 def test_only_words_that_were_read_update_their_embedding(training: Training) -> None:
     moved = np.any(training.second["decoder"]["word_embed"]["embedding"] != 0, axis=-1)
     read = np.unique(CAPTIONS[:, :-1][CAPTIONS[:, 1:] != 0])
     assert np.flatnonzero(moved).tolist() == read.tolist()
 
 
+@pytest.mark.slow
 def test_thirty_steps_overfit_four_captions() -> None:
     """Reach a loss far below that of a blind model, with an encoder of few channels."""
     model = create_captioner(SHOW_AND_TELL, VOCABULARY)

@@ -68,6 +68,7 @@ def _equal(x: Any, y: Any) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_each_stage_trains_its_parameters_at_its_own_rate(staged, tiny_config):
     run = load(staged, best=False)
     assert run.step == 18
@@ -91,6 +92,7 @@ def test_each_stage_trains_its_parameters_at_its_own_rate(staged, tiny_config):
     assert scores == [6, 12, 18]
 
 
+@pytest.mark.slow
 def test_a_training_killed_after_a_border_ends_as_if_it_had_not_been(
     staged, tiny_config, tmp_path, monkeypatch
 ):
@@ -120,6 +122,7 @@ def test_a_training_killed_after_a_border_ends_as_if_it_had_not_been(
     assert _equal(found.variables, expected.variables)
 
 
+@pytest.mark.slow
 def test_parameters_frozen_after_averaging_equal_their_average(tiny_config, tmp_path):
     """In the decoder's training, in evaluation and in checkpoints."""
     config = changed(tiny_config, train__ema_decay=0.9, data__flip=False, data__crop_min_scale=1.0)
@@ -152,6 +155,7 @@ def test_a_state_with_an_average_captions_with_it_and_keeps_both():
     assert TrainState.from_parts(plain.variables, plain.training) == plain
 
 
+@pytest.mark.slow
 def test_stages_are_saved_and_loaded(staged, tiny_config):
     config = _config(tiny_config)
     assert load_config(staged / "config.json") == config
