@@ -30,7 +30,7 @@ from jaxcap.json_data import from_dict, read_json
 def shipped_configs() -> dict[str, Path]:
     """Return the configuration files that come with jaxcap, by name."""
     package = Path(__file__).parents[1]
-    # An installed package holds the folder, a checkout has it beside the package.
+    # An installed package contains the folder; in a checkout it is next to the package.
     folders = package / "configs", package.with_name("configs")
     folder = next((each for each in folders if each.is_dir()), folders[0])
     return {path.stem: path for path in sorted(folder.glob("*.py"))}

@@ -42,7 +42,7 @@ def test_tab_separated_lines(tiny_data, capsys):
     # 80 pixels, and 224 by default.
     assert "warning: train: 50 of 50 (100.0 %) images have a side below" in messages
     assert "--data.image-size 80" in messages
-    assert "warning: dev: 6 images are few for a score" in messages
+    assert "warning: dev: only 6 images, so scores are mostly chance" in messages
 
 
 def test_text_alone_has_no_statistics_of_images(tmp_path, capsys):

@@ -54,7 +54,7 @@ def repeats_of(statistics: DataStatistics) -> dict[str, Repeats]:
 def as_object(
     statistics: DataStatistics, found: Sequence[DataWarning], min_count: int
 ) -> dict[str, Any]:
-    """Return JSON types with complete histograms, and the vocabulary as its size."""
+    """Return JSON values, with complete histograms and the size of the vocabulary."""
     splits = {}
     for split, captions in statistics.captions.items():
         of_split: dict[str, Any] = {

@@ -83,13 +83,9 @@ def _split_warnings(statistics: DataStatistics) -> Iterator[DataWarning]:
         yield DataWarning("no-train", f"no split '{TRAIN}' to train on; found {there}")
     for split, captions in splits.items():
         if captions.images < _FEW:
-            what = "to learn from" if split == TRAIN else "for a score, which is mostly chance"
+            what = " to train on" if split == TRAIN else ", so scores are mostly chance"
             number = _plural(captions.images, "image")
-            be = "is" if captions.images == 1 else "are"
-            yield DataWarning(
-                "near-empty",
-                f"{split}: {number} {be} few {what}",
-            )
+            yield DataWarning("near-empty", f"{split}: only {number}{what}")
         if bare := captions.per_image.get(0, 0):
             what = "are not trained on" if split == TRAIN else "cannot be scored"
             yield DataWarning(

@@ -28,8 +28,8 @@ def accumulate_gradients(
     their changes over the parts.
 
     Args:
-      gradient: `gradient(part, rng) -> (grads, (loss, batch_stats))`, all but the statistics sums
-        over the part.
+      gradient: `gradient(part, rng) -> (grads, (loss, batch_stats))`; gradients and loss are
+        sums over the part.
       batch: a tree of arrays `[B, …]`.
       parts: a divisor of B; 1 computes the batch at once.
       batch_stats: the statistics before the step.
