@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,16 +31,16 @@ def fetch(reference: str | os.PathLike[str]) -> Path:
       InputError: huggingface_hub is not installed, there is no such repository or revision, it does
         not have exactly one file to read, or the Hub cannot be reached.
     """
-    repository, _, revision = str(reference).removeprefix(PREFIX).partition("@")
+    repository, revision = _split(reference)
     api = _api(reference)
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
     try:
         try:  # without a network, this finds what was downloaded earlier
-            return Path(api.hf_hub_download(repository, _USUAL, revision=revision or None))
+            return Path(api.hf_hub_download(repository, _USUAL, revision=revision))
         except RemoteEntryNotFoundError:
             pass
-        files = api.list_repo_files(repository, revision=revision or None)
+        files = api.list_repo_files(repository, revision=revision)
         found = [name for name in files if name.endswith(_SUFFIX)]
         if len(found) != 1:
             raise InputError(
@@ -47,7 +48,7 @@ def fetch(reference: str | os.PathLike[str]) -> Path:
                 f"{': ' if found else ''}{', '.join(found[:5])}. Other formats are not read, "
                 "because they may hold code."
             )
-        return Path(api.hf_hub_download(repository, found[0], revision=revision or None))
+        return Path(api.hf_hub_download(repository, found[0], revision=revision))
     except InputError:
         raise
     except Exception as error:  # the library raises its own, the transport's and the system's
@@ -62,8 +63,8 @@ def publish(reference: str | os.PathLike[str], file: Path, card: str, *, message
     Raises:
       InputError: see `fetch`; or the token lacks the permission.
     """
+    repository, revision = _split(reference)
     api = _api(reference)
-    repository, _, revision = str(reference).removeprefix(PREFIX).partition("@")
     from huggingface_hub import CommitOperationAdd
 
     try:
@@ -75,11 +76,19 @@ def publish(reference: str | os.PathLike[str], file: Path, card: str, *, message
                 CommitOperationAdd("README.md", card.encode("utf-8")),
             ],
             commit_message=message,
-            revision=revision or None,
+            revision=revision,
         )
     except Exception as error:
         raise InputError(f"{reference}: {_reason(error)}") from error
     return str(commit.commit_url)
+
+
+def _split(reference: str | os.PathLike[str]) -> tuple[str, str | None]:
+    """Return the repository, OWNER/NAME, and the revision."""
+    repository, _, revision = str(reference).removeprefix(PREFIX).partition("@")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise InputError(f"{reference}: expected {PREFIX}OWNER/NAME[@REVISION].")
+    return repository, revision or None
 
 
 def _api(reference: str | os.PathLike[str]) -> HfApi:
@@ -95,7 +104,6 @@ def _api(reference: str | os.PathLike[str]) -> HfApi:
 def _reason(error: Exception) -> str:
     from huggingface_hub.errors import (
         GatedRepoError,
-        HFValidationError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
@@ -106,6 +114,4 @@ def _reason(error: Exception) -> str:
         return "no such repository, or a private one: hf auth login gives access."
     if isinstance(error, RevisionNotFoundError):
         return "the repository has no such revision."
-    if isinstance(error, HFValidationError):
-        return f"expected {PREFIX}OWNER/NAME[@REVISION]: {error}"
     return f"the Hub cannot be reached, or refused: {error}"

@@ -152,6 +152,7 @@ def test_what_was_downloaded_needs_no_network(server: Hub) -> None:
     [
         ("hf:nobody/nothing", "no such repository, or a private one: hf auth login gives access"),
         ("hf:somebody/captioner@missing-revision", "no such revision"),
+        ("hf:captioner", r"expected hf:OWNER/NAME\[@REVISION\]"),
         ("hf:some/body/captioner", r"expected hf:OWNER/NAME\[@REVISION\]"),
         (
             "hf:somebody/captioner",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 import shutil
 import textwrap
 import typing
@@ -45,13 +46,18 @@ def parse(arguments: type[T], program: str, given: Sequence[str], *, default: T 
     Raises:
       InputError: an option is unknown; the message names the nearest one.
     """
+    lists = f"{program} --help lists the options."
+    # First: tyro would take the value of an unknown option for an argument.
+    options = itertools.takewhile(lambda each: each != "--", given)
+    named = [each.partition("=")[0] for each in options if each.startswith("--")]
+    known = _options(arguments, default) if named else []
+    for each in named:
+        if each.replace("_", "-") not in known:
+            raise InputError(f"unknown option '{each}'.{did_you_mean(each, known)} {lists}")
     parsed, unknown = parse_known(arguments, program, given, default=default)
-    if not unknown:
-        return parsed
-    wrong = next((each for each in unknown if each.startswith("-")), unknown[0])
-    kind = "option" if wrong.startswith("-") else "argument"
-    near = did_you_mean(wrong, _options(arguments, default)) if kind == "option" else ""
-    raise InputError(f"unknown {kind} '{wrong}'.{near} {program} --help lists the options.")
+    if unknown:
+        raise InputError(f"unknown argument '{unknown[0]}'. {lists}")
+    return parsed
 
 
 def parse_known(

@@ -69,7 +69,8 @@ def test_help_shows_examples_and_only_defaults_that_say_something(capsys, monkey
     ("given", "message"),
     [
         (["x", "--sise", "4"], "unknown option '--sise'. Did you mean '--size'? program --help"),
-        (["x", "y", "--sise", "4"], "unknown option '--sise'."),
+        (["x", "y", "--sise=4"], "unknown option '--sise'."),
+        (["--sise", "x"], "unknown option '--sise'."),
         (["x", "y"], "unknown argument 'y'. program --help lists the options."),
     ],
 )
