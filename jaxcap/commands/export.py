@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.console import Console
+from rich.filesize import decimal
 
 from jaxcap import hub
 from jaxcap.commands.data_folder import choose_data_dir
@@ -124,7 +125,7 @@ def run(arguments: ExportArguments, console: Console) -> int:
             attention=arguments.attention,
         )
     for file in files:
-        print(f"{file}\t{file.stat().st_size / 1e6:.1f} MB")
+        print(f"{file}\t{decimal(file.stat().st_size)}")
     if arguments.to_hub is not None:
         card = model_card(single, arguments.to_hub, note=arguments.note)
         console.print(f"uploading {arguments.file} to {arguments.to_hub}…", soft_wrap=True)

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from rich.filesize import decimal
 
 from jaxcap import files
 from jaxcap.errors import InputError
@@ -151,8 +152,8 @@ class FeatureCache:
         needed, free = self.size(missing), shutil.disk_usage(self.directory).free
         if needed > free:
             raise InputError(
-                f"{self.directory}: the cached features take {size_text(needed)}, but only "
-                f"{size_text(free)} are free on that disk. Free some space there. {_WAY_OUT}"
+                f"{self.directory}: the cached features take {decimal(needed)}, but only "
+                f"{decimal(free)} are free on that disk. Free some space there. {_WAY_OUT}"
             )
 
     def write(self, chunk: int, features: Float[np.ndarray, "images P D"]) -> None:
@@ -218,11 +219,3 @@ def _text(path: Path) -> str | None:
 
 def _line(chunk: int, checksum: int) -> str:
     return json.dumps([chunk, checksum]) + "\n"
-
-
-def size_text(count: int) -> str:
-    """Format a number of bytes: `"2.4 GB"`."""
-    for unit, size in (("GB", 10**9), ("MB", 10**6)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count / 1000:.1f} kB"

@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 
 import PIL
 import tensorflow_datasets as tfds
+from rich.filesize import decimal
 
 from jaxcap.datasets import Progress, no_progress
 from jaxcap.datasets.shards import Finished, Make, Shard, Workplace, plan
@@ -298,14 +299,10 @@ def _check_space(recipe: Recipe, place: Workplace, there: int) -> None:
     free = shutil.disk_usage(place.root).free
     if recipe.size is not None and recipe.size - there + _ROOM > free:
         raise InputError(
-            f"{recipe.name}: needs about {_gigabytes(recipe.size - there)} GB in "
-            f"{place.root.parent.parent}, but only {_gigabytes(free)} GB are free. Choose another "
+            f"{recipe.name}: needs about {decimal(recipe.size - there)} in "
+            f"{place.root.parent.parent}, but only {decimal(free)} are free. Choose another "
             "directory with --data-dir, or store smaller images with --max-side"
         )
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:,.2f}"
 
 
 def _report_unreadable(

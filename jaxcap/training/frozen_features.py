@@ -18,9 +18,10 @@ import jax
 import numpy as np
 from jaxtyping import Float
 from rich.console import Console
+from rich.filesize import decimal
 
 from jaxcap.config import Config
-from jaxcap.data.feature_cache import FeatureCache, default_cache_dir, size_text
+from jaxcap.data.feature_cache import FeatureCache, default_cache_dir
 from jaxcap.data.pipeline import Source, evaluation_batches, load_image
 from jaxcap.model.captioner import Captioner
 from jaxcap.progress import Display, print_line
@@ -70,7 +71,7 @@ def cached_features(
     with cache.locked(lambda: print_line(console, other)):
         missing = cache.missing()
         done = len(source) - sum(len(cache.numbers(chunk)) for chunk in missing)
-        size = size_text(len(source) * cache.image_bytes)
+        size = decimal(len(source) * cache.image_bytes)
         print_line(
             console,
             f"Features of {len(source)} {split} images, {size} in {cache.directory}"

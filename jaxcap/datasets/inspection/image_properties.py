@@ -27,7 +27,7 @@ _SPREAD = np.arange(BITS) * 37 % BITS
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageProperties:
     """The properties of an image.
 
     Attributes:
@@ -52,7 +52,7 @@ def hash_of(data: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
-def look_at(data: bytes, name: str, *, decoded: bool) -> Picture:
+def look_at(data: bytes, name: str, *, decoded: bool) -> ImageProperties:
     """Measure an image file.
 
     Args:
@@ -62,17 +62,17 @@ def look_at(data: bytes, name: str, *, decoded: bool) -> Picture:
     """
     content = hash_of(data)
     if not decoded:
-        return Picture(content)
+        return ImageProperties(content)
     try:
         array = images.decode(data, name=name, size=_SIDE)
         with Image.open(io.BytesIO(data)) as header:
             (width, height), kind = header.size, f"{header.format} {header.mode}"
     except InputError as error:
-        return Picture(content, problem=str(error).removeprefix(f"{name}: "))
+        return ImageProperties(content, problem=str(error).removeprefix(f"{name}: "))
     # `decode` applies the EXIF orientation; the header has the size without it.
     if (width - height) * (array.shape[1] - array.shape[0]) < 0:
         width, height = height, width
-    return Picture(content, width, height, kind, fingerprint(array))
+    return ImageProperties(content, width, height, kind, fingerprint(array))
 
 
 def fingerprint(image: UInt8[np.ndarray, "H W 3"]) -> bytes:

@@ -28,7 +28,13 @@ from jaxcap.datasets.inspection.data_statistics import (
     Repeats,
     in_order,
 )
-from jaxcap.datasets.inspection.image_properties import BITS, Picture, difference, hash_of, look_at
+from jaxcap.datasets.inspection.image_properties import (
+    BITS,
+    ImageProperties,
+    difference,
+    hash_of,
+    look_at,
+)
 from jaxcap.errors import InputError
 from jaxcap.text.units import WORDS, TextUnits
 
@@ -127,26 +133,26 @@ class _Reader:
         problems: list[tuple[str, str]] = []
         unreadable = 0
 
-        def load(index: int) -> tuple[str, list[str], Picture]:
+        def load(index: int) -> tuple[str, list[str], ImageProperties]:
             record = source[index]
             name = record["image_id"]
             if self.has_images:
-                picture = look_at(record["image"], name, decoded=self._decoded)
+                properties = look_at(record["image"], name, decoded=self._decoded)
             else:
-                picture = Picture(index)
-            return name, record["captions"], picture
+                properties = ImageProperties(index)
+            return name, record["captions"], properties
 
-        for index, (image_id, captions, picture) in enumerate(_ahead(pool, load, len(source))):
+        for index, (image_id, captions, properties) in enumerate(_ahead(pool, load, len(source))):
             self._add_captions(captions, counter)
             self.names.append(hash_of(image_id.encode("utf-8", "surrogatepass")))
-            self.contents.append(picture.content)
-            self._fingerprints += picture.fingerprint or bytes(BITS // 8)
-            if picture.problem is not None:
+            self.contents.append(properties.content)
+            self._fingerprints += properties.fingerprint or bytes(BITS // 8)
+            if properties.problem is not None:
                 unreadable += 1
-                problems = [*problems, (image_id, picture.problem)][:_SHOWN]
+                problems = [*problems, (image_id, properties.problem)][:_SHOWN]
             elif self._decoded:
-                sizes[picture.width, picture.height] += 1
-                kinds[picture.kind] += 1
+                sizes[properties.width, properties.height] += 1
+                kinds[properties.kind] += 1
             progress(split, index + 1, len(source))
         self.captions[split] = counter.statistics()
         self.images[split] = ImageStatistics(
