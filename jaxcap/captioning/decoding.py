@@ -283,7 +283,7 @@ def check_search(config: SearchConfig, vocabulary: Vocabulary, *, recognises: bo
             "(the vocabulary); 3 to 5 is usual."
         )
     validate(replace(Config(), search=config))
-    if config.guide and not recognises:
+    if config.guide and config.method == "beam" and not recognises:
         raise InputError(
             f"search.guide is {config.guide:g}, but this model does not recognise words; give a "
             "model with recognition.words above 0, or no guide."
@@ -380,7 +380,7 @@ def describe(config: SearchConfig, units: str = "words") -> str:
     for words, verb in ((config.banned_words, "without"), (config.required_words, "with")):
         if words:
             parts.append(f"{verb} {', '.join(words)}")
-    if config.guide:
+    if config.guide and config.method == "beam":
         parts.append(f"with up to {config.guide_words} things recognised at p ≥ {config.guide:g}")
     if config.no_repetition:
         parts.append(f"no {units.removesuffix('s')} twice in succession")

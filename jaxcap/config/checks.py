@@ -259,12 +259,11 @@ def _check_search(search: SearchConfig) -> None:
             f"{search.beam_size}; give a multiple of {search.groups} as the beam "
             "size, or another number of groups."
         )
-    for option in ("required_words", "guide"):
-        if getattr(search, option) and search.method != "beam":
-            raise InputError(
-                f"search.{option} needs search.method 'beam', not '{search.method}'; give that "
-                "method, or leave it out."
-            )
+    if search.required_words and search.method != "beam":
+        raise InputError(
+            f"search.required_words needs search.method 'beam', not '{search.method}'; give "
+            "that method, or leave the words out."
+        )
 
 
 def _check_features_stay(config: Config) -> None:

@@ -29,6 +29,7 @@ from jaxcap.config import (
     EncoderConfig,
     RecognitionConfig,
     SearchConfig,
+    check_heeded,
     validate,
 )
 from jaxcap.errors import InputError
@@ -319,7 +320,6 @@ def test_an_ensemble_averages_probabilities_whatever_its_models(
         ({"method": "diverse", "beam_size": 4, "groups": 3}, "does not divide"),
         ({"guide": 0.5}, r"search.guide is 0.5, but this model does not recognise words"),
         ({"guide": 1.5}, "guide is 1.5"),
-        ({"method": "greedy", "guide": 0.5}, "search.guide needs search.method 'beam'"),
         ({"min_length": 7, "max_length": 6}, "min_length is 7"),
         ({"top_p": 1.5}, "top_p is 1.5"),
         ({"temperature": 0.0}, "temperature is 0.0"),
@@ -329,6 +329,14 @@ def test_an_ensemble_averages_probabilities_whatever_its_models(
 def test_what_cannot_be_searched_for_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         check_search(SearchConfig(**options), VOCABULARY)
+
+
+def test_a_guide_that_a_model_was_published_with_leaves_other_methods_alone() -> None:
+    check_search(SearchConfig(method="greedy", guide=0.5), VOCABULARY)
+    with pytest.raises(InputError, match=r"search.guide has no effect with .*'greedy'"):
+        check_heeded({"guide"}, SearchConfig(method="greedy", guide=0.5))
+    with pytest.raises(InputError, match=r"guide_words has no effect without search.guide"):
+        check_heeded({"guide_words"}, SearchConfig(guide_words=1))
 
 
 def test_words_are_taken_as_people_write_them() -> None:
@@ -365,6 +373,10 @@ def test_vocabularies_of_an_ensemble_are_the_same() -> None:
         (
             {"method": "greedy", "banned_words": ("dog", "a")},
             "greedy, at most 24 words, without dog, a",
+        ),
+        (
+            {"guide": 0.6, "guide_words": 1},
+            "beam 3, length penalty 1, at most 24 words, with up to 1 things recognised at p ≥ 0.6",
         ),
     ],
 )
