@@ -381,7 +381,9 @@ def describe(config: SearchConfig, units: str = "words") -> str:
         if words:
             parts.append(f"{verb} {', '.join(words)}")
     if config.guide and config.method == "beam":
-        parts.append(f"with up to {config.guide_words} things recognised at p ≥ {config.guide:g}")
+        parts.append(
+            f"guided by recognised words (p ≥ {config.guide:g}, at most {config.guide_words})"
+        )
     if config.no_repetition:
         parts.append(f"no {units.removesuffix('s')} twice in succession")
     if config.no_repeated_ngram:
