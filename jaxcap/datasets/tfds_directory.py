@@ -31,8 +31,11 @@ def open_directory(directory: Path) -> tfds.core.DatasetBuilder:
     Raises:
       InputError: TFDS cannot read the directory, or it names a class that is not TFDS's own.
     """
+    features = directory / "features.json"
     try:
-        _check_classes(directory / "features.json")
+        if not features.is_file():
+            raise FileNotFoundError(f"it has no {features.name}")
+        _check_classes(features)
         builder = tfds.builder_from_directory(directory)
         builder.info.metadata  # noqa: B018  (read lazily: damage to it is reported here)
         return builder
