@@ -416,7 +416,7 @@ def _write_page(
     from jaxcap.report import ReportCaption, ReportRow, write_report
 
     assert arguments.output is not None
-    paths = list(dict.fromkeys(image.path for image in found))
+    images = {image.path: image.image for image in found}
 
     def row(path: Path, result: Captioned) -> ReportRow:
         best = result.captions[0] if result.captions else None
@@ -424,13 +424,14 @@ def _write_page(
         if best is not None and result.familiarity is not None:
             scores = {"confidence": best.confidence, "familiarity": result.familiarity}
         captions = [ReportCaption.of(caption) for caption in tally.add(result).captions]
-        return ReportRow(str(path), path, captions, scores=scores)
+        picture = path if images[path] is path else result.image
+        return ReportRow(str(path), picture, captions, scores=scores)
 
     write_report(
         arguments.output,
         title="Captions",
-        rows=map(row, paths, captioner.caption(paths, batch_size=arguments.batch_size)),
-        count=len(paths),
+        rows=map(row, images, captioner.caption(images.values(), batch_size=arguments.batch_size)),
+        count=len(images),
         facts={"model": ", ".join(str(member.directory.name) for member in captioner.members)},
     )
     tally.console.print(f"{tally.captioned} images captioned: {arguments.output}", soft_wrap=True)

@@ -60,8 +60,9 @@ def tar_images(path: Path) -> Iterator[tuple[str, TarImage | None, list[tarfile.
             for name, group in groupby(members, key=lambda member: split_name(member.name)[0]):
                 parts = list(group)
                 images = (m for m in parts if split_name(m.name)[1] in IMAGE_SUFFIXES)
-                first = next(images, None)
-                image = first and TarImage(path, first.name, first.offset_data, first.size)
+                image = None
+                if (first := next(images, None)) is not None:
+                    image = TarImage(path, first.name, first.offset_data, first.size)
                 yield name, image, parts
     except (tarfile.TarError, EOFError) as error:
         raise InputError(

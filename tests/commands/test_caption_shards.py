@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -43,13 +44,14 @@ class Model(SimpleNamespace):
     """Says how red an image is."""
 
     note = ""
+    members = ()
 
     def caption(self, images: Iterable[Any], **options: object) -> Iterator[Captioned]:
         for number, image in enumerate(images):
             read = read_image(image, number, sizes=(4,))
             if read.error is None:
                 red = Caption(f"red {read.pixels[0][0, 0, 0]}", -1.25, (-1.0, -0.25))
-                yield Captioned(read.name, (red,))
+                yield Captioned(read.name, (red,), image=read.source)
             else:
                 yield Captioned(read.name, (), read.error)
 
@@ -125,6 +127,17 @@ def test_other_files_of_captions_name_the_image_in_its_shard(
     (tmp_path / "out.jsonl").write_text(out)
     held = {i.ids["image"]: i.captions for i in read_captions(tmp_path / "out.jsonl").images}
     assert held == {f"in.parquet/{n}.png": [f"red {n}"] for n in (3, 4)}
+
+
+def test_a_page_shows_the_images_of_shards(
+    command: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    assert command("in.parquet", "in.tar", "--output", "page.html")[0] == 1
+    (rows,) = re.findall(r'id="rows">(.*?)</script>', (tmp_path / "page.html").read_text())
+    assert [(row["id"], row.get("size")) for row in json.loads(rows)] == [
+        *(("in.parquet/3.png", [4, 4]), ("in.parquet/4.png", [4, 4])),
+        *(("in.tar/a/0.png", [4, 4]), ("in.tar/1.x.png", [4, 4]), ("in.tar/2.png", None)),
+    ]
 
 
 def test_shards_that_cannot_be_read_are_named(
