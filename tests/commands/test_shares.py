@@ -60,7 +60,7 @@ def test_each_process_captions_one_part(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = loaded_model.load(tiny_run)
-    monkeypatch.setattr(loaded_model, "load", lambda *paths: run)
+    monkeypatch.setattr(loaded_model, "load", lambda *paths, **options: run)
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     names = [f"IMG_{n:04}.png" for n in range(6, 13)]
