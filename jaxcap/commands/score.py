@@ -393,6 +393,8 @@ def _pictures(
         return [None] * len(pairing.names)
     located = pictures_of(pairing.ids, arguments.images)
     pictures = located.paths
+    if located.rule:
+        console.print(f"image files found by the rule {located.rule}", soft_wrap=True)
     if absent := [i for i, picture in enumerate(pictures) if picture is None]:
         where = f"of {len(pictures)} images in {arguments.images}"
         first = f"the first is {pairing.names[absent[0]]}{located.reason(absent[0])}"

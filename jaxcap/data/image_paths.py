@@ -210,6 +210,7 @@ def _matches(pattern: Path) -> Iterator[Path]:
 def walk_images(
     top: Path,
     *,
+    suffixes: Sequence[str] = IMAGE_SUFFIXES,
     unreadable: Callable[[str], None] = ignore,
     left_out: Callable[[Path], None] = ignore,
 ) -> Iterator[ImagePath]:
@@ -219,15 +220,17 @@ def walk_images(
     out, and so is `__MACOSX`: they hold copies and metadata. So are raw files of cameras.
 
     Args:
+      suffixes: of the files to find.
       unreadable: called with the reason when a folder cannot be read.
       left_out: called with each image, raw file or folder that is left out.
     """
-    yield from _walk(top, top, {os.path.realpath(top)}, unreadable, left_out)
+    yield from _walk(top, top, suffixes, {os.path.realpath(top)}, unreadable, left_out)
 
 
 def _walk(
     top: Path,
     folder: Path,
+    suffixes: Sequence[str],
     entered: set[str],
     unreadable: Callable[[str], None],
     left_out: Callable[[Path], None],
@@ -242,7 +245,7 @@ def _walk(
         path = folder / entry.name
         suffix = path.suffix.lower()
         is_folder = entry.is_dir(follow_symlinks=False)
-        is_image, is_raw = suffix in IMAGE_SUFFIXES, suffix in RAW_SUFFIXES and not is_folder
+        is_image, is_raw = suffix in suffixes, suffix in RAW_SUFFIXES and not is_folder
         if entry.is_symlink() and os.path.isdir(path):  # a stat call, made for links only
             target = os.path.realpath(path)
             is_folder, is_image = _is_new(target, entered), False
@@ -250,7 +253,7 @@ def _walk(
             if is_folder or is_image or is_raw:
                 left_out(path)
         elif is_folder:
-            yield from _walk(top, path, entered, unreadable, left_out)
+            yield from _walk(top, path, suffixes, entered, unreadable, left_out)
         elif is_image:
             yield ImagePath(path, path.relative_to(top).as_posix())
 

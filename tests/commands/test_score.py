@@ -235,7 +235,21 @@ def test_a_report_shows_the_images(scoring: Scoring) -> None:
     page = (scoring.folder / "out.html").read_text("utf-8")
     assert "a dog runs over the grass" in page
     assert "tok:ptb3.4.1" in page
-    assert f"no image file for 1 of 4 images in {photos}" in messages
+    assert f"no image file for 1 of 4 images in {photos}; the first is d.jpg" in messages
+    assert "by the rule" not in messages
+
+
+def test_image_files_in_subfolders_are_found_by_a_rule_that_is_named(scoring: Scoring) -> None:
+    photos = scoring.folder / "photos"
+    for name in ("x/A.JPG", "x/b.jpg", "y/c.jpg", "y/b.jpg"):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (200, 30, 30)).save(photos / name)
+    _, messages = scoring.run(images=photos, report=scoring.folder / "out.html")
+    assert "image files found by the rule image = file, without folders" in messages
+    files = f"{photos / 'x' / 'b.jpg'} or {photos / 'y' / 'b.jpg'}"
+    assert f"no image file for 2 of 4 images in {photos}; the first is b.jpg (perhaps {files}" in (
+        messages
+    )
 
 
 def test_a_page_compares_two_models(scoring: Scoring, monkeypatch) -> None:

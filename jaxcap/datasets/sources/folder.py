@@ -26,7 +26,7 @@ from pathlib import Path
 from jaxcap.caption_files.column_names import Names
 from jaxcap.caption_files.reading import COCO, KARPATHY, TOKENS, ImageCaptions
 from jaxcap.caption_files.sidecars import SIDECARS, sidecar_captions
-from jaxcap.data.image_paths import IMAGE_SUFFIXES, images_below, named_left_out
+from jaxcap.data.image_paths import IMAGE_SUFFIXES, images_below, named_left_out, walk_images
 from jaxcap.datasets import Progress, no_progress
 from jaxcap.datasets.sources import Listing, SourceOptions
 from jaxcap.datasets.sources.assembly import Entry, assemble, entries_of, read_file
@@ -259,6 +259,6 @@ def _elsewhere(source: Path) -> str:
 def _shards(source: Path) -> str:
     """Say how to read the tar or Parquet files below the source, if there are any."""
     for suffix, format in ((".tar", "webdataset"), (".parquet", "parquet")):
-        if found := next(source.rglob(f"*{suffix}"), None):
-            return f" To read {found.name}: jaxcap prepare {format} --source {source}"
+        if found := next(walk_images(source, suffixes=(suffix,)), None):
+            return f" To read {found.path.name}: jaxcap prepare {format} --source {source}"
     return ""

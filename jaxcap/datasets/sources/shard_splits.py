@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from jaxcap.caption_files.text_files import LFS_POINTER
+from jaxcap.data.image_paths import walk_images
 from jaxcap.datasets.sources import Example, SourceOptions
 from jaxcap.datasets.sources.findings import Findings
 from jaxcap.datasets.sources.splits import (
@@ -28,8 +29,9 @@ def find_shards(source: Path, suffix: str) -> list[Path]:
     Raises:
       InputError: there is none, or some are Git LFS pointers.
     """
-    shards = [source] if source.is_file() else sorted(source.rglob(f"*{suffix}"))
-    shards = [path for path in shards if not path.name.startswith(".")]
+    shards = [source]
+    if not source.is_file():
+        shards = [found.path for found in walk_images(source, suffixes=(suffix,))]
     if not shards:
         raise InputError(f"{source}: no {suffix} file in this folder or below it")
     pointers = [path for path in shards if _is_lfs_pointer(path)]

@@ -81,6 +81,14 @@ def test_names_that_occur_in_two_shards_get_the_name_of_the_shard(tmp_path: Path
     }
 
 
+def test_shards_in_linked_folders_are_found_and_hidden_ones_are_not(tmp_path: Path) -> None:
+    tar(tmp_path / "disk" / "train.tar", {"0.jpg": jpeg(0), "0.txt": b"x"})
+    tar(tmp_path / "source" / ".cache" / "train.tar", {"1.jpg": jpeg(1), "1.txt": b"y"})
+    (tmp_path / "source" / "link").symlink_to(tmp_path / "disk")
+    listing = read("webdataset", SourceOptions(source=tmp_path / "source"))
+    assert held(listing) == {"train": {"0": (jpeg(0), ("x",))}}
+
+
 def test_problems_of_shards_are_named_together(tmp_path: Path) -> None:
     tar(tmp_path / "a.tar", {"0.jpg": jpeg(0), "1.jpg": jpeg(1), "1.txt": b" \n"})
     lone = {"4.txt": b"x", "5.cls": b"1"}
