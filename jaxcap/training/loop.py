@@ -23,7 +23,9 @@ from jaxcap.training.log import Log, Meter, figures, stalled
 from jaxcap.training.memory import peak_memory
 from jaxcap.training.step.state import TrainState
 from jaxcap.training.tensorboard import TensorBoard
+from jaxcap.training.validation_loss import validation_loss
 
+_NOT_SCORES = ("step", "epoch", "elapsed_s", "loss")
 _AGREE = 10
 """Steps between agreements of several processes on saving and stopping."""
 
@@ -70,6 +72,7 @@ class Loop:
         in_epoch = self._unscored or not self._epoch_ends(done)
         self._meter = Meter(done, checkpoints.note(done) if in_epoch else None)
         self._decode, self._rate = experiment.decode(), experiment.learning_rate()
+        self._validation_loss = validation_loss(experiment)
 
     def run(self) -> tuple[TrainState, Summary]:
         """Train to the end, and return the last state.
@@ -231,9 +234,10 @@ class Loop:
                 report=report,
                 features=experiment.validation_features,
             )
+            loss = self._validation_loss(state.variables)
         # Log first: a kill before `score` only repeats the line, and resuming removes it.
         self._write(
-            {"step": step, "epoch": epoch}
+            {"step": step, "epoch": epoch, f"{split}/loss": loss}
             | {f"{split}/{name}": score for name, score in evaluation.corpus.items()}
         )
         if self._board is not None:
@@ -241,7 +245,7 @@ class Loop:
         self._checkpoints.score(step, evaluation.corpus)
         display.line(
             (
-                f"epoch {epoch}/{self._epochs()}  loss {trained['loss']:.3f}  "
+                f"epoch {epoch}/{self._epochs()}  loss {trained['loss']:.3f}, {split} {loss:.3f}  "
                 f"lr {float(self._rate(step - 1)):.2g}  "
                 if step
                 else "before the first step  "
@@ -265,7 +269,7 @@ class Loop:
             )
         return Summary(
             best_step=best,
-            scores={k: v for k, v in scores.items() if k not in ("step", "epoch", "elapsed_s")},
+            scores={k: v for k, v in scores.items() if k not in _NOT_SCORES},
             seconds=self._log.elapsed,
         )
 
