@@ -58,8 +58,9 @@ def constrained_beam_search(
     def choose(
         log_probs: Float[Array, "B N V"], scores: Float[Array, "B N"], done: Bool[Array, "B N"]
     ) -> Choice:
-        image, beam = jnp.indices(scores.shape, sparse=True)
-        place = image[..., None], beam[..., None], jnp.where(moves, words.ids[:, None], 0)
+        # Not `jnp.indices`: exported programs leave the batch size open.
+        image, beam = jnp.arange(scores.shape[0]), jnp.arange(scores.shape[1])[:, None]
+        place = image[:, None, None], beam, jnp.where(moves, words.ids[:, None], 0)
         staying = candidates(
             log_probs.at[place].min(jnp.where(moves, NEVER, jnp.inf)),
             scores,
@@ -75,7 +76,7 @@ def constrained_beam_search(
         gains = jnp.where(arrives, log_probs[place][:, None], NEVER)
         moving = Candidates(
             totals=scores[:, None, :, None] + gains,
-            parents=beam[..., None][:, None],
+            parents=beam,
             tokens=words.ids[:, None, None],
             gains=gains,
         )

@@ -96,8 +96,10 @@ def no_repeated_ngram(n: int) -> Processor:
             same &= word == before[..., offset : offset + 1]
         # Forbid the word that followed there; `size` is out of range, and dropped.
         barred = jnp.where(same, tokens[..., n - 1 :], size)
-        images, captions = jnp.indices(tokens.shape[:-1], sparse=True)
-        return log_probs.at[images[..., None], captions[..., None], barred].set(NEVER, mode="drop")
+        # Not `jnp.indices`: exported programs leave the batch size open.
+        images, captions = jnp.arange(tokens.shape[0]), jnp.arange(tokens.shape[1])
+        place = images[:, None, None], captions[:, None], barred
+        return log_probs.at[place].set(NEVER, mode="drop")
 
     return process
 

@@ -376,7 +376,8 @@ def test_vocabularies_of_an_ensemble_are_the_same() -> None:
         ),
         (
             {"guide": 0.6, "guide_words": 1},
-            "beam 3, length penalty 1, at most 24 words, guided by recognised words (p ≥ 0.6, at most 1)",
+            "beam 3, length penalty 1, at most 24 words, "
+            "guided by recognised words (p ≥ 0.6, at most 1)",
         ),
     ],
 )

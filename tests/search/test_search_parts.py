@@ -9,12 +9,14 @@ import hypothesis
 import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from chains import Chain, captions, check_against_hand, log_softmax
 
 from jaxcap.search import (
+    SearchResult,
     average,
     beam_search,
     constrained_beam_search,
@@ -23,6 +25,8 @@ from jaxcap.search import (
     normalise,
     sample,
 )
+from jaxcap.search.guiding import guide_requirements, word_forms
+from jaxcap.search.processors import never, no_ending_on, no_repeated_ngram, no_repetition
 from jaxcap.search.top import largest
 
 
@@ -111,3 +115,39 @@ def test_a_step_without_attention_finds_the_same_captions(weights: str) -> None:
         np.testing.assert_array_equal(found.tokens, seeing.tokens)
         np.testing.assert_array_equal(found.scores, seeing.scores)
         assert found.weights.shape == (*found.tokens.shape, 0)
+
+
+def _guided(step: Any, carry: Any, **options: Any) -> SearchResult:
+    """Require words 4 or 5, and 6, as a recogniser might."""
+    images = carry["image"].shape[0]
+    required = guide_requirements(
+        jnp.broadcast_to(jnp.array([5, 6]), (images, 2)),
+        jnp.broadcast_to(jnp.array([0.9, 0.8]), (images, 2)),
+        jnp.asarray(word_forms([["e", "f"], ["g"]], "abcdefghi")),
+        threshold=0.5,
+        at_most=2,
+    )
+    return constrained_beam_search(step, carry, required, beam_size=2, **options)
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        functools.partial(beam_search, beam_size=3),
+        functools.partial(diverse_beam_search, beam_size=4, groups=2, diversity=0.5),
+        _guided,
+        greedy_search,
+    ],
+)
+def test_an_exported_program_leaves_the_number_of_images_open(search: Any) -> None:
+    chain = Chain.random(7, images=3, time=4, words=5)
+    rules = [never([8]), no_repetition(), no_repeated_ngram(2), no_ending_on([7])]
+
+    def find(carry: Any) -> list[Any]:
+        return list(search(chain.step, carry, max_length=4, processors=rules))
+
+    (batch,) = jax.export.symbolic_shape("b")
+    carry = jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch, 1), x.dtype), chain.carry)
+    program = jax.export.export(jax.jit(find))(carry)
+    for one, other in zip(program.call(chain.carry), jax.jit(find)(chain.carry), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
