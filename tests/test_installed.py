@@ -87,6 +87,18 @@ def newcomer(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Newco
     return Newcomer(home, installed)
 
 
+def test_every_file_of_the_package_is_in_the_wheel(installed: Path) -> None:
+    """All but Python's caches: also the model, the pages' styles and scripts, and `py.typed`."""
+    package = ROOT / "jaxcap"
+    files = [
+        path.relative_to(package)
+        for path in package.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    ]
+    assert Path("pretrained/flickr8k.safetensors") in files
+    assert not [path for path in files if not (installed / "jaxcap" / path).is_file()]
+
+
 def test_the_configurations_are_in_the_package(newcomer: Newcomer) -> None:
     jaxcap = newcomer.run
     names = [line.split("\t")[0] for line in jaxcap("configs").stdout.splitlines()]

@@ -120,11 +120,17 @@ def run(arguments: TrainArguments, console: Console) -> int:
         summary = train(config, workdir, console=console)
     except Interrupted as interrupted:
         return tell_interrupted(interrupted, console)
+    if not hosts.is_first():
+        console = Console(quiet=True)
     split, start = config.evaluation.split, config.train.start_from
     assert start is not None
     source = load_source(config.data.name, split, config.data.directory)
-    tuned = load(workdir)
-    before = evaluate_split(load(start), source, split, console)
+    tuned, original = load(workdir), load(start)
+    same = dataclasses.replace(original.config, search=config.search, evaluation=config.evaluation)
+    original = dataclasses.replace(
+        original, members=(dataclasses.replace(original.single, config=same),)
+    )
+    before = evaluate_split(original, source, split, console)
     after = evaluate_split(tuned, source, split, console)
     if not hosts.is_first():
         return 0
