@@ -210,10 +210,11 @@ def from_arrays(arrays: Mapping[str, np.ndarray], *, where: str) -> Calibration:
     Raises:
       InputError: these are not its arrays; the message begins with `where`.
     """
+    exact = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
     try:
         calibration = Calibration(
-            Familiarity(*(arrays[f"familiarity/{name}"] for name in Familiarity._fields)),
-            Confidence(*(arrays[f"confidence/{name}"] for name in Confidence._fields)),
+            Familiarity(*(exact[f"familiarity/{name}"] for name in Familiarity._fields)),
+            Confidence(*(exact[f"confidence/{name}"] for name in Confidence._fields)),
         )
         calibration.familiarity(calibration.familiarity.mean[None])
         calibration.confidence(observe(Captioned(""), Caption("", 0.0))[None])
