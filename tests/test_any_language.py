@@ -115,7 +115,7 @@ def test_a_captioner_learns_chinese(
     assert json.dumps("".join(best.tokens).strip("▁"), ensure_ascii=False)[1:-1] in page
     assert '"units":' in page
 
-    # Begun again it goes on, without learning the pieces anew; other units are another experiment.
+    # A second call resumes without training the pieces again; other units are another experiment.
     monkeypatch.setattr(Pieces, "train", lambda *args, **kwargs: pytest.fail("learnt again"))
     training.train(config, workdir, console=Console(quiet=True))
     with pytest.raises(InputError, match=r"data\.normalisation: 'NFC', expected 'NFKC'"):

@@ -133,7 +133,7 @@ def test_a_list_whose_end_was_being_overwritten_is_gone_on_with(tmp_path):
 
 
 @every_format
-def test_what_is_no_file_of_captions_is_left_alone(tmp_path, name):
+def test_other_files_are_left_alone(tmp_path, name):
     format, path = FORMATS[name](), tmp_path / "notes"
     others = [written(tmp_path / f"{o}", FORMATS[o]()) for o in FORMATS if o != name]
     foreign = [

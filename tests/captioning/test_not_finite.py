@@ -117,9 +117,9 @@ def test_the_command_counts_images_without_captions_and_ends_with_status_1(
     console = Console(file=io.StringIO(), width=10_000)
     arguments = ["--output", str(output), "--model", "RUN", "--", str(tmp_path)]
     assert caption.run(tyro.cli(caption.CaptionArguments, args=arguments), console) == 1
-    said = console.file.getvalue()
-    assert "2 of 2 images could not be captioned" in said
-    assert f"{tmp_path / 'a.png'}: the search found no caption" in said
+    printed = console.file.getvalue()
+    assert "2 of 2 images could not be captioned" in printed
+    assert f"{tmp_path / 'a.png'}: the search found no caption" in printed
 
 
 def test_evaluation_names_an_image_without_a_caption(broken, tiny_data):

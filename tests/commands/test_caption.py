@@ -319,8 +319,8 @@ def test_the_model_in_the_package_is_named_once(monkeypatch, tmp_path, run, caps
     console = Console(file=io.StringIO(), width=10_000, markup=False, highlight=False)
     assert caption.run(caption.CaptionArguments((tmp_path / "in",)), console) == 0
     assert asked == [Path("box.safetensors")]
-    said = console.file.getvalue()  # type: ignore[attr-defined]
-    assert said == "Captioning with the model in the package (drawn scenes)\n"
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert printed == "Captioning with the model in the package (drawn scenes)\n"
     assert capsys.readouterr().out.count("\n") == 2
 
 

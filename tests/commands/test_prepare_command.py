@@ -42,10 +42,12 @@ def test_a_folder_of_images_and_a_table(folder: Path, tmp_path: Path) -> None:
     options += ["--split-column", "split", "--max-side", 20]
     with pytest.raises(InputError, match=r"1 image cannot be read .*\n.*4\.jpg: cannot decode"):
         prepare(*options)
-    said = prepare(*options, "--skip-bad", "--workers", 2)
-    assert "holiday: left out 1 image:\n" in said
-    assert "4.jpg: cannot decode this image" in said
-    assert said.endswith(f"holiday: prepared train 3, dev 1 in {tmp_path / 'data'}/holiday/1.0.0\n")
+    printed = prepare(*options, "--skip-bad", "--workers", 2)
+    assert "holiday: left out 1 image:\n" in printed
+    assert "4.jpg: cannot decode this image" in printed
+    assert printed.endswith(
+        f"holiday: prepared train 3, dev 1 in {tmp_path / 'data'}/holiday/1.0.0\n"
+    )
     assert find_dataset("holiday", tmp_path / "data").flippable
     (record,) = load_source("holiday", "dev", tmp_path / "data")
     assert record["captions"] == ["A picture of number 3"]

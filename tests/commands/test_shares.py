@@ -46,13 +46,13 @@ def test_launchers_number_the_processes(
     assert launched_share() == expected
 
 
-@pytest.mark.parametrize(("number", "said"), [("2", "JAX_PROCESS_ID is 2"), ("x", "is 'x'")])
+@pytest.mark.parametrize(("number", "message"), [("2", "JAX_PROCESS_ID is 2"), ("x", "is 'x'")])
 def test_a_process_number_out_of_range_is_refused(
-    number: str, said: str, monkeypatch: pytest.MonkeyPatch
+    number: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
     monkeypatch.setenv("JAX_PROCESS_ID", number)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         launched_share()
 
 
@@ -75,10 +75,10 @@ def test_each_process_captions_one_part(
         monkeypatch.setenv("OMPI_COMM_WORLD_RANK", str(process))
         console = Console(file=io.StringIO(), width=200)
         assert caption.run(arguments, console) == 0
-        said = console.file.getvalue()  # type: ignore[attr-defined]
+        printed = console.file.getvalue()  # type: ignore[attr-defined]
         own = f"all.{process + 1}-of-2.jsonl"
-        assert f"Process {process + 1} of 2 captions its part into {own}" in said
-        assert ("--join 'all.*-of-2.jsonl' --output all.jsonl" in said) == (process == 0)
+        assert f"Process {process + 1} of 2 captions its part into {own}" in printed
+        assert ("--join 'all.*-of-2.jsonl' --output all.jsonl" in printed) == (process == 0)
         parts.append([key for key, _ in read_entries(Path(own), FORMATS["jsonl"](words=False))])
     assert all(parts)
     assert sorted(parts[0] + parts[1]) == names  # each once

@@ -91,7 +91,7 @@ def test_a_jpeg_that_pillow_takes_for_a_bomb_is_read(monkeypatch: pytest.MonkeyP
 
 
 def test_a_small_tiff_that_unpacks_to_gigabytes_is_refused_before_decoding() -> None:
-    """10,000 × 10,000 floats, of which the file holds one empty strip."""
+    """10,000 × 10,000 floats; the file holds only one empty strip."""
     entries = [
         (256, 4, 10_000),  # width
         (257, 4, 10_000),  # height

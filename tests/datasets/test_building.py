@@ -97,11 +97,11 @@ if __name__ == "__main__":
     workers, limit, last = map(int, sys.argv[3:])
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    begun = []
+    started = []
 
     def progress(what, done, total):
-        begun.append(done)
-        if last and done - begun[0] >= last:
+        started.append(done)
+        if last and done - started[0] >= last:
             os.kill(os.getpid(), signal.SIGKILL)
 
     try:
@@ -212,9 +212,9 @@ def test_a_killed_build_resumes_to_the_same_bytes(
     # The disk, too, may have done something to what was finished.
     damaged = next(tmp_path.glob(f"noise/*/data/noise-{kept[0].stem[:-6]}.array_record-*"))
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"!")
-    said: list[str] = []
-    build(recipe(folder), tmp_path, workers=1, report=said.append)
-    assert said == [f"noise: resuming; {len(kept) - 1} of 12 shards are finished"]
+    printed: list[str] = []
+    build(recipe(folder), tmp_path, workers=1, report=printed.append)
+    assert printed == [f"noise: resuming; {len(kept) - 1} of 12 shards are finished"]
     assert contents(tmp_path) == expected
 
 
@@ -237,8 +237,8 @@ def test_concurrent_builds_make_one_data_set(
     folder: Path, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
     processes = [start(folder, tmp_path, workers) for workers in (1, 2)]
-    said = [process.communicate() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
+    printed = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], printed
     assert contents(tmp_path) == expected
 
 
@@ -249,16 +249,20 @@ def test_another_recipe_does_not_reuse_shards(
         if done == 40:
             raise KeyboardInterrupt
 
-    said: list[str] = []
+    printed: list[str] = []
     with pytest.raises(KeyboardInterrupt):
         build(
-            recipe(folder, max_side=64), tmp_path, workers=1, progress=interrupt, report=said.append
+            recipe(folder, max_side=64),
+            tmp_path,
+            workers=1,
+            progress=interrupt,
+            report=printed.append,
         )
-    assert said == ["noise: stopped; run the same command to resume from finished shards"]
+    assert printed == ["noise: stopped; run the same command to resume from finished shards"]
     assert len(notes(tmp_path)) == 5
-    said.clear()
-    build(recipe(folder), tmp_path, workers=1, report=said.append)
-    assert said == []
+    printed.clear()
+    build(recipe(folder), tmp_path, workers=1, report=printed.append)
+    assert printed == []
     assert contents(tmp_path) == expected
 
 
@@ -297,10 +301,10 @@ def test_unreadable_images_are_left_out_on_request(folder: Path, tmp_path: Path)
     mine = shutil.copytree(folder, tmp_path / "images")
     for i in range(8, 23):  # of the second shard, 7 to 14, one is left; of the third none
         (mine / f"{i:02d}.jpg").write_bytes(b"not an image")
-    said: list[str] = []
-    path = build(recipe(mine), tmp_path / "data", workers=1, skip_bad=True, report=said.append)
-    assert said[0].startswith("noise: left out 15 images:\n")
-    assert said[0].endswith("\n  … and 5 more")
+    printed: list[str] = []
+    path = build(recipe(mine), tmp_path / "data", workers=1, skip_bad=True, report=printed.append)
+    assert printed[0].startswith("noise: left out 15 images:\n")
+    assert printed[0].endswith("\n  … and 5 more")
     info = tfds.builder_from_directory(path).info
     assert info.splits["train"].shard_lengths == [7, 1, 0, 8, 7, 8, 8, 8, 8]
     assert info.metadata["left_out"] == 15

@@ -34,7 +34,7 @@ def java_tokens(captions: list[str]) -> list[list[str]]:
     """The tokens of coco-caption's own command, all captions in one process."""
     jar = corenlp()
     dropped = _PUNCTUATIONS.split()
-    # With a line between them, lest a rule look from one caption into the next.
+    # With a line between them, so that no rule looks from one caption into the next.
     lines = [line for caption in captions for line in (caption, _SEPARATOR)]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "captions.txt"

@@ -87,8 +87,8 @@ def test_the_same_gradient_and_less_is_kept(case: str) -> None:
     if case == "decoder":
         assert needed_again < 0.8 * needed, (needed_again, needed)
     else:
-        # On a CPU XLA merges what is outside of loops with the way forward again, and saves
-        # nothing: looked at is what it is asked for.
+        # Outside loops, XLA on a CPU merges the recomputation with the forward pass and saves
+        # nothing, so the test looks at the program before compilation.
         assert more >= convolutions + 10
 
 

@@ -31,7 +31,7 @@ def test_a_packed_row_has_exactly_the_known_values() -> None:
     assert packed_row(row, Embedded(b"", 160, 80)) == {
         "id": "x",
         "captions": [["a dog", -2.3457]],
-        "words": [0.5, 0.25],  # the end of the sentence is no word
+        "words": [0.5, 0.25],  # the end of the sentence is not a word
         "references": ["one", "two"],
         "scores": {"BLEU-4": 31.2568, "CIDEr-D": None, "SPICE": None},
         "verdict": False,

@@ -1,4 +1,4 @@
-"""Scores from sufficient statistics, intervals and comparisons, against scoring anew."""
+"""Scores from sufficient statistics, intervals and comparisons, against scoring again."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def test_a_resample_is_the_bleu_of_the_images_drawn() -> None:
     found = collect(candidates, references)
     drawn = [4, 4, 4, 7, 12, 29]
     weights = np.bincount(drawn, minlength=len(candidates))[None].astype(float)
-    anew = bleu([candidates[i] for i in drawn], [references[i] for i in drawn]).corpus
+    again = bleu([candidates[i] for i in drawn], [references[i] for i in drawn]).corpus
     scores = found.scores(weights)
-    assert [scores[f"BLEU-{n}"][0] for n in range(1, 5)] == pytest.approx(anew)
+    assert [scores[f"BLEU-{n}"][0] for n in range(1, 5)] == pytest.approx(again)
     # Not the mean of the images' BLEU, which a shortcut would give.
     assert scores["BLEU-4"][0] != pytest.approx(found.per_image()["BLEU-4"][drawn].mean())
     assert scores["CIDEr-D"][0] == pytest.approx(found.cider[drawn].mean())

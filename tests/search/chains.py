@@ -1,4 +1,4 @@
-"""Toy Markov chains, of which every sentence can be written down and scored."""
+"""Toy Markov chains: every sentence can be written down and scored."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def captions(result: SearchResult, image: int) -> list[Sentence]:
 
 
 def check_against_hand(chain: Chain, result: SearchResult) -> None:
-    """What must hold of any search's result."""
+    """Check what must hold for any search's result."""
     log_probs, exists, result = jax.device_get((result.log_probs, result.exists, result))
     images, n, max_length = result.tokens.shape
     assert result.weights.shape == (images, n, max_length, POSITIONS)

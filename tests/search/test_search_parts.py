@@ -34,7 +34,7 @@ from jaxcap.search.top import largest
 @hypothesis.settings(max_examples=15, deadline=None)
 @hypothesis.given(data=st.data())
 def test_the_largest_are_those_of_a_stable_sort(size: int, k: int, data: Any) -> None:
-    """With many ties, of which the first counts."""
+    """With many ties; the first counts."""
     values = st.sampled_from([-1e9, -2.0, 0.0, 0.5, 3.0])
     x = data.draw(hnp.arrays(np.float32, (2, 3, size), elements=values, fill=values))
     found, places = jax.jit(largest, static_argnums=1)(jnp.asarray(x), k)

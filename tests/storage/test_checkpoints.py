@@ -93,7 +93,7 @@ def test_the_best_and_the_two_latest_are_kept_and_no_others(tmp_path, scores, be
         assert checkpoints.best_step is None
         for step, score in enumerate(scores, start=1):
             checkpoints.save(make_state(step), {"m": score, "other": -score})
-    # The one before the latest too, lest the latest be damaged.
+    # The one before the latest too, in case the latest is damaged.
     assert steps_on_disk(tmp_path) == sorted({best, 3, 4})
     with Checkpoints(tmp_path, metric="m") as checkpoints:
         assert (checkpoints.best_step, checkpoints.latest_step) == (best, 4)

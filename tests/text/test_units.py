@@ -142,7 +142,7 @@ def test_sizes_that_cannot_be() -> None:
     with pytest.raises(InputError, match=r"size is 4, but.* 5 different characters.*least 6"):
         Pieces.train(["ab cd"], size=4)
     assert Pieces.train(["ab cd"], size=6).split("abc") == ["▁", "a", "b", "c"]
-    # More than there are is no error: the size is a limit.
+    # Asking for more than there are is not an error: the size is a limit.
     assert Pieces.train(["ab cd"] * 9, size=10_000).split("ab cd") == ["▁ab", "▁cd"]
     with pytest.raises(InputError, match="No pieces can be learnt"):
         Pieces.train(["", " "], size=100)

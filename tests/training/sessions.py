@@ -1,7 +1,7 @@
 """Trainings in processes that can be killed: `python sessions.py` reads one session a line.
 
 jaxcap is imported once; each session is a fork of this process, so it starts in no time. It may
-be told to come to grief, at the moment that the test chooses.
+be told to fail, at a moment that the test chooses.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def _twice(number: int) -> None:
     _me(number)
 
 
-def _session(config: Config, workdir: str, grief: dict[str, Any]) -> int:
-    for kind, value in grief.items():
+def _session(config: Config, workdir: str, fault: dict[str, Any]) -> int:
+    for kind, value in fault.items():
         if kind == "kill_at_file":
             _at_step(1, functools.partial(_at_file, value, workdir))
         elif kind == "kill_after_s":
@@ -116,7 +116,7 @@ def main() -> None:
             status = 99
             try:
                 config = from_dict(Config, asked["config"], where="config")
-                status = _session(config, asked["workdir"], asked["grief"])
+                status = _session(config, asked["workdir"], asked["fault"])
             finally:
                 sys.stderr.flush()
                 os._exit(status)

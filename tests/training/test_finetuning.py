@@ -232,7 +232,7 @@ def test_frozen_stages_cost_no_gradient() -> None:
         _trained(e).flops
         for e in (direct, replace(direct, train_from="block5"), replace(direct, trainable=False))
     )
-    # Less at the edges of small images, more for the optimizer and for what is no convolution.
+    # Less at the edges of small images, more for the optimizer and other layers.
     np.testing.assert_allclose(whole - frozen, first + 2 * second + 2 * third, rtol=0.15)
     np.testing.assert_allclose(last - frozen, third, rtol=0.4)
 

@@ -107,19 +107,19 @@ def test_cached_features_are_those_of_the_encoder_and_are_computed_once(
     config, small_chunks, monkeypatch
 ):
     numbers = encoded(monkeypatch)
-    found, said = extract(config)
+    found, printed = extract(config)
     assert numbers == list(range(50))
-    assert f"{found.nbytes / 1000:.1f} kB in {config.encoder.cache_dir}" in said
-    assert "0 images are done" in said
+    assert f"{found.nbytes / 1000:.1f} kB in {config.encoder.cache_dir}" in printed
+    assert "0 images are done" in printed
     model, variables = model_of(config)
     records = load_source("shapes", "train", config.data.directory)
     pixels = np.stack([pipeline.load_image(r, config=config.data, rng=None) for r in records])
     expected = model.apply(variables, jax.numpy.asarray(pixels), method="encode")
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
-    again, said = extract(config)
+    again, printed = extract(config)
     assert len(numbers) == 50
-    assert "are done" not in said
+    assert "are done" not in printed
     np.testing.assert_array_equal(again, found)
 
 
@@ -167,11 +167,11 @@ frozen_features.cached_features(
     assert process.returncode == -signal.SIGKILL
 
     numbers = encoded(monkeypatch)
-    resumed, said = extract(config)
+    resumed, printed = extract(config)
     first = numbers[0]
     assert first >= 20  # five chunks of four, at least, were not computed again
     assert numbers == list(range(first, 50))
-    assert f"; {first} images are done" in said
+    assert f"; {first} images are done" in printed
     whole, _ = extract(changed(config, encoder__cache_dir=str(tmp_path / "other")))
     np.testing.assert_array_equal(resumed, whole)
 

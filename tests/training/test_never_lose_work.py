@@ -51,12 +51,12 @@ class Sessions:
             text=True,
         )
 
-    def train(self, config: Config, workdir: Path, **grief: Any) -> tuple[int, str]:
-        """How a session ended, and what it said."""
+    def train(self, config: Config, workdir: Path, **fault: Any) -> tuple[int, str]:
+        """Return the exit status of a session and its output."""
         asked = {
             "config": to_dict(config),
             "workdir": str(workdir),
-            "grief": grief,
+            "fault": fault,
             "output": str(self._output),
         }
         assert self.process.stdin is not None
@@ -64,7 +64,7 @@ class Sessions:
         self.process.stdin.write(json.dumps(asked) + "\n")
         self.process.stdin.flush()
         status, seconds = json.loads(self.process.stdout.readline())
-        print(f"{grief}: {status} after {seconds:.1f} s")
+        print(f"{fault}: {status} after {seconds:.1f} s")
         return status, self._output.read_text()
 
 
@@ -100,18 +100,18 @@ def test_ten_kills_at_random_moments_change_not_a_bit(
 ) -> None:
     config = changed(tiny_config, train__save_every=3)
     rng, workdir = random.Random(0), tmp_path / "run"
-    griefs: list[dict[str, float]] = [{"kill_after_s": rng.uniform(1, 4)} for _ in range(2)]
-    griefs += [{"kill_at_file": rng.randrange(5, 90)} for _ in range(8)]
-    rng.shuffle(griefs)
-    for grief in griefs:
-        status, output = sessions.train(config, workdir, **grief)
+    faults: list[dict[str, float]] = [{"kill_after_s": rng.uniform(1, 4)} for _ in range(2)]
+    faults += [{"kill_at_file": rng.randrange(5, 90)} for _ in range(8)]
+    rng.shuffle(faults)
+    for fault in faults:
+        status, output = sessions.train(config, workdir, **fault)
         assert status == -signal.SIGKILL, output
         assert "damaged" not in output
     reached = max(kept(workdir), default=0)
     status, output = sessions.train(config, workdir)
     assert status == 0, output
     assert f"Resuming from step {reached}" in output
-    assert reached > 3  # the kills came in the midst of it
+    assert reached > 3  # the kills came during training
     assert_same_end(workdir, tiny_run)
     assert kept(workdir) >= {27, 30}
 

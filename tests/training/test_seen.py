@@ -141,7 +141,7 @@ def test_memory_is_measured_on_the_fullest_device(monkeypatch: pytest.MonkeyPatc
 def test_on_a_cpu_the_memory_of_the_process_is_measured() -> None:
     found = memory.peak_memory()
     assert set(found) == {"process_peak_gib"}
-    # What the kernel says of this process's highest mark, in kB.
+    # The kernel's record of this process's peak memory, in kB.
     (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found["process_peak_gib"] == pytest.approx(int(peak) / 2**20, rel=0.02)
 

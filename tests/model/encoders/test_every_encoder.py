@@ -78,7 +78,7 @@ def test_nothing_of_a_frozen_stage_moves(build, frozen):
     module = build(frozen_stages=frozen)
     images = jax.random.normal(KEY, (2, 32, 32, 3))
     variables = jax.jit(lambda x: module.init(KEY, x, train=False))(images)
-    # Away from the zero scales, behind which nothing would get a gradient.
+    # Away from scales of zero, which would block every gradient.
     params = jax.tree.map(lambda leaf: leaf + 0.1, variables["params"])
 
     @jax.jit

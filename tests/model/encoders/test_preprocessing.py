@@ -59,7 +59,7 @@ def test_decoding_and_resizing_equal_torchvisions(jpegs, side):
 
 @pytest.mark.parametrize(("name", "side"), [("vgg16", 64), ("resnet18", 97), ("inception_v3", 96)])
 def test_features_equal_torchvisions(jpegs, name, side):
-    # torchvision's Inception takes the pixels of the others, and begins by scaling them anew.
+    # torchvision's Inception takes the same pixels as the others, then rescales them.
     options = {"transform_input": True} if name == "inception_v3" else {}
     functional = references.torchvision().transforms.functional
     mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -103,7 +103,7 @@ def test_every_parameter_gets_a_gradient():
     module = ResNet(stage_sizes=(1,), block=Bottleneck, width=4, small_inputs=True)
     images = jax.random.normal(KEY, (4, 8, 8, 3))
     variables = jax.jit(lambda x: module.init(KEY, x, train=False))(images)
-    # Away from the zero scales, behind which nothing would get one.
+    # Away from scales of zero, which would block every gradient.
     params = jax.tree.map(lambda leaf: leaf + 0.1, variables["params"])
 
     def loss(params):
