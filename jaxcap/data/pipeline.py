@@ -9,6 +9,7 @@ communication.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -27,6 +28,7 @@ from jaxcap.errors import InputError
 from jaxcap.text.units import WORDS, TextUnits
 from jaxcap.text.vocabulary import PAD
 
+_THREADS = max(2, (os.cpu_count() or 2) // 2)
 _WINDOW = 16
 """The number of batches that are sorted by length together; more would make epochs less random."""
 
@@ -203,7 +205,7 @@ def training_batches(
     first_step: int,
     steps: int,
     turns: Turns = Turns(),  # noqa: B008 (frozen)
-    threads: int = 2,
+    threads: int = _THREADS,
     shard: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
     """Yield the batches of steps `first_step` to `steps` − 1, or one host's share of each.
@@ -276,7 +278,7 @@ def evaluation_batches(
     batch_size: int,
     numbers: Int[np.ndarray, " images"] | None = None,
     features: Float[np.ndarray, "images P D"] | None = None,
-    threads: int = 2,
+    threads: int = _THREADS,
 ) -> Iterator[Batch]:
     """Yield every image of a split once and in order; the last batch is padded, never dropped.
 

@@ -24,6 +24,7 @@ from jaxcap.model.decoders import Decoder, OwnWords, StepOutput, create_decoder,
 from jaxcap.model.encoders import Preprocessing, encoder_spec, frozen_stages
 from jaxcap.model.encoders.base import Encoder
 from jaxcap.model.encoders.cpu.parts import encode_in_parts
+from jaxcap.model.encoders.freezing import stage_of, stages_between
 from jaxcap.model.recogniser.recogniser import Recogniser, recognisable
 from jaxcap.model.recogniser.words import RecognisedWords
 
@@ -287,35 +288,48 @@ def init_variables(
     """
     images = jnp.zeros((1, image_size, image_size, 3), jnp.uint8)
     tokens = jnp.zeros((1, 1, 2), jnp.int32)
-    if encoder is None or model.recogniser is not None:
+    if encoder is None:
         variables = jax.jit(model.init)(rng, images, tokens)
-        found = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
-        return found if encoder is None else _with_weights(found, encoder, classifier)
+        return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
     given = {name: {"encoder": jax.tree.map(jnp.asarray, tree)} for name, tree in encoder.items()}
     shape = jax.eval_shape(functools.partial(model.apply, method="encode"), given, images)
     # A Flax module's random numbers depend only on its path.
-    decoder = jax.jit(functools.partial(model.init, method=_decode))(
+    others = jax.jit(functools.partial(model.init, method=_decode))(
         rng, jnp.zeros(shape.shape, shape.dtype), tokens
     )
-    return {
-        "params": {**given["params"], **decoder["params"]},
+    variables = {
+        "params": {**given["params"], **others["params"]},
         "batch_stats": given.get("batch_stats", {}),
     }
+    if model.recogniser is not None:
+        variables = _with_recogniser(variables, model.recogniser, classifier)
+    return variables
 
 
-def _with_weights(
-    variables: dict[str, Any], encoder: Mapping[str, Any], classifier: Mapping[str, Any] | None
+def _with_recogniser(
+    variables: dict[str, Any], recogniser: Recogniser, classifier: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """Put pretrained weights into the encoder and into the recogniser's copy and classifier."""
-    filled = {}
-    for name, tree in variables.items():
-        parts = {**tree, "encoder": jax.tree.map(jnp.asarray, encoder[name])}
-        if copy := tree.get("recogniser", {}).get("encoder"):
-            stages = {stage: jax.tree.map(jnp.array, encoder[name][stage]) for stage in copy}
-            parts["recogniser"] = {**tree["recogniser"], "encoder": stages}
-        filled[name] = parts
+    """Give the recogniser its copy of the encoder, and its classifier."""
+    filled = {name: {"recogniser": {}, **tree} for name, tree in variables.items()}
+    if recogniser.encoder is not None:
+        every = recogniser.encoder.frozen_stages
+        stages = stages_between(every, recogniser.branch, None)
+        for tree in filled.values():
+            # A buffer that appears twice in the state cannot be donated.
+            copy = {
+                stage: jax.tree.map(jnp.copy, leaves)
+                for stage, leaves in tree["encoder"].items()
+                if stage_of(stage) in stages
+            }
+            tree["recogniser"] = {**tree["recogniser"], "encoder": copy}
     if classifier is not None:
-        filled["params"]["recogniser"]["classifier"] = jax.tree.map(jnp.asarray, dict(classifier))
+        parts = {
+            **filled["params"]["recogniser"],
+            "classifier": jax.tree.map(jnp.asarray, dict(classifier)),
+        }
+        filled["params"]["recogniser"] = parts
+    if not filled["batch_stats"]["recogniser"]:
+        del filled["batch_stats"]["recogniser"]
     return filled
 
 
@@ -336,4 +350,6 @@ def encoder_shapes(model: Captioner, *, image_size: int) -> dict[str, Any]:
 def _decode(
     model: Captioner, features: Float[Array, "B P D"], tokens: Int[Array, "B N T"]
 ) -> StepOutput:
-    return model.decoder(features, tokens, train=False)
+    """Run all but the encoder."""
+    words = None if model.recogniser is None else model.recogniser.read(features)
+    return model.decoder(features, tokens, train=False, words=words)

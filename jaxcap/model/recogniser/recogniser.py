@@ -150,6 +150,10 @@ class Recogniser(nn.Module):
 
     def __call__(self, x: Float[Array, "B ..."]) -> RecognisedWords:
         """Return the K most probable words of each image; see `features` for `x`."""
-        probabilities, at = jax.lax.top_k(nn.sigmoid(self.logits(self.features(x))), self.count)
+        return self.read(self.features(x))
+
+    def read(self, features: Float[Array, "B P D"]) -> RecognisedWords:
+        """Return the K most probable words of the `features` of each image."""
+        probabilities, at = jax.lax.top_k(nn.sigmoid(self.logits(features)), self.count)
         ids = jnp.array(self.words.ids, jnp.int32)[at]
         return RecognisedWords(ids, jax.lax.stop_gradient(probabilities))

@@ -1,0 +1,94 @@
+"""A captioner that reads recognised words, trained on several data sets and on text alone.
+
+    pip install -e '.[pretrained]'
+    jaxcap prepare flickr8k --source FLICKR8K_DIR
+    jaxcap train words
+
+Further data sets widen what it knows. `docs/model_card.md` has the commands that prepare them:
+
+    jaxcap train words --data.mixed-with flickr30k ade20k flickr30k_text coco_text
+
+The first stage trains the detector of words. The second trains the decoder on a frozen
+EfficientNet-Lite2, the third also the encoder from stride 16 on, and the fourth maximises CIDEr-D.
+Captions without photographs are read in all stages but the first.
+`docs/results.md` has the results and other experiments.
+"""
+
+from jaxcap.config import (
+    Config,
+    DataConfig,
+    DecoderConfig,
+    EncoderConfig,
+    RecognitionConfig,
+    SearchConfig,
+    Stage,
+    TrainConfig,
+)
+
+# flickr8k, flickr30k, ade20k (spoken descriptions: words, but no captions), and the two texts.
+IMAGES, CAPTIONS, REWARDS = (3, 1.3, 1, 0, 0), (3, 1.3, 0, 1.3, 0.7), (3, 1.3, 0, 0.8, 0.4)
+
+CONFIG = Config(
+    data=DataConfig(
+        name="flickr8k",
+        mixed_with=("flickr30k", "ade20k", "flickr30k_text", "coco_text"),
+        weights=CAPTIONS,
+        image_size=256,
+        min_count=5,
+        max_words=5000,
+        crop_min_scale=0.5,
+        flip=True,
+        color_jitter=0.2,
+    ),
+    encoder=EncoderConfig(
+        name="efficientnet_lite2", weights="imagenet", batch_stats="frozen", trainable=False
+    ),
+    recognition=RecognitionConfig(words=20, detected=800, branch="block7"),
+    decoder=DecoderConfig(
+        name="attention",
+        scoring="dot",
+        embedding_size=320,
+        embedding_dropout=0.3,
+        feature_dropout=0.3,
+        output_dropout=0.5,
+        word_dropout=0.2,
+        image_dropout=0.1,
+    ),
+    train=TrainConfig(
+        batch_size=64,
+        weight_decay=1e-2,
+        label_smoothing=0.1,
+        ema_decay=0.998,
+        warmup_epochs=0.5,
+    ),
+    search=SearchConfig(beam_size=5, max_length=24, length_penalty=0.7),
+    stages=(
+        Stage(
+            8,
+            train={"objective": "word_detection", "learning_rate": 1e-3, "weight_decay": 0.1},
+            data={"weights": IMAGES},
+        ),
+        Stage(2, train={"learning_rate": 1e-3, "schedule": "constant"}),
+        Stage(
+            10,
+            train={"learning_rate": 6e-4},
+            encoder={"trainable": True, "train_from": "block7", "learning_rate_factor": 0.2},
+        ),
+        Stage(
+            8,
+            train={
+                "objective": "self_critical",
+                "learning_rate": 2e-4,
+                "weight_decay": 0.0,
+            },
+            data={"weights": REWARDS, "crop_min_scale": 0.6, "color_jitter": 0.0},
+            decoder={
+                "embedding_dropout": 0.0,
+                "feature_dropout": 0.1,
+                "output_dropout": 0.0,
+                "word_dropout": 0.1,
+                "image_dropout": 0.0,
+            },
+        ),
+    ),
+)
