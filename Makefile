@@ -12,7 +12,7 @@ DATA ?=
 CALIBRATE ?=
 MODEL := jaxcap/pretrained/flickr8k.safetensors
 
-.PHONY: help setup demo model test test-fast tour parity lint format clean
+.PHONY: help setup demo model test test-fast tour fuzz parity lint format clean
 
 help:
 	@echo "make setup      install jaxcap into the virtual environment $(VENV)"
@@ -21,6 +21,7 @@ help:
 	@echo "make test       run the tests"
 	@echo "make test-fast  run all but the slow tests"
 	@echo "make tour       run the chapters of the tour and the solutions of their exercises"
+	@echo "make fuzz       damage files in TRIES ways for each reader, and count tracebacks and hangs"
 	@echo "make parity     run the tests, and compare with PyTorch and Keras"
 	@echo "make lint       run ruff and mypy"
 	@echo "make format     let ruff fix what it can"
@@ -76,6 +77,11 @@ test-fast: $(VENV)/.test
 
 tour: $(VENV)/.test
 	$(BIN)/python -m pytest tests/tour
+
+# Damage files in TRIES ways for each reader; slow readers get a twentieth of them.
+TRIES ?= 100000
+fuzz: $(VENV)/.test
+	PYTHONPATH=. $(BIN)/python tests/fuzz/fuzzing.py --tries $(TRIES)
 
 parity: $(VENV)/.parity test
 

@@ -115,8 +115,9 @@ def replacing(path: Path, *, folder: Path | None = None) -> Iterator[Path]:
     try:
         yield beside
         os.replace(beside, path)
-    except OSError as error:  # a full disk has no name of a file, and that of `beside` says little
-        error.filename, error.filename2 = os.fspath(path), None
+    except OSError as error:
+        if error.filename in (None, os.fspath(beside)):  # a full disk names no file
+            error.filename, error.filename2 = os.fspath(path), None
         raise
     finally:
         beside.unlink(missing_ok=True)

@@ -215,8 +215,12 @@ def _n_best(value: object) -> list[tuple[str, float]]:
     if not isinstance(value, list) or not all(isinstance(v, dict) for v in value):
         return []
     pairs = [(_text(each), each.get("log_prob")) for each in value]
-    found = [(t, float(p)) for t, p in pairs if t is not None and isinstance(p, (int, float))]
+    found = [(t, float(p)) for t, p in pairs if t is not None and _is_number(p)]
     return found if len(found) == len(value) else []
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
 
 
 def _kind(value: object) -> str:
@@ -226,7 +230,9 @@ def _kind(value: object) -> str:
     if value == []:
         return "an empty list"
     if isinstance(value, list):
-        odd = next(v for v in value if _text(v) is None)
+        odd = next((v for v in value if _text(v) is None), "")
+        if odd == "":
+            return f"a list: {shown(value)}"
         return f"a list with {'a list' if isinstance(odd, list) else _kind(odd)} in it"
     return f"{kinds.get(type(value), 'no text')}: {shown(value)}"
 

@@ -198,7 +198,7 @@ class FeatureCache:
         """Return the last recorded checksum of each chunk; malformed lines are ignored."""
         noted: dict[int, int] = {}
         for line in (_text(self._notes) or "").splitlines():
-            if match := re.fullmatch(r"\[(\d+), (\d+)\]", line):
+            if match := re.fullmatch(r"\[(\d{1,18}), (\d{1,18})\]", line):
                 noted[int(match[1])] = int(match[2])
         return {chunk: checksum for chunk, checksum in noted.items() if self.size([chunk]) > 0}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ import numpy as np
 
 from jaxcap.data.batch import Batch
 from jaxcap.errors import InputError
-from jaxcap.files import replacing
+from jaxcap.files import open_file, replacing
 from jaxcap.model.recogniser.words import RecognisedWords
 from jaxcap.training.step.train_step import StepMetrics
 
 _EXPLODED = 100.0
+_MAX_BYTES = 2**30
 _WORDS = "words_"
 
 
@@ -84,12 +86,19 @@ def load_offender(path: Path) -> Offender:
       InputError: the file is missing, or is not a saved batch.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            batch = Batch(**{name: file[name] for name in Batch._fields if name in file})
-            if f"{_WORDS}ids" in file:
-                words = (file[_WORDS + name] for name in RecognisedWords._fields)
-                batch = batch._replace(words=RecognisedWords(*words))
-            return Offender(batch, step=int(file["step"]), after=int(file["after"]))
+        with open_file(path) as opened:
+            with zipfile.ZipFile(opened) as entries:
+                if sum(entry.file_size for entry in entries.infolist()) > _MAX_BYTES:
+                    raise InputError(f"{path}: it unpacks to more than {_MAX_BYTES:,} bytes.")
+            opened.seek(0)
+            with np.load(opened, allow_pickle=False) as file:
+                batch = Batch(**{name: file[name] for name in Batch._fields if name in file})
+                if f"{_WORDS}ids" in file:
+                    words = (file[_WORDS + name] for name in RecognisedWords._fields)
+                    batch = batch._replace(words=RecognisedWords(*words))
+                return Offender(batch, step=int(file["step"]), after=int(file["after"]))
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(
             f"{path}: no such file. Training that diverges saves diverged-STEP.npz in its "
