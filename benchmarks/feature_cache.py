@@ -29,6 +29,7 @@ from rich.console import Console
 
 from jaxcap.config import Config, DataConfig, DecoderConfig, EncoderConfig, TrainConfig, validate
 from jaxcap.data.captions import Captions, SplitCaptions
+from jaxcap.data.feature_cache import EncodedImages
 from jaxcap.data.pipeline import Source, TrainingSet, tokenised_captions, training_batches
 from jaxcap.datasets.prepare import load_source
 from jaxcap.devices.huge_pages import restart_with_huge_pages
@@ -108,7 +109,7 @@ def _compare(
     variables: Any,
     source: Source,
     captions: Captions,
-    features: np.ndarray,
+    features: EncodedImages,
 ) -> None:
     tx = optimizer.create_optimizer(config.train, config.encoder, steps_per_epoch=1000)
     step = jax.jit(
@@ -118,7 +119,7 @@ def _compare(
     total = 1 + arguments.steps * arguments.turns
     rng = jax.random.key(0)
 
-    def run(features: np.ndarray | None) -> Iterator[float]:
+    def run(features: EncodedImages | None) -> Iterator[float]:
         """Return the loss after each step."""
         state = TrainState.create(jax.tree.map(jax.numpy.array, variables), tx)
         for batch in training_batches(

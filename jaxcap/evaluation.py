@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from jaxcap.captioning.calibration import Calibration
 from jaxcap.captioning.decoding import Decode, describe
@@ -18,6 +17,7 @@ from jaxcap.captioning.loaded_model import LoadedModel
 from jaxcap.captioning.results import Caption
 from jaxcap.captioning.stream import NO_CAPTION, caption_batches
 from jaxcap.config import Config, to_dict
+from jaxcap.data.feature_cache import EncodedImages
 from jaxcap.data.pipeline import Source, evaluation_batches
 from jaxcap.datasets import shapes
 from jaxcap.devices import hosts
@@ -89,7 +89,7 @@ def evaluate_source(
     vocabulary: Vocabulary,
     config: Config,
     report: Report,
-    features: Float[np.ndarray, "images P D"] | None = None,
+    features: EncodedImages | None = None,
     attention: bool = False,
     calibration: Calibration | None = None,
 ) -> Evaluation:

@@ -156,11 +156,6 @@ def _check_methods(config: Config) -> None:
             "train.objective is word_detection, but recognition.words is 0: there is no detector."
             " Give --recognition.words 20."
         )
-    if config.recognition.words and config.encoder.cache_features:
-        raise InputError(
-            "encoder.cache_features is true, but recognition.words is above 0, and recognised words"
-            " are not cached. Give --encoder.no-cache-features."
-        )
     decoder = config.decoder
     if decoder.name == "aoa" and decoder.attention_size % decoder.heads:
         raise InputError(

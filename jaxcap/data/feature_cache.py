@@ -32,6 +32,7 @@ from rich.filesize import decimal
 from jaxcap import files
 from jaxcap.errors import InputError
 from jaxcap.files import cache_dir, is_disk_full
+from jaxcap.model.recogniser.words import RecognisedWords
 
 _WAY_OUT = (
     "Choose another directory with --encoder.cache-dir DIR, or turn the cache off with "
@@ -49,6 +50,37 @@ def default_cache_dir() -> Path:
     if directory is None:
         raise InputError(f"No home directory to cache features in. {_WAY_OUT}")
     return directory
+
+
+@dataclass(frozen=True)
+class EncodedImages:
+    """What a frozen encoder, and a recogniser, made of all images of a split.
+
+    Attributes:
+      rows: the features of each image. With a recogniser, further rows of width D follow: the ids
+        of the K words, their probabilities, and zeros that fill the last row.
+      words: K; 0 without a recogniser.
+    """
+
+    rows: Float[np.ndarray, "images P D"]
+    words: int = 0
+
+    def take(
+        self, numbers: Int[np.ndarray, " B"]
+    ) -> tuple[Float[np.ndarray, "B P D"], RecognisedWords | None]:
+        """Return the features and the recognised words of some images."""
+        rows = np.stack([self.rows[i] for i in numbers])
+        if not self.words:
+            return rows, None
+        last = rows.shape[1] - rows_of_words(self.words, rows.shape[2])
+        flat = rows[:, last:].reshape(len(rows), -1)
+        ids, probabilities = flat[:, : self.words], flat[:, self.words : 2 * self.words]
+        return rows[:, :last], RecognisedWords(ids.astype(np.int32), probabilities)
+
+
+def rows_of_words(words: int, width: int) -> int:
+    """Return the number of rows that hold the ids and probabilities of K words."""
+    return -(-2 * words // width)
 
 
 @dataclass(frozen=True)

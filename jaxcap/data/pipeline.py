@@ -16,12 +16,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import grain
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Int, UInt8
 
 from jaxcap.config import DataConfig
 from jaxcap.data import images
 from jaxcap.data.batch import Batch
 from jaxcap.data.captions import Captions, SplitCaptions, split_captions
+from jaxcap.data.feature_cache import EncodedImages
 from jaxcap.data.mixture import Turns
 from jaxcap.data.simulated_words import SimulatedWords
 from jaxcap.errors import InputError
@@ -53,7 +54,7 @@ class TrainingSet:
     Attributes:
       source: the records.
       captions: their encoded captions.
-      features: precomputed features of each image, to put into batches instead of pixels; `source`
+      features: what the encoder made of each image, to put into batches instead of pixels; `source`
         is then not read.
       words: the recognised words of captions without images, for a data set of text alone.
       first_number: the number of its first image among those of all data sets.
@@ -61,7 +62,7 @@ class TrainingSet:
 
     source: Source
     captions: Captions
-    features: Float[np.ndarray, "images P D"] | None = None
+    features: EncodedImages | None = None
     words: SimulatedWords | None = None
     first_number: int = 0
 
@@ -247,7 +248,7 @@ def training_batches(
         if of.words is not None:
             words = of.words.draw(numbers, seed=seed, step=step, first_row=share.start)
         elif of.features is not None:
-            features = np.stack([of.features[i] for i in numbers])
+            features, words = of.features.take(numbers)
         else:
             pixels = np.stack(
                 [
@@ -277,7 +278,7 @@ def evaluation_batches(
     config: DataConfig,
     batch_size: int,
     numbers: Int[np.ndarray, " images"] | None = None,
-    features: Float[np.ndarray, "images P D"] | None = None,
+    features: EncodedImages | None = None,
     threads: int = _THREADS,
 ) -> Iterator[Batch]:
     """Yield every image of a split once and in order; the last batch is padded, never dropped.
@@ -287,7 +288,7 @@ def evaluation_batches(
       config: gives the image size and the shape of the empty `tokens`.
       batch_size: the number of images in a batch.
       numbers: the records to read, in this order; by default all.
-      features: precomputed features of each image, to put into batches instead of pixels.
+      features: what the encoder made of each image, to put into batches instead of pixels.
       threads: the number of threads that read and decode ahead.
     """
     numbers = np.arange(len(source)) if numbers is None else numbers
@@ -295,15 +296,17 @@ def evaluation_batches(
 
     def load(numbers: np.ndarray) -> Batch:
         filled = np.pad(numbers, (0, batch_size - len(numbers)), mode="edge")
+        pixels = encoded = words = None
         if features is None:
             records = source_items(source, numbers)
             loaded = [load_image(record, config=config, rng=None) for record in records]
+            pixels = np.stack(loaded + loaded[-1:] * (batch_size - len(numbers)))
         else:
-            loaded = [features[i] for i in numbers]
-        loaded += loaded[-1:] * (batch_size - len(numbers))
+            encoded, words = features.take(filled)
         return Batch(
-            pixels=np.stack(loaded) if features is None else None,
-            features=None if features is None else np.stack(loaded),
+            pixels=pixels,
+            features=encoded,
+            words=words,
             tokens=np.full((batch_size, config.captions_per_image, 1), PAD, np.int32),
             valid=np.arange(batch_size) < len(numbers),
             numbers=filled.astype(np.int32),

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optax
-from jaxtyping import Float
 from rich.console import Console
 
 from jaxcap.captioning.decoding import Decode, create_decode
 from jaxcap.config import Config
 from jaxcap.data.batch import Batch
+from jaxcap.data.feature_cache import EncodedImages
 from jaxcap.data.mixture import Turns
 from jaxcap.data.pipeline import Source, training_batches
 from jaxcap.devices import hosts
@@ -56,7 +55,7 @@ class Experiment:
     parallel: Parallel
     first_epoch: int = 0
     start: dict[str, Any] | None = None
-    validation_features: Float[np.ndarray, "dev_images P D"] | None = None
+    validation_features: EncodedImages | None = None
 
     @property
     def first_step(self) -> int:

@@ -15,13 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float, UInt8
 from rich.console import Console
 from rich.filesize import decimal
 
 from jaxcap.config import Config
-from jaxcap.data.feature_cache import FeatureCache, default_cache_dir
+from jaxcap.data.feature_cache import (
+    EncodedImages,
+    FeatureCache,
+    default_cache_dir,
+    rows_of_words,
+)
 from jaxcap.data.pipeline import Source, evaluation_batches, load_image
 from jaxcap.model.captioner import Captioner
 from jaxcap.progress import Display, print_line
@@ -41,8 +47,8 @@ def cached_features(
     variables: dict[str, Any],
     config: Config,
     console: Console,
-) -> Float[np.ndarray, "images P D"]:
-    """Return the features of all images of `source`, in order, as a memory map.
+) -> EncodedImages:
+    """Return the features and recognised words of all images, in order, from a memory map.
 
     Missing features are computed first. Losses equal those from pixels up to rounding: XLA sums in
     another order when it compiles the encoder alone.
@@ -55,8 +61,12 @@ def cached_features(
     Raises:
       InputError: an image cannot be decoded, or the cache is full or not writable.
     """
-    encoder = {name: {"encoder": t["encoder"]} for name, t in variables.items() if "encoder" in t}
-    encode = jax.jit(functools.partial(model.apply, method="encode"))
+    encoder = {
+        name: {part: tree[part] for part in ("encoder", "recogniser") if part in tree}
+        for name, tree in variables.items()
+        if "encoder" in tree
+    }
+    encode = jax.jit(functools.partial(_encode, model))
     root = config.encoder.cache_dir
     cache = find_cache(
         default_cache_dir() if root is None else Path(root).expanduser(),
@@ -91,7 +101,21 @@ def cached_features(
                     cache.write(chunk, np.asarray(encode(encoder, batch.pixels))[:count])
                     done += count
                     display.update(done)
-    return cache.read()
+    return EncodedImages(cache.read(), config.recognition.words)
+
+
+def _encode(
+    model: Captioner, variables: dict[str, Any], images: UInt8[Array, "B S S 3"]
+) -> Float[Array, "B P D"]:
+    """Return the rows of `EncodedImages`."""
+    features, words = model.apply(variables, images, method="encode_and_recognise")
+    if words is None:
+        return features
+    flat = jnp.concatenate([words.ids.astype(jnp.float32), words.probabilities], axis=1)
+    batch, width = features.shape[0], features.shape[2]
+    rows = rows_of_words(words.ids.shape[1], width)
+    flat = jnp.pad(flat, ((0, 0), (0, rows * width - flat.shape[1])))
+    return jnp.concatenate([features, flat.reshape(batch, rows, width)], axis=1)
 
 
 def find_cache(

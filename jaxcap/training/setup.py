@@ -9,12 +9,11 @@ import itertools
 from pathlib import Path
 
 import jax
-import numpy as np
-from jaxtyping import Float
 from rich.console import Console
 
 from jaxcap.config import Config, stage_configs, validate
 from jaxcap.config.local_paths import local_path
+from jaxcap.data.feature_cache import EncodedImages
 from jaxcap.data.mixture import Turns
 from jaxcap.data.pipeline import Source, has_images
 from jaxcap.datasets.prepare import find_dataset, load_source
@@ -206,7 +205,7 @@ def with_features(experiment: Experiment, state: TrainState) -> Experiment:
     """Return the experiment with cached features of the frozen encoder in place of pixels."""
     config, data = experiment.config, experiment.data
 
-    def features(source: Source, name: str, split: str) -> Float[np.ndarray, "images P D"]:
+    def features(source: Source, name: str, split: str) -> EncodedImages:
         return cached_features(
             source,
             split,

@@ -12,6 +12,7 @@ from PIL import Image
 from jaxcap.config import DataConfig
 from jaxcap.data.batch import Batch
 from jaxcap.data.captions import Captions
+from jaxcap.data.feature_cache import EncodedImages
 from jaxcap.data.mixture import Turns
 from jaxcap.data.pipeline import (
     TrainingSet,
@@ -293,7 +294,8 @@ def test_the_shares_of_all_hosts_form_the_batch(source, captions, hosts, from_fe
             Counting.read += 1
             return super().__getitem__(index)
 
-    features = np.arange(IMAGES * 2.0).reshape(IMAGES, 2, 1) if from_features else None
+    rows = np.arange(IMAGES * 2.0).reshape(IMAGES, 2, 1)
+    features = EncodedImages(rows) if from_features else None
     options = {"config": CONFIG, "batch_size": 8, "seed": 3, "first_step": 1, "steps": 6}
     whole = list(training_batches([TrainingSet(source, captions, features)], **options))
     shares = [

@@ -79,7 +79,7 @@ def extract(config: Config) -> tuple[np.ndarray, str]:
         config=config,
         console=console,
     )
-    return found, console.file.getvalue()
+    return found.rows, console.file.getvalue()
 
 
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
