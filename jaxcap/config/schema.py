@@ -143,6 +143,12 @@ class RecognitionConfig:
     train.objective word_detection trains."""
     detected: Annotated[int, Count(_MAX_WORDS)] = 800
     """Words with a detector: the most frequent content words of the vocabulary."""
+    detected_words: Annotated[tuple[str, ...], MaxItems(100_000), Operational] = ()
+    """The words with a detector, in place of the most frequent ones. A run records those that it
+    chose."""
+    class_words: Annotated[tuple[str, ...], MaxItems(1000), Operational] = ()
+    """For each class of the classifier, the words that people use for it, separated by spaces;
+    default: a table for ImageNet's 1,000 classes. A run records its table."""
     branch: str | None = None
     """A stage of the encoder, such as block7. Words are recognised from a frozen copy of the
     published encoder from this stage on; earlier stages are shared, and no stage of the training

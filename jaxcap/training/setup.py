@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import itertools
 from pathlib import Path
 
 import jax
 from rich.console import Console
 
-from jaxcap.config import Config, stage_configs, validate
+from jaxcap.config import Config, load_config, stage_configs, validate
 from jaxcap.config.local_paths import local_path
 from jaxcap.data.feature_cache import EncodedImages
 from jaxcap.data.mixture import Turns
@@ -24,7 +23,7 @@ from jaxcap.errors import InputError, did_you_mean
 from jaxcap.evaluation import score_names
 from jaxcap.model.captioner import create_captioner, encoder_shapes, init_variables
 from jaxcap.model.encoders.weights import load_classifier, load_weights
-from jaxcap.model.recogniser.recogniser import words_of_classes
+from jaxcap.model.recogniser.recogniser import with_words, words_to_recognise
 from jaxcap.progress import print_line, timed
 from jaxcap.storage.checkpoints import Checkpoints
 from jaxcap.training.experiment import Experiment
@@ -32,7 +31,7 @@ from jaxcap.training.frozen_features import cached_features
 from jaxcap.training.loop import Loop, Summary
 from jaxcap.training.self_critical import check_references
 from jaxcap.training.stages import create_stages, enter_stage, stage_at
-from jaxcap.training.start_from import extend_variables, load_start
+from jaxcap.training.start_from import extend_variables, load_start, recognising_as
 from jaxcap.training.step import optimizer
 from jaxcap.training.step.state import TrainState
 from jaxcap.training.training_data import TrainingData, load_sources
@@ -69,7 +68,7 @@ def train(config: Config, workdir: Path, *, console: Console) -> Summary:
     with contextlib.ExitStack() as stack:
         with hosts.all_succeed():
             if hosts.is_first():
-                stack.enter_context(claim(workdir, config, experiment.vocabulary))
+                stack.enter_context(claim(workdir, experiment.config, experiment.vocabulary))
         checkpoints = stack.enter_context(
             Checkpoints(
                 workdir / "checkpoints",
@@ -127,7 +126,11 @@ def set_up(config: Config, workdir: Path, *, console: Console) -> Experiment:
                 "wrong for mirrored images. Give --data.no-flip."
             )
     start = load_start(config)
-    recognition = config.recognition
+    saved = workdir / "config.json"
+    if saved.exists():
+        config = recognising_as(config, load_config(saved))
+    elif start is not None:
+        config = recognising_as(config, start.config)
     with timed(console, f"Reading the captions of {sum(map(len, sources.values()))} images"):
         vocabulary, captions = training_text(
             list(sources.values()),
@@ -135,10 +138,13 @@ def set_up(config: Config, workdir: Path, *, console: Console) -> Experiment:
             saved=workdir / "vocabulary.json",
             given=None if start is None else start.vocabulary,
             extend=config.train.extend_vocabulary,
-            always=set(itertools.chain(*words_of_classes())) if recognition.words else (),
+            always=words_to_recognise(config.recognition),
             warn=functools.partial(print_line, console),
         )
     parallel = create_parallel(config.train, [stage.train for stage in stages])
+    if config.recognition.words:
+        recognition = with_words(config.recognition, vocabulary.words)
+        config = dataclasses.replace(config, recognition=recognition)
     model = create_captioner(
         config, len(vocabulary), words=vocabulary.words, axis_name=parallel.axis_name
     )

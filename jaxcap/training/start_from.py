@@ -35,7 +35,9 @@ def load_start(config: Config) -> LoadedModel | None:
             f"{expected.data.units}. Give --data.units {found.data.units}."
         )
     size = expected.data.image_size
-    model = create_captioner(config, len(run.vocabulary), words=run.vocabulary.words)
+    model = create_captioner(
+        recognising_as(config, found), len(run.vocabulary), words=run.vocabulary.words
+    )
     shapes = variable_shapes(model, image_size=size)
     if _shapes(shapes) != _shapes(run.variables):
         options = _model_options(found)
@@ -76,6 +78,19 @@ def extend_variables(start: LoadedModel, vocabulary: Vocabulary, config: Config)
     sharing = jnp.array([UNK, *range(known, size)])
     output["bias"] = output["bias"].at[sharing].add(-math.log(len(sharing)))
     return variables
+
+
+def recognising_as(config: Config, other: Config) -> Config:
+    """Return `config` with the recognisable words of another, where it names none."""
+    ours, theirs = config.recognition, other.recognition
+    return dataclasses.replace(
+        config,
+        recognition=dataclasses.replace(
+            ours,
+            detected_words=ours.detected_words or theirs.detected_words,
+            class_words=ours.class_words or theirs.class_words,
+        ),
+    )
 
 
 def _shapes(tree: object) -> dict[str, tuple[int, ...]]:

@@ -17,7 +17,9 @@ B images   P positions   D features   R recognisable words   K words that are re
 from __future__ import annotations
 
 import csv
+import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 from importlib import resources
 from typing import NamedTuple
@@ -41,6 +43,9 @@ _NOT_CONTENT = {
     *ENGLISH_FUNCTION_WORDS,
     *("on", "off", "up", "out", "down", "there", "it", "he", "she", "him", "her", "they", "them"),
     *("what", "can", "not", "so", "also", "very", "just", "we", "you", "i", "s", "t"),
+    # Descriptions of a picture as such, and of places in it.
+    *("see", "image", "picture", "photo", "photograph", "view", "background", "foreground"),
+    *("side", "front", "top", "bottom", "left", "right", "middle", "objects", "things", "by"),
 }
 # Bounds the log-odds, so that the classifier alone never settles a word.
 _LEAST = 1e-4
@@ -67,23 +72,57 @@ def words_of_classes() -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(row["words"].split()) for row in csv.DictReader(table.splitlines()))
 
 
+def with_words(config: RecognitionConfig, vocabulary: Sequence[str]) -> RecognitionConfig:
+    """Write out which words are recognised, where the configuration leaves it open.
+
+    A model keeps these words, whatever later tables or vocabularies hold.
+
+    Args:
+      vocabulary: all words by id, in falling order of frequency, special tokens first.
+    """
+    content = [w for w in vocabulary[len(SPECIALS) :] if w not in _NOT_CONTENT]
+    return dataclasses.replace(
+        config,
+        detected_words=config.detected_words or tuple(content[: config.detected]),
+        class_words=config.class_words or tuple(map(" ".join, words_of_classes())),
+    )
+
+
+def words_to_recognise(config: RecognitionConfig) -> set[str]:
+    """Return the words that the configuration names, or that ImageNet's table holds."""
+    if not config.words:
+        return set()
+    classes = map(str.split, config.class_words) if config.class_words else words_of_classes()
+    return {*config.detected_words, *itertools.chain.from_iterable(classes)}
+
+
 def recognisable(config: RecognitionConfig, vocabulary: Sequence[str]) -> Recognisable:
-    """Choose the words: the most frequent content words, and all words of ImageNet's table.
+    """Find the words that the configuration names in a vocabulary.
 
     Args:
       vocabulary: all words by id, in falling order of frequency, special tokens first.
 
     Raises:
-      InputError: the vocabulary has no word that can be recognised.
+      InputError: a word with a detector is not in the vocabulary, or the table of classes has
+        another length.
     """
-    first = len(SPECIALS)
-    content = [i for i, w in enumerate(vocabulary) if i >= first and w not in _NOT_CONTENT]
-    ids = content[: config.detected]
-    number = {vocabulary[i]: i for i in range(first, len(vocabulary))}
-    place = {id: at for at, id in enumerate(ids)}
-    links = []
-    for class_, words in enumerate(words_of_classes()):
-        for word in words:
+    config = with_words(config, vocabulary)
+    number = {word: id for id, word in enumerate(vocabulary) if id >= len(SPECIALS)}
+    unknown = [word for word in config.detected_words if word not in number]
+    if unknown:
+        raise InputError(
+            f"recognition.detected_words has {len(unknown)} words that are not in the vocabulary,"
+            f" such as '{unknown[0]}'; give words of the training captions."
+        )
+    if len(config.class_words) != CLASSES:
+        raise InputError(
+            f"recognition.class_words has {len(config.class_words)} elements; expected {CLASSES},"
+            " one for each class of ImageNet."
+        )
+    place = {number[word]: at for at, word in enumerate(config.detected_words)}
+    detected, links = len(place), []
+    for class_, words in enumerate(config.class_words):
+        for word in words.split():
             if (id := number.get(word)) is not None:
                 links.append((class_, place.setdefault(id, len(place))))
     if not place:
@@ -91,7 +130,7 @@ def recognisable(config: RecognitionConfig, vocabulary: Sequence[str]) -> Recogn
             f"recognition.words is {config.words}, but none of the {len(number)} words of the"
             " vocabulary can be recognised. Give --recognition.words 0."
         )
-    return Recognisable(tuple(place), len(ids), tuple(links))
+    return Recognisable(tuple(place), detected, tuple(links))
 
 
 class Recogniser(nn.Module):
