@@ -78,7 +78,7 @@ def read_image(image: Any, number: int, *, sizes: Sequence[int]) -> ReadImage:
             source = source.read()
         except InputError as error:
             return ReadImage(name, error=str(error))
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: opened as text, or closed
             return ReadImage(name, error=f"{name}: cannot be read: {error}")
     if isinstance(source, bytearray | memoryview):
         source = bytes(source)

@@ -111,6 +111,14 @@ def test_one_image_in_every_form_has_one_caption(run, scenes, tmp_path):
     assert names[:4] == [str(path), str(path), "image 2", "image 3"]
 
 
+def test_a_file_that_cannot_be_read_is_a_bad_image(scenes, tmp_path):
+    path = tmp_path / "photo.png"
+    path.write_bytes(scenes[0]["image"])
+    with path.open(encoding="utf-8") as as_text:
+        assert "codec can't decode" in str(read_image(as_text, 0, sizes=[32]).error)
+    assert "closed file" in str(read_image(as_text, 0, sizes=[32]).error)
+
+
 def test_an_array_of_pictures_is_several_images(run):
     pictures = np.zeros((3, 8, 8, 3), np.uint8)
     assert [each.error for each in run.caption(pictures)] == [None] * 3
