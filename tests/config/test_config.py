@@ -336,6 +336,7 @@ def test_differences_name_every_option_that_defines_the_experiment() -> None:
     aside |= {f"train.{name}" for name in ("save_every", "save_minutes", "patience", "tensorboard")}
     aside |= {f"train.{name}" for name in ("device", "coordinator", "processes", "process_id")}
     aside |= {"train.coordinator_timeout", "train.parallel"}
+    aside |= {"recognition.detected_words", "recognition.class_words"}
     assert [line.split(":")[0] for line in lines] == [f for f in fields if f not in aside]
     assert "train.epochs: 11, expected 10" in lines
 

@@ -151,6 +151,9 @@ def test_features_of_each_data_set_are_cached(config, tmp_path):
     for name, each in (("cached", cached), ("plain", plain)):
         train(each, tmp_path / name, console=QUIET)
     found, expected = (load(tmp_path / name, best=False) for name in ("cached", "plain"))
+    for captioner in (found, expected):
+        # Softmax ignores it: its gradient is rounding, which Adam scales up.
+        del captioner.variables["params"]["decoder"]["key"]["bias"]
     for one, other in zip(
         jax.tree.leaves(found.variables), jax.tree.leaves(expected.variables), strict=True
     ):
