@@ -35,7 +35,7 @@ def validation_loss(experiment: Experiment) -> Callable[[Any], float]:
     def loss(variables: Any, batch: Batch) -> Loss:
         targets = jnp.asarray(batch.tokens)[:, :, 1:]
         assert batch.valid is not None
-        output = experiment.model.apply(
+        output: Any = experiment.model.apply(
             variables, batch.pixels, batch.tokens[:, :, :-1], features=batch.features
         )
         mask = (targets != PAD) & batch.valid[:, None, None]
