@@ -52,7 +52,11 @@ def run(chapter: Path) -> tuple[NotebookNode, float]:
     ignored = ",".join(f"ignore:Error {do} persistent compilation" for do in ("reading", "writing"))
     env |= {"PYTHONWARNINGS": ignored, "JAX_PLATFORMS": "cpu", "MPLBACKEND": ""}
     client = NotebookClient(
-        notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(TOUR)}}
+        notebook,
+        timeout=900,  # seconds of the clock, a cell; the test counts processor time
+        startup_timeout=300,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(TOUR)}},
     )
     client.execute(env=env)
     seconds = float(notebook.cells.pop().outputs[0]["text"])
