@@ -38,6 +38,7 @@ from jaxcap.errors import InputError
 from jaxcap.evaluation import read_metrics
 from jaxcap.metrics.reward import CiderReward
 from jaxcap.model.captioner import Captioner, create_captioner
+from jaxcap.model.recogniser.words import RecognisedWords
 from jaxcap.text.vocabulary import BOS, EOS, NEVER_SAID, PAD, Vocabulary
 from jaxcap.training import experiment, self_critical, train
 from jaxcap.training.self_critical import SelfCritical, create_reward, mean_of_others
@@ -280,7 +281,8 @@ def test_two_devices_learn_as_one(method: Any) -> None:
 @pytest.mark.parametrize("baseline", ["mean", "greedy"])
 def test_rewards_rise(baseline: str) -> None:
     tx = optax.adam(0.05)
-    step = _critic(train__baseline=baseline, train__samples=8).wrap(_update(tx))
+    update = _update(tx)
+    step = _critic(train__baseline=baseline, train__samples=8).wrap(update, text=update)
     state, rewards, ended = _state(tx), [], []
     state = state.replace(params=jax.tree.map(lambda x: x / 3, state.params))  # all is likely
     for _ in range(60):
@@ -290,6 +292,21 @@ def test_rewards_rise(baseline: str) -> None:
     assert np.mean(rewards[:5]) < 1
     assert np.mean(rewards[-5:]) > 4
     assert np.mean(ended[-5:]) > 0.8 > ended[0]
+
+
+def test_batches_of_text_take_the_step_for_text() -> None:
+    taken = []
+
+    def text(state: TrainState, batch: Batch, rng: Any) -> Any:
+        taken.append(batch)
+        return state, None
+
+    words = RecognisedWords(np.array([[4, 8]], np.int32), np.array([[0.9, 0.5]], np.float32))
+    batch = Batch(np.array(REFERENCES[:1], np.int32), words=words)
+    state = _state()
+    step = _critic().wrap(_update(), text=text)
+    assert step(state, batch, jax.random.key(0)) == (state, None)
+    assert taken == [batch]
 
 
 def test_images_without_captions_cannot_be_rewarded() -> None:
