@@ -71,7 +71,8 @@ def extend_variables(start: LoadedModel, vocabulary: Vocabulary, config: Config)
                 parameter = jnp.concatenate([parameter, unknown], axis=axis)
         return parameter
 
-    model = create_captioner(config, size)
+    recognising = recognising_as(config, start.config)
+    model = create_captioner(recognising, size, words=vocabulary.words)
     expected = variable_shapes(model, image_size=config.data.image_size)
     variables: dict[str, Any] = jax.tree.map(extend, start.variables, expected)
     output = variables["params"]["decoder"]["output"]
