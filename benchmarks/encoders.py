@@ -223,12 +223,12 @@ def _images(batch_size: int, image_size: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal(shape, np.float32)
 
 
-def jaxcap_peak(dtype: str) -> float:
-    """Return the FLOP/s of a large matrix product."""
+def jaxcap_peak(dtype: str, size: int | None = None) -> float:
+    """Return the FLOP/s of a large matrix product, of `size` rows and columns."""
     import jax
     import jax.numpy as jnp
 
-    size = 2048 if jax.default_backend() == "cpu" else 8192
+    size = size or (2048 if jax.default_backend() == "cpu" else 8192)
     a = jnp.ones((size, size), dtype)
     product = jax.jit(jnp.matmul)
     return 2 * size**3 / _seconds_of(lambda: jax.block_until_ready(product(a, a)))
@@ -242,7 +242,6 @@ def _jaxcap_steps(
     import jax.numpy as jnp
 
     from jaxcap.model.encoders import encoder_spec
-    from jaxcap.model.encoders.conv import written_for
     from jaxcap.model.encoders.cpu.parts import encode_in_parts
 
     encoder = encoder_spec(arch).build(dtype=jnp.dtype(dtype))
@@ -267,9 +266,23 @@ def _jaxcap_steps(
     # The parts are a loop, and XLA counts a single iteration.
     counted = jax.value_and_grad(loss_fn, has_aux=True) if mode == "train" else forward
     arrays = (variables["params"], statistics_, images)
-    with written_for("gpu"):  # convolutions as such, not the fewer sums that a CPU may do for them
-        flops = jax.jit(counted).lower(*arrays).cost_analysis()["flops"]
-    yield "jaxcap", lambda: jax.block_until_ready(step(*arrays)), flops
+    yield "jaxcap", lambda: jax.block_until_ready(step(*arrays)), count_flops(counted, *arrays)
+
+
+def count_flops(function: Callable[..., Any], *arrays: Any) -> float:
+    """Return the FLOPs of a function, with direct convolutions on every device.
+
+    XLA counts operations before it compiles for a CPU, but not for a GPU.
+    """
+    import jax
+
+    from jaxcap.model.encoders.conv import written_for
+
+    shapes = jax.eval_shape(lambda *arrays: arrays, *arrays)
+    # Written for a GPU: a CPU may replace convolutions by fewer operations.
+    with jax.default_device(jax.devices("cpu")[0]), written_for("gpu"):
+        flops: float = jax.jit(function).lower(*shapes).cost_analysis()["flops"]
+    return flops
 
 
 def _pytorch_peak(dtype: str) -> float:

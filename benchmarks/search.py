@@ -21,6 +21,7 @@ With `--run` the weights are those of a trained run; the features are still rand
 from __future__ import annotations
 
 import dataclasses
+import functools
 import statistics
 import sys
 import time
@@ -78,7 +79,8 @@ class Task:
     beam_size: int
     max_length: int
     batch_size: int
-    compiled: bool
+    forms: tuple[str, ...]
+    """Forms of PyTorch."""
 
 
 def main(arguments: Arguments) -> None:
@@ -111,7 +113,7 @@ def main(arguments: Arguments) -> None:
                     beam_size,
                     arguments.max_length,
                     arguments.batch_size,
-                    arguments.torch_compile,
+                    (*LOOPS, "batched", *(["compiled"] if arguments.torch_compile else [])),
                 )
                 _compare(ours, theirs, task, features, arguments)
 
@@ -254,13 +256,13 @@ class _PyTorch:
         self._task, self._torch = task, torch
         decoder = Decoder(task.weights).to(self._device)
         sizes = {"beam_size": task.beam_size, "max_length": task.max_length}
-        self._forms = {
-            "one by one": LoopSearch(decoder, **sizes, project_once=True),
-            "tutorial": LoopSearch(decoder, **sizes, project_once=False),
-            "batched": BatchedSearch(decoder, **sizes),
+        every = {
+            "one by one": functools.partial(LoopSearch, project_once=True),
+            "tutorial": functools.partial(LoopSearch, project_once=False),
+            "batched": BatchedSearch,
+            "compiled": functools.partial(BatchedSearch, compiled=True),
         }
-        if task.compiled:
-            self._forms["compiled"] = BatchedSearch(decoder, **sizes, compiled=True)
+        self._forms = {form: every[form](decoder, **sizes) for form in task.forms}
         self._exact = BatchedSearch(Decoder(task.weights).double().to(self._device), **sizes)
         for form in list(self._forms):
             try:

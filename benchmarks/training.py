@@ -283,9 +283,7 @@ class _Jaxcap(_Steps):
 
 def _flops(model: Any, variables: Any, task: Task, shape: tuple[int, int]) -> float:
     """Return the FLOPs of one image's share of a step: forward, and backward twice that."""
-    import jax
-
-    from jaxcap.model.encoders.conv import written_for
+    from encoders import count_flops
 
     (p, d), c = shape, DECODER
     e, a, h = c.embedding_size, c.attention_size, c.hidden_size
@@ -294,10 +292,7 @@ def _flops(model: Any, variables: Any, task: Task, shape: tuple[int, int]) -> fl
     flops = 2.0 * (image + CAPTIONS * (TOKENS - 1) * word)
     if task.mode == "all":
         one = np.zeros((1, task.side, task.side, 3), np.uint8)
-        # Count direct convolutions, not the fewer operations that a CPU may use instead.
-        with written_for("gpu"):
-            lowered = jax.jit(lambda v, x: model.apply(v, x, method="encode")).lower(variables, one)
-        flops += lowered.cost_analysis()["flops"]
+        flops += count_flops(lambda v, x: model.apply(v, x, method="encode"), variables, one)
     return 3 * flops
 
 

@@ -47,7 +47,12 @@ def test_the_pytorch_encoders_are_the_published_ones(name: str, side: int) -> No
 @pytest.mark.slow
 def test_the_campaign_runs_to_its_end_and_records_every_row(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    program = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--smoke"]
+    import gpu
+
+    # Training one encoder is enough: both rows run the same lines.
+    rows = [row for row in gpu.ROWS if row != "train resnet50"]
+    assert list(gpu.ROWS) == list(gpu.LIMITS)
+    program = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--smoke", "--rows", *rows]
     done = subprocess.run(
         [*program, "--output", str(tmp_path / "results")],
         capture_output=True,
@@ -57,8 +62,7 @@ def test_the_campaign_runs_to_its_end_and_records_every_row(tmp_path: Path) -> N
     )
     assert done.returncode == 0, done.stdout + done.stderr
     record = json.loads((tmp_path / "results" / "results.json").read_text())
-    rows = {result["row"] for result in record}
-    assert len(rows) == 8
+    assert {result["row"] for result in record} == set(rows)
     parity = [result for result in record if result["row"] == "parity"]
     assert all(result["loss, relative difference"] < 1e-5 for result in parity)
     (export,) = (result for result in record if result["row"] == "export")
