@@ -26,6 +26,7 @@ from jaxcap.errors import InputError
 from jaxcap.files import write_text
 from jaxcap.json_data import parse_json
 from jaxcap.metrics import ScoringUnits, evaluate_captions, splitter
+from jaxcap.model.cost import check_captioning
 from jaxcap.progress import Report
 from jaxcap.report import ReportCaption, ReportRow, scale_attention, write_report
 from jaxcap.scoring import bootstrap
@@ -107,6 +108,7 @@ def evaluate_source(
     process, processes = hosts.share()
     numbers = np.array_split(np.arange(len(source)), processes)[process]
     batch_size = round_up(config.evaluation.batch_size)
+    check_captioning(config, len(vocabulary), batch_size=batch_size)
     batches = evaluation_batches(
         source,
         config=config.data,

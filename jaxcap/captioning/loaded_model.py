@@ -26,6 +26,7 @@ from jaxcap.config.local_paths import local_path
 from jaxcap.devices.promotion import standard_promotion
 from jaxcap.errors import InputError, did_you_mean
 from jaxcap.model.captioner import Captioner, create_captioner, variable_shapes
+from jaxcap.model.cost import check_captioning
 from jaxcap.pretrained import packaged
 from jaxcap.storage import published
 from jaxcap.storage.program_cache import Store, default_store, keep_compiled_programs, kept
@@ -346,13 +347,18 @@ class LoadedModel:
           no captions, and does not stop the others.
 
         Raises:
-          InputError: `batch_size` or `threads` is below 1.
+          InputError: `batch_size` or `threads` is below 1, or a batch does not fit into memory.
         """
         for name, value in (("batch_size", batch_size), ("threads", threads)):
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}; it must be at least 1.")
+        images = cast(Iterable[ImageLike], [images] if is_image(images) else images)
+        size = min(batch_size, len(images)) if isinstance(images, Sequence) else batch_size
+        for member in self.members:
+            config = replace(member.config, search=self.config.search)
+            check_captioning(config, len(self.vocabulary), batch_size=max(1, size))
         results = caption_images(
-            cast(Iterable[ImageLike], [images] if is_image(images) else images),
+            images,
             self.decode,
             [member.variables for member in self.members],
             self.vocabulary,

@@ -1,0 +1,70 @@
+"""Estimate from below the memory that captioning takes, and refuse what cannot fit.
+
+A configuration may come from a stranger and ask for a thousand beams of a thousand words. The
+system would end the process without a message once the memory is full. These estimates count only
+arrays that must exist at the same time, so nothing that fits is refused.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jax
+
+from jaxcap.config import Config
+from jaxcap.config.extensions import is_extension
+from jaxcap.errors import InputError
+
+_FLOAT = 4  # bytes
+_STRIDE = 32  # no encoder reduces images further
+_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def check_captioning(config: Config, vocabulary_size: int, *, batch_size: int) -> None:
+    """Check that captioning a batch of images fits into memory.
+
+    Raises:
+      InputError: it cannot.
+    """
+    search = config.search
+    captions = {"greedy": 1, "sample": search.samples}.get(search.method, search.beam_size)
+    at_once = captions // (search.groups if search.method == "diverse" else 1)
+    attention = search.max_length * _positions(config)
+    numbers = _pixels(config) + captions * attention + at_once * vocabulary_size
+    needed, available = batch_size * numbers * _FLOAT, memory_bytes()
+    if available is not None and needed > available:
+        raise InputError(
+            f"captioning {batch_size} image{'s' * (batch_size > 1)} at once (data.image_size "
+            f"{config.data.image_size}, {captions} captions of up to {search.max_length} words "
+            f"each) takes at least {needed / 1e9:,.1f} GB of memory, but only "
+            f"{available / 1e9:,.1f} GB are there. Give a smaller batch, fewer beams or samples, "
+            "or a lower search.max_length."
+        )
+
+
+def _pixels(config: Config) -> int:
+    return 3 * config.data.image_size**2
+
+
+def _positions(config: Config) -> int:
+    # A user's own encoder may pool its features.
+    if config.decoder.name == "lstm" or is_extension(config.encoder.name):
+        return 1
+    return max(1, config.data.image_size // _STRIDE) ** 2
+
+
+def memory_bytes() -> int | None:
+    """Return the memory of all local devices, or of the machine or container if they share it.
+
+    None if the system does not tell.
+    """
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    if limits := [each["bytes_limit"] for each in stats if "bytes_limit" in each]:
+        return sum(limits)
+    try:
+        found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    except (AttributeError, OSError, ValueError):  # Windows
+        return None
+    texts = (Path(path).read_text() for path in _LIMITS if os.path.exists(path))
+    return min([*found, *(int(text) for text in texts if text.strip().isdecimal())])
