@@ -215,9 +215,7 @@ def test_evaluate_writes_into_the_run(command, tiny_run, tiny_data, tmp_path):
     assert "--split 'dev[:5]' --beam-size 1" in protocol["command"]
 
 
-def test_evaluate_judges_a_published_model_on_other_data(
-    command, tiny_run, tiny_data, tmp_path
-):
+def test_evaluate_judges_a_published_model_on_other_data(command, tiny_run, tiny_data, tmp_path):
     model = tmp_path / "m.safetensors"
     assert command(cli.main, "export", tiny_run, model).code == 0
     own = shutil.copytree(tiny_data / "shapes", tmp_path / "data" / "own")

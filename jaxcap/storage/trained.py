@@ -41,9 +41,7 @@ class TrainedCaptioner:
     @cached_property
     def model(self) -> Captioner:
         """The Linen module that `variables` belong to."""
-        return create_captioner(
-            self.config, len(self.vocabulary), words=self.vocabulary.words
-        )
+        return create_captioner(self.config, len(self.vocabulary), words=self.vocabulary.words)
 
 
 def check_finite(variables: Mapping[str, Any], *, where: str) -> None:

@@ -108,7 +108,8 @@ def _encode(
     model: Captioner, variables: dict[str, Any], images: UInt8[Array, "B S S 3"]
 ) -> Float[Array, "B P D"]:
     """Return the rows of `EncodedImages`."""
-    features, words = model.apply(variables, images, method="encode_and_recognise")
+    encoded: Any = model.apply(variables, images, method="encode_and_recognise")
+    features, words = encoded
     if words is None:
         return features
     flat = jnp.concatenate([words.ids.astype(jnp.float32), words.probabilities], axis=1)

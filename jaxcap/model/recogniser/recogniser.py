@@ -22,7 +22,7 @@ import functools
 import itertools
 from collections.abc import Sequence
 from importlib import resources
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -163,8 +163,9 @@ class Recogniser(nn.Module):
         Args:
           x: the output of the encoder's last stage before `branch`, or the encoder's features.
         """
-        if self.encoder is not None:
-            x = self.encoder(x, train=False, begin=self.branch)
+        encoder: Any = self.encoder  # with `begin`, which not every encoder has
+        if encoder is not None:
+            x = encoder(x, train=False, begin=self.branch)
         return jax.lax.stop_gradient(x.astype(jnp.float32))
 
     def logits(self, features: Float[Array, "B P D"]) -> Float[Array, "B R"]:

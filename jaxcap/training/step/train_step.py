@@ -99,12 +99,13 @@ def train_step(
         own_words = sampling and sampling.own_words(
             state.step, jax.random.fold_in(rng, 0), inputs, axis_name=axis_name
         )
+        words: dict[str, Any] = {} if part.words is None else {"words": part.words}
         output, updates = model.apply(
             {"params": params, "batch_stats": state.batch_stats},
             part.pixels,
             inputs,
             features=part.features,
-            **({} if part.words is None else {"words": part.words}),
+            **words,
             train=True,
             own_words=own_words,
             rngs={"dropout": rng},
