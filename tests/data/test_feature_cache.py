@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxcap.data.feature_cache import FeatureCache, default_cache_dir
+from jaxcap.data.feature_cache import EncodedImages, FeatureCache, default_cache_dir, rows_of_words
 from jaxcap.errors import InputError
 
 SHAPE = (10, 3, 2)  # in chunks of 4, 4 and 2 images
@@ -205,3 +205,26 @@ def test_the_default_directory_follows_the_xdg_rules(monkeypatch: pytest.MonkeyP
     assert default_cache_dir() == Path("/home/someone/.cache/jaxcap/features")
     monkeypatch.setenv("XDG_CACHE_HOME", "/fast")
     assert default_cache_dir() == Path("/fast/jaxcap/features")
+
+
+def test_recognised_words_follow_the_features_of_their_image() -> None:
+    """Three words of two numbers each, in two rows of width 4."""
+    features = np.arange(5 * 2 * 4, dtype=np.float32).reshape(5, 2, 4)
+    ids = np.arange(15).reshape(5, 3) + 100_000
+    probabilities = np.linspace(0.99, 0.01, 15, dtype=np.float32).reshape(5, 3)
+    flat = np.concatenate([ids, probabilities, np.zeros((5, 2))], axis=1, dtype=np.float32)
+    encoded = EncodedImages(np.concatenate([features, flat.reshape(5, 2, 4)], axis=1), words=3)
+    found, words = encoded.take(np.array([3, 0, 3]))
+    np.testing.assert_array_equal(found, features[[3, 0, 3]])
+    assert words is not None
+    assert words.ids.dtype == np.int32
+    np.testing.assert_array_equal(words.ids, ids[[3, 0, 3]])
+    np.testing.assert_array_equal(words.probabilities, probabilities[[3, 0, 3]])
+    assert EncodedImages(features).take(np.array([1]))[1] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "width", "rows"), [(3, 4, 2), (2, 4, 1), (1, 4, 1), (20, 1280, 1)]
+)
+def test_words_take_the_fewest_rows(words: int, width: int, rows: int) -> None:
+    assert rows_of_words(words, width) == rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import os
 import shutil
@@ -27,6 +28,7 @@ from jaxcap.datasets.prepare import load_source
 from jaxcap.errors import InputError
 from jaxcap.evaluation import evaluate_source, read_metrics
 from jaxcap.model.captioner import Captioner, create_captioner, init_variables
+from jaxcap.text.vocabulary import SPECIALS
 from jaxcap.training import experiment, frozen_features, train
 from jaxcap.training.frozen_features import cached_features
 
@@ -121,6 +123,33 @@ def test_cached_features_are_those_of_the_encoder_and_are_computed_once(
     assert len(numbers) == 50
     assert "are done" not in printed
     np.testing.assert_array_equal(again, found)
+
+
+def test_recognised_words_are_cached_with_the_features(config, small_chunks):
+    words = (*SPECIALS, "red", "circle", "dog", "cat", "square")
+    config = changed(config, recognition__words=3, recognition__detected=4)
+    model = create_captioner(config, len(words), words=words)
+    size = config.data.image_size
+    variables = init_variables(model, jax.random.key(0), image_size=size)
+    records = load_source("shapes", "train", config.data.directory)
+    found = cached_features(
+        records,
+        "train",
+        model=model,
+        variables=variables,
+        config=config,
+        console=Console(quiet=True),
+    )
+    numbers = [17, 0]
+    features, recognised = found.take(np.array(numbers))
+    pixels = np.stack(
+        [pipeline.load_image(records[i], config=config.data, rng=None) for i in numbers]
+    )
+    recognise = jax.jit(functools.partial(model.apply, method="encode_and_recognise"))
+    expected, seen = recognise(variables, pixels)
+    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(recognised.probabilities, seen.probabilities, rtol=1e-4)
+    np.testing.assert_array_equal(recognised.ids, seen.ids)
 
 
 def test_a_killed_extraction_resumes_where_it_stopped(config, small_chunks, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxcap.errors import InputError
@@ -12,6 +13,7 @@ from jaxcap.model.encoders.efficientnet_lite import (
     published_name,
     scaled_blocks,
 )
+from jaxcap.model.encoders.freezing import stages_between
 
 # Compiles in a tenth of the time that the default generator takes.
 KEY = jax.random.key(0, impl="rbg")
@@ -87,3 +89,26 @@ def test_a_block_trains():
 def test_unknown_encoder():
     with pytest.raises(InputError, match=r"'efficientnet_lite_2' is unknown.*'efficientnet_lite2'"):
         encoder_spec("efficientnet_lite_2")
+
+
+@pytest.mark.parametrize("branch", ["block0", "block2", "head"])
+def test_stages_before_and_after_a_branch_are_the_whole(branch):
+    encoder = EfficientNetLite(width=0.25, depth=0.25)
+    images = jax.random.normal(KEY, (2, 32, 32, 3))
+    variables = jax.jit(lambda x: encoder.init(KEY, x, train=False))(images)
+
+    def apply(x, **stages):
+        return jax.jit(lambda x: encoder.apply(variables, x, train=False, **stages))(x)
+
+    shared = apply(images, end=branch)
+    assert shared.ndim == 4
+    np.testing.assert_allclose(apply(shared, begin=branch), apply(images), rtol=1e-5, atol=1e-6)
+
+
+def test_stages_between():
+    names = ("stem", "block0", "block1", "head")
+    assert stages_between(names, None, None) == names
+    assert stages_between(names, None, "block1") == ("stem", "block0")
+    assert stages_between(names, "block1", None) == ("block1", "head")
+    assert stages_between(names, "block0", "head") == ("block0", "block1")
+    assert stages_between(names, None, "stem") == ()

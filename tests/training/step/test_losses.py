@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcap.training.step.losses import attention_imbalance, cross_entropy
+from jaxcap.training.step.losses import attention_imbalance, cross_entropy, word_detection
 
 
 def _random(seed: int, shape: tuple[int, int, int, int]) -> tuple[Any, Any, Any]:
@@ -117,3 +117,31 @@ def test_attention_imbalance_by_hand() -> None:
     # (1/2)² twice.
     one = attention_imbalance(weights[:, 1:], jnp.array([[[True, False, False]]]))
     np.testing.assert_allclose(one, 0.5, rtol=1e-6)
+
+
+def test_word_detection_is_binary_cross_entropy_of_words_in_any_caption() -> None:
+    """A loop over images and words, in float64. The third image has no captions."""
+    rng = np.random.default_rng(0)
+    ids = (7, 4, 9, 5)  # not in order, and 6 and 8 cannot be recognised
+    logits = rng.normal(0, 2, (3, 4)).astype(np.float32)
+    targets = np.array([[[4, 8, 2], [4, 9, 6]], [[5, 2, 0], [0, 0, 0]], [[0, 0, 0]] * 2], np.int32)
+    expected = 0.0
+    for b, words in enumerate([{4, 8, 2, 9, 6}, {5, 2}]):
+        for r, word in enumerate(ids):
+            p = 1 / (1 + np.exp(-np.float64(logits[b, r])))
+            expected -= np.log(p if word in words else 1 - p)
+    args = jnp.asarray(targets), jnp.asarray(targets != 0)
+    loss = word_detection(jnp.asarray(logits), *args, ids=ids)
+    np.testing.assert_allclose(loss.total, expected, rtol=1e-6)
+    assert loss.words == 2 * 4
+    gradient = jax.grad(lambda x: word_detection(x, *args, ids=ids).total)(jnp.asarray(logits))
+    contained = [[False, True, True, False], [False, False, False, True]]
+    p = 1 / (1 + np.exp(-logits[:2]))
+    np.testing.assert_allclose(gradient[:2], p - contained, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(gradient[2], 0)
+
+
+def test_masked_words_are_not_contained() -> None:
+    targets, mask = jnp.array([[[4, 5]]]), jnp.array([[[True, False]]])
+    loss = word_detection(jnp.zeros((1, 2)) + jnp.array([20.0, -20.0]), targets, mask, ids=(4, 5))
+    np.testing.assert_allclose(loss.total, 0, atol=1e-6)  # sure of 4, and sure of no 5

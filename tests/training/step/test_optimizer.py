@@ -277,3 +277,28 @@ def test_the_moving_average_by_hand() -> None:
         found = moving_average(average, params, decay=decay, step=jnp.int32(step))["x"]
         np.testing.assert_allclose(found[0], expected, rtol=1e-6)
         assert np.asarray(found[1:]).tobytes() == np.asarray(average["x"][1:]).tobytes()
+
+
+@pytest.mark.parametrize("objective", ["word_detection", "cross_entropy", "self_critical"])
+def test_the_detector_learns_alone_and_only_by_word_detection(objective: Any) -> None:
+    train = replace(STEADY, objective=objective)
+    encoder = EncoderConfig(name="efficientnet_lite0", train_from="head")
+    names = ("encoder", "classifier", "detector", "scale")
+    matrix = jnp.ones((2, 3))
+    params = {
+        "encoder": {"block0": matrix, "head": matrix},
+        "decoder": {"words": matrix},
+        "recogniser": {**dict.fromkeys(names, matrix), "encoder": {"head": matrix}},
+    }
+    tx = create_optimizer(train, encoder, steps_per_epoch=1000, recognises=True)
+    updates, _ = tx.update(params, tx.init(params), params)
+    moved = {
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, update in jax.tree_util.tree_leaves_with_path(updates)
+        if np.any(update)
+    }
+    assert moved == (
+        {"recogniser/detector", "recogniser/scale"}
+        if objective == "word_detection"
+        else {"encoder/head", "decoder/words"}
+    )

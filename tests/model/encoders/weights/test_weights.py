@@ -15,7 +15,12 @@ import references
 from jaxcap.downloads import PublishedFile
 from jaxcap.errors import InputError
 from jaxcap.model.encoders import ENCODERS, weights
-from jaxcap.model.encoders.weights import export_weights, load_weights, weights_file
+from jaxcap.model.encoders.weights import (
+    export_weights,
+    load_classifier,
+    load_weights,
+    weights_file,
+)
 from jaxcap.model.encoders.weights.fitting import encoder_shapes
 from jaxcap.model.encoders.weights.imagenet import IMAGENET
 from jaxcap.model.encoders.weights.safetensors_files import (
@@ -91,6 +96,24 @@ def test_the_skipped_classifier_is_reported(lite0, caplog):
     with caplog.at_level(logging.INFO, logger="jaxcap"):
         load_weights("imagenet", LITE0, encoder_shapes(LITE0))
     assert "skipped the classifier _fc.weight, _fc.bias" in caplog.text
+
+
+def test_the_classifier_is_read_alone(lite0):
+    classifier = load_classifier("imagenet", LITE0)
+    assert classifier["kernel"].shape == (1280, 1000)
+    np.testing.assert_array_equal(classifier["kernel"], lite0["_fc.weight"].T)
+    np.testing.assert_array_equal(classifier["bias"], lite0["_fc.bias"])
+
+
+@pytest.mark.parametrize("form", ["missing", "of other classes"])
+def test_a_file_without_imagenet_classes_says_so(form, tensors):
+    if form == "missing":
+        del tensors["_fc.bias"]
+    else:
+        tensors["_fc.weight"], tensors["_fc.bias"] = np.zeros((10, 1280)), np.zeros(10)
+    message = f"holds no ImageNet classifier of encoder '{LITE0}', which recognition.words needs"
+    with pytest.raises(InputError, match=message):
+        load_classifier("imagenet", LITE0)
 
 
 def test_a_missing_tensor_is_named(tensors):
