@@ -8,6 +8,7 @@ import os
 import secrets
 import stat
 from collections.abc import Callable, Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
 
@@ -47,7 +48,7 @@ def locked(file: int | IO[Any], waiting: Callable[[], None] | None = None) -> bo
     return True
 
 
-def open_file(path: Path, name: str | None = None) -> IO[bytes]:
+def open_file(path: Path, name: str | None = None) -> BufferedReader:
     """Open a regular file for reading; a pipe would block, and a device might never end.
 
     Args:

@@ -119,7 +119,7 @@ def from_dict(cls: type[T], values: Any, *, where: str) -> T:
     """
     if not isinstance(values, dict):
         raise InputError(f"{where}: expected a table of options, found {shown(values)}.")
-    hints = _hints(cls)
+    hints = _hints(typing.cast(Any, cls))
     for name in values:
         if name not in hints:
             raise InputError(
@@ -136,7 +136,7 @@ def from_dict(cls: type[T], values: Any, *, where: str) -> T:
 
 
 @functools.cache
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 

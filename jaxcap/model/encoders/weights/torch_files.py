@@ -12,7 +12,7 @@ import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -69,7 +69,7 @@ def read_torch_file(path: str | Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _read_legacy(file: IO[bytes], file_size: int) -> dict[str, np.ndarray]:
+def _read_legacy(file: io.BufferedReader, file_size: int) -> dict[str, np.ndarray]:
     reader = PickleReader(file_size)
     for expected in (_LEGACY_MAGIC, _LEGACY_PROTOCOL):
         found = reader.read(file)
@@ -92,7 +92,7 @@ def _read_legacy(file: IO[bytes], file_size: int) -> dict[str, np.ndarray]:
     return _arrays(tree, lambda storage: buffers.get(storage.key, b""))
 
 
-def _read_zip(file: IO[bytes], file_size: int) -> dict[str, np.ndarray]:
+def _read_zip(file: io.BufferedReader, file_size: int) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         # Entries that overlap would unfold a small file to any size.
