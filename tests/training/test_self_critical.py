@@ -44,7 +44,7 @@ from jaxcap.training import experiment, self_critical, train
 from jaxcap.training.self_critical import SelfCritical, create_reward, mean_of_others
 from jaxcap.training.step.losses import policy_gradient
 from jaxcap.training.step.state import TrainState
-from jaxcap.training.step.train_step import train_step
+from jaxcap.training.step.train_step import StepMetrics, train_step
 
 IMAGES, LONGEST, SIZE = 4, 5, 12
 Tree = Any
@@ -296,17 +296,18 @@ def test_rewards_rise(baseline: str) -> None:
 
 def test_batches_of_text_take_the_step_for_text() -> None:
     taken = []
+    metrics = StepMetrics(*jnp.zeros(3))
 
     def text(state: TrainState, batch: Batch, rng: Any) -> Any:
         taken.append(batch)
-        return state, None
+        return state, metrics
 
     words = RecognisedWords(np.array([[4, 8]], np.int32), np.array([[0.9, 0.5]], np.float32))
     batch = Batch(np.array(REFERENCES[:1], np.int32), words=words)
     state = _state()
     step = _critic().wrap(_update(), text=text)
-    assert step(state, batch, jax.random.key(0)) == (state, None)
-    assert taken == [batch]
+    assert step(state, batch, jax.random.key(0))[1] is metrics
+    assert taken[0] is batch
 
 
 def test_images_without_captions_cannot_be_rewarded() -> None:
