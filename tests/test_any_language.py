@@ -23,7 +23,7 @@ from jaxcap.errors import InputError
 from jaxcap.evaluation import evaluate_source, read_metrics, write_evaluation
 from jaxcap.text.units import Characters, Pieces
 from jaxcap.text.vocabulary import Vocabulary
-from jaxcap.training import setup
+from jaxcap.training import setup, training_data
 
 COLOURS = {"red": "红色", "green": "绿色", "blue": "蓝色"}
 SHAPES = {"circle": "圆形", "cross": "十字"}
@@ -60,7 +60,8 @@ def test_a_captioner_learns_chinese(
     if units == "pieces":
         pytest.importorskip("sentencepiece")
     splits = {"train": split(0, 48), "dev": split(100, 12)}
-    monkeypatch.setattr(setup, "load_source", lambda name, part, directory: splits[part])
+    for module in (setup, training_data):
+        monkeypatch.setattr(module, "load_source", lambda name, part, directory, **_: splits[part])
     config = changed(
         tiny_config,
         data__units=units,

@@ -341,7 +341,11 @@ def _read_karpathy(path: Path, records: list[Any], problems: Problems, names: Na
             continue
         image = ImageCaptions(ids, [], split=id_text(names.split_of(record)), place=place)
         image.folder = id_text(record.get("filepath")) or ""
-        for number, sentence in enumerate(record.get("sentences") or [], start=1):
+        sentences = record.get("sentences") or []
+        if not isinstance(sentences, list):
+            problems.add(place, f"expected a list of sentences, found {shown(sentences)}")
+            continue
+        for number, sentence in enumerate(sentences, start=1):
             raw = sentence.get("raw") if isinstance(sentence, dict) else None
             tokens = sentence.get("tokens") if isinstance(sentence, dict) else None
             where = f"{place} (image {next(iter(ids.values()))}), sentence {number}"

@@ -139,7 +139,7 @@ def test_a_published_model_is_evaluated_into_a_folder(tiny_run, tiny_data, tmp_p
     file, output = tmp_path / "tiny.safetensors", tmp_path / "made" / "scores"
     published.write(loaded_model.load(tiny_run).single, file, note="drawn scenes")
     console = Console(quiet=True)
-    arguments = evaluate.EvaluateArguments(file, "test", data_dir=tiny_data, output=output)
+    arguments = evaluate.EvaluateArguments(file, split="test", data_dir=tiny_data, output=output)
     assert evaluate.run(arguments, console) == 0
     names = ("metrics-test.json", "predictions-test.json", "report-test.html")
     assert sorted(path.name for path in output.iterdir()) == list(names)

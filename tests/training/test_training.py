@@ -162,7 +162,7 @@ def test_other_folders_and_files_are_not_touched(tiny_config, tmp_path):
         ({"data__data_dir": "/nowhere"}, "not prepared in /nowhere. Run: jaxcap prepare shapes"),
         ({"evaluation__split": "val"}, "no split 'val'"),
         ({"evaluation__metric": "CIDEr"}, "'CIDEr'.*give one of BLEU-1.*Did you mean 'CIDEr-D'"),
-        ({"train__batch_size": 51}, "batch_size is 51.*only 50 images"),
+        ({"train__batch_size": 52}, "batch_size is 52.*only 50 images"),
         ({"data__min_count": 10**6}, "lower data.min_count"),
         ({"data__flip": True}, "data.flip is true.*say what is left.*Give --data.no-flip"),
         ({"encoder__name": "resnet_smal"}, "Did you mean 'resnet_small'"),
