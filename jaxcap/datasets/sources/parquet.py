@@ -16,13 +16,7 @@ from jaxcap.data.image_parquet import open_parquet, parquet_images
 from jaxcap.datasets import Progress, no_progress
 from jaxcap.datasets.sources import Example, Listing, SourceOptions
 from jaxcap.datasets.sources.findings import Findings
-from jaxcap.datasets.sources.locations import need_path
-from jaxcap.datasets.sources.shard_splits import (
-    divide,
-    find_shards,
-    split_of_shard,
-    with_unique_ids,
-)
+from jaxcap.datasets.sources.shard_splits import read_shards
 from jaxcap.errors import InputError
 
 
@@ -32,29 +26,13 @@ def read(options: SourceOptions, progress: Progress = no_progress) -> Listing:
     Raises:
       InputError: lists all problems of the source.
     """
-    source = need_path(options, "a .parquet file, or a folder of .parquet files")
-    findings = Findings(source, skip_gaps=options.skip_bad)
-    shards = find_shards(source, ".parquet")
-    found: dict[Path, list[Example]] = {}
-    for number, shard in enumerate(shards, start=1):
-        try:
-            found[shard] = list(_examples(shard, options, findings))
-        except InputError as error:
-            findings.add_all(error)
-        progress("reading Parquet files", number, len(shards))
-    splits = divide(
-        ((split_of_shard(path, source), e) for path, e in with_unique_ids(found).items()),
+    return read_shards(
+        lambda path, findings: _examples(path, options, findings),
         options,
-        source,
-        findings,
-    )
-    findings.raise_if_any()
-    if not splits:
-        raise InputError(f"{source}: no image with a caption in {len(shards):,} files")
-    return Listing(
-        splits,
-        description=f"Images and captions of the Parquet files of {source.resolve().name}.",
-        notes=findings.notes(),
+        progress,
+        suffix=".parquet",
+        names=("Parquet files", "files"),
+        description="Images and captions of the Parquet files of",
     )
 
 

@@ -1,17 +1,19 @@
-"""Assign the examples of files that each hold many images to splits."""
+"""Read sources of files that each hold many images, and assign their examples to splits."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from jaxcap.caption_files.text_files import LFS_POINTER
 from jaxcap.data.image_paths import walk_images
-from jaxcap.datasets.sources import Example, SourceOptions
+from jaxcap.datasets import Progress
+from jaxcap.datasets.sources import Example, Listing, SourceOptions
 from jaxcap.datasets.sources.findings import Findings
+from jaxcap.datasets.sources.locations import need_path
 from jaxcap.datasets.sources.splits import (
     DEFAULT_FRACTIONS,
     canonical,
@@ -21,6 +23,50 @@ from jaxcap.datasets.sources.splits import (
     in_order,
 )
 from jaxcap.errors import InputError
+
+
+def read_shards(
+    examples: Callable[[Path, Findings], Iterable[Example]],
+    options: SourceOptions,
+    progress: Progress,
+    *,
+    suffix: str,
+    names: tuple[str, str],
+    description: str,
+) -> Listing:
+    """Read the names and captions in all shards of a folder, or in one shard.
+
+    Args:
+      examples: reads a shard, and adds its problems to the findings.
+      suffix: of the files that are shards.
+      names: what they are called in progress, and when counted.
+      description: of the data set, before the name of the source.
+
+    Raises:
+      InputError: lists all problems of the source.
+    """
+    source = need_path(options, f"a {suffix} file, or a folder of {suffix} files")
+    findings = Findings(source, skip_gaps=options.skip_bad)
+    shards = find_shards(source, suffix)
+    found: dict[Path, list[Example]] = {}
+    for number, shard in enumerate(shards, start=1):
+        try:
+            found[shard] = list(examples(shard, findings))
+        except InputError as error:
+            findings.add_all(error)
+        progress(f"reading {names[0]}", number, len(shards))
+    splits = divide(
+        ((split_of_shard(path, source), e) for path, e in with_unique_ids(found).items()),
+        options,
+        source,
+        findings,
+    )
+    findings.raise_if_any()
+    if not splits:
+        raise InputError(f"{source}: no image with a caption in {len(shards):,} {names[1]}")
+    return Listing(
+        splits, description=f"{description} {source.resolve().name}.", notes=findings.notes()
+    )
 
 
 def find_shards(source: Path, suffix: str) -> list[Path]:

@@ -18,13 +18,7 @@ from jaxcap.data.image_tar import split_name, tar_images
 from jaxcap.datasets import Progress, no_progress
 from jaxcap.datasets.sources import Example, Listing, SourceOptions
 from jaxcap.datasets.sources.findings import Findings
-from jaxcap.datasets.sources.locations import need_path
-from jaxcap.datasets.sources.shard_splits import (
-    divide,
-    find_shards,
-    split_of_shard,
-    with_unique_ids,
-)
+from jaxcap.datasets.sources.shard_splits import read_shards
 from jaxcap.errors import InputError
 
 
@@ -34,26 +28,13 @@ def read(options: SourceOptions, progress: Progress = no_progress) -> Listing:
     Raises:
       InputError: lists all problems of the source.
     """
-    source = need_path(options, "a .tar file, or a folder of .tar files")
-    findings = Findings(source, skip_gaps=options.skip_bad)
-    shards = find_shards(source, ".tar")
-    found: dict[Path, list[Example]] = {}
-    for number, shard in enumerate(shards, start=1):
-        found[shard] = list(_examples(shard, findings))
-        progress("reading shards", number, len(shards))
-    splits = divide(
-        ((split_of_shard(path, source), e) for path, e in with_unique_ids(found).items()),
+    return read_shards(
+        _examples,
         options,
-        source,
-        findings,
-    )
-    findings.raise_if_any()
-    if not splits:
-        raise InputError(f"{source}: no image with a caption in {len(shards):,} shards")
-    return Listing(
-        splits,
-        description=f"Images and captions of the WebDataset {source.resolve().name}.",
-        notes=findings.notes(),
+        progress,
+        suffix=".tar",
+        names=("shards", "shards"),
+        description="Images and captions of the WebDataset",
     )
 
 
