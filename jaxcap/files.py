@@ -1,4 +1,4 @@
-"""Regular files, atomic writes, file locks and the cache folder."""
+"""Regular files, atomic writes, locks, room on the disk and the cache folder."""
 
 from __future__ import annotations
 
@@ -6,24 +6,30 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
 
+from rich.filesize import decimal
+
 from jaxcap.errors import InputError
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
-def locked(file: int | IO[Any], waiting: Callable[[], None] | None = None) -> bool:
+def locked(
+    file: int | IO[Any], waiting: Callable[[], None] | None = None, *, shared: bool = False
+) -> bool:
     """Lock an open file against other processes, until it is closed or this process ends.
 
     Windows and some network file systems have no locks; there, this has no effect.
 
     Args:
       waiting: called before waiting for another process that holds the lock. None: do not wait.
+      shared: let others hold the lock too, if theirs are shared.
 
     Returns:
       False if another process holds the lock and `waiting` is None.
@@ -35,17 +41,78 @@ def locked(file: int | IO[Any], waiting: Callable[[], None] | None = None) -> bo
         import fcntl
     except ImportError:
         return True
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         if waiting is None:
             return False
         waiting()
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, kind)
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
     return True
+
+
+@contextlib.contextmanager
+def lock_file(
+    path: Path, waiting: Callable[[], None] | None = None, *, shared: bool = False
+) -> Iterator[bool]:
+    """Hold a lock on a file that exists only for that; see `locked`. Its folder is created.
+
+    A killed process releases its lock. The last holder removes the file.
+
+    Yields:
+      False if another process holds the lock and `waiting` is None.
+
+    Raises:
+      OSError: the folder is not writable.
+    """
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # the folder was removed in between
+            continue
+        try:
+            if not locked(file, waiting, shared=shared):
+                yield False
+                return
+            if _is_open_as(path, file):  # otherwise it was removed, and others lock a new file
+                try:
+                    yield True
+                finally:
+                    if not shared or locked(file):
+                        path.unlink(missing_ok=True)
+                return
+        finally:
+            os.close(file)
+
+
+def _is_open_as(path: Path, file: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def check_space(name: str | Path, folder: Path, needed: int, way_out: str) -> None:
+    """Check that the disk of a folder has room.
+
+    Args:
+      name: what to write there, for the message.
+      needed: bytes.
+      way_out: an imperative sentence for the message.
+
+    Raises:
+      InputError: fewer bytes are free.
+    """
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise InputError(
+            f"{name}: needs about {decimal(needed)} in {folder}, but only {decimal(free)} are "
+            f"free. {way_out}"
+        )
 
 
 def open_file(path: Path, name: str | None = None) -> BufferedReader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
@@ -13,9 +14,13 @@ from types import TracebackType
 from jaxcap.caption_files.formats import Key
 from jaxcap.captioning.results import Caption, Captioned
 from jaxcap.errors import InputError
-from jaxcap.files import replacing
+from jaxcap.files import check_space, lock_file, replacing
 
 _SHARD = re.compile(r".*?\.(?:tar|parquet)/", re.DOTALL | re.IGNORECASE)
+
+_ROOM = 16 * 2**20
+"""Bytes that must be free before the first image is captioned. A caption takes about a hundred in
+Parquet, and 2,048 in a tar file."""
 
 
 @dataclass
@@ -37,19 +42,7 @@ class ShardWriter:
 
     clash = "it has the name {key} in the file of captions, and so has {other}"
 
-    def __post_init__(self) -> None:
-        """Check that the file can be written.
-
-        Raises:
-          InputError: the file exists, or its folder does not.
-        """
-        if self.path.exists() and not self.restart:
-            raise InputError(
-                f"{self.path}: the file exists. The captions of a shard are written as a whole; "
-                "give another --output, or replace the file with --restart."
-            )
-        if not self.path.absolute().parent.is_dir():
-            raise InputError(f"{self.path}: there is no folder {self.path.parent}.")
+    _closing: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def key(self, name: str) -> str:
         """Return the name of an image within its shard; in tar files, without the suffix."""
@@ -69,6 +62,34 @@ class ShardWriter:
             self.captions[self.key(result.name)] = result.captions[0]
 
     def __enter__(self) -> ShardWriter:
+        """Lock out other processes, and check that the file can be written.
+
+        Raises:
+          InputError: the file exists, another process is writing it, its folder does not exist or
+            is not writable, or the disk is full.
+        """
+        folder = self.path.absolute().parent
+        if not folder.is_dir():
+            raise InputError(f"{self.path}: there is no folder {self.path.parent}.")
+        check_space(
+            self.path, folder, _ROOM, "Free some space there, or give an --output elsewhere."
+        )
+        with contextlib.ExitStack() as stack:
+            try:
+                alone = stack.enter_context(lock_file(folder / f".{self.path.name}.lock"))
+            except OSError as failure:
+                raise self._failed(failure) from failure
+            if not alone:
+                raise InputError(
+                    f"{self.path}: another process is writing this file. Give each process its own "
+                    "--part and its own --output."
+                )
+            if self.path.exists() and not self.restart:
+                raise InputError(
+                    f"{self.path}: the file exists. The captions of a shard are written as a "
+                    "whole; give another --output, or replace the file with --restart."
+                )
+            self._closing = stack.pop_all()
         return self
 
     def __exit__(
@@ -77,14 +98,18 @@ class ShardWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is not None:
-            return
-        write = _write_tar if self.path.suffix.lower() == ".tar" else _write_parquet
-        try:
-            with replacing(self.path) as beside:
-                write(beside, self.captions)
-        except OSError as failure:
-            raise InputError(f"{self.path}: cannot write: {failure.strerror}.") from failure
+        with self._closing:
+            if kind is not None:
+                return
+            write = _write_tar if self.path.suffix.lower() == ".tar" else _write_parquet
+            try:
+                with replacing(self.path) as beside:
+                    write(beside, self.captions)
+            except OSError as failure:
+                raise self._failed(failure) from failure
+
+    def _failed(self, error: OSError) -> InputError:
+        return InputError(f"{self.path}: cannot write: {error.strerror}.")
 
 
 def _numbers(caption: Caption) -> dict[str, float]:

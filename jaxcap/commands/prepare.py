@@ -86,6 +86,11 @@ class PrepareArguments:
     skip_bad: bool = False
     """Skip images that are missing, have no caption or cannot be read, instead of stopping with a
     list of them."""
+    part: str | None = None
+    """Prepare one share of the data set: 2/4 is the second of four, for several machines, each
+    with the same options. Their folders NAME/*.unfinished-* must come together in one data_dir."""
+    join: bool = False
+    """Complete the data set when all its parts are prepared."""
     workers: int | None = None
     """Processes that check and scale images; default: one per processor."""
     files: tyro.conf.OmitArgPrefixes[FileOptions] = field(default_factory=FileOptions)
@@ -95,6 +100,7 @@ class PrepareArguments:
 
 def run(arguments: PrepareArguments, console: Console) -> int:
     """Build the data set, or report that it exists."""
+    from jaxcap.data.image_paths import Part
     from jaxcap.datasets.prepare import default_data_dir, prepare
     from jaxcap.datasets.sources import SourceOptions
 
@@ -111,6 +117,8 @@ def run(arguments: PrepareArguments, console: Console) -> int:
         options,
         name=arguments.name,
         data_dir=arguments.data_dir,
+        part=None if arguments.part is None else Part.parse(arguments.part),
+        join=arguments.join,
         max_side=arguments.max_side,
         skip_bad=arguments.skip_bad,
         workers=arguments.workers,

@@ -1,7 +1,7 @@
 """Build a TFDS data set from items, in several processes, without TensorFlow.
 
-The result depends only on the recipe: the bytes are the same from one process or many, with or
-without interruptions. A complete data set becomes `DATA_DIR/NAME/VERSION` by one rename.
+The result depends only on the recipe: the bytes are the same from one process or many, on one
+machine or several, with or without interruptions. A complete data set becomes `DATA_DIR/NAME/VERSION` by one rename.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from typing import Any, NoReturn
 
 import PIL
 import tensorflow_datasets as tfds
-from rich.filesize import decimal
 
+from jaxcap.data.image_paths import Part
 from jaxcap.datasets import Progress, no_progress
 from jaxcap.datasets.shards import Finished, Make, Shard, Workplace, plan
 from jaxcap.datasets.sources.findings import some
 from jaxcap.errors import InputError
-from jaxcap.files import locked
+from jaxcap.files import check_space, lock_file
 
 VERSION = "1.0.0"
 
@@ -77,42 +77,59 @@ def build(
     recipe: Recipe,
     data_dir: Path,
     *,
+    part: Part | None = None,
+    join: bool = False,
     workers: int | None = None,
     skip_bad: bool = False,
     progress: Progress = no_progress,
     report: Callable[[str], None] = lambda text: None,
 ) -> Path:
-    """Build a data set, unless one of that name exists, and return its folder.
+    """Build a data set, or a part of one, unless one of that name exists; return its folder.
 
     A killed build leaves its finished shards in a temporary folder, and the next call with the same
     recipe reuses them. An error leaves nothing behind. Concurrent calls for the same data set wait
     for the first.
 
+    A part is a share of the shards. They stay in the temporary folder until all are there.
+
     Args:
       recipe: defines the data set.
       data_dir: the directory of all data sets.
+      part: write the shards of this part alone.
+      join: write no shard, only complete the data set whose parts are all written.
       workers: the number of processes; by default one per processor if there are enough images.
       skip_bad: leave out items whose record cannot be made, instead of failing.
       progress: called with (task, done, total).
       report: called with messages for the user.
 
     Raises:
-      InputError: records that cannot be made (the first ten and their number), no space, or no
-        permission.
+      InputError: records that cannot be made (the first ten and their number), parts that are
+        missing, no space, or no permission.
     """
     final = data_dir / recipe.name / VERSION
     place = Workplace(final.with_name(f"{VERSION}.unfinished-{_key(recipe)}"), recipe.name)
+
+    def waiting() -> None:
+        report(f"{recipe.name}: another process is preparing it; waiting")
+
     try:
-        with _alone(final.with_name(f"{VERSION}.lock"), report):
+        with lock_file(final.with_name(f"{VERSION}.lock"), waiting, shared=part is not None):
             if final.exists():
                 return final
-            for other in final.parent.glob(f"{VERSION}.unfinished-*"):
-                if other != place.root:  # of another recipe, so it will not be resumed
-                    shutil.rmtree(other, ignore_errors=True)
+            if join:
+                _check_parts(recipe, place)
+            if part is None:
+                for other in final.parent.glob(f"{VERSION}.unfinished-*"):
+                    if other != place.root:  # of another recipe, so it will not be resumed
+                        shutil.rmtree(other, ignore_errors=True)
             try:
                 place.make()
-                finished = _write_shards(recipe, place, workers, progress, report)
+                finished = _write_shards(recipe, place, part, workers, progress, report)
+                if part is None:
+                    _check_splits(recipe, finished)
                 _report_unreadable(recipe, finished, skip_bad, report)
+                if part is not None:
+                    return place.root
                 _write_metadata(recipe, place.data, finished)
                 os.rename(place.data, final)
             except (KeyboardInterrupt, BrokenProcessPool):
@@ -121,7 +138,8 @@ def build(
                 )
                 raise
             except BaseException:
-                shutil.rmtree(place.root, ignore_errors=True)
+                if part is None and not join:  # others wrote the other parts
+                    shutil.rmtree(place.root, ignore_errors=True)
                 raise
             shutil.rmtree(place.root, ignore_errors=True)
     except BrokenProcessPool as error:
@@ -149,54 +167,43 @@ def _key(recipe: Recipe) -> str:
     return hashlib.blake2b(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-@contextlib.contextmanager
-def _alone(lock: Path, report: Callable[[str], None]) -> Iterator[None]:
-    """Lock out other processes that build this data set; a killed process releases its lock."""
-
-    def waiting() -> None:
-        report(f"{lock.parent.name}: another process is preparing it; waiting")
-
-    while True:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # the folder was removed in between
-            continue
-        try:
-            locked(file, waiting)
-            if _is_open_as(lock, file):  # otherwise it was removed, and others lock a new file
-                try:
-                    yield
-                finally:
-                    lock.unlink(missing_ok=True)
-                return
-        finally:
-            os.close(file)
-
-
-def _is_open_as(path: Path, file: int) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file), path.stat())
-    except FileNotFoundError:
-        return False
-
-
 # ---- shards ----------------------------------------------------------------------------------
+
+
+def _plan(recipe: Recipe, part: Part | None = None) -> list[Shard]:
+    shards = plan({split: len(items) for split, items in recipe.splits.items()})
+    return shards if part is None else shards[part.number - 1 :: part.of]
+
+
+def _check_parts(recipe: Recipe, place: Workplace) -> None:
+    shards = _plan(recipe)
+    missing = [shard for shard in shards if not place.has(shard)]
+    if not missing:
+        return
+    others = [p for p in place.root.parent.glob(f"{VERSION}.unfinished-*") if p != place.root]
+    differ = "with other options or from other files" if others else "nowhere"
+    found = "" if len(missing) < len(shards) else f"; parts were prepared {differ}"
+    raise InputError(
+        f"{recipe.name}: {len(missing)} of {len(shards)} shards are missing in {place.root}{found}. "
+        "Run --part for each part with these options, and copy there what other machines wrote; "
+        "or leave out --join to prepare the rest here"
+    )
 
 
 def _write_shards(
     recipe: Recipe,
     place: Workplace,
+    part: Part | None,
     workers: int | None,
     progress: Progress,
     report: Callable[[str], None],
 ) -> list[tuple[Shard, Finished]]:
     """Write the missing shards; return all shards in order with their results."""
-    shards = plan({split: len(items) for split, items in recipe.splits.items()})
+    shards = _plan(recipe, part)
     finished = {shard: found for shard in shards if (found := place.find(shard))}
     if finished:
         report(f"{recipe.name}: resuming; {len(finished)} of {len(shards)} shards are finished")
-    _check_space(recipe, place, sum(f.file_bytes for f in finished.values()))
+    _check_space(recipe, place, len(shards), sum(f.file_bytes for f in finished.values()))
     left = [shard for shard in shards if shard not in finished]
     total = sum(shard.end - shard.begin for shard in shards)
     to_do = sum(shard.end - shard.begin for shard in left)
@@ -295,14 +302,20 @@ def _work(shard: Shard, items: Sequence[Any]) -> Finished:
     return place.write(shard, items, make, tick=tick, stopped=stop.is_set)
 
 
-def _check_space(recipe: Recipe, place: Workplace, there: int) -> None:
-    free = shutil.disk_usage(place.root).free
-    if recipe.size is not None and recipe.size - there + _ROOM > free:
-        raise InputError(
-            f"{recipe.name}: needs about {decimal(recipe.size - there)} in "
-            f"{place.root.parent.parent}, but only {decimal(free)} are free. Choose another "
-            "directory with --data-dir, or store smaller images with --max-side"
+def _check_space(recipe: Recipe, place: Workplace, shards: int, there: int) -> None:
+    if recipe.size is not None:
+        check_space(
+            recipe.name,
+            place.root.parent.parent,
+            recipe.size * shards // len(_plan(recipe)) - there + _ROOM,
+            "Choose another directory with --data-dir, or store smaller images with --max-side",
         )
+
+
+def _check_splits(recipe: Recipe, finished: Sequence[tuple[Shard, Finished]]) -> None:
+    for split in recipe.splits:
+        if not any(result.records for shard, result in finished if shard.split == split):
+            _raise_unreadable(recipe, finished, f"the split '{split}' has no other image")
 
 
 def _report_unreadable(
@@ -311,17 +324,21 @@ def _report_unreadable(
     skip_bad: bool,
     report: Callable[[str], None],
 ) -> None:
-    problems = [message for _, result in finished for message in result.unreadable]
-    for split in recipe.splits:
-        if not any(result.records for shard, result in finished if shard.split == split):
-            _raise_unreadable(recipe, problems, f"the split '{split}' has no other image")
+    problems = _problems(finished)
     if problems and not skip_bad:
-        _raise_unreadable(recipe, problems, "fix them, or leave them out with --skip-bad")
+        _raise_unreadable(recipe, finished, "fix them, or leave them out with --skip-bad")
     if problems:
         report(list_problems(f"{recipe.name}: left out {_count(problems)}", problems))
 
 
-def _raise_unreadable(recipe: Recipe, problems: Sequence[str], way_out: str) -> NoReturn:
+def _problems(finished: Sequence[tuple[Shard, Finished]]) -> list[str]:
+    return [message for _, result in finished for message in result.unreadable]
+
+
+def _raise_unreadable(
+    recipe: Recipe, finished: Sequence[tuple[Shard, Finished]], way_out: str
+) -> NoReturn:
+    problems = _problems(finished)
     raise InputError(
         list_problems(f"{recipe.name}: {_count(problems)} cannot be read ({way_out})", problems)
     )

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as ProgressBars
 
 from jaxcap.config.local_paths import local_path
+from jaxcap.data.image_paths import Part
 from jaxcap.datasets import Progress, shapes
 from jaxcap.datasets.building import VERSION, Recipe, build
 from jaxcap.datasets.recipes import listing_recipe
@@ -68,28 +69,35 @@ def prepare(
     *,
     name: str | None = None,
     data_dir: Path | None = None,
+    part: Part | None = None,
+    join: bool = False,
     max_side: int | None = None,
     skip_bad: bool = False,
     workers: int | None = None,
     console: Console | None = None,
     progress: Progress | None = None,
-) -> Prepared:
-    """Prepare a data set from a source, unless it exists already.
+) -> Prepared | None:
+    """Prepare a data set from a source, or a part of one, unless it exists already.
 
     Args:
       format: a key of `formats()`.
       options: where the source is and how to read it.
       name: the name of the data set; may be left out for formats of a single data set.
       data_dir: the directory of all data sets; `default_data_dir()` if None.
+      part: prepare this share alone, while other processes or machines prepare the others.
+      join: complete the data set whose parts are all prepared.
       max_side: store larger images scaled down to this many pixels (`stored_images.to_stored`).
       skip_bad: leave out images that are missing, have no caption or cannot be decoded.
       workers: the number of processes that decode; by default one per processor.
       console: prints messages, and progress bars on a terminal; standard error if None.
       progress: called with (task, done, total) in place of progress bars.
 
+    Returns:
+      The data set; None if only a part of it was prepared.
+
     Raises:
       InputError: an unknown format, an invalid name, a different data set of that name, a faulty
-        source, unreadable images, or a directory that is not writable.
+        source, unreadable images, parts that are missing, or a directory that is not writable.
     """
     console = PlainConsole(stderr=True) if console is None else console
     options = dataclasses.replace(options or SourceOptions(), skip_bad=skip_bad)
@@ -97,6 +105,8 @@ def prepare(
     name = _check_name(format, name)
     if max_side is not None and max_side < 1:
         raise InputError(f"--max-side is {max_side}; expected at least 1 pixel")
+    if part is not None and join:
+        raise InputError("--join joins prepared parts; leave --part out.")
     if workers is not None and workers < 1:
         raise InputError(f"--workers is {workers}; expected at least 1")
     with contextlib.ExitStack() as stack:
@@ -111,14 +121,23 @@ def prepare(
             recipe = listing_recipe(listing, name=name, format=format, max_side=max_side)
         there = _look(name, data_dir)
         if there is None:
-            build(
+            folder = build(
                 recipe,
                 data_dir,
+                part=part,
+                join=join,
                 workers=workers,
                 skip_bad=skip_bad,
                 progress=progress,
                 report=lambda text: print_line(console, text),
             )
+            if folder.name != VERSION:
+                print_line(
+                    console,
+                    f"{name}: a part is prepared in {folder}. When all are, run this command with "
+                    "--join in place of --part.",
+                )
+                return None
     prepared = find_dataset(name, data_dir)
     _check_same(prepared, recipe)
     if there is None:

@@ -109,6 +109,10 @@ class Workplace:
         for name in ("data", "finished", "parts"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
 
+    def has(self, shard: Shard) -> bool:
+        """Return whether a shard was finished; `find` also verifies it."""
+        return self._note(shard).exists() and self._path(shard).exists()
+
     def find(self, shard: Shard) -> Finished | None:
         """Return the result of a finished shard; None if it is missing or damaged."""
         path = self._path(shard)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from PIL import Image
 from rich.console import Console
 
 from jaxcap.caption_files.reading import read_captions
+from jaxcap.caption_files.shard_writing import ShardWriter
 from jaxcap.captioning import loaded_model
 from jaxcap.captioning.image_reading import read_image
 from jaxcap.captioning.results import Caption, Captioned
@@ -154,3 +156,27 @@ def test_shards_that_cannot_be_read_are_named(
         command("in.tar", "--beside", "txt")
     with pytest.raises(InputError, match=r"no folder none"):
         command("in.tar", "--output", "none/x.tar")
+
+
+@pytest.mark.parametrize("name", ["out.tar", "out.parquet"])
+def test_two_processes_never_write_one_file(
+    name: str, command: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    with ShardWriter(Path(name)):
+        with pytest.raises(InputError, match=rf"{name}: another process is writing this file"):
+            command("in.parquet", "--output", name)
+        with ShardWriter(Path(f"other-{name}")):  # of the same folder
+            pass
+    with pytest.raises(InputError, match=rf"{name}: the file exists"):
+        command("in.parquet", "--output", name)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_full_disk_is_noticed_before_captioning(
+    command: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**6))
+    with pytest.raises(InputError, match=r"out\.tar: needs about 16\.8 MB in .*only 1\.0 MB are"):
+        command("in.tar", "--output", "out.tar")
+    assert not (tmp_path / "out.tar").exists()

@@ -80,3 +80,18 @@ def test_a_tfds_data_set_is_converted(folder: Path, tmp_path: Path) -> None:
         assert [(r["image"], r["captions"]) for r in ours] == [
             (r["image"], r["captions"]) for r in theirs
         ]
+
+
+def test_parts_and_their_join(folder: Path, tmp_path: Path) -> None:
+    options = ["folder", "--source", folder, "--name", "holiday", "--data-dir", tmp_path / "data"]
+    options += ["--split-column", "split", "--skip-bad", "--workers", 1]
+    for part in ("1/2", "2/2"):
+        printed = prepare(*options, "--part", part)
+        assert "holiday: a part is prepared in" in printed
+        assert "run this command with --join in place of --part" in printed
+    with pytest.raises(InputError, match="--join joins prepared parts; leave --part out"):
+        prepare(*options, "--part", "1/2", "--join")
+    with pytest.raises(InputError, match="--part is '3/2'"):
+        prepare(*options, "--part", "3/2")
+    assert "holiday: prepared train 3, dev 1" in prepare(*options, "--join")
+    assert "is prepared already" in prepare(*options, "--part", "1/2")

@@ -21,7 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from jaxcap.datasets import building, shards
+from jaxcap.data.image_paths import Part
+from jaxcap.datasets import shards
 from jaxcap.datasets.building import Recipe, build
 from jaxcap.datasets.prepare import load_source
 from jaxcap.datasets.recipes import listing_recipe
@@ -330,11 +331,58 @@ def test_a_disk_that_becomes_full(folder: Path, tmp_path: Path, workers: int) ->
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("parts", [2, 3])
+def test_parts_give_the_bytes_of_one_process(
+    folder: Path, tmp_path: Path, expected: dict[str, bytes], parts: int
+) -> None:
+    """Each part is prepared on its own machine; one of the folders then receives the others."""
+    machines = [tmp_path / str(number) for number in range(1, parts + 1)]
+    for number, data_dir in enumerate(machines, start=1):
+        place = build(recipe(folder), data_dir, part=Part(number, parts), workers=1)
+        assert place.name.startswith("1.0.0.unfinished-")
+    first, *others = machines
+    with pytest.raises(InputError, match=r"noise: \d+ of 12 shards are missing in .*unfinished"):
+        build(recipe(folder), first, join=True, workers=1)
+    for other in others:
+        shutil.copytree(other, first, dirs_exist_ok=True)
+    build(recipe(folder), first, join=True, workers=1)
+    assert contents(first) == expected
+
+
+def test_parts_are_prepared_at_the_same_time_and_joined_alone(
+    folder: Path, tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    printed: list[str] = []
+
+    def other_part(*_: object) -> None:
+        build(recipe(folder), tmp_path, part=Part(2, 2), workers=1, report=printed.append)
+
+    build(recipe(folder), tmp_path, part=Part(1, 2), workers=1, progress=other_part)
+    assert not any("waiting" in text for text in printed)
+    # Parts of other files or options are not joined, nor removed.
+    with pytest.raises(InputError, match=r"prepared with other options or from other files"):
+        build(recipe(folder, max_side=64), tmp_path, join=True)
+    build(recipe(folder), tmp_path, join=True, workers=1)
+    assert contents(tmp_path) == expected
+
+
+def test_a_part_with_an_unreadable_image_keeps_the_others(folder: Path, tmp_path: Path) -> None:
+    mine = shutil.copytree(folder, tmp_path / "images")
+    (mine / "79.jpg").write_bytes(b"")  # the only image of the split test
+    data_dir = tmp_path / "data"
+    build(recipe(mine), data_dir, part=Part(1, 2), workers=1)
+    with pytest.raises(InputError, match=r"1 image cannot be read \(fix them, or leave them out"):
+        build(recipe(mine), data_dir, part=Part(2, 2), workers=1)
+    build(recipe(mine), data_dir, part=Part(2, 2), workers=1, skip_bad=True)
+    with pytest.raises(InputError, match="the split 'test' has no other image"):
+        build(recipe(mine), data_dir, join=True, skip_bad=True)
+
+
 def test_a_disk_without_space_is_noticed_before_writing(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(building.shutil, "disk_usage", lambda path: usage._replace(free=10**6))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**6))
     with pytest.raises(InputError, match=r"needs about .* MB in .*, but only 1\.0 MB are free"):
         build(recipe(folder), tmp_path, workers=1)
     assert list(tmp_path.iterdir()) == []
