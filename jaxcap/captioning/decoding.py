@@ -39,7 +39,8 @@ class ImageInput(NamedTuple):
     Attributes:
       pixels: decoded images in the model's size, not yet normalised.
       features: the output of the model's encoder, computed earlier.
-      words: what the model's recogniser found, computed earlier with the features.
+      words: what the model's recogniser found, computed earlier with the features, or what to read
+        in place of what it finds in the pixels.
     """
 
     pixels: UInt8[Array | np.ndarray, "B S S 3"] | None = None
@@ -128,7 +129,8 @@ def encode(model: Captioner, variables: Any, images: ImageInput) -> Encoded:
     if images.features is not None:
         return Encoded(jnp.asarray(images.features), images.words)
     encoded: Any = model.apply(variables, images.pixels, method="encode_and_recognise")
-    return Encoded(*encoded)
+    features, words = encoded
+    return Encoded(features, words if images.words is None else images.words)
 
 
 def start_search(model: Captioner, variables: Any, encoded: Encoded) -> tuple[StepFunction, Any]:

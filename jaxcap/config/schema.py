@@ -58,6 +58,9 @@ class DataConfig:
     """Shares of the steps that read name and each of mixed_with, in this order; 0: not read. An
     epoch is one pass over the first one that is read. None: in proportion to their numbers of
     images."""
+    random_images: Annotated[bool, PerStage] = False
+    """Show a random training photograph with captions that have none, so that only their recognised
+    words are right and the decoder learns to believe them; False: show no image."""
     data_dir: Annotated[str | None, Operational] = None
     """Folder of the prepared data sets; default $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
     image_size: Annotated[int, Count(2048)] = 224

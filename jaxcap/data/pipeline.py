@@ -30,6 +30,8 @@ from jaxcap.text.units import WORDS, TextUnits
 from jaxcap.text.vocabulary import PAD
 
 _THREADS = max(2, (os.cpu_count() or 2) // 2)
+# Sets these random numbers apart from those of augmentation, which are also drawn for each row.
+_RANDOM_IMAGES = 2**32 - 2
 _WINDOW = 16
 """The number of batches that are sorted by length together; more would make epochs less random."""
 
@@ -239,22 +241,36 @@ def training_batches(
         lengths = longest if len(config.length_buckets) > 1 else longest * 0
         return epoch_order(lengths, batch_size=batch_size, seed=seed, epoch=epoch, stream=chosen)
 
+    with_images = [
+        each
+        for each, share_of_steps in zip(sets, turns.shares, strict=True)
+        if each.words is None and share_of_steps > 0
+    ]
+
     def load(place: _Place) -> Batch:
         step, of = place.step, sets[place.chosen]
         epoch, position = divmod(place.number, len(of.captions) // batch_size)
         together = order(place.chosen, epoch)[position]
         numbers = together[share]
         pixels = features = words = None
-        if of.words is not None:
-            words = of.words.draw(numbers, seed=seed, step=step, first_row=share.start)
-        elif of.features is not None:
-            features, words = of.features.take(numbers)
-        else:
+        shown, shown_numbers = of, numbers
+        if of.words is not None and config.random_images:
+            rng = np.random.default_rng((seed, step, _RANDOM_IMAGES))
+            shown = with_images[rng.integers(len(with_images))]
+            shown_numbers = rng.integers(len(shown.source), size=batch_size)[share]
+        if shown.features is not None:
+            features, words = shown.features.take(shown_numbers)
+        elif shown.words is None:
+            records = enumerate(source_items(shown.source, shown_numbers), start=share.start)
             pixels = np.stack(
                 [
                     load_image(record, config=config, rng=np.random.default_rng((seed, step, i)))
-                    for i, record in enumerate(source_items(of.source, numbers), start=share.start)
+                    for i, record in records
                 ]
+            )
+        if of.words is not None:
+            words = of.words.draw(
+                numbers, seed=seed, step=step, first_row=share.start, of_image=words
             )
         return Batch(
             pixels=pixels,

@@ -136,7 +136,8 @@ class Captioner(nn.Module):
           images: pixels, or None where `features` are given.
           tokens: captions, starting with `<bos>`.
           features: the encoder's features, computed earlier, in place of `images`.
-          words: recognised words, computed earlier with `features`, or given without any image.
+          words: recognised words, computed earlier with `features`, or given without any image or
+            in place of those that are recognised in `images`.
           own_words: for scheduled sampling: which tokens to replace with the model's predictions.
 
         Raises:
@@ -149,7 +150,8 @@ class Captioner(nn.Module):
         if images is not None and features is not None:
             raise TypeError("Captioner: give images or features, not both.")
         if images is not None:
-            features, words = self.encode_and_recognise(images, train=train)
+            features, recognised = self.encode_and_recognise(images, train=train)
+            words = recognised if words is None else words
         elif features is None and words is None:
             raise TypeError("Captioner: give images or features.")
         if features is not None and features.ndim != 3:

@@ -356,11 +356,11 @@ def sets(source, captions) -> list[TrainingSet]:
     ]
 
 
-def mixed(sets, turns, *, first=0, steps=12, shard=(0, 1), size=4):
+def mixed(sets, turns, *, first=0, steps=12, shard=(0, 1), size=4, random_images=False):
     return list(
         training_batches(
             sets,
-            config=CONFIG,
+            config=dataclasses.replace(CONFIG, random_images=random_images),
             batch_size=size,
             seed=7,
             first_step=first,
@@ -406,6 +406,24 @@ def test_text_comes_with_words_in_place_of_images(sets):
         else:
             assert batch.words is None
             assert batch.pixels.shape == (4, 8, 8, 3)
+
+
+def test_text_may_come_with_random_images(sets):
+    """The words and captions are those of the text; the image is any that the steps read."""
+    plain, shown = mixed(sets, HALVES), mixed(sets, HALVES, random_images=True)
+    seen: set[bytes] = set()
+    for without, batch in zip(plain, shown, strict=True):
+        if set_of(batch) < 2:
+            assert_same([batch], [without])
+            continue
+        assert_same([batch._replace(pixels=None)], [without])
+        seen |= {image.tobytes() for image in batch.pixels}
+    assert len(seen) > 6
+    # Each host reads its own part of the same images, whole or resumed.
+    shares = [mixed(sets, HALVES, shard=(host, 2), random_images=True) for host in range(2)]
+    for batch, parts in zip(shown, zip(*shares, strict=True), strict=True):
+        np.testing.assert_array_equal(batch.pixels, np.concatenate([p.pixels for p in parts]))
+    assert_same(mixed(sets, HALVES, first=2, random_images=True), shown[2:])
 
 
 def test_a_data_set_alone_is_read_as_without_the_others(sets, source, captions):

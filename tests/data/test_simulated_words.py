@@ -9,6 +9,7 @@ from jaxcap.config import DataConfig
 from jaxcap.data import simulated_words
 from jaxcap.data.captions import Captions
 from jaxcap.data.simulated_words import SimulatedWords
+from jaxcap.model.recogniser.words import RecognisedWords
 from jaxcap.text.vocabulary import Vocabulary
 
 # "dog" in 1 of 20 records, "cat" in 3, "boat" in 16; "a" and "sits" cannot be recognised.
@@ -34,28 +35,34 @@ def drawn(simulated: SimulatedWords, number: int, times: int) -> list[dict[int, 
 def test_words_of_the_caption_are_thinned_and_given_probabilities():
     given = [each[DOG] for each in drawn(words(), 0, 4000) if DOG in each]
     assert len(given) / 4000 == pytest.approx(simulated_words.KEPT, abs=0.03)
-    low, high = simulated_words.TRUE_PROBABILITIES
-    assert low <= min(given) <= max(given) < high
-    assert np.mean(given) == pytest.approx((low + high) / 2, abs=0.02)
+    spread = simulated_words.TRUE_PROBABILITIES
+    assert np.float32(spread.lowest) <= min(given) <= max(given) < spread.highest
+    assert np.mean(given) == pytest.approx(mean(spread), abs=0.02)
 
 
-def test_false_words_follow_the_square_root_of_their_frequency():
-    draws = drawn(words(), 0, 4000)
+def mean(spread: simulated_words.Spread) -> float:
+    """Return the integral of the drawn probability over u."""
+    return spread.lowest + (spread.highest - spread.lowest) / (spread.exponent + 1)
+
+
+def test_false_words_fill_the_places_and_follow_the_square_root_of_their_frequency():
+    draws = drawn(words(count=3), 0, 4000)
     false = Counter(word for each in draws for word in each if word != DOG)
-    # Of Poisson's number, the words are drawn with probabilities 1 : √3 : 4; repeats count once.
+    # Words are drawn for 2 or 3 places, with probabilities 1 : √3 : 4; repeats count once.
     share = np.array([1, 3**0.5, 4]) / (5 + 3**0.5)
     for word, p in ((CAT, share[1]), (BOAT, share[2])):
-        expected = 1 - np.exp(-simulated_words.FALSE_WORDS * p)
+        kept = simulated_words.KEPT
+        expected = 1 - kept * (1 - p) ** 2 - (1 - kept) * (1 - p) ** 3
         assert false[word] / 4000 == pytest.approx(expected, abs=0.03)
-    low, high = simulated_words.FALSE_PROBABILITIES
+    spread = simulated_words.FALSE_PROBABILITIES
     given = [p for each in draws for word, p in each.items() if word != DOG]
-    assert low <= min(given) <= max(given) < high
+    assert np.float32(spread.lowest) <= min(given) <= max(given) < spread.highest
+    assert np.mean(given) == pytest.approx(mean(spread), abs=0.02)
 
 
 def test_a_said_word_is_never_false():
-    low, _ = simulated_words.TRUE_PROBABILITIES
     given = [each[BOAT] for each in drawn(words(), 19, 2000) if BOAT in each]
-    assert min(given) >= low
+    assert min(given) >= np.float32(simulated_words.TRUE_PROBABILITIES.lowest)
 
 
 def test_words_come_in_falling_order_and_the_least_probable_are_left_out():
@@ -66,8 +73,6 @@ def test_words_come_in_falling_order_and_the_least_probable_are_left_out():
     assert (np.diff(probabilities, axis=1) <= 0).all()
     np.testing.assert_array_equal(ids == 0, probabilities == 0)
     assert all(a != b or a == 0 for a, b in ids)
-    whole, _ = words([[["dog", "cat", "boat"]]]).draw(np.zeros(300, int), seed=0, step=0)
-    np.testing.assert_array_equal(ids, whole[:, :2])
 
 
 def test_draws_depend_on_seed_step_and_row_alone():
@@ -86,3 +91,23 @@ def test_captions_without_a_recognisable_word_have_false_words_alone():
     for number in (0, 1):
         found = {word for each in drawn(simulated, number, 200) for word in each}
         assert found == {DOG, CAT, BOAT}
+
+
+def test_unsure_words_of_a_random_image_stay_and_its_sure_ones_go():
+    simulated = words(recognisable=(DOG, CAT, BOAT))
+    rows = 3000
+    seen = RecognisedWords(
+        np.tile(np.array([CAT, BOAT, DOG, 0], np.int32), (rows, 1)),
+        np.tile(np.array([0.9, 0.3, 0.2, 0.0], np.float32), (rows, 1)),
+    )
+    found = simulated.draw(np.zeros(rows, int), seed=3, step=4, of_image=seen)
+    each = [dict(zip(i.tolist(), p.tolist(), strict=True)) for i, p in zip(*found, strict=True)]
+    assert sum(x.get(BOAT) == np.float32(0.3) for x in each) / rows > 0.3  # unless drawn as false
+    assert all(x.get(BOAT) for x in each)
+    assert not any(x.get(CAT) == np.float32(0.9) for x in each)
+    # Words of the captions keep the probabilities that are drawn for them.
+    assert not any(x.get(DOG) == np.float32(0.2) for x in each)
+    drawn_beside = np.mean([CAT in x for x in each])
+    share = 3**0.5 / (5 + 3**0.5)
+    expected = 1 - np.exp(-simulated_words.FALSE_BESIDE_IMAGE * share)
+    assert drawn_beside == pytest.approx(expected, abs=0.03)

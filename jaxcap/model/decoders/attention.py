@@ -17,7 +17,7 @@ from jaxcap.model.decoders.base import Decoder
 from jaxcap.model.decoders.cell import Carry, optimized_cell
 from jaxcap.model.decoders.dropout import Dropout
 from jaxcap.model.decoders.products import dense, product
-from jaxcap.model.decoders.word_annotations import WordAnnotations
+from jaxcap.model.decoders.word_annotations import Copies, CopyScores, WordAnnotations
 from jaxcap.model.recogniser.words import RecognisedWords
 from jaxcap.search.interface import NEVER
 
@@ -29,11 +29,13 @@ class Context(NamedTuple):
       annotations: a, the vectors to average, `[B, P, A]`; with K recognised words `[B, P + K, A]`.
       keys: Wₐ a + b, the projections that the hidden state is scored against; of the same shape.
       present: which of the K words the image has, `[B, K]`; None without words.
+      ids: their ids.
     """
 
     annotations: Float[Array, "B P A"]
     keys: Float[Array, "B P A"]
     present: Bool[Array, "B K"] | None = None
+    ids: Int[Array, "B K"] | None = None
 
     @property
     def positions(self) -> int:
@@ -43,11 +45,17 @@ class Context(NamedTuple):
 
 
 class State(NamedTuple):
-    """The input of the output layer, with or without a time axis; `z` is the gated context."""
+    """The input of the output layer, with or without a time axis.
+
+    Attributes:
+      z: the gated context.
+      copies: the recognised words that may be copied, if any.
+    """
 
     embedding: Float[Array, "B N *T E"]
     h: Float[Array, "B N *T H"]
     z: Float[Array, "B N *T A"]
+    copies: Copies | None = None
 
 
 class AttentionDecoder(Decoder[Carry, Context, State]):
@@ -89,6 +97,7 @@ class AttentionDecoder(Decoder[Carry, Context, State]):
             self.no_image = self.param(
                 "no_image", nn.initializers.normal(0.02), (self.attention_size,)
             )
+            self.copy = CopyScores(self.attention_size, self.dtype)
             self.drop_image = Dropout(self.image_dropout, self.axis_name)
 
     def start(
@@ -113,7 +122,7 @@ class AttentionDecoder(Decoder[Carry, Context, State]):
         carry = (jnp.tanh(self.init_c(mean)), jnp.tanh(self.init_h(mean)))
         if words is not None:
             a = jnp.concatenate([a, of_words], axis=1)
-        return carry, Context(a, self.key(a), present)
+        return carry, Context(a, self.key(a), present, None if words is None else words.ids)
 
     def _positions(self, features: Any, *, train: bool) -> Float[Array, "B P A"]:
         return self.drop_feature(nn.relu(self.project(features)), deterministic=not train)
@@ -155,7 +164,18 @@ class AttentionDecoder(Decoder[Carry, Context, State]):
         carry, h = self.cell(carry, jnp.concatenate([embedding, z], axis=-1))
         return carry, (State(embedding, h, z), weights[..., : context.positions])
 
+    def look(
+        self, state: State, weights: Float[Array, "B N *T P"], context: Context, *, train: bool
+    ) -> tuple[State, Float[Array, "B N *T P"]]:
+        """Score the recognised words for copying."""
+        if context.present is None or context.ids is None:
+            return state, weights
+        words = context.annotations[:, context.positions :]
+        scores = self.copy(state.h, words, context.present)
+        return state._replace(copies=Copies(scores, context.ids)), weights
+
     def readout(self, state: State, *, train: bool) -> Float[Array, "B N *T V"]:
-        """Equation 7, the deep output layer: Lₒ(E y + Lₕ h + L_z z)."""
+        """Equation 7, the deep output layer: Lₒ(E y + Lₕ h + L_z z); and words that are copied."""
         x = state.embedding + self.output_h(state.h) + self.output_z(state.z)
-        return self.output(self.drop_output(x, deterministic=not train))
+        logits = self.output(self.drop_output(x, deterministic=not train))
+        return logits if state.copies is None else state.copies.added_to(logits)

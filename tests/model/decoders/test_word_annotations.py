@@ -15,8 +15,9 @@ from family import WIDE, A, B, D, E, H, N, P, T, V, inputs
 from jaxcap.config import DecoderConfig
 from jaxcap.errors import InputError
 from jaxcap.model.decoders import AttentionDecoder, create_decoder
+from jaxcap.model.decoders.word_annotations import Copies, CopyScores
 from jaxcap.model.recogniser.words import RecognisedWords
-from jaxcap.search.interface import repeat_captions
+from jaxcap.search.interface import NEVER, repeat_captions
 
 K = 3
 # The second image has two words; `<pad>` with probability 0 fills its row.
@@ -95,6 +96,39 @@ def test_annotations_are_the_equation(decoder: AttentionDecoder) -> None:
     expected, without = start(decoder, params, features, None)
     assert_close(carry, expected)
     assert_close(context.annotations[:, :P], without.annotations)
+
+
+def test_saying_and_copying_share_a_softmax() -> None:
+    """Against the equation in float64: exp of a logit is exp g + Σ exp ψ of that word."""
+    rng = np.random.default_rng(3)
+    g, psi = rng.normal(0, 2, (B, N, T, V)), rng.normal(0, 2, (B, N, T, K))
+    expected = np.exp(g)
+    for b, k in np.ndindex(B, K):
+        if WORDS.probabilities[b, k]:
+            expected[b, :, :, WORDS.ids[b, k]] += np.exp(psi[b, :, :, k])
+    scores = np.where(WORDS.probabilities[:, None, None] > 0, psi, NEVER)
+    copies = Copies(jnp.float32(scores), jnp.asarray(WORDS.ids))
+    np.testing.assert_allclose(copies.added_to(jnp.float32(g)), np.log(expected), atol=1e-5)
+    # One step has no time axis.
+    one = Copies(jnp.float32(scores[:, :, 0]), jnp.asarray(WORDS.ids))
+    np.testing.assert_allclose(
+        one.added_to(jnp.float32(g[:, :, 0])), np.log(expected)[:, :, 0], atol=1e-5
+    )
+
+
+def test_copy_scores_are_the_equation(decoder: AttentionDecoder) -> None:
+    rng, width = np.random.default_rng(4), decoder.hidden_size
+    h, annotations = rng.normal(0, 1, (B, N, width)), rng.normal(0, 1, (B, K, A))
+    present = WORDS.probabilities > 0
+    scorer = CopyScores(A)
+    given = (jnp.float32(h), jnp.float32(annotations), jnp.asarray(present))
+    params = scorer.init(jax.random.key(0), *given)["params"]
+    keys, query = (np.float64(params[f"Dense_{i}"]["kernel"]) for i in (0, 1))
+    expected = np.einsum("bna,bka->bnk", h @ query, annotations @ keys) / A**0.5 - 4.0
+    found = scorer.apply({"params": params}, *given)
+    everywhere = np.broadcast_to(present[:, None], found.shape)
+    np.testing.assert_allclose(found[everywhere], expected[everywhere], rtol=1e-4, atol=1e-5)
+    assert (np.asarray(found)[~everywhere] == NEVER).all()
 
 
 def test_attention_is_a_softmax_over_positions_and_present_words(decoder: AttentionDecoder) -> None:
@@ -223,7 +257,7 @@ def test_a_decoder_without_recognised_words_keeps_its_parameters() -> None:
     plain = AttentionDecoder(**WIDE)
     params = jax.eval_shape(lambda: plain.init(jax.random.key(0), *inputs(), train=False))["params"]
     reading = random_params(AttentionDecoder(reads_words=True, **WIDE))
-    assert set(reading) - set(params) == {"words", "no_image"}
+    assert set(reading) - set(params) == {"words", "no_image", "copy"}
     assert set(params) <= set(reading)
 
 
