@@ -7,53 +7,28 @@ mistake ends with one message on standard error and status 2; a partial failure 
 from __future__ import annotations
 
 import errno
+import importlib
 import io
 import os
 import sys
-from collections.abc import Callable
-from typing import Any
-
-from rich.console import Console
 
 import jaxcap
-from jaxcap.commands import (
-    caption,
-    configs,
-    data,
-    evaluate,
-    export,
-    finetune,
-    parsing,
-    prepare,
-    replay,
-    score,
-    train,
-    weights,
-)
-from jaxcap.config.local_paths import local_arguments
 from jaxcap.errors import InputError, did_you_mean
-from jaxcap.progress import PlainConsole
 
-_COMMANDS: dict[str, tuple[type, Callable[[Any, Console], int]]] = {
-    "prepare": (prepare.PrepareArguments, prepare.run),
-    "data": (data.DataArguments, data.run),
-    "configs": (configs.ConfigsArguments, configs.run),
-    "train": (train.TrainArguments, train.run),
-    "finetune": (finetune.FinetuneArguments, finetune.run),
-    "evaluate": (evaluate.EvaluateArguments, evaluate.run),
-    "caption": (caption.CaptionArguments, caption.run),
-    "score": (score.ScoreArguments, score.run),
-    "export": (export.ExportArguments, export.run),
-    "replay": (replay.ReplayArguments, replay.run),
-    "weights": (weights.WeightsArguments, weights.run),
+_COMMANDS = {
+    "prepare": "Build a data set for training from your images and captions.",
+    "data": "Inspect a prepared data set, and warn of problems for training.",
+    "configs": "List the configurations that come with jaxcap, or print one.",
+    "train": "Train the captioner of a configuration, or resume a run.",
+    "finetune": "Fine-tune the model in the package, or another, on your own data.",
+    "evaluate": "Caption the images of a split, score the captions, write a report.",
+    "caption": "Caption photographs.",
+    "score": "Score a file of captions as papers do.",
+    "export": "Write a trained captioner to a file, in one of two formats.",
+    "replay": "Repeat the step at which a training diverged.",
+    "weights": "Inspect a weight file: find the encoder that it fits, or convert it.",
 }
-
-
-_PARSERS: dict[str, Callable[[list[str]], Any]] = {
-    "train": train.parse,
-    "finetune": finetune.parse,
-}
-"""Parsers of the commands with defaults that depend on other arguments."""
+"""The modules of `jaxcap.commands`, imported on use, and the first line of their descriptions."""
 
 
 def main(*command: str) -> None:
@@ -65,39 +40,61 @@ def main(*command: str) -> None:
     # Messages show the command to repeat, however it was called.
     sys.argv = ["jaxcap", *command, *sys.argv[1:]]
 
-    def parse_and_run(console: Console) -> int:
-        given = local_arguments(sys.argv[1:])
-        if given == ["--version"]:
-            print(f"jaxcap {jaxcap.__version__}")
-            return 0
-        if not given:
-            console.print(describe_commands())
-            return 2
-        if given[0] in ("-h", "--help"):
-            print(describe_commands())
-            return 0
-        name, *rest = given
-        if name not in _COMMANDS:
-            raise InputError(
-                f"unknown command '{name}'.{did_you_mean(name, _COMMANDS)} "
-                f"Commands: {', '.join(_COMMANDS)}."
-            )
-        arguments, run = _COMMANDS[name]
-        if name in _PARSERS:
-            return run(_PARSERS[name](rest), console)
-        if name == "caption":
-            rest = caption.paths_last(rest)
-        return run(parsing.parse(arguments, f"jaxcap {name}", rest), console)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # File names must be printable in any locale; `\udcff` is also valid in JSON.
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+    try:
+        status = _run(sys.argv[1:])
+    except InputError as error:
+        _complain(f"error: {error}")
+        status = 2
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        status = 130
+    except BrokenPipeError:  # the reader of our output has exited
+        _abandon_stdout()
+        status = 1
+    except OSError as error:
+        if error.errno not in _ENVIRONMENT:
+            raise
+        _abandon_stdout()
+        _complain(f"error: {error}")
+        status = 2
+    sys.exit(status)
 
-    _run(parse_and_run)
+
+def _run(given: list[str]) -> int:
+    """Run the command that was given, and return its status."""
+    if given == ["--version"]:
+        print(f"jaxcap {jaxcap.__version__}")
+        return 0
+    if not given or given[0] in ("-h", "--help"):
+        print(describe_commands(), file=sys.stdout if given else sys.stderr)
+        return 0 if given else 2
+    # Imported here, because the list of commands needs none of it.
+    from jaxcap.commands import parsing
+    from jaxcap.config.local_paths import local_arguments
+    from jaxcap.progress import PlainConsole
+
+    name, *rest = local_arguments(given)
+    if name not in _COMMANDS:
+        raise InputError(
+            f"unknown command '{name}'.{did_you_mean(name, _COMMANDS)} "
+            f"Commands: {', '.join(_COMMANDS)}."
+        )
+    command = importlib.import_module(f"jaxcap.commands.{name}")
+    if hasattr(command, "parse"):  # defaults or an order that depend on other arguments
+        arguments = command.parse(rest)
+    else:
+        kind = getattr(command, f"{name.title()}Arguments")
+        arguments = parsing.parse(kind, f"jaxcap {name}", rest)
+    status: int = command.run(arguments, PlainConsole(stderr=True))
+    return status
 
 
 def describe_commands() -> str:
     """List the commands, each with the first line of its description."""
-    lines = [
-        f"  {name:10}{(arguments.__doc__ or '').partition(chr(10))[0]}"
-        for name, (arguments, _) in _COMMANDS.items()
-    ]
+    lines = [f"  {name:10}{about}" for name, about in _COMMANDS.items()]
     return "\n".join(
         [
             "usage: jaxcap COMMAND …",
@@ -111,30 +108,10 @@ def describe_commands() -> str:
     )
 
 
-def _run(command: Callable[[Console], int]) -> None:
-    """Run a command and exit with its status; messages go to standard error."""
-    console = PlainConsole(stderr=True)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # File names must be printable in any locale; `\udcff` is also valid in JSON.
-        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
-    try:
-        status = command(console)
-    except InputError as error:
-        console.print(f"error: {error}", style="red", soft_wrap=True)
-        status = 2
-    except KeyboardInterrupt:
-        console.print("interrupted", style="red")
-        status = 130
-    except BrokenPipeError:  # the reader of our output has exited
-        _abandon_stdout()
-        status = 1
-    except OSError as error:
-        if error.errno not in _ENVIRONMENT:
-            raise
-        _abandon_stdout()
-        console.print(f"error: {error}", style="red", soft_wrap=True)
-        status = 2
-    sys.exit(status)
+def _complain(message: str) -> None:
+    from jaxcap.progress import PlainConsole
+
+    PlainConsole(stderr=True).print(message, style="red", soft_wrap=True)
 
 
 _ENVIRONMENT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 import os
 import re
@@ -172,6 +173,15 @@ def test_help(command, entry, arguments, expected):
     outcome = command(entry, *arguments)
     assert outcome.code == 0
     assert expected in outcome.out
+
+
+def test_the_list_of_commands_repeats_their_descriptions():
+    for line in re.findall(r"^  \w+ +.+$", cli.describe_commands(), re.MULTILINE):
+        name, about = line.split(maxsplit=1)
+        arguments = getattr(
+            importlib.import_module(f"jaxcap.commands.{name}"), f"{name.title()}Arguments"
+        )
+        assert arguments.__doc__.partition("\n")[0] == about
 
 
 # Results

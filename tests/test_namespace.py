@@ -73,6 +73,22 @@ def test_listing_names_loads_nothing() -> None:
     assert _python(program) == "set()"
 
 
+@pytest.mark.parametrize(
+    ("start", "most"),
+    [
+        ("import jaxcap", 40),
+        ("sys.argv = ['jaxcap', '--help']; from jaxcap import cli; cli.main()", 40),
+        ("sys.argv = ['jaxcap', '--version']; from jaxcap import cli; cli.main()", 40),
+    ],
+)
+def test_a_start_imports_few_modules(start: str, most: int) -> None:
+    count = "print(len(set(sys.modules) - before), {'jax', 'numpy', 'rich'} & set(sys.modules))"
+    program = f"import sys; before = set(sys.modules)\ntry: {start}\nfinally: {count}"
+    modules, heavy = _python(program).splitlines()[-1].split(maxsplit=1)
+    assert heavy == "set()"
+    assert 0 < int(modules) <= most
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'jaxcap' has no attribute 'metric'"):
         jaxcap.metric  # noqa: B018

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 import tyro
 from rich.console import Console
 
+from jaxcap.commands import parsing
 from jaxcap.commands.search_options import (
     SEARCH_OPTIONS_WITH_VALUE,
     SearchGroup,
@@ -100,6 +101,11 @@ class CaptionArguments:
     batch_size: int = 32
     """Images captioned at once."""
     search: SearchGroup = field(default_factory=SearchOptions)
+
+
+def parse(argv: list[str]) -> CaptionArguments:
+    """Parse the arguments of `jaxcap caption`."""
+    return parsing.parse(CaptionArguments, "jaxcap caption", paths_last(argv))
 
 
 def paths_last(arguments: Sequence[str]) -> list[str]:
