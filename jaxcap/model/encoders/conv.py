@@ -157,15 +157,24 @@ class Conv(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B h w O"]:
+    def __call__(
+        self,
+        x: Float[Array, "B H W I"],
+        line: tuple[Float[Array, " O"], Float[Array, " O"]] | None = None,
+    ) -> Float[Array, "B h w O"]:
+        """Return the convolution y of x; with `line`, a and b, return y a + b by another kernel."""
         side, inputs = self.kernel_size, x.shape[-1]
         height, width = (side, side) if isinstance(side, int) else side
         kernel_shape = (height, width, 1 if self.depthwise else inputs, self.features)
         kernel = self.param("kernel", _kernel_init, kernel_shape)
-        y = self._convolve(x.astype(self.dtype), kernel.astype(self.dtype))
+        bias = None
         if self.use_bias:
-            y += self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
-        return y
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        if line is not None:
+            a, b = line
+            kernel, bias = kernel * a, b if bias is None else bias * a + b
+        y = self._convolve(x.astype(self.dtype), kernel.astype(self.dtype))
+        return y if bias is None else y + bias.astype(self.dtype)
 
     def _convolve(
         self, x: Float[Array, "B H W I"], kernel: Float[Array, "kh kw I_per_group O"]
@@ -182,6 +191,8 @@ class Conv(nn.Module):
 
 class ConvNorm(nn.Module):
     """A convolution and its batch normalisation (Ioffe & Szegedy 2015, algorithms 1 and 2).
+
+    Without batch statistics, the normalisation is part of the convolution's kernel and bias.
 
     Attributes:
       features, kernel_size, stride, padding, depthwise, use_bias, dtype: as in `Conv`.
@@ -207,7 +218,7 @@ class ConvNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W I"], *, train: bool) -> Float[Array, "B h w O"]:
-        x = Conv(
+        conv = Conv(
             self.features,
             self.kernel_size,
             self.stride,
@@ -216,8 +227,8 @@ class ConvNorm(nn.Module):
             self.use_bias,
             self.dtype,
             name="conv",
-        )(x)
-        return BatchNorm(
+        )
+        norm = BatchNorm(
             use_running_average=not train,
             momentum=self.momentum,
             epsilon=self.epsilon,
@@ -226,4 +237,5 @@ class ConvNorm(nn.Module):
             use_scale=self.use_scale,
             scale_init=self.scale_init,
             name="norm",
-        )(x)
+        )
+        return norm(conv(x)) if train else conv(x, norm.line(self.features))

@@ -17,19 +17,26 @@ class BatchNorm(nn.BatchNorm):
     it derives more sums, and stores x − μ as well as x.
     """
 
-    @nn.compact
     def __call__(  # type: ignore[override]  # Flax's takes a mask too
         self, x: Float[Array, "B H W C"]
     ) -> Float[Array, "B H W C"]:
-        shape = (x.shape[-1],)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
-        running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
         # Sum at least in float32: in bfloat16 sums over a batch would lose digits.
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        if self.use_running_average:
+        a, b = self.line(x.shape[-1], None if self.use_running_average else wide)
+        return (wide * a + b).astype(self.dtype or x.dtype)
+
+    @nn.compact
+    def line(
+        self, channels: int, x: Float[Array, "B H W C"] | None = None
+    ) -> tuple[Float[Array, " C"], Float[Array, " C"]]:
+        """Return a and b, from the statistics of `x` or, without it, from the running ones."""
+        shape = (channels,)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        if x is None:
             mean, var = running_mean.value, running_var.value
         else:
-            mean, square = wide.mean((0, 1, 2)), jnp.square(wide).mean((0, 1, 2))
+            mean, square = x.mean((0, 1, 2)), jnp.square(x).mean((0, 1, 2))
             if self.axis_name is not None and not self.is_initializing():
                 mean, square = lax.pmean((mean, square), self.axis_name)
             var = jnp.maximum(square - jnp.square(mean), 0)
@@ -43,4 +50,4 @@ class BatchNorm(nn.BatchNorm):
         b = -mean * a
         if self.use_bias:
             b = b + self.param("bias", self.bias_init, shape, self.param_dtype)
-        return (wide * a + b).astype(self.dtype or x.dtype)
+        return a, b

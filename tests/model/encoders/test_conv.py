@@ -221,6 +221,24 @@ def test_conv_norm_by_hand():
     np.testing.assert_allclose(stats["var"], [0.9 + 0.4], rtol=1e-5)
 
 
+@pytest.mark.parametrize("options", [{}, {"depthwise": True}, {"use_bias": True}])
+def test_a_frozen_normalisation_is_part_of_the_convolution(options):
+    layer, conv = ConvNorm(4, 3, epsilon=0.1, **options), Conv(4, 3, **options)
+    x = _images(5, 5, channels=4)
+    variables = jax.tree.map(
+        lambda leaf: 0.5 + jax.random.uniform(KEY, leaf.shape), layer.init(KEY, x, train=False)
+    )
+    params, stats = variables["params"], variables["batch_stats"]["norm"]
+    y = conv.apply({"params": params["conv"]}, x)
+    normalised = (y - stats["mean"]) / jnp.sqrt(stats["var"] + 0.1)
+    expected = normalised * params["norm"]["scale"] + params["norm"]["bias"]
+    found, inner = layer.apply(
+        variables, x, train=False, capture_intermediates=True, mutable=["intermediates"]
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(inner["intermediates"]["conv"]["__call__"][0], found)
+
+
 def test_batch_statistics_are_averaged_over_the_axis():
     x = _images(4, 4, channels=3)
     layer = ConvNorm(5, 3)

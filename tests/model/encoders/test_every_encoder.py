@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from jaxcap.model.encoders import ENCODERS
+from jaxcap.model.encoders.conv import Conv
+from jaxcap.model.encoders.efficientnet_lite import EfficientNetLite
 from jaxcap.model.encoders.freezing import stage_of
 from jaxcap.model.encoders.resnet import Bottleneck, ResNet
 from jaxcap.model.encoders.vgg import VGG
@@ -100,6 +102,33 @@ def test_nothing_of_a_frozen_stage_moves(build, frozen):
         for key in path:
             old = old[key.key]
         assert bool((value != old).any()) == (stage_of(path[0].key) not in frozen), path
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        ResNet((1, 1), Bottleneck, width=4, small_inputs=True),
+        EfficientNetLite(width=0.2, depth=0.1),
+    ],
+)
+def test_frozen_normalisations_are_part_of_the_convolutions(module):
+    images = jax.random.normal(KEY, (2, 32, 32, 3))
+    variables = jax.tree.map(
+        lambda leaf: leaf + 0.1 * jax.random.normal(KEY, leaf.shape),
+        jax.jit(lambda x: module.init(KEY, x, train=False))(images),
+    )
+
+    def apart(call, args, kwargs, context):
+        if isinstance(context.module, Conv) and context.method_name == "__call__":
+            x, (a, b) = args
+            return call(x) * a + b
+        return call(*args, **kwargs)
+
+    folded = jax.jit(lambda x: module.apply(variables, x, train=False))(images)
+    with nn.intercept_methods(apart):
+        plain = jax.jit(lambda x: module.apply(variables, x, train=False))(images)
+    assert (folded != plain).any()
+    np.testing.assert_allclose(folded, plain, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", SHALLOW)
