@@ -212,7 +212,6 @@ PRIVATE = {
     ("model/encoders/cpu/test_winograd.py", "_for_images"),
     ("model/encoders/cpu/test_winograd.py", "_for_kernels"),
     ("model/encoders/test_conv.py", "_IMAGES"),
-    ("storage/test_program_cache.py", "_LIMIT"),
     ("storage/test_program_cache.py", "_TRACED"),
     ("storage/test_program_cache.py", "_code"),
     ("storage/test_published.py", "_digest"),

@@ -7,7 +7,9 @@ object in them.
 from __future__ import annotations
 
 import functools
+import io
 import itertools
+import json
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -97,6 +99,20 @@ class SplitCaptions(Sequence[list[list[str]]]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         return [[self.units[i] for i in row] for row in self.rows[index % len(self)]]
+
+    def to_bytes(self) -> bytes:
+        """Return the content of a file that `from_bytes` reads."""
+        file = io.BytesIO()
+        np.savez(
+            file, units=np.frombuffer(json.dumps(self.units).encode(), np.uint8), **vars(self.rows)
+        )
+        return file.getvalue()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> SplitCaptions:
+        """Read what `to_bytes` returned."""
+        arrays = dict(np.load(io.BytesIO(content)))
+        return cls(tuple(json.loads(arrays.pop("units").tobytes())), Rows(**arrays))
 
     def counts(self) -> dict[str, int]:
         """Count the occurrences of each unit."""

@@ -45,6 +45,12 @@ class Records:
             split=split, decoders=encoded if "image" in builder.info.features else None
         )
 
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """Changes with the data set's files, by size and time, or with what is read of them."""
+        stats = ((part, os.stat(part.filename)) for part in self._parts())
+        return tuple((part, stat.st_size, stat.st_mtime_ns) for part, stat in stats)
+
     def __len__(self) -> int:
         return len(self._source)
 

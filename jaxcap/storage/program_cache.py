@@ -31,9 +31,6 @@ from jaxcap.files import cache_dir, is_private, replacing
 _TRACED = ("captioning/decoding.py", "model", "search")
 """The code and tables from which a captioner's program is traced."""
 
-_LIMIT = 64
-"""The largest number of entries; the least recently used one is evicted."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Store:
@@ -41,9 +38,11 @@ class Store:
 
     Attributes:
       directory: created when the first entry is stored.
+      limit: the largest number of entries; the least recently used one is evicted.
     """
 
     directory: Path
+    limit: int = 64
 
     def get(self, key: str) -> bytes | None:
         """Return the entry, or None if it is missing or damaged."""
@@ -66,7 +65,7 @@ class Store:
             with replacing(self.directory / key) as beside:
                 beside.write_bytes(_digest(content) + b"\n" + content)
             entries = sorted(self.directory.iterdir(), key=lambda path: path.stat().st_mtime)
-            for path in entries[:-_LIMIT]:
+            for path in entries[: -self.limit]:
                 path.unlink(missing_ok=True)
 
 
@@ -102,16 +101,21 @@ def key_of(*facts: Any) -> str:
     return hashlib.sha256(f"{_code()} {facts!r}".encode()).hexdigest()[:40]
 
 
+def digest_of_sources(*names: str) -> str:
+    """Return the SHA-256 of some files and folders of this library."""
+    digest = hashlib.sha256()
+    for name in names:
+        path = Path(__file__).parents[1] / name
+        for source in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if source.suffix in (".py", ".csv"):
+                digest.update(f"{source.name}\n".encode() + source.read_bytes())
+    return digest.hexdigest()
+
+
 @functools.cache
 def _code() -> str:
     """Return the SHA-256 of the traced sources, the versions and JAX's options."""
-    digest = hashlib.sha256()
-    for name in _TRACED:
-        path = Path(__file__).parents[1] / name
-        for source in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if source.suffix not in (".py", ".csv"):
-                continue
-            digest.update(f"{source.name}\n".encode() + source.read_bytes())
+    digest = hashlib.sha256(digest_of_sources(*_TRACED).encode())
     digest.update(f"{jax.__version__} {flax.__version__} {os.cpu_count()}".encode())
     digest.update(repr(sorted(jax.config.values.items(), key=str)).encode())
     return digest.hexdigest()

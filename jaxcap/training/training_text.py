@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import unicodedata
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 from jaxcap.config import DataConfig
-from jaxcap.data.captions import Captions, split_captions
+from jaxcap.data.captions import Captions, SplitCaptions, split_captions
 from jaxcap.data.pipeline import Source, all_captions
 from jaxcap.datasets.inspection import caption_warnings
+from jaxcap.datasets.records import Records
 from jaxcap.errors import InputError
-from jaxcap.text.units import Pieces, TextUnits, create_units
+from jaxcap.files import cache_dir
+from jaxcap.storage.program_cache import Store, digest_of_sources
+from jaxcap.text.units import Pieces, TextUnits, create_units, units_to_json
 from jaxcap.text.vocabulary import Vocabulary
+
+_KEPT = 16
+"""Data sets with their captions split, in the user's cache; a million images take 270 MB."""
 
 
 def training_text(
@@ -55,7 +63,7 @@ def training_text(
     else:
         # Pieces are not learned again, and their model file need not exist any more.
         units = _checked(before.units, saved, config)
-    texts = split_captions(captions(), units)
+    texts = _split_once(sources, units)
     if given is None:
         vocabulary = Vocabulary.from_counts(
             texts.counts(),
@@ -82,6 +90,29 @@ def training_text(
             if warning.level == "warning":
                 warn(f"warning: {warning.text}")
     return vocabulary, Captions.encode(texts, vocabulary, config=config)
+
+
+def _split_once(sources: Sequence[Source], units: TextUnits) -> SplitCaptions:
+    """Split the captions of all sources, or read what an earlier run made of the same files.
+
+    Reading a million records and splitting their captions takes minutes.
+    """
+
+    def split() -> SplitCaptions:
+        return split_captions(itertools.chain.from_iterable(map(all_captions, sources)), units)
+
+    directory = cache_dir("captions")
+    prepared = [source.identity for source in sources if isinstance(source, Records)]
+    if directory is None or len(prepared) < len(sources):
+        return split()
+    rules = digest_of_sources("text", "metrics"), unicodedata.unidata_version
+    facts = repr((prepared, units_to_json(units), rules))
+    store, key = Store(directory, _KEPT), hashlib.sha256(facts.encode()).hexdigest()
+    if (content := store.get(key)) is not None:
+        return SplitCaptions.from_bytes(content)
+    texts = split()
+    store.put(key, texts.to_bytes())
+    return texts
 
 
 def _checked(units: TextUnits, saved: Path, config: DataConfig) -> TextUnits:

@@ -132,9 +132,8 @@ def test_what_cannot_be_exported_is_called_as_it_is(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_oldest_makes_room(tmp_path, monkeypatch):
-    monkeypatch.setattr(program_cache, "_LIMIT", 2)
-    store, clock = Store(tmp_path), iter(range(100))
+def test_the_oldest_makes_room(tmp_path):
+    store, clock = Store(tmp_path, limit=2), iter(range(100))
 
     def touch(name: str) -> None:
         time = next(clock)
