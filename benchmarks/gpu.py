@@ -17,6 +17,7 @@ short still counts. Eager PyTorch is timed before anything is compiled by `torch
 | device, peak | the device, and FLOP/s of a large matrix product in both types | |
 | parity | one training step on the CPU and on the device | each other |
 | train ENCODER | images a second of whole steps, up to saturation | PyTorch, eager and compiled |
+| depthwise | EfficientNet-Lite2's depthwise layers, by XLA and as shifted sums | each other |
 | search | images a second, beam 5, from features to captions | batched search in PyTorch |
 | caption | images a second, from JPEG files to captions, with the model in the package | |
 | export | an exported program on this device | captions by the library |
@@ -29,6 +30,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -52,6 +54,7 @@ LIMITS = {
     "parity": 90,
     "train resnet50": 120,
     "train efficientnet_lite0": 100,
+    "depthwise": 60,
     "search": 60,
     "caption": 60,
     "export": 60,
@@ -161,8 +164,6 @@ def _peak(smoke: bool) -> Iterator[Result]:
 
 def _parity(smoke: bool) -> Iterator[Result]:
     """Run one step, without dropout, from the same state on the CPU and on the device."""
-    import functools
-
     import jax
     import numpy as np
     from training import DECODER, SIDE, TRAIN, WORDS, Task
@@ -260,6 +261,58 @@ def _train(arch: str, smoke: bool) -> Iterator[Result]:
             best = result["jaxcap images/s"]
         if not smoke:  # minutes, in which the row may be ended
             yield from measure(dataclasses.replace(task, forms=("torch.compile",)), built)
+
+
+def _depthwise(smoke: bool) -> Iterator[Result]:
+    """Compare XLA's grouped convolution with the sums that CPUs use in its place.
+
+    All depthwise convolutions of EfficientNet-Lite2 at 256 pixels are computed, one by one.
+    """
+    import jax
+    import jax.numpy as jnp
+    from encoders import _seconds_of
+
+    from jaxcap.model.encoders.conv import conv
+    from jaxcap.model.encoders.cpu.depthwise import depthwise_conv_shifted
+    from jaxcap.model.encoders.efficientnet_lite import STEM_FEATURES, scaled_blocks
+
+    batch_size, side, inputs = (1, 16, STEM_FEATURES) if smoke else (64, 128, STEM_FEATURES)
+    layers = []
+    for block in scaled_blocks(1.1, 1.2):
+        channels = inputs * block.expansion
+        layers.append((side, channels, block.kernel_size, block.stride))
+        side, inputs = -(-side // block.stride), block.features
+    layers = layers[:2] if smoke else layers
+
+    def grouped(x: Any, kernel: Any, stride: int) -> Any:
+        return conv(x, kernel, stride=stride, groups=x.shape[-1])
+
+    def shifted(x: Any, kernel: Any, stride: int) -> Any:
+        return depthwise_conv_shifted(x, kernel, stride=stride)
+
+    def total(form: Callable[..., Any], what: str, dtype: str) -> float:
+        seconds = 0.0
+        for side, channels, size, stride in layers:
+            x = jnp.ones((batch_size, side, side, channels), dtype)
+            kernel = jnp.ones((size, size, 1, channels), dtype)
+
+            def convolve(x: Any, kernel: Any, stride: int = stride) -> Any:
+                return form(x, kernel, stride).astype(jnp.float32).sum()
+
+            step = jax.jit(convolve if what == "forward" else jax.grad(convolve, argnums=(0, 1)))
+            step = functools.partial(step, x, kernel)
+            seconds += _seconds_of(lambda step=step: jax.block_until_ready(step()))
+        return seconds
+
+    for dtype in ("float32",) if smoke else ("float32", "bfloat16"):
+        for what in ("forward", "gradient"):
+            seconds = [total(form, what, dtype) for form in (grouped, shifted)]
+            yield {
+                "what": f"{len(layers)} layers, {dtype}, {what}, batch {batch_size}",
+                "grouped images/s": batch_size / seconds[0],
+                "shifted images/s": batch_size / seconds[1],
+                "shifted / grouped": seconds[0] / seconds[1],
+            }
 
 
 def _search(smoke: bool) -> Iterator[Result]:
@@ -368,6 +421,7 @@ ROWS: dict[str, Callable[[bool], Iterator[Result]]] = {
     "parity": _parity,
     "train resnet50": lambda smoke: _train("resnet50", smoke),
     "train efficientnet_lite0": lambda smoke: _train("efficientnet_lite0", smoke),
+    "depthwise": _depthwise,
     "search": _search,
     "caption": _caption,
     "export": _export,
