@@ -192,7 +192,9 @@ class Conv(nn.Module):
 class ConvNorm(nn.Module):
     """A convolution and its batch normalisation (Ioffe & Szegedy 2015, algorithms 1 and 2).
 
-    Without batch statistics, the normalisation is part of the convolution's kernel and bias.
+    Without batch statistics, the normalisation is part of the convolution's kernel and bias. Not on
+    CPUs: there XLA adds the bias and applies the ReLU in a pass over the output, in which the scale
+    is free, while scaling the kernel again in each call is not.
 
     Attributes:
       features, kernel_size, stride, padding, depthwise, use_bias, dtype: as in `Conv`.
@@ -238,4 +240,6 @@ class ConvNorm(nn.Module):
             scale_init=self.scale_init,
             name="norm",
         )
-        return norm(conv(x)) if train else conv(x, norm.line(self.features))
+        if train or on_cpu():
+            return norm(conv(x))
+        return conv(x, norm.line(self.features))

@@ -222,7 +222,8 @@ def test_conv_norm_by_hand():
 
 
 @pytest.mark.parametrize("options", [{}, {"depthwise": True}, {"use_bias": True}])
-def test_a_frozen_normalisation_is_part_of_the_convolution(options):
+def test_a_frozen_normalisation_is_part_of_the_convolution(options, monkeypatch):
+    monkeypatch.setattr(conv_module, "on_cpu", lambda: False)
     layer, conv = ConvNorm(4, 3, epsilon=0.1, **options), Conv(4, 3, **options)
     x = _images(5, 5, channels=4)
     variables = jax.tree.map(
