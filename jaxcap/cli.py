@@ -24,6 +24,7 @@ _COMMANDS = {
     "evaluate": "Caption the images of a split, score the captions, write a report.",
     "caption": "Caption photographs.",
     "score": "Score a file of captions as papers do.",
+    "serve": "Caption photographs over HTTP, with a page.",
     "export": "Write a trained captioner to a file, in one of two formats.",
     "replay": "Repeat the step at which a training diverged.",
     "weights": "Inspect a weight file: find the encoder that it fits, or convert it.",

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import chromium
 import hypothesis
 import jax
 import jaxtyping
@@ -130,3 +131,23 @@ def tiny_run(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> P
     workdir = tmp_path_factory.mktemp("runs") / "tiny"
     train(tiny_config, workdir, console=Console(quiet=True))
     return workdir
+
+
+# A real browser, for the tests of pages.
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Page]:
+    program = chromium.find()
+    if program is None:
+        pytest.skip("neither Chromium nor Chrome is installed")
+    page = chromium.Page(program, tmp_path_factory.mktemp("profile"))
+    yield page
+    page.close()
+
+
+@pytest.fixture
+def page(browser: chromium.Page) -> chromium.Page:
+    """A browser page with a window of the default size."""
+    browser.window(1280, 900)
+    return browser

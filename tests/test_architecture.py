@@ -15,7 +15,7 @@ LAYERS = (
     {"cli"},
     {"commands"},
     {"training"},
-    {"evaluation"},
+    {"evaluation", "serving"},
     {"report", "scoring"},
     {"datasets"},
     {"caption_files"},

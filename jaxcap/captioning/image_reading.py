@@ -62,12 +62,15 @@ def is_image(value: object) -> bool:
     return isinstance(value, str | os.PathLike | _Bytes | Image.Image | OpenFile)
 
 
-def read_image(image: Any, number: int, *, sizes: Sequence[int]) -> ReadImage:
+def read_image(
+    image: Any, number: int, *, sizes: Sequence[int], max_pixels: int | None = None
+) -> ReadImage:
     """Decode an image and resize it to each of `sizes`.
 
     Args:
       image: an `ImageLike`; anything else gives a `ReadImage` with an error.
       number: names an image that has no path.
+      max_pixels: as of `decode`.
     """
     source: Any = Path(image) if isinstance(image, str | os.PathLike) else image
     name = str(source) if isinstance(source, Path) else f"image {number}"
@@ -88,7 +91,7 @@ def read_image(image: Any, number: int, *, sizes: Sequence[int]) -> ReadImage:
     try:
         # JPEGs may be decoded at a fraction of their size, which is ten times faster. At twice
         # the model's size or more, that changes the pixels by a quarter of a step of 255.
-        array = decode(source, name=name, size=2 * max(sizes))
+        array = decode(source, name=name, size=2 * max(sizes), max_pixels=max_pixels)
     except InputError as error:
         return ReadImage(name, error=str(error))
     resized = {size: resize(array, size) for size in sizes}

@@ -17,9 +17,9 @@ import numpy as np
 from jaxcap import hub
 from jaxcap.captioning.calibration import Calibration, from_arrays
 from jaxcap.captioning.decoding import Decode, Decoded, check_search, create_decode, same_vocabulary
-from jaxcap.captioning.image_reading import ImageLike, is_image
+from jaxcap.captioning.image_reading import ImageLike, ReadImage, is_image, read_image
 from jaxcap.captioning.results import Captioned
-from jaxcap.captioning.stream import caption_images
+from jaxcap.captioning.stream import caption_images, caption_read, padded
 from jaxcap.config import Config, check_heeded, differences, load_config
 from jaxcap.config.extensions import source_digests
 from jaxcap.config.local_paths import local_path
@@ -362,13 +362,51 @@ class LoadedModel:
             self.decode,
             [member.variables for member in self.members],
             self.vocabulary,
-            sizes=[member.config.data.image_size for member in self.members],
+            sizes=self._sizes,
             batch_size=batch_size,
             threads=threads or os.cpu_count() or 1,
             attention=attention,
             guide=self.config.search.guide,
         )
         return results if self.calibration is None else map(self.calibration.apply, results)
+
+    @property
+    def _sizes(self) -> list[int]:
+        return [member.config.data.image_size for member in self.members]
+
+    def read(
+        self, image: ImageLike, number: int = 0, *, max_pixels: int | None = None
+    ) -> ReadImage:
+        """Decode an image for `caption_batch`, in any thread.
+
+        Args:
+          number: names an image that has no path.
+          max_pixels: refuse larger images.
+
+        Returns:
+          The image, or the reason why it cannot be read.
+        """
+        return read_image(image, number, sizes=self._sizes, max_pixels=max_pixels)
+
+    def caption_batch(
+        self, images: Sequence[ReadImage], *, batch_size: int, attention: bool = True
+    ) -> list[Captioned]:
+        """Caption images that `read` returned, as one batch and without threads.
+
+        Args:
+          images: at most `batch_size` images.
+          batch_size: the number of rows, by padding. Each size is compiled when it is first used.
+          attention: whether to return the attention of the best caption of each image.
+        """
+        results = caption_read(
+            [padded(images, batch_size)],
+            self.decode,
+            [member.variables for member in self.members],
+            self.vocabulary,
+            attention=attention,
+            guide=self.config.search.guide,
+        )
+        return list(results if self.calibration is None else map(self.calibration.apply, results))
 
     def warm_up(self, batch_sizes: Iterable[int] = (1,)) -> None:
         """Compile the programs for batches of these sizes, so that the first caption is quick.

@@ -26,6 +26,8 @@ from jaxcap.text.vocabulary import EOS, PAD, Vocabulary
 
 T = TypeVar("T")
 Inputs = tuple[ImageInput, ...]
+ReadBatch = tuple[Sequence[ReadImage], Inputs | None]
+"""Images, unreadable ones included, and the pixels of the readable ones for each model."""
 
 
 def caption_images(
@@ -52,18 +54,44 @@ def caption_images(
     """
     read = functools.partial(read_image, sizes=sizes)
     with read_ahead(images, read, threads=threads, ahead=3 * batch_size) as reading:
-        batches = _batches(reading, batch_size)
-        for members, found in _decoded(decode, variables, batches, vocabulary, attention=attention):
-            rows = iter(found)
-            for image in members:
-                if image.error is not None:
-                    yield Captioned(image.name, error=image.error)
-                    continue
-                row = replace(next(rows), name=image.name)
-                if not row.captions:
-                    yield replace(row, error=f"{image.name}: {NO_CAPTION}")
-                    continue
-                yield replace(row, image=image.source, unsaid=_unsaid(row, guide))
+        yield from caption_read(
+            _batches(reading, batch_size),
+            decode,
+            variables,
+            vocabulary,
+            attention=attention,
+            guide=guide,
+        )
+
+
+def caption_read(
+    batches: Iterable[ReadBatch | None],
+    decode: Decode,
+    variables: Sequence[Any],
+    vocabulary: Vocabulary,
+    *,
+    attention: bool,
+    guide: float = 0.0,
+) -> Iterator[Captioned]:
+    """Yield one `Captioned` for each image of batches that `padded` made, in order.
+
+    Args:
+      batches: None means that the next batch is not ready.
+      variables: the variables of each model.
+      attention: whether to fetch the attention of the best caption of each image.
+      guide: the probability from which `decode` requires recognised words; 0 if it requires none.
+    """
+    for members, found in _decoded(decode, variables, batches, vocabulary, attention=attention):
+        rows = iter(found)
+        for image in members:
+            if image.error is not None:
+                yield Captioned(image.name, error=image.error)
+                continue
+            row = replace(next(rows), name=image.name)
+            if not row.captions:
+                yield replace(row, error=f"{image.name}: {NO_CAPTION}")
+                continue
+            yield replace(row, image=image.source, unsaid=_unsaid(row, guide))
 
 
 def _unsaid(result: Captioned, guide: float) -> tuple[str, ...]:
@@ -221,9 +249,16 @@ def _decoded(
         yield in_flight.key, in_flight.rows(vocabulary)
 
 
-def _batches(
-    reading: Iterable[ReadImage | None], batch_size: int
-) -> Iterator[tuple[list[ReadImage], Inputs | None] | None]:
+def padded(members: Sequence[ReadImage], batch_size: int) -> ReadBatch:
+    """Stack the pixels of the readable images; repeat the last up to `batch_size` rows."""
+    good = [image for image in members if image.error is None]
+    rows = good + good[-1:] * (batch_size - len(good))
+    pixels = map(np.stack, zip(*(row.pixels for row in rows), strict=True))
+    # The pixels are not needed from here on.
+    return [replace(image, pixels=()) for image in members], tuple(map(ImageInput, pixels)) or None
+
+
+def _batches(reading: Iterable[ReadImage | None], batch_size: int) -> Iterator[ReadBatch | None]:
     """Yield batches, each with the images it covers, unreadable ones included.
 
     The last batch is padded: to `batch_size`, or to 1 or `_FEW` if it is the only one. None is
@@ -231,27 +266,17 @@ def _batches(
     """
     sizes = [size for size in (1, _FEW) if size < batch_size]
     members: list[ReadImage] = []
-    good: list[ReadImage] = []
-
-    def batch() -> tuple[list[ReadImage], Inputs | None]:
-        # The pixels are not needed from here on.
-        names = [replace(image, pixels=()) for image in members]
-        size = next((size for size in sizes if size >= len(good)), batch_size)
-        rows = good + good[-1:] * (size - len(good))
-        pixels = map(np.stack, zip(*(row.pixels for row in rows), strict=True))
-        return names, tuple(map(ImageInput, pixels)) or None
-
+    good = 0
     for image in reading:
         if image is None:
             yield None
             continue
         members.append(image)
-        if image.error is None:
-            good.append(image)
+        good += image.error is None
         # If most images are unreadable, errors must not wait until a batch is full.
-        if len(good) == batch_size or len(members) == 4 * batch_size:
+        if good == batch_size or len(members) == 4 * batch_size:
             sizes = []  # the program for whole batches is compiled already
-            yield batch()
-            members, good = [], []
+            yield padded(members, batch_size)
+            members, good = [], 0
     if members:
-        yield batch()
+        yield padded(members, next((size for size in sizes if size >= good), batch_size))

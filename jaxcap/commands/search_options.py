@@ -1,6 +1,6 @@
-"""The options of search, as `jaxcap caption`, `jaxcap export` and `evaluate.py` take them.
+"""The options of search, as `jaxcap caption`, `export`, `evaluate` and `serve` take them.
 
-They are the fields of `SearchConfig`: a new field there is an option of all three commands.
+They are the fields of `SearchConfig`: a new field there is an option of all these commands.
 """
 
 from __future__ import annotations
@@ -15,18 +15,14 @@ import tyro
 from jaxcap.config import SearchConfig
 from jaxcap.config.options import Option, field_docstrings, options_of
 
-_WORDS = {"required_words": "require", "banned_words": "ban"}
-"""Flags of options that hold words; each is given once per word."""
-
 
 def _field(option: Option, help: str) -> tuple[str, Any, Any]:
     """Return name, type and default of the command-line field of an option."""
     hint: Any = option.hint
     default: Any = None
     if typing.get_origin(hint) is tuple:
-        flag = _WORDS[option.name]
-        help = f"{help} Give one --{flag} per word."
-        argument = tyro.conf.arg(name=flag, metavar="WORD", help=help, help_behavior_hint="")
+        help = f"{help} Give one --{option.flag} per word."
+        argument = tyro.conf.arg(name=option.flag, metavar="WORD", help=help, help_behavior_hint="")
         append: Any = tyro.conf.UseAppendAction
         hint, default = append[Annotated[hint, argument]], ()
     elif hint is bool:
@@ -63,9 +59,7 @@ else:
     SearchOptions = _create()
 
 SEARCH_OPTIONS_WITH_VALUE = {
-    _WORDS.get(name, name)
-    for name, option in options_of(SearchConfig).items()
-    if option.hint is not bool
+    option.flag for option in options_of(SearchConfig).values() if option.hint is not bool
 }
 """Names of the command-line options that a value follows."""
 

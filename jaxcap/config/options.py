@@ -85,6 +85,13 @@ class AppliesTo:
 
 
 @dataclass(frozen=True)
+class Flag:
+    """The name by which users give one element of a tuple, such as `--ban WORD`."""
+
+    name: str
+
+
+@dataclass(frozen=True)
 class Marker:
     """A property that a field has or lacks."""
 
@@ -108,6 +115,7 @@ class Option:
       max_items: its largest number of elements, or None.
       applies_to: where it has an effect; None: everywhere.
       markers: `PerStage`, `Operational`.
+      flag: the name by which users give it; that of an element for some tuples.
     """
 
     name: str
@@ -117,6 +125,7 @@ class Option:
     max_items: int | None
     applies_to: AppliesTo | None
     markers: frozenset[Marker]
+    flag: str
 
 
 def options_of(section: type) -> dict[str, Option]:
@@ -134,6 +143,7 @@ def options_of(section: type) -> dict[str, Option]:
             next((each.number for each in metadata if isinstance(each, MaxItems)), None),
             next((each for each in metadata if isinstance(each, AppliesTo)), None),
             frozenset(each for each in metadata if isinstance(each, Marker)),
+            next((each.name for each in metadata if isinstance(each, Flag)), field.name),
         )
     return options
 

@@ -15,6 +15,7 @@ from jaxcap.config.options import (
     AppliesTo,
     Bounds,
     Count,
+    Flag,
     Fraction,
     MaxItems,
     Operational,
@@ -362,9 +363,9 @@ class SearchConfig:
     after temperature and top_k; 1: from all."""
     seed: Annotated[int, _Seed, _Sample] = 0
     """sample: an image and a seed always give the same captions, whatever else is captioned."""
-    banned_words: Annotated[tuple[str, ...], MaxItems(10_000)] = ()
+    banned_words: Annotated[tuple[str, ...], MaxItems(10_000), Flag("ban")] = ()
     """Words that no caption may contain."""
-    required_words: Annotated[tuple[str, ...], MaxItems(MAX_REQUIRED)] = ()
+    required_words: Annotated[tuple[str, ...], MaxItems(MAX_REQUIRED), Flag("require")] = ()
     """beam: words that every caption must contain, at most 4 (Anderson et al. 2017). Separate
     alternatives with a bar, as in "dog|dogs|puppy". The search takes 2, 4, 8 or 16 times as
     long."""

@@ -29,7 +29,11 @@ _UPRIGHT = {
 
 
 def decode(
-    data: bytes | Path | Image.Image | np.ndarray, *, name: str, size: int | None = None
+    data: bytes | Path | Image.Image | np.ndarray,
+    *,
+    name: str,
+    size: int | None = None,
+    max_pixels: int | None = None,
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Decode an image to upright RGB.
 
@@ -43,6 +47,7 @@ def decode(
       name: the name of the image in error messages.
       size: allow a JPEG to be decoded at 1/2, 1/4 or 1/8 of its size, which is several times
         faster, as long as both sides stay at least `size` pixels. Other formats ignore it.
+      max_pixels: refuse images with more pixels, before they are decoded.
 
     Raises:
       InputError: `data` cannot be decoded; the message starts with `name` and gives the reason.
@@ -53,6 +58,11 @@ def decode(
         image = data
     else:
         image = open_image(data, name)
+        if max_pixels is not None and image.width * image.height > max_pixels:
+            raise InputError(
+                f"{name}: the image has {image.width}×{image.height} pixels; at most "
+                f"{max_pixels:,} are allowed"
+            )
         if size is not None:
             image.draft(None, (size, size))
     bound_memory(image, name)

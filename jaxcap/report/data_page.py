@@ -6,11 +6,9 @@ Like a report, the page is self-contained and its policy forbids every request. 
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from html import escape
-from importlib import resources
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -24,6 +22,7 @@ from jaxcap.datasets.inspection.caption_statistics import coverage
 from jaxcap.datasets.inspection.data_statistics import DataStatistics, Group, Place
 from jaxcap.datasets.inspection.hazards import DataWarning
 from jaxcap.files import write_text
+from jaxcap.report.assets import asset, policy
 from jaxcap.report.charts import number
 from jaxcap.report.histograms import histogram
 from jaxcap.report.pictures import Embedded, thumbnail, thumbnail_side
@@ -59,9 +58,7 @@ def write_data_page(
       samples: number of images shown of each split.
       seed: selects the samples.
     """
-    style = _asset("page.css") + _asset("data_page.css")
-    digest = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
-    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'"
+    style = asset("page.css") + asset("data_page.css")
     with ThreadPoolExecutor() as pool:
         pictures = _Pictures(splits, pool, side=thumbnail_side(samples * len(splits)))
         first, *others = (
@@ -77,18 +74,14 @@ def write_data_page(
             _captions(statistics),
             *others,
         ]
-    page = Template(_asset("data_page.html")).substitute(
-        policy=escape(policy + "; form-action 'none'"),
+    page = Template(asset("data_page.html")).substitute(
+        policy=escape(policy(style=style, img_src="data:")),
         title=escape(statistics.name),
         style=style,
         summary=_summary(statistics, config),
         sections="".join(sections),
     )
     write_text(path, page)
-
-
-def _asset(name: str) -> str:
-    return resources.files("jaxcap.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _section(title: str, content: str, *, note: str = "") -> str:

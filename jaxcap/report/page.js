@@ -9,6 +9,7 @@
     seed: "" };
 
   const { patterns, holds, matches, marked } = search;
+  const { make, number, count, percent, score, strip, ranked } = cards;
   const $ = (id) => document.getElementById(id);
   const rows = JSON.parse($("rows").textContent);
   const gallery = $("gallery");
@@ -20,28 +21,6 @@
   const hasConfidence = rows.some((row) => (row.captions[0]?.[1] ?? null) !== null);
   const hasWords = rows.some((row) => row.words);
   const hasAttention = rows.some((row) => row.attention);
-
-  // Formatting
-
-  function make(tag, attributes, ...children) {
-    const element = document.createElement(tag);
-    for (const [name, value] of Object.entries(attributes ?? {})) element.setAttribute(name, value);
-    element.append(...children.filter((child) => child !== null && child !== undefined));
-    return element;
-  }
-
-  const number = (value, digits = 1) => value === null || value === undefined ? "–"
-    : value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits })
-      .replace("-", "−");
-
-  const count = (n, one, many) => `${number(n, 0)} ${n === 1 ? one : many}`;
-
-  function percent(p) {
-    if (p >= 0.1) return `${Math.round(100 * p)} %`;
-    if (p >= 0.0001) return `${Number((100 * p).toPrecision(1))} %`;
-    const [digits, power] = p.toExponential(0).split("e-");
-    return p > 0 ? `${digits}·10⁻${[...power].map((d) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[d]).join("")}` : "0 %";
-  }
 
   // Images: blocks of base64 with one line per row, split on first use. They come last in the
   // page, so that the text appears before them.
@@ -81,7 +60,7 @@
       picture,
       make("div", { class: "text" }, caption, headline(row, logProb), ...versus(row),
         marked(make("p", { class: "id" }), row.id, current.terms)),
-      state.words === "on" && row.words ? strip(row, text, picture) : null,
+      state.words === "on" && row.words ? strip(words(row, text), picture, row.size) : null,
       more(row));
   }
 
@@ -126,8 +105,6 @@
         ...names.map((name) => score(name, signed(difference(row, name)))))];
   }
 
-  const score = (name, value) => make("span", null, `${name} `, make("b", null, value));
-
   function confidence(logProb) {
     const shown = score("p", percent(Math.exp(logProb)));
     shown.title = `log p ${number(logProb, 2)}`;
@@ -160,14 +137,7 @@
         marked(make("li", { dir: "auto" }), reference, current.terms))));
     }
     if (others.length) {
-      details.append(make("table", { class: "others" },
-        make("caption", null, "Captions, ranked by the search"),
-        make("thead", null, make("tr", null, make("th", { scope: "col" }, "caption"),
-          make("th", { scope: "col" }, "p"), make("th", { scope: "col" }, "log p"))),
-        make("tbody", null, ...row.captions.map(([text, logProb]) => make("tr", null,
-          make("td", { dir: "auto" }, text || "empty caption"),
-          make("td", null, logProb === null ? "–" : percent(Math.exp(logProb))),
-          make("td", null, number(logProb, 2)))))));
+      details.append(ranked(row.captions));
     }
     if (scores.length > 2) {
       details.append(make("p", { class: "numbers" },
@@ -180,70 +150,15 @@
     return details;
   }
 
-  function strip(row, text, frame) {
+  function words(row, text) {
     const bytes = row.attention ? atob(row.attention) : "";
-    const words = row.units ?? text.split(" ");
-    const size = bytes.length / words.length;
-    const image = frame.querySelector("img");
-    const seen = size > 0 && image;
-    const [width, height] = row.size ?? [4, 3];
-    const tiles = words.map((word, t) => {
-      const label = [make("span", { class: "word", dir: "auto" }, word),
-        make("span", { class: "p" }, row.words[t] === null ? "–" : percent(row.words[t]))];
-      if (!seen) return make("li", null, ...label);
-      const canvas = make("canvas", { "aria-hidden": "true" });
-      canvas.width = 96 * Math.min(2, devicePixelRatio || 1);
-      canvas.height = Math.round(canvas.width * height / width);
-      const button = make("button", { type: "button", tabindex: t ? -1 : 0 }, canvas, ...label);
-      button.weights = Array.from({ length: size }, (_, p) => bytes.charCodeAt(t * size + p));
-      return make("li", null, button);
-    });
-    const list = make("ol", {
-      class: seen ? "strip" : "strip plain",
-      "aria-label": seen ? "Attention for each word" : "Probability of each word",
-    }, ...tiles);
-    if (!seen) return list;
-    const buttons = [...list.querySelectorAll("button")];
-    const draw = () => {
-      for (const button of buttons) {
-        const canvas = button.firstChild;
-        canvas.height = Math.round(canvas.width * image.naturalHeight / image.naturalWidth);
-        attention.shade(canvas, button.weights, image);
-      }
-    };
-    image.addEventListener("load", draw, { once: true });
-    image.addEventListener("error", () => list.remove());
-    enlarge(list, buttons, frame);
-    return list;
-  }
-
-  // Show the attention of the hovered or focused word on the large image.
-  function enlarge(list, buttons, frame) {
-    const large = make("canvas", { class: "overlay", "aria-hidden": "true", hidden: "" });
-    [large.width, large.height] = [128, 128];
-    frame.append(large);
-    const show = (button) => {
-      large.hidden = !button;
-      if (button) attention.shade(large, button.weights, null);
-    };
-    const focused = () => buttons.find((button) => button === document.activeElement);
-    for (const button of buttons) {
-      button.addEventListener("pointerenter", () => show(button));
-      button.addEventListener("pointerleave", () => show(focused()));
-      button.addEventListener("focus", () => show(button));
-      button.addEventListener("blur", () => show(null));
-      button.addEventListener("click", () => button.focus()); // Safari does not focus clicked buttons
-    }
-    list.addEventListener("keydown", (event) => {
-      const at = buttons.indexOf(document.activeElement);
-      const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: buttons.length - 1 };
-      const next = buttons[to[event.key]];
-      if (at < 0 || !next) return;
-      event.preventDefault();
-      buttons[at].tabIndex = -1;
-      next.tabIndex = 0;
-      next.focus();
-    });
+    const units = row.units ?? text.split(" ");
+    const size = bytes.length / units.length;
+    return units.map((word, t) => ({
+      word,
+      probability: row.words[t],
+      weights: size ? Array.from({ length: size }, (_, p) => bytes.charCodeAt(t * size + p)) : null,
+    }));
   }
 
   // Selection and order

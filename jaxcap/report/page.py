@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from html import escape
-from importlib import resources
 from pathlib import Path
 from string import Template
 from typing import Any, Literal
 
 from jaxcap.files import write_text
+from jaxcap.report.assets import asset, policy
 from jaxcap.report.charts import number, training_charts
 from jaxcap.report.pictures import (
     Embedded,
@@ -79,15 +78,20 @@ def write_report(
         blocks.append(_picture_block(pictures))
         if progress is not None:
             progress(len(packed))
+    style, script = asset("page.css"), _script()
+    linked = any("link" in row for row in packed)
+    allowed = policy(
+        style=style, script=script, img_src="data: file: 'self'" if linked else "data:"
+    )
     page = _fill(
         "page.html",
-        policy=escape(_policy(linked=any("link" in row for row in packed))),
+        policy=escape(allowed),
         title=escape(title),
-        style=_style(),
-        script=_script(),
+        style=style,
+        script=script,
         summary=_summary(scores or {}, intervals or {}, signature, facts or {}),
         training=training_charts(curves, step),
-        gallery=_asset("gallery.html") if packed else '<p class="none">There are no captions.</p>',
+        gallery=asset("gallery.html") if packed else '<p class="none">There are no captions.</p>',
         config=_configuration(config),
         rows=_json(packed),
         pictures="".join(blocks),
@@ -96,42 +100,12 @@ def write_report(
     write_text(path, page)
 
 
-# Files of this package
-
-
-def _asset(name: str) -> str:
-    return resources.files("jaxcap.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _style() -> str:
-    return _asset("page.css")
-
-
 def _script() -> str:
-    return "".join(map(_asset, ("attention.js", "search.js", "page.js")))
+    return "".join(map(asset, ("attention.js", "search.js", "cards.js", "page.js")))
 
 
 def _fill(name: str, **parts: str) -> str:
-    return Template(_asset(name)).substitute(parts)
-
-
-def _policy(*, linked: bool) -> str:
-    """Return a policy that allows only this style, this script, and linked images."""
-
-    def sha256(text: str) -> str:
-        digest = hashlib.sha256(text.encode("utf-8")).digest()
-        return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
-
-    return "; ".join(
-        (
-            "default-src 'none'",
-            "img-src data: file: 'self'" if linked else "img-src data:",
-            f"style-src {sha256(_style())}",
-            f"script-src {sha256(_script())}",
-            "base-uri 'none'",
-            "form-action 'none'",
-        )
-    )
+    return Template(asset(name)).substitute(parts)
 
 
 # Rows and pictures

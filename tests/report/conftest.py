@@ -5,12 +5,11 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import chromium
 import pytest
 from PIL import Image
 
@@ -78,20 +77,3 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def html(write: Callable[..., Path]) -> Callable[..., Html]:
     return lambda **changes: Html(write(**changes))
-
-
-@pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Page]:
-    program = chromium.find()
-    if program is None:
-        pytest.skip("neither Chromium nor Chrome is installed")
-    page = chromium.Page(program, tmp_path_factory.mktemp("profile"))
-    yield page
-    page.close()
-
-
-@pytest.fixture
-def page(browser: chromium.Page) -> chromium.Page:
-    """A browser page with a window of the default size."""
-    browser.window(1280, 900)
-    return browser

@@ -125,13 +125,14 @@ class Page:
                 self._loaded.add(parameters["loaderId"])
         return event
 
-    def open(self, path: Path, fragment: str = "") -> None:
-        """Load a file afresh and wait for it and its images."""
+    def open(self, page: Path | str, fragment: str = "") -> None:
+        """Load a file or an address afresh and wait for it and its images."""
         self._go("about:blank")  # else a new fragment alone would load nothing
         self.requests.clear()
         self.dialogs.clear()
         self.complaints.clear()
-        self._go(path.resolve().as_uri() + (f"#{fragment}" if fragment else ""))
+        address = page if isinstance(page, str) else page.resolve().as_uri()
+        self._go(address + (f"#{fragment}" if fragment else ""))
 
     def _go(self, address: str) -> None:
         loader = self("Page.navigate", url=address)["loaderId"]
@@ -147,6 +148,28 @@ class Page:
         if "exceptionDetails" in result:
             raise RuntimeError(f"{expression}: {result['exceptionDetails']}")
         return result["result"].get("value")
+
+    def wait(self, expression: str) -> None:
+        """Wait until a JavaScript expression is true."""
+        deadline = time.monotonic() + self.timeout
+        while not self[expression]:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not true in {self.timeout:g} s: {expression}")
+            time.sleep(0.05)
+
+    def choose_files(self, element: str, files: list[Path]) -> None:
+        """Choose files for the file input of this id, as a user would."""
+        found = self("Runtime.evaluate", expression=f"document.getElementById({element!r})")
+        names = [str(path.resolve()) for path in files]
+        self("DOM.setFileInputFiles", files=names, objectId=found["result"]["objectId"])
+
+    def press(self, key: str) -> None:
+        """Press and release a key, such as ArrowRight or Tab."""
+        code = {"Tab": 9, "Enter": 13, "ArrowLeft": 37, "ArrowRight": 39}[key]
+        text = {"text": "\r"} if key == "Enter" else {}
+        event = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+        self("Input.dispatchKeyEvent", type="keyDown", **event, **text)
+        self("Input.dispatchKeyEvent", type="keyUp", **event)
 
     def settle(self) -> None:
         """Wait for the next frames."""

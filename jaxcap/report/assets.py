@@ -1,0 +1,30 @@
+"""The files of pages, and the policies that allow pages nothing but these."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from importlib import resources
+
+
+def asset(name: str, package: str = "jaxcap.report") -> str:
+    """Return a file of a package, by default a style, a script, or a template of this one."""
+    return resources.files(package).joinpath(name).read_text(encoding="utf-8")
+
+
+def policy(*, style: str, script: str = "", **sources: str) -> str:
+    """Return a content security policy that allows only this style and this script.
+
+    Args:
+      sources: what else may be used, by its directive: `img_src="data:"`.
+    """
+
+    def sha256(text: str) -> str:
+        digest = hashlib.sha256(text.encode("utf-8")).digest()
+        return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
+
+    allowed = {"default_src": "'none'", **sources, "style_src": sha256(style)}
+    if script:
+        allowed["script_src"] = sha256(script)
+    allowed |= {"base_uri": "'none'", "form_action": "'none'"}
+    return "; ".join(f"{name.replace('_', '-')} {value}" for name, value in allowed.items())

@@ -1,0 +1,166 @@
+"""Read the bodies of requests: counted while they stream, and never more than fits."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import email.message
+import email.parser
+import email.utils
+import re
+from collections.abc import AsyncIterator
+from typing import Any, NamedTuple
+
+from starlette.requests import Request
+
+from jaxcap.errors import InputError
+from jaxcap.json_data import parse_json
+
+MAX_PARTS = 64
+"""The most images in one request."""
+_MAX_JSON_VALUES = 10_000
+_NAME = 200
+
+
+class TooLarge(Exception):
+    """A body has more bytes than the server accepts."""
+
+
+class Overloaded(Exception):
+    """There is no room for another request now."""
+
+
+class Upload(NamedTuple):
+    """An image as it was sent, with the interface of an open file.
+
+    Attributes:
+      name: the name that the client gave, if any.
+    """
+
+    data: bytes
+    name: str | None = None
+
+    def read(self) -> bytes:
+        """Return the bytes of the image file."""
+        return self.data
+
+
+class BodyReader:
+    """Reads bodies, and bounds the memory of all bodies that are being read."""
+
+    def __init__(self, *, max_bytes: int, max_total: int) -> None:
+        """Initialise with the largest body, and the largest sum of those held at once."""
+        self._max_bytes, self._max_total = max_bytes, max_total
+        self._held = 0
+
+    @contextlib.asynccontextmanager
+    async def read(self, request: Request) -> AsyncIterator[bytes]:
+        """Read the body of a request; it counts as held until the context ends.
+
+        Raises:
+          TooLarge: it has too many bytes; the rest is not read.
+          Overloaded: the bodies of all requests have too many.
+          ClientDisconnect: the client is gone.
+        """
+        announced = request.headers.get("content-length", "")
+        if announced.isdecimal() and int(announced[:20]) > self._max_bytes:
+            raise TooLarge
+        body = bytearray()
+        try:
+            async for chunk in request.stream():
+                if len(body) + len(chunk) > self._max_bytes:
+                    raise TooLarge
+                if self._held + len(chunk) > self._max_total:
+                    raise Overloaded
+                body += chunk
+                self._held += len(chunk)
+            yield bytes(body)
+        finally:
+            self._held -= len(body)
+
+
+def is_multipart(request: Request) -> bool:
+    """Return whether the body is a form that was sent with `multipart/form-data`."""
+    kind = request.headers.get("content-type", "").partition(";")[0]
+    return kind.strip().lower() == "multipart/form-data"
+
+
+def form_files(content_type: str, body: bytes) -> dict[str, list[Upload]]:
+    """Return the files of a `multipart/form-data` body by the names of their fields (RFC 7578).
+
+    The whole body is in memory, so it is split at the boundary in linear time; no parser keeps a
+    state that a stranger could confuse.
+
+    Raises:
+      InputError: the body is not such a form, or has more than `MAX_PARTS` parts.
+    """
+    boundary = _parameter("content-type", content_type, "boundary")
+    if not boundary or len(boundary) > 70:  # the limit of RFC 2046
+        raise InputError("the multipart form names no boundary of 1 to 70 characters.")
+    delimiter = b"\r\n--" + boundary.encode("latin-1", "replace")
+    _, *parts = (b"\r\n" + body).split(delimiter, MAX_PARTS + 1)
+    if not parts or not parts[-1].startswith(b"--"):
+        raise InputError(f"the multipart form is cut off, or has more than {MAX_PARTS} parts.")
+    files: dict[str, list[Upload]] = {}
+    for part in parts[:-1]:
+        head, gap, content = part.partition(b"\r\n\r\n")
+        if not gap or len(head) > 8192 or head.lstrip(b" \t")[:2] != b"\r\n":
+            raise InputError("a part of the multipart form has no header of at most 8 KB.")
+        fields = email.parser.HeaderParser().parsestr(head.strip().decode("utf-8", "replace"))
+        disposition = str(fields.get("content-disposition", ""))
+        field = _parameter("content-disposition", disposition, "name")
+        name = _parameter("content-disposition", disposition, "filename")
+        files.setdefault(field, []).append(Upload(content, _plain(name) or None))
+    return files
+
+
+def _parameter(header: str, value: str, name: str) -> str:
+    message = email.message.Message()
+    message[header] = re.sub(r"[\r\n]", " ", value)
+    found: Any = message.get_param(name, "", header)
+    return email.utils.collapse_rfc2231_value(found)
+
+
+def _plain(name: str) -> str:
+    return "".join(c if c.isprintable() else "\ufffd" for c in name)[:_NAME]
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """Parse a JSON object that has few values, as one with images in base64 has.
+
+    Raises:
+      InputError: it is not such an object.
+    """
+    if sum(map(body.count, (b"[", b"{", b","))) > _MAX_JSON_VALUES:
+        raise InputError(f"the JSON body has more than {_MAX_JSON_VALUES:,} values.")
+    try:
+        value = parse_json(body.decode())
+    except ValueError as error:
+        raise InputError(f"the body is not JSON ({str(error)[:200]}).") from None
+    if not isinstance(value, dict):
+        raise InputError("the body is not a JSON object.")
+    return value
+
+
+def base64_images(values: Any) -> list[Upload]:
+    """Decode the images of a list of base64 texts. Addresses are refused, never fetched.
+
+    Raises:
+      InputError: it is not such a list, or has more than `MAX_PARTS` images.
+    """
+    if not isinstance(values, list) or not 1 <= len(values) <= MAX_PARTS:
+        raise InputError(f"images must be a list of 1 to {MAX_PARTS} images in base64.")
+    images = []
+    for number, value in enumerate(values, start=1):
+        text = value if isinstance(value, str) else ""
+        head, comma, data = text.partition(",")
+        if comma and head.startswith("data:") and head.endswith(";base64"):
+            text = data
+        try:
+            images.append(Upload(base64.b64decode(text.encode("ascii"), validate=True)))
+        except (UnicodeEncodeError, binascii.Error):
+            raise InputError(
+                f"image {number} is not base64; addresses are never fetched."
+            ) from None
+    return images
