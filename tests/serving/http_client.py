@@ -67,7 +67,7 @@ class Client:
 
     def __call__(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
         """Send a request on a new connection."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
         with contextlib.closing(connection):
             names = {name.replace("_", "-"): value for name, value in headers.items()}
             connection.request(method, path, body, names)
