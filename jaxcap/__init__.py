@@ -18,6 +18,7 @@ from jaxcap.errors import InputError
 
 if TYPE_CHECKING:
     from jaxcap import (
+        batch,
         caption_files,
         captioning,
         config,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = (
+    "batch",
     "caption_files",
     "captioning",
     "config",
@@ -70,6 +72,7 @@ __all__ = [
     "Captioned",
     "InputError",
     "LoadedModel",
+    "batch",
     "caption",
     "caption_files",
     "captioning",

@@ -17,7 +17,7 @@ LAYERS = (
     {"training"},
     {"evaluation", "serving"},
     {"report", "scoring"},
-    {"datasets"},
+    {"batch", "datasets"},
     {"caption_files"},
     {"captioning"},
     {"storage", "training.step"},

@@ -19,6 +19,7 @@ import tyro
 from rich.console import Console
 
 from jaxcap.commands import parsing
+from jaxcap.commands.engine import EngineOptions, caption_on_engine
 from jaxcap.commands.search_options import (
     SEARCH_OPTIONS_WITH_VALUE,
     SearchGroup,
@@ -100,6 +101,7 @@ class CaptionArguments:
     """Join the files of all parts, given as PATHs, into --output. No image is captioned."""
     batch_size: int = 32
     """Images captioned at once."""
+    engine: tyro.conf.OmitArgPrefixes[EngineOptions] = field(default_factory=EngineOptions)
     search: SearchGroup = field(default_factory=SearchOptions)
 
 
@@ -110,7 +112,12 @@ def parse(argv: list[str]) -> CaptionArguments:
 
 def paths_last(arguments: Sequence[str]) -> list[str]:
     """Reorder command-line arguments so that paths may also stand before or between options."""
-    own = {each.name for each in dataclasses.fields(CaptionArguments) if each.type != "bool"}
+    own = {
+        each.name
+        for options in (CaptionArguments, EngineOptions)
+        for each in dataclasses.fields(options)
+        if each.type != "bool"
+    }
     with_value = {f"--{name.replace('_', '-')}" for name in own | SEARCH_OPTIONS_WITH_VALUE}
     paths: list[str] = []
     others: list[str] = []
@@ -138,15 +145,16 @@ def run(arguments: CaptionArguments, console: Console) -> int:
         raise InputError(f"--batch-size is {arguments.batch_size}; it must be at least 1.")
     if not 0 <= arguments.min_confidence <= 1:
         raise InputError(f"--min-confidence is {arguments.min_confidence}; it must be from 0 to 1.")
+    arguments.engine.check()
+    if arguments.engine.engine is not None:
+        return _on_engine(arguments, console)
     from jaxcap.caption_files.beside import BesideWriter
     from jaxcap.caption_files.formats import Text
     from jaxcap.caption_files.shard_writing import ShardWriter
     from jaxcap.caption_files.text_files import shown
     from jaxcap.caption_files.writing import CaptionStream, CaptionWriter
     from jaxcap.captioning.identity import identity
-    from jaxcap.captioning.loaded_model import load
     from jaxcap.data.image_paths import LIST, SHARD_SUFFIXES, image_paths
-    from jaxcap.pretrained import packaged
 
     is_page = _suffix(arguments.output) in (".html", ".htm") and not (
         arguments.format or arguments.json
@@ -167,12 +175,7 @@ def run(arguments: CaptionArguments, console: Console) -> int:
     found = image_paths(
         arguments.paths, listed=listed, unreadable=tally.fail, left_out=tally.hidden.append
     )
-    captioner = load(*(arguments.model or (packaged(),)))
-    if not arguments.model:
-        about = f" ({captioner.note})" if captioner.note else ""
-        console.print(f"Captioning with the model in the package{about}", soft_wrap=True)
-    if options := given_search(arguments.search):
-        captioner = captioner.with_search(**options)
+    captioner = _load(arguments, console)
     if is_page:
         _write_page(captioner, found, arguments, tally)
         return tally.close()
@@ -210,6 +213,65 @@ def run(arguments: CaptionArguments, console: Console) -> int:
     if arguments.output is not None:
         tally.say_where(str(arguments.output))
     return tally.close()
+
+
+def _load(arguments: CaptionArguments, console: Console) -> LoadedModel:
+    from jaxcap.captioning.loaded_model import load
+    from jaxcap.pretrained import packaged
+
+    captioner = load(*(arguments.model or (packaged(),)))
+    if not arguments.model:
+        about = f" ({captioner.note})" if captioner.note else ""
+        console.print(f"Captioning with the model in the package{about}", soft_wrap=True)
+    options = given_search(arguments.search)
+    return captioner.with_search(**options) if options else captioner
+
+
+def _on_engine(arguments: CaptionArguments, console: Console) -> int:
+    import jax
+
+    from jaxcap.batch.ray_shards import require_ray
+    from jaxcap.caption_files.formats import SUFFIXES, one_line
+    from jaxcap.data.image_paths import LIST, SHARD_SUFFIXES, image_paths, named_left_out
+
+    without_effect = ("beside", "format", "json", "words", "min_confidence", "part")
+    if given := [name for name in without_effect if getattr(arguments, name)]:
+        raise InputError(
+            f"--{given[0].replace('_', '-')} has no effect with --engine, which writes all "
+            "captions into Parquet files."
+        )
+    suffix = _suffix(arguments.output)
+    if arguments.output is None or suffix in (*SUFFIXES, *SHARD_SUFFIXES, ".html", ".htm"):
+        raise InputError(
+            f"--output is {arguments.output}; with --engine it is a folder for the captions, such "
+            "as --output captions."
+        )
+    require_ray()
+    # This process only loads the model; the GPUs' memory is for the actors.
+    jax.config.update("jax_platforms", "cpu")
+    unreadable: list[str] = []
+    hidden: list[Path] = []
+    found = image_paths(
+        arguments.paths,
+        listed=_standard_input() if Path(LIST) in arguments.paths else io.BytesIO(),
+        unreadable=unreadable.append,
+        left_out=hidden.append,
+        whole_shards=True,
+    )
+    status = caption_on_engine(
+        arguments.engine,
+        _load(arguments, console),
+        found,
+        arguments.output,
+        console,
+        restart=arguments.restart,
+        batch_size=arguments.batch_size,
+    )
+    for reason in unreadable:
+        console.print(f"skipped: {one_line(reason)}", soft_wrap=True)
+    if hidden:
+        console.print(one_line(named_left_out(hidden)), soft_wrap=True)
+    return 1 if unreadable else status
 
 
 def _check_beside(arguments: CaptionArguments) -> None:

@@ -74,6 +74,7 @@ def image_paths(
     listed: io.BufferedIOBase,
     unreadable: Callable[[str], None],
     left_out: Callable[[Path], None] = ignore,
+    whole_shards: bool = False,
 ) -> Iterator[ImagePath]:
     """Yield the given files, and the images below the given folders in order of name.
 
@@ -87,6 +88,7 @@ def image_paths(
       listed: the list that `LIST` stands for.
       unreadable: called with the reason when a subfolder cannot be read.
       left_out: called with each file or folder that is left out; see `walk_images`.
+      whole_shards: yield a `.tar` or `.parquet` file itself, unopened.
 
     Raises:
       InputError: immediately, if an argument matches no file and no folder with an image.
@@ -95,7 +97,7 @@ def image_paths(
         raise InputError("No images given. Name files or folders: jaxcap caption PHOTO.jpg …")
     for argument in arguments:
         _check(argument)
-    return _images(arguments, listed, unreadable, left_out)
+    return _images(arguments, listed, unreadable, left_out, whole_shards)
 
 
 def _check(argument: Path) -> None:
@@ -120,19 +122,31 @@ def _images(
     listed: io.BufferedIOBase,
     unreadable: Callable[[str], None],
     left_out: Callable[[Path], None],
+    whole_shards: bool,
 ) -> Iterator[ImagePath]:
+    def images_of(path: Path) -> Iterator[ImagePath]:
+        if os.path.isdir(path):
+            yield from walk_images(path, unreadable=unreadable, left_out=left_out)
+        elif whole_shards or not is_shard(path) or not os.path.isfile(path):
+            yield ImagePath(path, path.as_posix())
+        else:
+            try:
+                yield from images_in(path)
+            except InputError as error:
+                unreadable(str(error))
+
     for argument in arguments:
         if str(argument) == LIST:
             for name in _listed_names(listed):
                 if problem := address_problem(os.fsdecode(name)):
                     unreadable(f"{os.fsdecode(name)}: {problem}")
                 elif name:
-                    yield from _images_of(Path(os.fsdecode(name)), unreadable, left_out)
+                    yield from images_of(Path(os.fsdecode(name)))
         elif os.path.exists(argument) or not glob.has_magic(str(argument)):
-            yield from _images_of(argument, unreadable, left_out)
+            yield from images_of(argument)
         else:
             for path in sorted(_matches(argument)):
-                yield from _images_of(path, unreadable, left_out)
+                yield from images_of(path)
 
 
 _BLOCK = 1 << 16
@@ -172,21 +186,17 @@ def _listed_names(file: io.BufferedIOBase) -> Iterator[bytes]:
     yield rest.removesuffix(b"\r")
 
 
-def _images_of(
-    path: Path, unreadable: Callable[[str], None], left_out: Callable[[Path], None]
-) -> Iterator[ImagePath]:
-    if os.path.isdir(path):
-        yield from walk_images(path, unreadable=unreadable, left_out=left_out)
-    elif path.suffix.lower() in SHARD_SUFFIXES and os.path.isfile(path):
-        try:
-            yield from _images_in(path)
-        except InputError as error:
-            unreadable(str(error))
-    else:
-        yield ImagePath(path, path.as_posix())
+def is_shard(path: Path) -> bool:
+    """Return whether a name is that of a file of many images."""
+    return path.suffix.lower() in SHARD_SUFFIXES
 
 
-def _images_in(path: Path) -> Iterator[ImagePath]:
+def images_in(path: Path) -> Iterator[ImagePath]:
+    """Yield the images in a `.tar` or `.parquet` file.
+
+    Raises:
+      InputError: it cannot be read.
+    """
     if path.suffix.lower() == ".tar":
         from jaxcap.data.image_tar import tar_images
 

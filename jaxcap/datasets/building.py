@@ -1,7 +1,8 @@
 """Build a TFDS data set from items, in several processes, without TensorFlow.
 
 The result depends only on the recipe: the bytes are the same from one process or many, on one
-machine or several, with or without interruptions. A complete data set becomes `DATA_DIR/NAME/VERSION` by one rename.
+machine or several, with or without interruptions. A complete data set becomes
+`DATA_DIR/NAME/VERSION` by one rename.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -180,13 +181,12 @@ def _check_parts(recipe: Recipe, place: Workplace) -> None:
     missing = [shard for shard in shards if not place.has(shard)]
     if not missing:
         return
-    others = [p for p in place.root.parent.glob(f"{VERSION}.unfinished-*") if p != place.root]
-    differ = "with other options or from other files" if others else "nowhere"
-    found = "" if len(missing) < len(shards) else f"; parts were prepared {differ}"
+    others = any(p != place.root for p in place.root.parent.glob(f"{VERSION}.unfinished-*"))
+    differ = "; parts were prepared with other options or from other files" if others else ""
     raise InputError(
-        f"{recipe.name}: {len(missing)} of {len(shards)} shards are missing in {place.root}{found}. "
-        "Run --part for each part with these options, and copy there what other machines wrote; "
-        "or leave out --join to prepare the rest here"
+        f"{recipe.name}: {len(missing)} of {len(shards)} shards are missing in {place.root}"
+        f"{differ}. Run --part for each part with these options, and copy there what other "
+        "machines wrote; or leave out --join to prepare the rest here"
     )
 
 
