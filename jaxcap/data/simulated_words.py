@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 
 from jaxcap.data.captions import Captions
 from jaxcap.model.recogniser.words import RecognisedWords
+from jaxcap.text.vocabulary import EOS
 
 
 class Spread(NamedTuple):
@@ -38,6 +39,9 @@ class Spread(NamedTuple):
 # Fitted to what a detector trained on Flickr8k says of its development photographs.
 KEPT = 0.5
 """The probability that a word of the captions is recognised."""
+FREQUENT, KEPT_IF_FREQUENT = 0.04, 0.85
+"""The same for a word that more than this share of all captions says, such as man or white: a
+detector knows it well, so where it is missing, there is none."""
 TRUE_PROBABILITIES = Spread(0.15, 1.0, 2.2)
 """The probabilities that recognised words are given."""
 FALSE_PROBABILITIES = Spread(0.12, 0.57, 2.5)
@@ -103,7 +107,11 @@ class SimulatedWords:
         # Sets are several times as fast as arrays of so few words.
         captions = (caption.tolist() for caption in self.captions.rows[number])
         said = self._known.intersection(itertools.chain.from_iterable(captions))
-        true = [word for word in sorted(said) if rng.random() < KEPT]
+        true = [
+            word
+            for word in sorted(said)
+            if rng.random() < (KEPT_IF_FREQUENT if word in self._frequent else KEPT)
+        ]
         places = max(0, self.count - len(true))
         count = places if of_image is None else min(places, rng.poisson(FALSE_BESIDE_IMAGE))
         drawn = np.searchsorted(self._bounds, rng.random(count), side="right")
@@ -123,6 +131,12 @@ class SimulatedWords:
     @functools.cached_property
     def _known(self) -> frozenset[int]:
         return frozenset(self.recognisable)
+
+    @functools.cached_property
+    def _frequent(self) -> frozenset[int]:
+        counts = np.bincount(self.captions.rows.values)
+        captions = counts[EOS] if len(counts) > EOS else 0
+        return frozenset(np.flatnonzero(counts > FREQUENT * max(captions, 1)).tolist())
 
     @functools.cached_property
     def _ids(self) -> Int[np.ndarray, " recognisable"]:

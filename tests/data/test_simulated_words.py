@@ -12,8 +12,9 @@ from jaxcap.data.simulated_words import SimulatedWords
 from jaxcap.model.recogniser.words import RecognisedWords
 from jaxcap.text.vocabulary import Vocabulary
 
-# "dog" in 1 of 20 records, "cat" in 3, "boat" in 16; "a" and "sits" cannot be recognised.
-TEXTS = [[["a", word, "sits"]] for word in ["dog", *["cat"] * 3, *["boat"] * 16]]
+# "dog" in 1 of 30 records, "cat" in 3, "boat" in 16; "a" and "sits" cannot be recognised.
+OTHERS = [[["a", "bird", "sits"]]] * 10
+TEXTS = [*([["a", word, "sits"]] for word in ["dog", *["cat"] * 3, *["boat"] * 16]), *OTHERS]
 VOCABULARY = Vocabulary.from_captions([c for of in TEXTS for c in of], min_count=1)
 DOG, CAT, BOAT = (VOCABULARY.id_of(word) for word in ("dog", "cat", "boat"))
 
@@ -38,6 +39,11 @@ def test_words_of_the_caption_are_thinned_and_given_probabilities():
     spread = simulated_words.TRUE_PROBABILITIES
     assert np.float32(spread.lowest) <= min(given) <= max(given) < spread.highest
     assert np.mean(given) == pytest.approx(mean(spread), abs=0.02)
+
+
+def test_frequent_words_are_missed_less_often():
+    given = [BOAT in each for each in drawn(words(recognisable=(BOAT,)), 19, 4000)]
+    assert np.mean(given) == pytest.approx(simulated_words.KEPT_IF_FREQUENT, abs=0.03)
 
 
 def mean(spread: simulated_words.Spread) -> float:
