@@ -12,7 +12,7 @@ DATA ?=
 CALIBRATE ?=
 MODEL := jaxcap/pretrained/flickr8k.safetensors
 
-.PHONY: help setup demo model test test-fast tour fuzz parity lint format clean
+.PHONY: help setup demo model test test-fast tour docs fuzz parity lint format clean
 
 help:
 	@echo "make setup      install jaxcap into the virtual environment $(VENV)"
@@ -21,6 +21,7 @@ help:
 	@echo "make test       run the tests"
 	@echo "make test-fast  run all but the slow tests"
 	@echo "make tour       run the chapters of the tour and the solutions of their exercises"
+	@echo "make docs       build the site in build/site, with the tour executed, and check it"
 	@echo "make fuzz       damage files in TRIES ways for each reader, and count tracebacks and hangs"
 	@echo "make parity     run the tests, and compare with PyTorch and Keras"
 	@echo "make lint       run ruff and mypy"
@@ -44,6 +45,10 @@ $(VENV)/.test: pyproject.toml | $(BIN)/python
 
 $(VENV)/.parity: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --disable-pip-version-check -e '.[test,parity]'
+	@touch $@ $(VENV)/.test $(VENV)/.setup
+
+$(VENV)/.docs: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --disable-pip-version-check -e '.[test,docs]'
 	@touch $@ $(VENV)/.test $(VENV)/.setup
 
 $(VENV)/.lint: pyproject.toml | $(BIN)/python
@@ -77,6 +82,10 @@ test-fast: $(VENV)/.test
 
 tour: $(VENV)/.test
 	$(BIN)/python -m pytest tests/tour
+
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -qW --keep-going -d build/doctrees docs build/site
+	JAXCAP_SITE=build/site $(BIN)/python -m pytest tests/test_site.py
 
 # Damage files in TRIES ways for each reader; slow readers get a twentieth of them.
 TRIES ?= 100000

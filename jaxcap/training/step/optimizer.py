@@ -19,12 +19,13 @@ def learning_rate(config: TrainConfig, *, steps_per_epoch: int) -> optax.Schedul
     """Create the schedule: linear warm-up to the peak, then decay by `config.schedule`.
 
     With the peak η, at step i of the n steps after warm-up:
-      cosine       η (1 + cos(π i / n)) / 2 (Loshchilov and Hutter 2016,
-                   https://arxiv.org/abs/1608.03983, equation 5)
-      linear       η (1 − i / n)
-      constant     η
-      exponential  η r^(i / d) with r = `decay_rate` and d = `decay_epochs` in steps
-      step         η r^⌊i / d⌋
+
+        cosine       η (1 + cos(π i / n)) / 2 (Loshchilov and Hutter 2016,
+                     https://arxiv.org/abs/1608.03983, equation 5)
+        linear       η (1 − i / n)
+        constant     η
+        exponential  η r^(i / d) with r = `decay_rate` and d = `decay_epochs` in steps
+        step         η r^⌊i / d⌋
     """
     total = max(2, config.epochs * steps_per_epoch)
     warmup = min(round(config.warmup_epochs * steps_per_epoch), total - 1)

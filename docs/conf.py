@@ -1,0 +1,186 @@
+"""Build the site: `make docs`, or `sphinx-build docs build/site`.
+
+The tour's notebooks are executed, and the reference is read off the docstrings. Nothing that a page
+needs comes from another host.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import typing
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from docutils.utils.math import latex2mathml
+from sphinx import addnodes
+from sphinx.application import Sphinx
+from sphinx.writers.html5 import HTML5Translator
+
+from jaxcap import __version__
+
+typing.GENERATING_DOCUMENTATION = "jaxcap"  # jaxtyping then writes `Float[Array, "B P D"]` alone
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+
+# ---- the site --------------------------------------------------------------------------------
+
+project = "jaxcap"
+author = "the authors of jaxcap"
+version = release = __version__
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+]
+html_theme = "furo"
+html_title = f"jaxcap {version}"
+html_copy_source = False
+html_static_path = ["site.css"]
+html_css_files = ["site.css"]
+html_math_renderer = "mathml"
+
+# ---- pages -----------------------------------------------------------------------------------
+
+myst_enable_extensions = ["amsmath", "dollarmath"]
+myst_heading_anchors = 4  # the anchors that code hosts give
+nb_execution_mode = "cache"
+nb_execution_timeout = 900  # seconds of the clock, a cell
+nb_execution_raise_on_error = True
+nb_output_stderr = "warn"
+
+# ---- reference -------------------------------------------------------------------------------
+
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+autodoc_type_aliases = {  # named in signatures, not spelled out
+    alias.rpartition(".")[2]: alias
+    for alias in (
+        "jaxcap.captioning.image_reading.ImageLike",
+        "jaxcap.search.Processor",
+        "jaxcap.search.StepFunction",
+        "jaxcap.search.beam_loop.Choose",
+    )
+}
+autodoc_default_options = {"members": True, "special-members": "__call__", "show-inheritance": True}
+napoleon_use_ivar = True
+napoleon_attr_annotations = False  # the signature has them
+default_role = "literal"  # for code that spans lines
+maximum_signature_line_length = 80
+
+
+def _write_reference(app: Sphinx) -> None:
+    """Write a page for each package: the package, its modules, and links to the packages in it."""
+    folder = DOCS / "reference"
+    folder.mkdir(exist_ok=True)
+    packages = [file.parent for file in sorted((ROOT / "jaxcap").rglob("__init__.py"))]
+    names = {package: ".".join(package.relative_to(ROOT).parts) for package in packages}
+    for package, name in names.items():
+        modules = [f"{name}.{file.stem}" for file in sorted(package.glob("[a-z]*.py"))]
+        lines = [name, "=" * len(name), "", f".. automodule:: {name}", ""]
+        lines += [".. toctree::", "   :maxdepth: 1", ""]
+        lines += [f"   {names[inner]}" for inner in packages if inner.parent == package]
+        for module in modules:
+            lines += ["", module, "-" * len(module), "", f".. automodule:: {module}"]
+        page, text = folder / f"{name}.rst", "\n".join(lines) + "\n"
+        if not page.exists() or page.read_text("utf-8") != text:  # else Sphinx would read it again
+            page.write_text(text, "utf-8")
+
+
+def _translate_docstring(
+    app: Sphinx, what: str, name: str, member: Any, options: Any, lines: list[str]
+) -> None:
+    """Translate a docstring into reStructuredText: `code`, and blocks that are indented."""
+    above, literal = "", False  # the last line that is not empty
+    for i, line in enumerate(lines):
+        indented = line.startswith("    ")
+        if indented and i and not lines[i - 1] and above[:1] not in ("", " "):
+            lines[i - 1], literal = "\n::\n", True
+        literal = literal and (indented or not line)
+        above = line or above
+        if not literal:
+            parts = re.split(r"(?<!`)`([^`]+)`(?!`)", line)
+            parts[::2] = [re.sub(r"([*|]|_\b)", r"\\\1", text) for text in parts[::2]]
+            parts[1::2] = [f"``{code}``\\ " for code in parts[1::2]]
+            lines[i] = "".join(parts)
+    lines[:] = "\n".join(lines).split("\n")
+
+
+def _skip(app: Sphinx, what: str, name: str, member: Any, skip: bool, options: Any) -> bool | None:
+    """Document a name once: in the highest package that exports it, or else in its module."""
+    module, home = app.env.current_document.autodoc_module, getattr(member, "__module__", None)
+    if what == "class":  # inherited text of Linen's, or a default such as `nn.initializers.ones`
+        foreign = callable(member) and not str(home).startswith("jaxcap")
+        return True if name == "setup" or foreign else None
+    if home != module:
+        return True if home == f"{module}.{name}" else None  # a function named like its module
+    while package := module.rpartition(".")[0]:
+        exported = getattr(importlib.import_module(package), "__all__", ())
+        if name in exported and f"{package}.{name}" != home:
+            return True
+        module = package
+    return False if callable(member) and not name.startswith("_") else None
+
+
+def _hide_linen_fields(
+    app: Sphinx, what: str, name: str, member: Any, options: Any, signature: str, returns: str
+) -> tuple[str, str] | None:
+    """Hide `parent` and `name`, which Linen adds to the fields of every module."""
+    linen = re.compile(r"(, )?parent: .*_Sentinel.*")
+    return (linen.sub(")", signature), returns) if signature else None
+
+
+# ---- links -----------------------------------------------------------------------------------
+
+
+def _link_files(app: Sphinx, doctree: nodes.document) -> None:
+    """Resolve links to files outside `docs/`, relative to the file that contains them.
+
+    A module of jaxcap becomes its highlighted source, a page of the root the page that includes it,
+    any other file a copy. A folder, which has no page, is no link.
+    """
+    kinds = addnodes.pending_xref, addnodes.download_reference
+    for link in [node for kind in kinds for node in doctree.findall(kind)]:
+        path = Path(str(link.source)).parent.joinpath(str(link["reftarget"])).resolve()
+        if link["reftype"] != "myst" or not path.exists() or path.is_relative_to(DOCS):
+            continue
+        if path.is_dir():
+            link.replace_self(link.children)
+        elif path.is_relative_to(ROOT / "jaxcap"):
+            module = path.relative_to(ROOT).with_suffix("")
+            page = "/".join(["_modules", *(part for part in module.parts if part != "__init__")])
+            uri = app.builder.get_relative_uri(app.env.current_document.docname, page)
+            link.replace_self(nodes.reference("", "", *link.children, refuri=uri))
+        elif path.parent == ROOT and path.suffix == ".md":
+            page = {"README": "index"}.get(path.stem, path.stem.lower())
+            link["refdomain"], link["reftarget"], link["reftargetid"] = "doc", page, None
+        else:
+            target = f"/{os.path.relpath(path, DOCS)}"
+            copied = addnodes.download_reference("", "", *link.children, reftarget=target)
+            link.replace_self(copied)
+
+
+# ---- equations -------------------------------------------------------------------------------
+
+
+def _write_mathml(translator: HTML5Translator, node: nodes.math | nodes.math_block) -> None:
+    """Write an equation as MathML, which browsers draw without a library."""
+    block = isinstance(node, nodes.math_block)
+    mathml = latex2mathml.tex2mathml(node.astext(), as_block=block)
+    translator.body.append(f'<div class="equation">{mathml}</div>' if block else mathml)
+    raise nodes.SkipNode
+
+
+def setup(app: Sphinx) -> None:
+    app.add_html_math_renderer("mathml", (_write_mathml, None), (_write_mathml, None))
+    app.connect("builder-inited", _write_reference)
+    app.connect("autodoc-process-docstring", _translate_docstring, priority=100)
+    app.connect("autodoc-skip-member", _skip)
+    app.connect("autodoc-process-signature", _hide_linen_fields)
+    app.connect("doctree-read", _link_files, priority=100)  # before copies are collected
