@@ -59,18 +59,9 @@ nb_output_stderr = "warn"
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
-autodoc_type_aliases = {  # named in signatures, not spelled out
-    alias.rpartition(".")[2]: alias
-    for alias in (
-        "jaxcap.captioning.image_reading.ImageLike",
-        "jaxcap.search.Processor",
-        "jaxcap.search.StepFunction",
-        "jaxcap.search.beam_loop.Choose",
-    )
-}
+# Named in signatures, not spelled out.
+autodoc_type_aliases = {name: name for name in ("Choose", "ImageLike", "Processor", "StepFunction")}
 autodoc_default_options = {"members": True, "special-members": "__call__", "show-inheritance": True}
-napoleon_use_ivar = True
-napoleon_attr_annotations = False  # the signature has them
 default_role = "literal"  # for code that spans lines
 maximum_signature_line_length = 80
 
@@ -109,15 +100,18 @@ def _translate_docstring(
             parts[::2] = [re.sub(r"([*|]|_\b)", r"\\\1", text) for text in parts[::2]]
             parts[1::2] = [f"``{code}``\\ " for code in parts[1::2]]
             lines[i] = "".join(parts)
+    if what in ("attribute", "data", "property"):
+        lines.insert(0, "")  # napoleon would take the words before a colon for a type
     lines[:] = "\n".join(lines).split("\n")
 
 
 def _skip(app: Sphinx, what: str, name: str, member: Any, skip: bool, options: Any) -> bool | None:
     """Document a name once: in the highest package that exports it, or else in its module."""
     module, home = app.env.current_document.autodoc_module, getattr(member, "__module__", None)
-    if what == "class":  # inherited text of Linen's, or a default such as `nn.initializers.ones`
+    if what == "class":  # Linen's text, defaults such as `nn.initializers.ones`, fields of tuples
         foreign = callable(member) and not str(home).startswith("jaxcap")
-        return True if name == "setup" or foreign else None
+        field = type(member).__name__ == "_tuplegetter"
+        return True if name == "setup" or foreign or field else None
     if home != module:
         return True if home == f"{module}.{name}" else None  # a function named like its module
     while package := module.rpartition(".")[0]:
@@ -128,12 +122,14 @@ def _skip(app: Sphinx, what: str, name: str, member: Any, skip: bool, options: A
     return False if callable(member) and not name.startswith("_") else None
 
 
-def _hide_linen_fields(
+def _tidy_signature(
     app: Sphinx, what: str, name: str, member: Any, options: Any, signature: str, returns: str
 ) -> tuple[str, str] | None:
-    """Hide `parent` and `name`, which Linen adds to the fields of every module."""
-    linen = re.compile(r"(, )?parent: .*_Sentinel.*")
-    return (linen.sub(")", signature), returns) if signature else None
+    """Hide `parent` and `name`, which Linen adds to every module, and how Sphinx keeps aliases."""
+    if not signature:
+        return None
+    signature = re.sub(r"(, )?parent: .*_Sentinel.*", ")", signature)
+    return re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", signature), returns
 
 
 # ---- links -----------------------------------------------------------------------------------
@@ -182,5 +178,5 @@ def setup(app: Sphinx) -> None:
     app.connect("builder-inited", _write_reference)
     app.connect("autodoc-process-docstring", _translate_docstring, priority=100)
     app.connect("autodoc-skip-member", _skip)
-    app.connect("autodoc-process-signature", _hide_linen_fields)
+    app.connect("autodoc-process-signature", _tidy_signature)
     app.connect("doctree-read", _link_files, priority=100)  # before copies are collected
