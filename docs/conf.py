@@ -59,6 +59,7 @@ nb_output_stderr = "warn"
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
+napoleon_attr_annotations = False  # the signature has them
 # Named in signatures, not spelled out.
 autodoc_type_aliases = {name: name for name in ("Choose", "ImageLike", "Processor", "StepFunction")}
 autodoc_default_options = {"members": True, "special-members": "__call__", "show-inheritance": True}
@@ -108,10 +109,10 @@ def _translate_docstring(
 def _skip(app: Sphinx, what: str, name: str, member: Any, skip: bool, options: Any) -> bool | None:
     """Document a name once: in the highest package that exports it, or else in its module."""
     module, home = app.env.current_document.autodoc_module, getattr(member, "__module__", None)
-    if what == "class":  # Linen's text, defaults such as `nn.initializers.ones`, fields of tuples
+    if what == "class":  # Linen's text, and fields: defaults, members of tuples
         foreign = callable(member) and not str(home).startswith("jaxcap")
-        field = type(member).__name__ == "_tuplegetter"
-        return True if name == "setup" or foreign or field else None
+        value = isinstance(member, type) or type(member).__name__ == "_tuplegetter"
+        return True if name == "setup" or foreign or value else None
     if home != module:
         return True if home == f"{module}.{name}" else None  # a function named like its module
     while package := module.rpartition(".")[0]:
