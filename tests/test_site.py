@@ -135,7 +135,7 @@ def test_pages_fit_a_phone_and_ask_no_other_host(site: Path, page: chromium.Page
 
 
 def test_the_search_finds_a_function(site: Path, page: chromium.Page) -> None:
-    page.open(site / "search.html", query="q=beam_search")
+    page.open(f"{(site / 'search.html').resolve().as_uri()}?q=beam_search")
     found = "[...document.querySelectorAll('ul.search a')].map(a => a.href)"
     deadline = time.monotonic() + page.timeout
     while not page[found] and time.monotonic() < deadline:
