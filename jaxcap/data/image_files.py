@@ -20,7 +20,10 @@ from jaxcap.errors import InputError
 from jaxcap.files import read_bytes
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
-"""Pillow's names of the formats that are opened. The extra `heic` adds HEIF."""
+"""Pillow's names of the formats that are opened, besides those of `_EXTRAS`."""
+_EXTRAS = {"HEIF": ("pillow_heif", "register_heif_opener"), "JXL": ("pylibjxl", "register_pillow")}
+"""Formats of optional libraries: the module, and the function that registers its plugin. Both read
+the size of an image before they decode it, so memory is bounded."""
 
 MAX_FILE_BYTES = 2**30
 MAX_DECODED_BYTES = 2**31
@@ -53,8 +56,8 @@ _STRANGERS: tuple[tuple[bytes, int, str], ...] = (
     (b"%pdf", 0, "a PDF document; convert its pages to PNG"),
     (b"version https://git-lfs", 0, "a Git LFS pointer, not the image itself; run `git lfs pull`"),
     (b"\x00\x05\x16\x07", 0, "metadata that macOS left beside the image (AppleDouble)"),
-    (b"\xff\x0a", 0, "a JPEG XL image; convert it to JPEG or PNG"),
-    (b"\x00\x00\x00\x0cjxl ", 0, "a JPEG XL image; convert it to JPEG or PNG"),
+    (b"\xff\x0a", 0, "a JPEG XL image; install 'jaxcap[jxl]' to read it"),
+    (b"\x00\x00\x00\x0cjxl ", 0, "a JPEG XL image; install 'jaxcap[jxl]' to read it"),
     (b"ftypheic", 4, "a HEIC image; install 'jaxcap[heic]' to read it"),
     (b"ftypheix", 4, "a HEIC image; install 'jaxcap[heic]' to read it"),
     (b"ftypmif1", 4, "a HEIF image; install 'jaxcap[heic]' to read it"),
@@ -134,8 +137,8 @@ def _size_of(data: bytes) -> tuple[int, int]:
 
 
 def _format_of(data: bytes) -> str | None:
-    """Return the first of `FORMATS` whose plugin accepts the first bytes."""
-    for kind in FORMATS:
+    """Return the first format that is read whose plugin accepts the first bytes."""
+    for kind in reversed(_formats()):  # AVIF's plugin also accepts some files of HEIF's
         accepts = Image.OPEN[kind][1]
         if accepts is not None and accepts(data[:16]) is True:
             return kind
@@ -145,15 +148,16 @@ def _format_of(data: bytes) -> str | None:
 def _reason(data: bytes) -> str:
     """Say why a file was not opened: what it is instead, or what its decoder complains of."""
     start = data[:256].lstrip(b"\xef\xbb\xbf \t\r\n") if data[:1] in b"\xef \t\r\n<" else data
-    for magic, offset, what in _STRANGERS:
+    kind = _format_of(data)
+    for magic, offset, what in _STRANGERS if kind not in _EXTRAS else ():
         if start[offset : offset + len(magic)].lower() == magic:
             return what
-    if (kind := _format_of(data)) is not None:
+    if kind is not None:
         try:
             Image.OPEN[kind][0](io.BytesIO(data), "")
         except Exception as error:
             return f"the header of this {kind} file is damaged: {error}"
-    return f"not an image in one of the formats that are read: {', '.join(FORMATS)}"
+    return f"not an image in one of the formats that are read: {', '.join(_formats())}"
 
 
 def _without_png_metadata(data: bytes) -> bytes | None:
@@ -173,12 +177,12 @@ def _without_png_metadata(data: bytes) -> bytes | None:
 @functools.cache
 def _formats() -> tuple[str, ...]:
     Image.init()
-    try:
-        heif = importlib.import_module("pillow_heif")
-    except ImportError:
-        return FORMATS
-    heif.register_heif_opener()
-    return (*FORMATS, "HEIF")
+    found = []
+    for kind, (module, register) in _EXTRAS.items():
+        with contextlib.suppress(ImportError):
+            getattr(importlib.import_module(module), register)()
+            found.append(kind)
+    return (*FORMATS, *found)
 
 
 def _silence_pillow() -> None:

@@ -98,6 +98,8 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    if image.format == "JXL":  # decoded upright, though its EXIF data may still say otherwise
+        return image
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG)
     except Exception:  # the pixels are usable without their metadata

@@ -1,4 +1,4 @@
-"""Estimate from below the memory that captioning takes, and refuse what cannot fit.
+"""Estimate from below the memory that captioning and training take, and refuse what cannot fit.
 
 A configuration may come from a stranger and ask for a thousand beams of a thousand words. The
 system would end the process without a message once the memory is full. These estimates count only
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -32,15 +33,41 @@ def check_captioning(config: Config, vocabulary_size: int, *, batch_size: int) -
     at_once = captions // (search.groups if search.method == "diverse" else 1)
     attention = search.max_length * _positions(config)
     numbers = _pixels(config) + captions * attention + at_once * vocabulary_size
-    needed, available = batch_size * numbers * _FLOAT, memory_bytes()
-    if available is not None and needed > available:
-        raise InputError(
-            f"captioning {batch_size} image{'s' * (batch_size > 1)} at once (data.image_size "
-            f"{config.data.image_size}, {captions} captions of up to {search.max_length} words "
-            f"each) takes at least {needed / 1e9:,.1f} GB of memory, but only "
-            f"{available / 1e9:,.1f} GB are there. Give a smaller batch, fewer beams or samples, "
-            "or a lower search.max_length."
-        )
+    _check(
+        batch_size * numbers * _FLOAT,
+        f"captioning {batch_size} image{'s' * (batch_size > 1)} at once (data.image_size "
+        f"{config.data.image_size}, {captions} captions of up to {search.max_length} words each)",
+        "Give a smaller batch, fewer beams or samples, or a lower search.max_length",
+    )
+
+
+def check_training(config: Config, state: Any, vocabulary_size: int) -> None:
+    """Check that this process can hold the training state, a batch and its logits.
+
+    Args:
+      state: the training state, as arrays or `jax.ShapeDtypeStruct`s. Each device holds a copy.
+
+    Raises:
+      InputError: it cannot.
+    """
+    train, data = config.train, config.data
+    images = train.batch_size // jax.process_count()
+    # Samples and captions vary in length, so only their fewest words are certain.
+    captions, words = {
+        "self_critical": (train.samples, 1),
+        "word_detection": (0, 0),
+    }.get(train.objective, (data.captions_per_image, data.length_buckets[0] - 1))
+    logits = images // train.accumulate * captions * words * vocabulary_size * _FLOAT
+    pixels = 0 if config.encoder.cache_features else images * _pixels(config)  # uint8
+    kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    kept *= jax.local_device_count()
+    _check(
+        kept + pixels + logits,
+        f"training (parameters and optimizer: {kept / 1e9:,.1f} GB; {images} images at once, "
+        f"data.image_size {data.image_size}, {vocabulary_size} words to choose from)",
+        "Give a smaller model, another train.optimizer, a lower train.batch_size, or a higher "
+        "train.accumulate",
+    )
 
 
 def _pixels(config: Config) -> int:
@@ -52,6 +79,15 @@ def _positions(config: Config) -> int:
     if config.decoder.name == "lstm" or is_extension(config.encoder.name):
         return 1
     return max(1, config.data.image_size // _STRIDE) ** 2
+
+
+def _check(needed: int, what: str, way_out: str) -> None:
+    available = memory_bytes()
+    if available is not None and needed > available:
+        raise InputError(
+            f"{what} takes at least {needed / 1e9:,.1f} GB of memory, but only "
+            f"{available / 1e9:,.1f} GB are there. {way_out}."
+        )
 
 
 def memory_bytes() -> int | None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxcap.config import stage_configs
 from jaxcap.devices.parallel import on_one_device
-from jaxcap.model.captioner import create_captioner
+from jaxcap.model.captioner import create_captioner, variable_shapes
+from jaxcap.model.cost import check_captioning, check_training
 from jaxcap.model.encoders import frozen_stages
 from jaxcap.model.encoders.freezing import stage_of
 from jaxcap.training.experiment import Experiment
@@ -22,10 +24,24 @@ def create_stages(experiment: Experiment) -> tuple[Experiment, ...]:
     """Return the experiments of all stages, in order; just the given one without stages.
 
     Raises:
-      InputError: the encoder has no stage named `encoder.train_from`.
+      InputError: the encoder has no stage named `encoder.train_from`, or a stage or its evaluation
+        takes more memory than there is.
     """
-    if not experiment.config.stages:
-        return (experiment,)
+    stages = _staged(experiment) if experiment.config.stages else (experiment,)
+    size, words = experiment.config.data.image_size, len(experiment.vocabulary)
+    variables = variable_shapes(experiment.model, image_size=size)
+    for stage in stages:
+
+        def first_state(variables: dict[str, Any], stage: Experiment = stage) -> list[Any]:
+            average = stage.config.train.ema_decay > 0
+            return jax.tree.leaves(TrainState.create(variables, stage.tx, average=average))
+
+        check_training(stage.config, jax.eval_shape(first_state, variables), words)
+        check_captioning(stage.config, words, batch_size=stage.config.evaluation.batch_size)
+    return stages
+
+
+def _staged(experiment: Experiment) -> tuple[Experiment, ...]:
     stages: list[Experiment] = []
     for config in stage_configs(experiment.config):
         model = create_captioner(

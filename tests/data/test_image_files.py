@@ -31,6 +31,53 @@ def test_every_listed_format_is_read(kind: str) -> None:
     assert decoded.shape == (24, 32, 3)
 
 
+@pytest.mark.parametrize(
+    ("kind", "module", "register"),
+    [("HEIF", "pillow_heif", "register_heif_opener"), ("JXL", "pylibjxl", "register_pillow")],
+)
+def test_formats_of_extras_are_read_upright_and_within_bounds(
+    kind: str, module: str, register: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    getattr(pytest.importorskip(module), register)()
+    picture = Image.new("RGB", (80, 40), "blue")
+    picture.paste("red", (0, 0, 40, 40))
+    metadata = Image.Exif()
+    metadata[0x0112] = 6
+    turned = encoded(picture, kind, exif=metadata.tobytes(), quality=95)
+    if kind == "JXL":  # its own header, not the EXIF data, says how to turn an image
+        jpeg = encoded(picture, "JPEG", exif=metadata, quality=95)
+        turned = pytest.importorskip(module).jpeg_to_jxl(jpeg)
+    decoded = images.decode(turned, name="x")
+    assert decoded.shape == (80, 40, 3)
+    assert [int(c) // 128 for c in decoded[5, 5]] == [1, 0, 0]
+    assert [int(c) // 128 for c in decoded[75, 5]] == [0, 0, 1]
+    damaged = turned[:20] + bytes(200)
+    with pytest.raises(InputError, match=rf"^x: (the header of this {kind} file is|cannot decode)"):
+        images.decode(damaged, name="x")
+    monkeypatch.setattr(image_files, "MAX_DECODED_BYTES", 80 * 40)
+    with pytest.raises(InputError, match=r"^x: the image has too many pixels to decode \(40×80"):
+        images.decode(turned, name="x")
+
+
+@pytest.mark.parametrize(
+    ("data", "way_out"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", r"a HEIC image; install 'jaxcap\[heic\]'"),
+        (b"\xff\x0a\xfa\x7f", r"a JPEG XL image; install 'jaxcap\[jxl\]'"),
+    ],
+)
+def test_formats_of_absent_extras_are_named(
+    data: bytes, way_out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_files, "_EXTRAS", {})
+    image_files._formats.cache_clear()
+    try:
+        with pytest.raises(InputError, match=rf"^photo\.jpg: {way_out} to read it$"):
+            images.decode(data, name="photo.jpg")
+    finally:
+        image_files._formats.cache_clear()
+
+
 @pytest.mark.parametrize("kind", ["EPS", "PCX", "TGA", "ICO", "PDF", "SGI"])
 def test_no_other_format_is_opened(kind: str) -> None:
     with pytest.raises(InputError, match=r"^photo\.jpg: "):
@@ -52,9 +99,7 @@ def test_postscript_starts_no_program(tmp_path: Path, monkeypatch: pytest.Monkey
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
         (b"\0\x05\x16\x07\0\x02\0\0Mac OS X        ", "AppleDouble"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", r"HEIC image; install 'jaxcap\[heic\]'"),
         (b"\0\0\0\x20ftypisom\0\0\2\0isomiso2", "a video"),
-        (b"\xff\x0a\xfa\x7f", "JPEG XL"),
         (b"%PDF-1.7\n", "PDF"),
         (b'<?xml version="1.0"?><svg/>', "SVG"),
         (b"PK\3\4\x14\0", "ZIP archive"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import importlib
 import io
 import json
 import pickle
@@ -194,6 +195,15 @@ def _images() -> tuple[bytes, ...]:
         for kind in kinds:
             file = io.BytesIO()
             image.save(file, kind)
+            found.append(file.getvalue())
+    for module, register, kind in (
+        ("pillow_heif", "register_heif_opener", "HEIF"),
+        ("pylibjxl", "register_pillow", "JXL"),
+    ):
+        with contextlib.suppress(ImportError):
+            getattr(importlib.import_module(module), register)()
+            file = io.BytesIO()
+            scene.save(file, kind)
             found.append(file.getvalue())
     return tuple(found)
 

@@ -30,6 +30,7 @@ from jaxcap.config import (
 )
 from jaxcap.errors import InputError
 from jaxcap.evaluation import read_metrics
+from jaxcap.model import cost
 from jaxcap.model.captioner import init_variables
 from jaxcap.training import experiment, train
 from jaxcap.training.step.state import TrainState
@@ -217,3 +218,12 @@ def test_invalid_stages_are_named(stage: Stage, message: str) -> None:
 def test_invalid_methods_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         validate(changed(Config(), **options))
+
+
+def test_stages_that_cannot_fit_into_memory_are_refused_before_anything_is_made(
+    tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost, "memory_bytes", lambda: 10**6)
+    with pytest.raises(InputError, match=r"^training \(parameters and optimizer: .* only 0\.0 GB"):
+        _train(_config(tiny_config), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
