@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from jaxcap.caption_files.encodings import guess, utf16
 from jaxcap.data.image_paths import IMAGE_SUFFIXES
 from jaxcap.errors import InputError
+from jaxcap.files import open_file
 from jaxcap.json_data import parse_json
 
 SHOWN = 10
@@ -58,13 +59,24 @@ def shown(value: object, width: int = 60) -> str:
 def read_text(path: Path) -> str:
     """Return the text of a UTF-8 or UTF-16 file, with or without a byte order mark, perhaps .gz.
 
+    Pipes are read only if a shell made them, as in `jaxcap score <(zcat captions.gz) …`: one in
+    a folder would wait for ever.
+
     Raises:
       InputError: the file does not exist, is empty, or is not text. Names the line.
     """
     try:
-        data = path.read_bytes()
+        with path.open("rb") if path.parts[:2] == ("/", "dev") else open_file(path) as file:
+            data = file.read()
         if path.suffix.lower() == ".gz":
-            data = gzip.decompress(data)
+            at_most = _MAX_BYTES + _MAX_RATIO * len(data)
+            with gzip.open(io.BytesIO(data)) as compressed:
+                data = compressed.read(at_most + 1)
+            if len(data) > at_most:
+                raise InputError(
+                    f"{path}: unpacks to more than {_MAX_RATIO} times its size; text does not. "
+                    "Unpack it yourself if it is sound."
+                )
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: cannot read it: {reason}") from None
@@ -73,6 +85,9 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path}: the file is empty.")
     return text
 
+
+_MAX_BYTES, _MAX_RATIO = 1 << 26, 100
+"""Bounds of what a compressed file may unpack to. Captions are compressed 3 to 10 times."""
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 """How a file begins that Git LFS has not downloaded."""

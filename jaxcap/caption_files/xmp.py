@@ -45,11 +45,13 @@ class _Finder:
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._open: list[tuple[str, int, bool]] = []
-        self._text = ""
+        self._text: list[str] = []
+        self._descriptions = 0  # open elements dc:description
         self.described: _Element | None = None
         self.description: _Element | None = None
         self.items: list[tuple[bool, _Element]] = []
         self._parser = expat.ParserCreate("utf-8", namespace_separator=" ")
+        self._parser.buffer_text = True  # else each line is a call
         self._parser.StartElementHandler = self._start
         self._parser.EndElementHandler = self._end
         self._parser.CharacterDataHandler = self._characters
@@ -60,12 +62,13 @@ class _Finder:
         raise ValueError("it declares a document type")
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
-        self._text = ""
+        self._text = []
+        self._descriptions += name == f"{_DC} description"
         is_default = attributes.get(_LANGUAGE, "x-default").lower() == "x-default"
         self._open.append((name, self._parser.CurrentByteIndex, is_default))
 
     def _characters(self, text: str) -> None:
-        self._text += text
+        self._text.append(text)
 
     def _end(self, name: str) -> None:
         _, begin, is_default = self._open.pop()
@@ -73,13 +76,14 @@ class _Finder:
         if tag is None:
             raise ValueError(f"no start tag at byte {begin}")
         end = max(tag.end(), self._parser.CurrentByteIndex)
-        element = _Element(begin, tag.end(), end, self._text)
-        parents = [each for each, _, _ in self._open]
-        if name == f"{_RDF} Description" and parents[-1:] == [f"{_RDF} RDF"]:
+        element = _Element(begin, tag.end(), end, "".join(self._text))
+        parent = self._open[-1][0] if self._open else ""
+        if name == f"{_RDF} Description" and parent == f"{_RDF} RDF":
             self.described = self.described or element
-        elif name == f"{_DC} description" and self.description is None:
-            self.description = element
-        elif name == f"{_RDF} li" and f"{_DC} description" in parents:
+        elif name == f"{_DC} description":
+            self._descriptions -= 1
+            self.description = self.description or element
+        elif name == f"{_RDF} li" and self._descriptions:
             self.items.append((is_default, element))
 
     @property

@@ -25,6 +25,7 @@ from jaxcap.config.extensions import source_digests
 from jaxcap.config.local_paths import local_path
 from jaxcap.devices.promotion import standard_promotion
 from jaxcap.errors import InputError, did_you_mean
+from jaxcap.files import open_file
 from jaxcap.model.captioner import Captioner, create_captioner, variable_shapes
 from jaxcap.model.cost import check_captioning
 from jaxcap.pretrained import packaged
@@ -128,8 +129,9 @@ def _check_copies(run: Path, config: Config, vocabulary: Vocabulary, checkpoint:
     for name in ("config.json", "vocabulary.json"):
         file, copy = run / name, checkpoint / name
         try:
-            if file.read_bytes() == copy.read_bytes():
-                continue
+            with open_file(file) as one, open_file(copy) as other:
+                if one.read() == other.read():
+                    continue
         except FileNotFoundError:  # a running training may just have removed the step
             continue
         if name == "config.json":

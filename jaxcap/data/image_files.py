@@ -10,11 +10,13 @@ import contextlib
 import functools
 import importlib
 import io
+import logging
 import math
 import warnings
 from pathlib import Path
 
-from PIL import Image, JpegImagePlugin
+from PIL import Image, JpegImagePlugin, TiffImagePlugin
+from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH
 
 from jaxcap.errors import InputError
 from jaxcap.files import read_bytes
@@ -68,6 +70,7 @@ _STRANGERS: tuple[tuple[bytes, int, str], ...] = (
 
 # PNG chunks that hold no pixels and that Pillow refuses when they are large.
 _PNG_METADATA = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+_SILENT = logging.NullHandler()
 _PILLOW = r"PIL\."  # matches Pillow's modules in a warning filter
 
 
@@ -105,15 +108,25 @@ def bound_memory(image: Image.Image, name: str) -> None:
     Raises:
       InputError: the image has too many pixels for its format.
     """
-    cost = _COST.get(image.mode, _WIDE_COST)
+    cost, pixels = _COST.get(image.mode, _WIDE_COST), _pixels(image)
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         scale = math.ceil(math.sqrt(image.width * image.height * cost / MAX_DECODED_BYTES))
         if scale > 1:  # Pillow heeds one call only, and rounds down to 2, 4 or 8
             scale = min(8, 2 ** math.ceil(math.log2(scale)))
             image.draft(None, (image.width // scale, image.height // scale))
-    if image.width * image.height * cost <= MAX_DECODED_BYTES:
+            pixels = _pixels(image)
+    if pixels * cost <= MAX_DECODED_BYTES:
         return
     raise InputError(_too_large(name, *image.size, image.mode))
+
+
+def _pixels(image: Image.Image) -> int:
+    """Return the number of pixels to decode, in a TIFF at least those of a tile."""
+    tile = 0
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        sides = [image.tag_v2.get(tag) for tag in (TILEWIDTH, TILELENGTH)]
+        tile = math.prod(side if isinstance(side, int) else 0 for side in sides)
+    return max(image.width * image.height, tile)
 
 
 def _open_large_jpeg(data: bytes, name: str) -> Image.Image:
@@ -190,5 +203,6 @@ def _silence_pillow() -> None:
 
     `warnings.catch_warnings` would swap global state under the threads that decode.
     """
+    logging.getLogger("PIL").addHandler(_SILENT)  # else Python prints its errors itself
     if not any(getattr(entry[3], "pattern", None) == _PILLOW for entry in warnings.filters):
         warnings.filterwarnings("ignore", module=_PILLOW)

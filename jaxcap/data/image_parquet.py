@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jaxcap.data.image_files import MAX_DECODED_BYTES
 from jaxcap.errors import InputError
+from jaxcap.files import open_file
 
 _IMAGE_NAMES = ("image", "jpg", "jpeg", "png", "webp", "img", "picture", "photo", "bytes")
 _ID_NAMES = ("key", "__key__", "image_id", "file_name", "filename", "image_path", "path", "id")
@@ -57,23 +60,58 @@ class ParquetImage:
 
 @functools.lru_cache(maxsize=2)
 def _column(path: Path, changed: int, group: int, column: str) -> Any:
-    try:
-        values = pq.ParquetFile(path).read_row_group(group, columns=[column]).column(0)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: cannot read this Parquet file: {error}") from error
+    # Images that are stored once for many rows are read once, too.
+    values = _row_group(open_parquet(path, repeating=[column]), path, group, [column]).column(0)
     return values.combine_chunks().field(_BYTES) if "." in column else values
 
 
-def open_parquet(path: Path) -> Any:
+def open_parquet(path: Path, *, repeating: Sequence[str] = ()) -> Any:
     """Open a Parquet file as a `pyarrow.parquet.ParquetFile`.
+
+    Args:
+      repeating: the columns to read as dictionaries of their different values.
 
     Raises:
       InputError: it cannot be read.
     """
+    with _readable(path):
+        open_file(path).close()  # no pipe and no device
+        file = pq.ParquetFile(path, read_dictionary=list(repeating))
+        if file.metadata.num_rows > (size := path.stat().st_size):
+            raise pa.ArrowInvalid(f"{file.metadata.num_rows:,} rows in {size:,} bytes")
+        return file
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
+        yield
+    except InputError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise InputError(f"{path}: cannot read this Parquet file: {error}") from error
+
+
+def _row_group(file: Any, path: Path, group: int, columns: Sequence[str]) -> Any:
+    """Read columns of a row group.
+
+    Raises:
+      InputError: they are damaged, or too large to read at once.
+    """
+    with _readable(path):
+        stored = file.metadata.row_group(group)
+        parts = (stored.column(i) for i in range(stored.num_columns))
+        size = sum(
+            part.total_uncompressed_size
+            for part in parts
+            if any(f"{part.path_in_schema}.".startswith(f"{column}.") for column in columns)
+        )
+        if size > MAX_DECODED_BYTES:
+            raise pa.ArrowInvalid(
+                f"row group {group} has {size:,} bytes of {', '.join(columns)}; expected at most "
+                f"{MAX_DECODED_BYTES:,}. Write it with smaller row groups"
+            )
+        return file.read_row_group(group, columns=list(columns))
 
 
 def image_column(path: Path, schema: Any, given: str | None = None) -> str:
@@ -117,9 +155,10 @@ def parquet_images(
     ids = [name for name in _ID_NAMES if name in schema.names and name != top][:1]
     columns = [*values, *ids, *([f"{top}.{_PATH}"] if has_path else [])]
     for group in range(file.num_row_groups):
-        rows = file.read_row_group(group, columns=list(dict.fromkeys(columns)))
+        rows = _row_group(file, path, group, list(dict.fromkeys(columns)))
         for row in range(rows.num_rows):
-            record = {name: rows.column(name)[row].as_py() for name in rows.column_names}
+            with _readable(path):  # texts may not be UTF-8
+                record = {name: rows.column(name)[row].as_py() for name in rows.column_names}
             label = record[ids[0]] if ids else (record.get(top) or {}).get(_PATH)
             yield (
                 ParquetImage(path, group, row, image, "" if label is None else str(label)),

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from jaxcap.data.image_files import MAX_FILE_BYTES
 from jaxcap.data.image_paths import IMAGE_SUFFIXES
 from jaxcap.errors import InputError
+from jaxcap.files import open_file
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,13 @@ class TarImage:
         """Read the encoded image.
 
         Raises:
-          InputError: the file has changed.
+          InputError: the file has changed, or the image is larger than image files may be.
         """
+        if self.size > MAX_FILE_BYTES:
+            raise InputError(
+                f"{self.name}: the image has {self.size:,} bytes; expected at most "
+                f"{MAX_FILE_BYTES:,}"
+            )
         with self.path.open("rb") as file:
             file.seek(self.place)
             data = file.read(self.size)
@@ -55,8 +62,8 @@ def tar_images(path: Path) -> Iterator[tuple[str, TarImage | None, list[tarfile.
       InputError: this is not a tar file, it is compressed, or it is damaged.
     """
     try:
-        with tarfile.open(path, "r:") as tar:
-            members = (member for member in tar if member.isfile() and not _is_hidden(member.name))
+        with open_file(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            members = (m for m in _sound(tar) if m.isfile() and not _is_hidden(m.name))
             for name, group in groupby(members, key=lambda member: split_name(member.name)[0]):
                 parts = list(group)
                 images = (m for m in parts if split_name(m.name)[1] in IMAGE_SUFFIXES)
@@ -64,11 +71,23 @@ def tar_images(path: Path) -> Iterator[tuple[str, TarImage | None, list[tarfile.
                 if (first := next(images, None)) is not None:
                     image = TarImage(path, first.name, first.offset_data, first.size)
                 yield name, image, parts
-    except (tarfile.TarError, EOFError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # damaged bytes make tarfile raise nearly anything
         raise InputError(
             f"{path}: not a tar file that can be read in place ({error}). If it is compressed, "
             "decompress it first; if it is damaged, copy it again"
         ) from error
+
+
+def _sound(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Yield the members; a negative size would lead back to a member before, for ever."""
+    for member in tar:
+        if member.size < 0:
+            raise tarfile.ReadError(f"{member.name!r} has {member.size:,} bytes")
+        if member.issparse():
+            raise tarfile.ReadError(f"{member.name!r} is sparse; write it whole")
+        yield member
 
 
 def split_name(name: str) -> tuple[str, str]:

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jaxcap.data.image_files import MAX_FILE_BYTES
 from jaxcap.datasets.building import Recipe
 from jaxcap.datasets.shards import Record
 from jaxcap.datasets.sources import Example, ImageBytes, Listing
 from jaxcap.datasets.stored_images import to_stored
 from jaxcap.errors import InputError
+from jaxcap.files import read_bytes
 
 _SPLIT = re.compile(r"[\w-]{1,50}")
 
@@ -85,13 +87,13 @@ class _Store:
         if example.image is None:
             return record
         file_name = _file_name(example.image)
-        try:
-            if isinstance(example.image, Path):
-                data = example.image.read_bytes()
-            else:
+        if isinstance(example.image, Path):
+            data = read_bytes(example.image, at_most=MAX_FILE_BYTES)
+        else:
+            try:
                 data = example.image.read()
-        except OSError as error:
-            raise InputError(f"{file_name}: cannot read the file: {error.strerror}") from error
+            except OSError as error:
+                raise InputError(f"{file_name}: cannot read the file: {error.strerror}") from error
         return record | {"image": to_stored(data, name=file_name, max_side=self.max_side)}
 
 

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
+import os
+from pathlib import Path
+
 import pytest
 
+from jaxcap.caption_files import text_files
 from jaxcap.caption_files.encodings import guess, utf16
+from jaxcap.caption_files.text_files import read_text
+from jaxcap.errors import InputError
 
 CAPTIONS = [
     ("cp1252", "WINDOWS-1252", "un chien court à côté d'une fenêtre"),
@@ -43,3 +50,30 @@ def test_utf16_with_and_without_its_mark() -> None:
 def test_a_guess_is_made_of_anything() -> None:
     for data in (b"\xff", b"\x80\x81\xfe" * 50, bytes(range(128, 256)), b"abc \xa0 \n"):
         assert guess(data).iconv
+
+
+def test_a_compressed_file_may_not_unpack_to_any_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "captions.txt.gz"
+    path.write_bytes(gzip.compress(b"a dog\n" * 10_000))
+    assert read_text(path) == "a dog\n" * 10_000
+    monkeypatch.setattr(text_files, "_MAX_BYTES", 1000)
+    with pytest.raises(InputError, match=r"gz: unpacks to more than 100 times its size"):
+        read_text(path)
+
+
+def test_a_pipe_or_device_in_a_folder_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "captions.csv")
+    os.symlink("/dev/zero", tmp_path / "captions.json")
+    for name in ("captions.csv", "captions.json"):
+        with pytest.raises(InputError, match=f"{name}: not a regular file"):
+            read_text(tmp_path / name)
+
+
+def test_a_pipe_of_the_shell_is_read() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"a dog")
+    os.close(writing)
+    assert read_text(Path(f"/dev/fd/{reading}")) == "a dog"
+    os.close(reading)

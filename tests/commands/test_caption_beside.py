@@ -15,6 +15,7 @@ import pytest
 import tyro
 from rich.console import Console
 
+from jaxcap.caption_files import xmp
 from jaxcap.captioning import loaded_model
 from jaxcap.captioning.results import Caption, Captioned
 from jaxcap.commands import caption
@@ -224,3 +225,10 @@ def test_options_without_effect_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         command("a.jpg", *arguments)
+
+
+def test_deep_and_long_sidecars_are_read() -> None:
+    for inside in (b"<a>" * 9999 + b"</a>" * 9999, b"\n" * 99_999):
+        before = xmp.with_caption(xmp.EMPTY, "A dog.")
+        data = before.replace(b"</rdf:li>", inside + b"</rdf:li>")
+        assert xmp.read_caption(xmp.with_caption(data, "A cat.")) == "A cat."

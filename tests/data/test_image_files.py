@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import stat
 import struct
@@ -176,3 +177,30 @@ def test_a_file_of_too_many_bytes_is_refused(
         InputError, match=r"a\.bmp: the file has [\d,]+ bytes; expected at most 100"
     ):
         images.decode(tmp_path / "a.bmp", name="a.bmp")
+
+
+def test_pillow_prints_no_errors_of_its_own() -> None:
+    entries = [(256, 8), (257, 8), (258, 8), (259, 1), (262, 2), (277, 169), (273, 99), (279, 64)]
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    data = struct.pack("<2sHIH", b"II", 42, 8, len(entries)) + directory + bytes(99)
+    with pytest.raises(InputError, match=r"^x: the header of this TIFF file is damaged"):
+        images.decode(data, name="x")
+    # Without any handler, Python prints what a library logs; pytest has handlers.
+    assert any(isinstance(x, logging.NullHandler) for x in logging.getLogger("PIL").handlers)
+
+
+def test_tiles_larger_than_the_image_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A TIFF of 16 x 16 pixels whose one tile is compressed zeros."""
+
+    def tiff(side: int) -> bytes:
+        tile = zlib.compress(bytes(side * side))
+        entries = [(256, 16), (257, 16), (258, 8), (259, 8), (262, 1), (277, 1)]
+        entries += [(322, side), (323, side), (324, 8 + 2 + 12 * 10 + 4), (325, len(tile))]
+        directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+        return struct.pack("<2sHIH", b"II", 42, 8, 10) + directory + bytes(4) + tile
+
+    assert images.decode(tiff(32), name="x").shape == (16, 16, 3)
+    monkeypatch.setattr(image_files, "MAX_DECODED_BYTES", 64 * 64 * 8 - 1)
+    assert images.decode(tiff(32), name="x").shape == (16, 16, 3)
+    with pytest.raises(InputError, match=r"^x: the image has too many pixels"):
+        images.decode(tiff(64), name="x")

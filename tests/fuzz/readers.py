@@ -30,10 +30,13 @@ import numpy as np
 import safetensors.numpy
 from PIL import Image
 
+from jaxcap.caption_files import xmp
+from jaxcap.caption_files.beside import BesideWriter, Kind
 from jaxcap.caption_files.formats import FORMATS
 from jaxcap.caption_files.made_with import read_record
 from jaxcap.caption_files.reading import read_captions
 from jaxcap.caption_files.writing import CaptionWriter
+from jaxcap.captioning.results import Caption, Captioned
 from jaxcap.config import (
     Config,
     DataConfig,
@@ -417,6 +420,38 @@ def _tar() -> bytes:
     return file.getvalue()
 
 
+def _parquet() -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = io.BytesIO()
+    columns = {
+        "image": [{"bytes": x, "path": str(i)} for i, x in enumerate(_images()[:2])],
+        "text": ["a dog", "a cat"],
+    }
+    pq.write_table(pa.table(columns), file, row_group_size=1)
+    return file.getvalue()
+
+
+def _stored(format: str) -> Callable[[Path], object]:
+    """Read the source, and the images in it."""
+    return lambda path: [
+        example.image.read()
+        for examples in _sources(format)(path).splits.values()
+        for example in examples
+    ]
+
+
+def _sidecar(kind: Kind) -> Callable[[Path], object]:
+    """Add a caption to a file beside an image."""
+    writer = BesideWriter(kind, existing="append")
+    found = Caption("a dog", -1.0)
+    return lambda path: [
+        writer.add(Captioned(str(path.with_name("a.jpg")), (found,))),
+        writer.has(str(path)),
+    ]
+
+
 @functools.cache
 def _captioner() -> TrainedCaptioner:
     config = Config(
@@ -537,7 +572,12 @@ def all_readers(folder: Path) -> dict[str, Reader]:
             file=store,
         ),
         Reader("text", _TEXT_CAPTIONS[:6], _text, made=_HOSTILE_TEXT),
-        Reader("WebDataset", (_tar(),), _sources("webdataset"), "a.tar", made=_ODD),
+        Reader("WebDataset", (_tar(),), _stored("webdataset"), "a.tar", made=_ODD),
+        Reader("Parquet", (_parquet(),), _stored("parquet"), "a.parquet", made=_ODD),
+        Reader("sidecar, XMP", (xmp.with_caption(xmp.EMPTY, "a cat"),), _sidecar("xmp"), "a.xmp"),
+        Reader(
+            "sidecar, JSON", (b'{"caption": "a cat"}',), _sidecar("json"), "a.json", made=_ODD_JSON
+        ),
         Reader("published captioner", (_published(folder),), published.read, is_slow=True),
         _data_reader("features.json", "features.json", data),
         _data_reader("dataset_info.json", "dataset_info.json", data),

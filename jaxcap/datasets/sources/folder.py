@@ -34,6 +34,8 @@ from jaxcap.datasets.sources.findings import Findings
 from jaxcap.datasets.sources.locations import need_file, need_folder, need_source
 from jaxcap.datasets.sources.splits import DEFAULT_FRACTIONS, canonical_or_none
 from jaxcap.errors import InputError
+from jaxcap.files import read_bytes
+from jaxcap.json_data import MAX_BYTES
 
 _SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".txt", ".token")
 _NO_CAPTIONS = re.compile(r"(readme|licen[sc]e)\b.*|\d+_stats\.json", re.IGNORECASE)
@@ -227,7 +229,7 @@ def _beside(source: Path, folder: Path, findings: Findings) -> list[Entry]:
         of_file[file] = path.name
         image = ImageCaptions({"file": name}, [], place="")
         try:
-            for caption, place in sidecar_captions(file, file.read_bytes()):
+            for caption, place in sidecar_captions(file, read_bytes(file, at_most=MAX_BYTES)):
                 image.captions.append(caption)
                 image.places.append(place)
         except InputError as error:

@@ -12,6 +12,7 @@ they are decoded.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from functools import lru_cache
@@ -22,6 +23,7 @@ from array_record.python import array_record_module
 
 from jaxcap.datasets.crc32c import masked_crc32c
 from jaxcap.errors import InputError
+from jaxcap.files import open_file
 
 ARRAY_RECORD, TFRECORD = "array_record", "tfrecord"
 
@@ -62,8 +64,9 @@ def _open(path: Path, changed: int) -> Any:
 
 
 def _array_record(path: Path) -> Any:
-    # `stat` raises for a missing file; array_record would only log it.
-    return _open(path, path.stat().st_mtime_ns)
+    # array_record would only log a missing file, and wait for ever at a pipe.
+    with open_file(path) as file:
+        return _open(path, os.fstat(file.fileno()).st_mtime_ns)
 
 
 def _read(reader: Any, indices: list[int], path: Path) -> list[bytes]:
@@ -79,7 +82,7 @@ def _read(reader: Any, indices: list[int], path: Path) -> list[bytes]:
 
 
 def _tfrecords(path: Path) -> Iterator[tuple[int, bytes]]:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         place = 0
         while (record := _next(file, path)) is not None:
             yield place, record
@@ -99,7 +102,8 @@ def _next(file: Any, path: Path) -> bytes | None:
         raise InputError(
             f"{where}: not a TFRecord file, or a damaged one (wrong checksum); copy it again"
         )
-    data = file.read(length + 4)
+    size = os.fstat(file.fileno()).st_size
+    data = file.read(length + 4) if length <= size else b""  # it may ask for any amount of memory
     if len(data) < length + 4:
         raise InputError(f"{where}: the TFRecord file ends within a record; copy it again")
     return bytes(data[:-4])

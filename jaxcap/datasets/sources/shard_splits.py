@@ -23,6 +23,7 @@ from jaxcap.datasets.sources.splits import (
     in_order,
 )
 from jaxcap.errors import InputError
+from jaxcap.files import open_file
 
 
 def read_shards(
@@ -90,7 +91,7 @@ def find_shards(source: Path, suffix: str) -> list[Path]:
 
 
 def _is_lfs_pointer(path: Path) -> bool:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return file.read(len(LFS_POINTER)) == LFS_POINTER
 
 

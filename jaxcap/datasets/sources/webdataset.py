@@ -20,6 +20,7 @@ from jaxcap.datasets.sources import Example, Listing, SourceOptions
 from jaxcap.datasets.sources.findings import Findings
 from jaxcap.datasets.sources.shard_splits import read_shards
 from jaxcap.errors import InputError
+from jaxcap.json_data import MAX_BYTES
 
 
 def read(options: SourceOptions, progress: Progress = no_progress) -> Listing:
@@ -61,6 +62,9 @@ def _captions(
     path: Path, member: tarfile.TarInfo, file: IO[bytes], findings: Findings
 ) -> tuple[str, ...]:
     """Read the captions of a member, or add the reason why there is none."""
+    if member.size > MAX_BYTES:
+        findings.add(path, member.name, f"{member.size:,} bytes; expected at most {MAX_BYTES:,}")
+        return ()
     file.seek(member.offset_data)
     try:
         found = sidecar_captions(path / member.name, file.read(member.size))

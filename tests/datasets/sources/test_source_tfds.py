@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import pickle
 import shutil
 import struct
@@ -21,6 +22,7 @@ from jaxcap.datasets.crc32c import masked_crc32c
 from jaxcap.datasets.sources import SourceOptions
 from jaxcap.datasets.sources.record_files import read_record, records
 from jaxcap.datasets.sources.registry import read
+from jaxcap.errors import InputError
 
 
 def jpeg(number: int) -> bytes:
@@ -269,3 +271,20 @@ def test_damaged_array_record_files(tmp_path, copies, problems):
         assert "copy it again" in problems("tfds", source=folder)
     path.unlink()
     assert "cannot read this file: No such file" in problems("tfds", source=folder)
+
+
+def test_a_record_cannot_ask_for_any_amount_of_memory(tmp_path: Path) -> None:
+    head = struct.pack("<Q", 2**60)
+    path = tmp_path / "x"
+    path.write_bytes(head + struct.pack("<I", masked_crc32c(head)) + bytes(99))
+    with pytest.raises(InputError, match="byte 0: the TFRecord file ends within a record"):
+        list(records(path, "tfrecord"))
+
+
+@pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
+def test_pipes_and_devices_are_no_records(tmp_path: Path, file_format: str) -> None:
+    os.mkfifo(tmp_path / "a")
+    os.symlink("/dev/zero", tmp_path / "b")
+    for name in "ab":
+        with pytest.raises(InputError, match="not a regular file"):
+            next(records(tmp_path / name, file_format))
