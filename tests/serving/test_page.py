@@ -120,12 +120,12 @@ def test_pictures_are_dropped_and_pasted(opened: Page, pictures: list[Path]) -> 
     )
     page[
         f"(() => {{ {transfer} document.body.dispatchEvent("
-        "new DragEvent('drop', { dataTransfer: data, bubbles: true, cancelable: true })); }})()"
+        "new DragEvent('drop', { dataTransfer: data, bubbles: true, cancelable: true })); })()"
     ]
     page.wait(f"{CAPTIONED} === 1")
     page[
         f"(() => {{ {transfer} document.body.dispatchEvent("
-        "new ClipboardEvent('paste', { clipboardData: data, bubbles: true })); }})()"
+        "new ClipboardEvent('paste', { clipboardData: data, bubbles: true })); })()"
     ]
     page.wait(f"{CAPTIONED} === 2")
 
@@ -134,7 +134,7 @@ def test_options_and_errors(opened: Page, pictures: list[Path], tmp_path: Path) 
     page = opened
     (tmp_path / "text.png").write_bytes(b"no image")
     page.choose_files("files", [pictures[0], tmp_path / "text.png"])
-    page.wait(f"{CAPTIONED} === 1 && document.querySelector('.failed')")
+    page.wait(f"{CAPTIONED} === 1 && !!document.querySelector('.failed')")
     assert "not an image" in page["document.querySelector('.failed').textContent"]
     page["document.querySelector('[name=n_best]').value = '1'"]
     page["document.querySelector('[name=ban]').value = 'cat, dog'"]
