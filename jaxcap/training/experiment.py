@@ -74,8 +74,8 @@ class Experiment:
     def step(self) -> Step:
         """Return the compiled `train_step`, which donates its state.
 
-        In self-critical training, it first samples and rewards captions of the images in a batch;
-        captions without any image are learned by cross-entropy.
+        In self-critical training, it first samples and rewards captions of photographs; captions
+        without photographs are learned by cross-entropy.
         """
         train = self.config.train
         likelihood = functools.partial(cross_entropy, label_smoothing=train.label_smoothing)
@@ -87,9 +87,7 @@ class Experiment:
                 return self._compiled(functools.partial(word_detection, ids=ids), method="detect")
             case "self_critical":
                 reinforce = self._compiled(functools.partial(policy_gradient, never=NEVER_SAID))
-                everything = self.config.data.random_images
-                references = self.data.references if everything else self.data.captions
-                reward = create_reward(references, train)
+                reward = create_reward(self.data.captions, train)
                 return SelfCritical(self.model, self.config, reward).wrap(reinforce, text=step)
             case _:
                 return step

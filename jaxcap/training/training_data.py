@@ -22,13 +22,11 @@ class TrainingData:
 
     Attributes:
       sets: in the order of `DataConfig.names`.
-      references: the captions of all images and of all texts without images, by their numbers.
-      photographs: the number of images; texts have larger numbers.
+      captions: the captions of all photographs, by their numbers.
     """
 
     sets: Mapping[str, TrainingSet]
-    references: Captions
-    photographs: int
+    captions: Captions
 
     @classmethod
     def create(
@@ -65,12 +63,9 @@ class TrainingData:
             elif recogniser is not None:
                 words = SimulatedWords(part, recogniser.words.ids, recogniser.count)
             sets[name] = TrainingSet(source, part, words=words, first_number=begin)
-        return cls({name: sets[name] for name in names}, captions, photographs)
-
-    @property
-    def captions(self) -> Captions:
-        """The captions of all images, by their numbers."""
-        return Captions(self.references.rows.part(0, self.photographs))
+        return cls(
+            {name: sets[name] for name in names}, Captions(captions.rows.part(0, photographs))
+        )
 
     def shares(self, data: DataConfig) -> tuple[float, ...]:
         """Return the share of the steps of each data set."""
@@ -105,9 +100,9 @@ class TrainingData:
         return of.source[number - of.first_number]
 
     def __str__(self) -> str:
-        text = len(self.references) - self.photographs
+        text = sum(len(each.captions) for each in self.sets.values()) - len(self.captions)
         without = f", {text} texts without images" if text else ""
-        return f"{self.photographs} training images{without}"
+        return f"{len(self.captions)} training images{without}"
 
 
 def load_sources(data: DataConfig) -> dict[str, Source]:

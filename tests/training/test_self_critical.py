@@ -303,7 +303,8 @@ def test_batches_of_text_take_the_step_for_text() -> None:
         return state, metrics
 
     words = RecognisedWords(np.array([[4, 8]], np.int32), np.array([[0.9, 0.5]], np.float32))
-    batch = Batch(np.array(REFERENCES[:1], np.int32), words=words)
+    # With a random image beside it, too, only its number tells that the text has none of its own.
+    batch = _batch()._replace(words=words, numbers=np.arange(len(REFERENCES), len(REFERENCES) + 4))
     state = _state()
     step = _critic().wrap(_update(), text=text)
     assert step(state, batch, jax.random.key(0))[1] is metrics
