@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from typing import Any
@@ -96,7 +97,8 @@ def mutate_json(text: bytes, rng: random.Random) -> bytes:
                 for _ in range(rng.choice((1, 90, 120, 400))):
                     container[key] = [container[key]]
             case _:
-                container[key] = rng.choice(_VALUES)
+                # A copy: a later change may put a value into itself.
+                container[key] = copy.deepcopy(rng.choice(_VALUES))
     return json.dumps(document[0]).encode()
 
 

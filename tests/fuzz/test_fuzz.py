@@ -69,6 +69,14 @@ def test_damage_is_the_same_in_every_run() -> None:
         assert len(set(one)) > 30
 
 
+def test_damage_does_not_depend_on_earlier_damage() -> None:
+    seed = b'{"a": [1, {"b": "c"}]}'
+    first = mutate_json(seed, random.Random("x"))
+    for number in range(3000):  # enough to put a value into itself, if it were not copied
+        mutate_json(seed, random.Random(number))
+    assert mutate_json(seed, random.Random("x")) == first
+
+
 def test_a_worker_runs_tries_of_a_reader(tmp_path: Path) -> None:
     worker = Worker(tmp_path)
     tally = worker.fuzz("TFRecord", range(7))
