@@ -182,7 +182,10 @@ def _create_search(
                     step, carry, groups=config.groups, diversity=config.diversity, **beams
                 )
             case "beam" if config.required_words or config.guide:
-                return constrained_beam_search(step, carry, required(words), **beams)
+                partial = -(-config.beam_size // 2) if config.guide else None
+                return constrained_beam_search(
+                    step, carry, required(words), partial_beam_size=partial, **beams
+                )
             case "beam":
                 return beam_search(step, carry, **beams)
 

@@ -78,7 +78,7 @@ def run_beams(
     carry: Any,
     choose: Choose,
     *,
-    first_beams: Sequence[int],
+    first_beams: Sequence[int] | Int[Array, "B F"],
     n: int,
     max_length: int,
     processors: Sequence[Processor],
@@ -87,8 +87,8 @@ def run_beams(
     """Extend `n` beams until all are finished or have `max_length` tokens.
 
     Args:
-      first_beams: the beams that exist at first. All beams start alike, and identical beams would
-        stay identical.
+      first_beams: the beams that exist at first, or those of each image. All beams start alike, and
+        identical beams would stay identical.
     """
     if n < 1 or max_length < 1:
         raise ValueError(f"n_captions and max_length must be at least 1, not {n} and {max_length}")
@@ -100,7 +100,8 @@ def run_beams(
     log_probs = next_log_probs(
         output.logits, unwritten[:, :1], jnp.array(0), processors=processors, special=special
     )
-    exists = jnp.zeros((batch, n), bool).at[:, jnp.array(first_beams)].set(True)
+    exists = (jnp.asarray(first_beams)[..., None] == jnp.arange(n)).any(axis=-2)
+    exists = jnp.broadcast_to(exists, (batch, n))
     first = Beams(
         time=jnp.array(0),
         carry=repeat_captions(carry, n),
@@ -184,24 +185,22 @@ def rank_beams(
     n: int,
     ranking: Ranking,
     special: SpecialTokens,
-    satisfied: Int[Array, " N"] | None = None,
-    required: int | Int[Array, "B 1"] = 0,
+    left: Int[Array, " N"] | None = None,
 ) -> SearchResult:
-    """Return the `n` best captions, by satisfied requirements first and then by score.
+    """Return the `n` best captions: those with the fewest requirements left, then by score.
 
     Args:
-      satisfied: how many of its image's `required` requirements each beam satisfies; by default
-        0.
+      left: how many requirements each beam does not satisfy; by default 0.
     """
-    if satisfied is None:
-        satisfied = jnp.zeros(beams.scores.shape[1], jnp.int32)
+    if left is None:
+        left = jnp.zeros(beams.scores.shape[1], jnp.int32)
     exists = beams.scores > NEVER / 2
     tokens = jnp.where(exists[..., None], beams.tokens, special.pad)
     written = tokens != special.pad  # (B, N, T)
     lengths = jnp.maximum(written.sum(axis=-1), 1)
     scores = normalise(beams.scores, lengths, ranking.normalisation, ranking.length_penalty)
     scores = jnp.where(exists, scores, NEVER)
-    first = jnp.where(exists, -satisfied, 1)
+    first = jnp.where(exists, left, len(left))
     order = jnp.lexsort((-scores, first), axis=-1)[:, :n]  # (B, n)
     written = gather_beams(written, order)
     # Weights were stored as [time, image, slot], slot being the beam that computed them.
@@ -213,5 +212,5 @@ def rank_beams(
         word_log_probs=jnp.where(written, gather_beams(beams.gains, order), 0.0),
         scores=gather_beams(scores, order),
         weights=jnp.where(written[..., None], weights, 0.0),
-        satisfied=gather_beams(exists & (satisfied == required), order),
+        satisfied=gather_beams(exists & (left == 0), order),
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxcap.search.beam_loop import Candidates, Choice, candidates, rank_beams, run_beams, select
@@ -22,6 +22,7 @@ def constrained_beam_search(
     *,
     beam_size: int,
     max_length: int,
+    partial_beam_size: int | None = None,
     ranking: Ranking = Ranking(),  # noqa: B008 (immutable)
     processors: Sequence[Processor] = (),
     special: SpecialTokens = SpecialTokens(),  # noqa: B008 (immutable)
@@ -29,9 +30,9 @@ def constrained_beam_search(
     """Search for captions that contain a word from each set of `required`.
 
     As in section 3.1, a finite state machine accepts these captions, and each of its states has
-    its own beam. The state records which of the C sets are already covered, so there are 2^C
-    states and 2^C · `beam_size` beams. A caption competes only with captions that cover the same
-    sets, and required words are tried at every time, however improbable.
+    its own beam. The state records which of the C sets are still to be covered, so there are 2^C
+    states. A caption competes only with captions that cover the same sets, and required words are
+    tried at every time, however improbable.
 
     Args:
       step: the step function, see `interface.StepFunction`.
@@ -39,7 +40,8 @@ def constrained_beam_search(
       required: C sets of at most M word ids for each image; the words of a set are alternatives
         (a disjunction). Special tokens and negative ids fill the places of words that a set does
         not have. A set without words requires nothing.
-      beam_size: beams per state.
+      beam_size: beams of the state that accepts captions, in which no set is left.
+      partial_beam_size: beams of each other state; by default `beam_size`.
       ranking: how finished captions are ranked, and how many are returned.
       processors: constraints, applied in order.
 
@@ -49,11 +51,14 @@ def constrained_beam_search(
       follow, marked as not `satisfied`.
     """
     words = _words(required, special)
-    states = 1 << required.shape[1]
-    state_of_beam = jnp.arange(states * beam_size) // beam_size
+    others = (1 << required.shape[1]) - 1
+    sizes = [beam_size, *[partial_beam_size or beam_size] * others]
+    starts = np.cumsum([0, *sizes])
+    # A state is the sets that are left, as bits.
+    state_of_beam = jnp.asarray(np.repeat(np.arange(len(sizes)), sizes))
     # Whether a word covers a set that its beam has not covered yet, and the state it leads to.
-    moves = (words.covers[:, None] & ~state_of_beam[:, None]) != 0  # (B, N, W)
-    arrival = words.covers[:, None] | state_of_beam[:, None]
+    moves = (words.covers[:, None] & state_of_beam[:, None]) != 0  # (B, N, W)
+    arrival = state_of_beam[:, None] & ~words.covers[:, None]
 
     def choose(
         log_probs: Float[Array, "B N V"], scores: Float[Array, "B N"], done: Bool[Array, "B N"]
@@ -68,33 +73,32 @@ def constrained_beam_search(
             k=beam_size,
             special=special,
         )
-        staying = Candidates(*(x.reshape(x.shape[0], states, -1) for x in staying))
-        # Every state looks at the words of all beams; for the others' arrivals it pays NEVER.
-        arrives = (moves & ~done[..., None])[:, None] & (
-            arrival[:, None] == jnp.arange(states)[:, None, None]
-        )  # (B, states, N, W)
-        gains = jnp.where(arrives, log_probs[place][:, None], NEVER)
-        moving = Candidates(
-            totals=scores[:, None, :, None] + gains,
-            parents=beam,
-            tokens=words.ids[:, None, None],
-            gains=gains,
-        )
+        gains = jnp.where(moves & ~done[..., None], log_probs[place], NEVER)
+        moving = (scores[..., None] + gains, beam, words.ids[:, None], gains)
         found = Candidates(
             *(
-                jnp.concatenate([x, jnp.broadcast_to(y, gains.shape).reshape(*x.shape[:2], -1)], 2)
+                jnp.concatenate([x, jnp.broadcast_to(y, gains.shape).reshape(len(x), -1)], axis=1)
                 for x, y in zip(staying, moving, strict=True)
             )
         )
-        chosen = jax.vmap(functools.partial(select, n=beam_size), 1, 1)(found)
-        return Choice(*(x.reshape(scores.shape) for x in chosen))
+        states = jnp.concatenate(
+            [state_of_beam[staying.parents], arrival.reshape(len(scores), -1)], axis=1
+        )
+
+        def of_state(state: int) -> Choice:
+            arrives = states == state
+            totals, gains = (jnp.where(arrives, x, NEVER) for x in (found.totals, found.gains))
+            return select(found._replace(totals=totals, gains=gains), sizes[state])
+
+        chosen = map(of_state, range(len(sizes)))
+        return Choice(*(jnp.concatenate(x, axis=1) for x in zip(*chosen, strict=True)))
 
     beams = run_beams(
         step,
         carry,
         choose,
-        first_beams=[0],
-        n=states * beam_size,
+        first_beams=jnp.asarray(starts)[words.left],
+        n=len(state_of_beam),
         max_length=max_length,
         processors=processors,
         special=special,
@@ -103,8 +107,7 @@ def constrained_beam_search(
         beams,
         n=ranking.n_best or beam_size,
         ranking=ranking,
-        satisfied=jax.lax.population_count(state_of_beam),
-        required=words.sets,
+        left=jax.lax.population_count(state_of_beam),
         special=special,
     )
 
@@ -115,12 +118,12 @@ class _Words(NamedTuple):
     Attributes:
       covers: a bit for each set that contains the word; 0 where there is no word, or the same
         word stands before.
-      sets: how many sets have words.
+      left: a bit for each set that has words.
     """
 
     ids: Int[Array, "B W"]
     covers: Int[Array, "B W"]
-    sets: Int[Array, "B 1"]
+    left: Int[Array, "B 1"]
 
 
 def _words(required: Int[Array, "B C M"], special: SpecialTokens) -> _Words:
@@ -131,5 +134,6 @@ def _words(required: Int[Array, "B C M"], special: SpecialTokens) -> _Words:
     same = ids[:, :, None] == ids[:, None]  # (B, W, W)
     first = (jnp.tril(same, -1).sum(-1) == 0) & (ids >= 0)
     within = same.reshape(batch, sets * forms, sets, forms).any(-1)  # (B, W, C)
-    covers = jnp.where(first, (within << jnp.arange(sets)).sum(-1), 0)
-    return _Words(ids, covers, exists.any(-1).sum(-1, keepdims=True))
+    bits = 1 << jnp.arange(sets)
+    covers = jnp.where(first, (within * bits).sum(-1), 0)
+    return _Words(ids, covers, (exists.any(-1) * bits).sum(-1, keepdims=True))

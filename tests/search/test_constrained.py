@@ -163,13 +163,13 @@ def test_it_stops_when_all_states_have_ended() -> None:
     assert np.all(result.satisfied)
 
 
-def test_each_image_has_its_own_requirements() -> None:
+@pytest.mark.parametrize("partial_beam_size", [None, 1])
+def test_each_image_has_its_own_requirements(partial_beam_size: int | None) -> None:
     """Together, in one program, as if each were searched alone; one of them requires nothing."""
     sets = [[[4], [6, 7]], [[5, 8], [4]], [[8]], []]
     chain = Chain.random(5, images=4, time=4, words=5)
-    search = jax.jit(
-        functools.partial(constrained_beam_search, chain.step, beam_size=2, max_length=4)
-    )
+    options = {"beam_size": 2, "partial_beam_size": partial_beam_size, "max_length": 4}
+    search = jax.jit(functools.partial(constrained_beam_search, chain.step, **options))
     together = search(chain.carry, _required(*sets))
     check_against_hand(chain, together)
     assert np.all(together.satisfied)
@@ -182,6 +182,25 @@ def test_each_image_has_its_own_requirements() -> None:
         jax.tree.map(same, only(together, image), alone)
     plain = beam_search(chain.step, only(chain.carry, 3), beam_size=2, max_length=4)
     jax.tree.map(same, only(together, 3), plain)
+
+
+def test_states_with_words_left_have_beams_of_their_own_number() -> None:
+    chain = Chain.random(5, images=1, time=4, words=5)
+    seen: set[tuple[int, ...]] = set()
+
+    def step(carry: Any, tokens: Any) -> Any:
+        seen.add(tokens.shape)
+        return chain.step(carry, tokens)
+
+    constrained_beam_search(
+        step,
+        chain.carry,
+        _required([[4], [5]]),
+        beam_size=4,
+        partial_beam_size=2,
+        max_length=4,
+    )
+    assert seen == {(1, 1), (1, 4 + 3 * 2)}
 
 
 @pytest.mark.parametrize(
