@@ -220,7 +220,7 @@ class _Jaxcap(_Steps):
         from jaxcap.data.batch import Batch
         from jaxcap.devices.parallel import create_parallel
         from jaxcap.model.captioner import create_captioner, encoder_shapes, init_variables
-        from jaxcap.model.encoders.weights import load_weights
+        from jaxcap.model.encoders.weights.loading import load_weights
         from jaxcap.training.step import optimizer
         from jaxcap.training.step.losses import cross_entropy
         from jaxcap.training.step.state import TrainState

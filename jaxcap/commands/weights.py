@@ -39,8 +39,8 @@ class WeightsArguments:
 def run(arguments: WeightsArguments, console: Console) -> int:
     """Print a summary; return 1, with the reasons on `console`, if the file fits no encoder."""
     _check_target(arguments)
-    from jaxcap.model.encoders.weights import export_weights, fill, misfit, weights_file
     from jaxcap.model.encoders.weights.fitting import encoder_shapes, identify
+    from jaxcap.model.encoders.weights.loading import export_weights, fill, misfit, weights_file
     from jaxcap.model.encoders.weights.weight_files import read_weight_file
 
     captioner = _about_captioner(arguments.file)

@@ -22,7 +22,7 @@ from jaxcap.devices.promotion import standard_promotion
 from jaxcap.errors import InputError, did_you_mean
 from jaxcap.evaluation import score_names
 from jaxcap.model.captioner import create_captioner, encoder_shapes, init_variables
-from jaxcap.model.encoders.weights import load_classifier, load_weights
+from jaxcap.model.encoders.weights.loading import load_classifier, load_weights
 from jaxcap.model.recogniser.recogniser import with_words, words_to_recognise
 from jaxcap.progress import print_line, timed
 from jaxcap.storage.checkpoints import Checkpoints

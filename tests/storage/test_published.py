@@ -19,7 +19,7 @@ import jaxcap
 from jaxcap.captioning.loaded_model import load
 from jaxcap.datasets.prepare import load_source
 from jaxcap.errors import InputError
-from jaxcap.model.encoders.weights import export_weights
+from jaxcap.model.encoders.weights.loading import export_weights
 from jaxcap.storage import published
 
 

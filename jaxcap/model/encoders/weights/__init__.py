@@ -1,0 +1,1 @@
+"""Read published weight files of any framework, and fit them to an encoder."""
