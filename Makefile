@@ -12,7 +12,7 @@ DATA ?=
 CALIBRATE ?=
 MODEL := jaxcap/pretrained/flickr8k.safetensors
 
-.PHONY: help setup demo model test test-fast tour docs fuzz parity lint format clean
+.PHONY: help setup demo model test test-fast tour docs fuzz parity bench lint format clean
 
 help:
 	@echo "make setup      install jaxcap into the virtual environment $(VENV)"
@@ -24,6 +24,7 @@ help:
 	@echo "make docs       build the site in build/site, with the tour executed, and check it"
 	@echo "make fuzz       damage files in TRIES ways for each reader, and count tracebacks and hangs"
 	@echo "make parity     run the tests, and compare with PyTorch and Keras"
+	@echo "make bench      run short benchmarks, and compare them with the last ones on this machine"
 	@echo "make lint       run ruff and mypy"
 	@echo "make format     let ruff fix what it can"
 
@@ -93,6 +94,9 @@ fuzz: $(VENV)/.test
 	PYTHONPATH=. $(BIN)/python tests/fuzz/fuzzing.py --tries $(TRIES)
 
 parity: $(VENV)/.parity test
+
+bench: $(VENV)/.parity
+	$(BIN)/python benchmarks/short.py
 
 lint: $(VENV)/.setup $(VENV)/.lint
 	$(BIN)/ruff check .
