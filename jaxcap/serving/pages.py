@@ -60,7 +60,8 @@ def _field(option: Option, value: Any) -> str:
                 f"{given}</select>"
             )
     else:
-        control = f'<input name="{name}" inputmode="numeric" placeholder="{escape(str(value))}">'
+        shown = "all" if option.name == "n_best" and not value else escape(str(value))
+        control = f'<input name="{name}" inputmode="numeric" placeholder="{shown}">'
     return f'<label class="field"><span>{label}</span>{control}</label>\n'
 
 
