@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typing
+from collections.abc import Iterable
 from html import escape
 from string import Template
 from typing import Any
@@ -110,7 +111,7 @@ def _type(schema: dict[str, Any]) -> str:
     return schema["type"] + (f", {low:g} to {high:g}" if low is not None else "")
 
 
-def _table(caption: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(caption: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     head = "".join(f'<th scope="col">{escape(each)}</th>' for each in columns)
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
