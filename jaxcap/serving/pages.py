@@ -108,7 +108,7 @@ def _type(schema: dict[str, Any]) -> str:
         return "text, once per word"
     low = schema.get("minimum", schema.get("exclusiveMinimum"))
     high = schema.get("maximum", schema.get("exclusiveMaximum"))
-    return schema["type"] + (f", {low:g} to {high:g}" if low is not None else "")
+    return schema["type"] + (f", {low:.16g} to {high:.16g}" if low is not None else "")
 
 
 def _table(caption: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
