@@ -9,6 +9,7 @@ import sys
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -90,13 +91,17 @@ def run(*arguments: str) -> tuple[int, str]:
 
 
 def in_time(function: Callable[[], Any]) -> Any:
-    """Call a function that might hang."""
-    results: list[Any] = []
-    thread = threading.Thread(target=lambda: results.append(function()), daemon=True)
-    thread.start()
-    thread.join(DEADLINE)
-    assert not thread.is_alive(), "it hangs"
-    return results[0]
+    """Call a function that might hang, and return its result."""
+    future: Future[Any] = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    return future.result(DEADLINE)
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
