@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import re
+import socket
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -31,6 +32,8 @@ from jaxcap.files import check_space, lock_file, replacing
 
 _ROOM = 64 * 2**20
 """Bytes that must be free before the first shard is captioned."""
+_SECONDS = 10.0
+"""How long to wait for the cluster to answer."""
 _TRIES = 4
 """How often an actor may die over a shard. Ray itself would try again forever."""
 _FILE = re.compile(r"captions-\d{5,}-of-\d{5,}\.parquet")
@@ -304,21 +307,24 @@ def require_ray() -> Any:
 def _connect() -> Any:
     """Connect to the cluster of `RAY_ADDRESS`, or start one on this machine."""
     ray = require_ray()
-    if not ray.is_initialized():
-        try:
-            with warnings.catch_warnings():
-                # JAX warns of forks; Ray's are followed by exec.
-                warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
-                ray.init(log_to_driver=False, logging_level="ERROR")
-        except Exception as error:  # Ray raises plain ones too
-            reason = (str(error).splitlines() or [repr(error)])[0]
-            address = os.environ.get("RAY_ADDRESS")
-            raise InputError(
-                f"Ray cannot start on this machine: {reason}"
-                if address is None
-                else f"RAY_ADDRESS is {address}, but Ray cannot connect: {reason} Start the "
-                "cluster with ray start, or unset the variable to use this machine alone."
-            ) from error
+    address = os.environ.get("RAY_ADDRESS", "")
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        if port.isdecimal():
+            # Ray itself would try for minutes.
+            socket.create_connection((host.strip("[]"), int(port)), _SECONDS).close()
+        with warnings.catch_warnings():
+            # JAX warns of forks; Ray's are followed by exec.
+            warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
+            ray.init(log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
+    except Exception as error:  # Ray raises plain ones too
+        reason = (str(error).splitlines() or [repr(error)])[0]
+        raise InputError(
+            f"RAY_ADDRESS is {address}, but there is no cluster ({reason}). Start one there with "
+            "ray start --head, or unset the variable to use this machine alone."
+            if address
+            else f"Ray cannot start on this machine: {reason}"
+        ) from error
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     return ray

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import socket
 import sys
 import tarfile
 import threading
@@ -76,7 +77,14 @@ def cluster() -> Iterator[Any]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray = pytest.importorskip("ray")
     pytest.importorskip("ray.data")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    for attempt in range(4):
+        try:
+            ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+            break
+        except Exception:  # Ray gives up after 30 seconds, which a busy machine may exceed
+            ray.shutdown()
+            if attempt == 3:
+                raise
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     yield ray
     ray.shutdown()
@@ -263,6 +271,14 @@ def test_options_that_do_not_fit_are_named(arguments: list[str], message: str) -
 def test_a_missing_engine_and_a_missing_cluster_are_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    pytest.importorskip("ray.data")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    shards = [Shard(Path("a"), (Path("a.jpg"),), Path.cwd())]
+    with pytest.raises(InputError, match=rf"RAY_ADDRESS is {address}, but there is no cluster"):
+        list(caption_shards(shards, Captioner()))
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"--engine ray needs Ray: pip install 'jaxcap\[ray\]'"):
         run("photo.jpg", "--engine", "ray", "--output", "x")
