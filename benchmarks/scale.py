@@ -50,12 +50,11 @@ def main(arguments: Arguments) -> None:
     with tempfile.TemporaryDirectory() as place:
         folders = {count: folder_of(count, arguments.photographs, Path(place)) for count in counts}
         took = {(way, count): [] for way in ways for count in counts}
-        for turn in range(1 + arguments.turns):
+        seconds(folders[arguments.few], [], Path(place))  # fills the cache of programs
+        for _ in range(arguments.turns):
             for (way, count), figures in took.items():
-                if turn or count == arguments.few:  # the first turn fills the cache of programs
-                    measured = seconds(folders[count], ways[way], Path(place))
-                    if turn:
-                        figures.append(measured)
+                figures.append(seconds(folders[count], ways[way], Path(place)))
+                print(f"{way}, {count} images: {figures[-1][0]:.0f} s, {figures[-1][1]:.0f} s CPU")
     more = arguments.many - arguments.few
     for way in ways:
         small, large = (np.median(took[way, count], axis=0) for count in counts)
@@ -95,7 +94,7 @@ def seconds(folder: Path, options: list[str], place: Path) -> tuple[float, float
     command = [sys.executable, "-c", program, "caption", str(folder), "--output", str(output)]
     used = processor_seconds()
     began = time.perf_counter()
-    subprocess.run([*command, *options], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run([*command, *options], check=True)
     clock = time.perf_counter() - began
     while True:
         try:
