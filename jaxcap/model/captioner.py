@@ -86,15 +86,11 @@ class Captioner(nn.Module):
             return self.encode(images, train=train), None
         pixels = self._normalise(images)
         if train and self.train_encoder:
-            features, seen = self._both(pixels, train=self.train_batch_stats)
-        else:
-            features, seen = encode_in_parts(
-                self, pixels, lambda model, pixels: model._both(pixels, train=False)
-            )
-        if not self.train_encoder:
-            features = jax.lax.stop_gradient(features)
-        # All images together: the classifier's weights outweigh the features of a part.
-        return features, self.recogniser.read(seen)
+            return self._both(pixels, train=self.train_batch_stats)
+        features, words = encode_in_parts(
+            self, pixels, lambda model, pixels: model._both(pixels, train=False)
+        )
+        return (features if self.train_encoder else jax.lax.stop_gradient(features)), words
 
     def detect(
         self,
@@ -182,14 +178,13 @@ class Captioner(nn.Module):
 
     def _both(
         self, pixels: Float[Array, "B S S 3"], *, train: bool
-    ) -> tuple[Float[Array, "B P D"], Float[Array, "B P D"]]:
-        """Return the features, and those that the recogniser reads."""
+    ) -> tuple[Float[Array, "B P D"], RecognisedWords]:
         assert self.recogniser is not None
         shared = features = self._shared(pixels, train=train)
         if self.recogniser.branch is not None:
             encoder: Any = self.encoder
             features = encoder(shared, train=train, begin=self.recogniser.branch)
-        return features.astype(jnp.float32), self.recogniser.features(shared)
+        return features.astype(jnp.float32), self.recogniser(shared)
 
 
 def create_captioner(

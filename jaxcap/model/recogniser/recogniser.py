@@ -188,6 +188,10 @@ class Recogniser(nn.Module):
         detected = jnp.pad(pooled, ((0, 0), (0, len(self.words.ids) - self.words.detected)))
         return jnp.where(is_named, odds, 0) + detected
 
+    def __call__(self, x: Float[Array, "B ..."]) -> RecognisedWords:
+        """Return the K most probable words of each image; see `features` for `x`."""
+        return self.read(self.features(x))
+
     def read(self, features: Float[Array, "B P D"]) -> RecognisedWords:
         """Return the K most probable words of the `features` of each image."""
         probabilities, at = jax.lax.top_k(nn.sigmoid(self.logits(features)), self.count)

@@ -76,9 +76,7 @@ def test_log_odds_are_the_equations() -> None:
     recogniser = Recogniser(known, 2)
     rng = np.random.default_rng(0)
     features = rng.normal(size=(2, 4, 6)).astype(np.float32)
-    shapes = jax.eval_shape(
-        lambda: recogniser.init(jax.random.key(0), jnp.asarray(features), method="read")
-    )
+    shapes = jax.eval_shape(lambda: recogniser.init(jax.random.key(0), jnp.asarray(features)))
     params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes["params"])
     assert params["detector"]["kernel"].shape == (6, 2)
     expected = np.zeros((2, 3))
@@ -95,8 +93,7 @@ def test_log_odds_are_the_equations() -> None:
     found = jax.jit(functools.partial(recogniser.apply, method="logits"))
     np.testing.assert_allclose(found({"params": params}, features), expected, rtol=1e-4, atol=1e-4)
     # The two most probable, in falling order.
-    read = jax.jit(functools.partial(recogniser.apply, method="read"))
-    ids, probabilities = read({"params": params}, features)
+    ids, probabilities = jax.jit(recogniser.apply)({"params": params}, features)
     order = np.argsort(-expected, axis=1)[:, :2]
     np.testing.assert_array_equal(ids, np.array(known.ids)[order])
     odds = np.take_along_axis(expected, order, axis=1)
@@ -305,7 +302,7 @@ def test_a_recogniser_of_what_stays_frozen_is_made(options: dict[str, Any]) -> N
 
 @pytest.mark.slow
 def test_the_published_classifier_sees_a_cat() -> None:
-    from jaxcap.model.encoders.weights.loading import load_classifier, load_weights
+    from jaxcap.model.encoders.weights import load_classifier, load_weights
 
     name, side = "efficientnet_lite2", 260
     words = (*SPECIALS, "beautiful", "dog", "cat", "coffee", "piano", "elephant", "car", "boat")
