@@ -127,11 +127,11 @@ class Row(NamedTuple):
 
 
 ROWS = (
-    Row("split captions", "images", (1000, 3000, 10_000, 30_000, 100_000), _split, 3),
-    Row("split captions", "captions", (1, 3, 10, 30), lambda n: _split(1000, n), 3),
+    Row("split captions", "images", (300, 1000, 3000, 10_000, 100_000), _split, 3),
+    Row("split captions", "captions", (1, 3, 10, 30), lambda n: _split(300, n), 3),
     Row("encode captions", "images", (1000, 10_000, 100_000, 1_000_000), _encode, 3),
     Row("order an epoch", "images", (1000, 10_000, 100_000, 1_000_000), _order, 3),
-    Row("score", "images", (1000, 3000, 10_000, 30_000), _score, 2),
+    Row("score", "images", (300, 1000, 3000, 10_000, 30_000), _score, 3),
     Row("search", "images", (8, 16, 32, 64, 128), lambda n: _search(images=n), 3),
     Row("search", "vocabulary", (1000, 10_000, 30_000, 100_000), lambda n: _search(n), 3),
     Row("search", "beam", (2, 4, 8, 16, 32), lambda n: _search(beam=n), 3),

@@ -34,3 +34,17 @@ def test_figures_are_read_from_tables() -> None:
     assert short.figures(table, 2, "ratio") == {"x 3": 1.5}
     assert short.figures("nothing", 2, "ratio") == {}
     assert short.figures(table + "| y | 4 | 2.", 1, "ratio") == {"x": 1.5}
+
+
+def test_the_second_run_is_compared_with_the_first(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(short, "HERE", tmp_path)
+    monkeypatch.setattr(short, "BENCHMARKS", (("table.py --x", 1, "ratio", False),))
+    for ratio in ("2.0", "3.0"):
+        (tmp_path / "table.py").write_text(f"print('| a | ratio |\\n|---|---|\\n| x | {ratio} |')")
+        assert short.main() == 0
+    first, second = (line for line in capsys.readouterr().out.splitlines() if "table.py" in line)
+    assert first == "| table.py x | ratio | 2.00 | | |"
+    assert second == "| table.py x | ratio | 3.00 | 2.00 | 1.50 |"
+    (tmp_path / "table.py").write_text("raise SystemExit(1)")
+    assert short.main() == 1
