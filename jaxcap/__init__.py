@@ -40,24 +40,6 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_MODULES = (
-    "batch",
-    "caption_files",
-    "captioning",
-    "config",
-    "data",
-    "datasets",
-    "devices",
-    "evaluation",
-    "metrics",
-    "model",
-    "report",
-    "scoring",
-    "search",
-    "storage",
-    "text",
-    "training",
-)
 _LOCATIONS = {
     "Caption": "jaxcap.captioning.results",
     "Captioned": "jaxcap.captioning.results",
@@ -65,7 +47,7 @@ _LOCATIONS = {
     "caption": "jaxcap.captioning.loaded_model",
     "load": "jaxcap.captioning.loaded_model",
 }
-"""The module of each name, imported on first use: JAX takes a second to import."""
+"""The modules of functions and classes, imported on first use: JAX takes a second to import."""
 
 __all__ = [
     "Caption",
@@ -94,10 +76,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(f"jaxcap.{name}")
     if name in _LOCATIONS:
         return getattr(importlib.import_module(_LOCATIONS[name]), name)
+    if name in __all__:
+        return importlib.import_module(f"jaxcap.{name}")
     raise AttributeError(f"module 'jaxcap' has no attribute '{name}'")
 
 

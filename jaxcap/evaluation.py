@@ -70,13 +70,13 @@ class Evaluation:
 
 
 def score_names(source: Source) -> tuple[str, ...]:
-    """The names in `Evaluation.corpus`, before anything is evaluated."""
+    """Return the names of `Evaluation.corpus`, before anything is evaluated."""
     names = tuple(evaluate_captions({"": ""}, {"": ["a"]}).corpus)
     return (*names, TRUE) if "scene" in source[0] else names
 
 
 def scoring_units(config: Config) -> ScoringUnits:
-    """What the scores of a run count."""
+    """Return the units that the scores of a run count."""
     if config.evaluation.units is not None:
         return config.evaluation.units
     return "characters" if config.data.units == "characters" else "words"
@@ -94,7 +94,7 @@ def evaluate_source(
     attention: bool = False,
     calibration: Calibration | None = None,
 ) -> Evaluation:
-    """Captions every image of `source` once and scores the best caption of each.
+    """Caption every image of `source` once, and score the best caption of each.
 
     Several processes share the images, and each gets the whole result.
 
@@ -148,7 +148,7 @@ def evaluate_source(
 
 
 def _of_all_processes(found: dict[int, tuple[Caption, ...]]) -> dict[int, tuple[Caption, ...]]:
-    """The captions that the processes made of their shares."""
+    """Gather the captions of all processes."""
     mine = [
         [number, [_fields(caption) for caption in captions]] for number, captions in found.items()
     ]
@@ -160,7 +160,7 @@ def _of_all_processes(found: dict[int, tuple[Caption, ...]]) -> dict[int, tuple[
 
 
 def _fields(caption: Caption) -> dict[str, Any]:
-    """A caption as JSON values."""
+    """Return a caption as JSON values."""
     fields, weights = asdict(replace(caption, attention=None)), caption.attention
     if weights is not None:
         fields["attention"] = [*weights.shape, base64.b64encode(weights.tobytes()).decode("ascii")]
@@ -178,7 +178,7 @@ def _caption(fields: dict[str, Any]) -> Caption:
 
 
 def _smaller(caption: Caption) -> Caption:
-    """With attention as a byte for each word and position, for a split has many captions."""
+    """Reduce attention to one byte per word and position: a split has many captions."""
     if caption.attention is None:
         return caption
     return replace(caption, attention=scale_attention(caption.attention))
@@ -194,7 +194,7 @@ def write_evaluation(
     data: str | None = None,
     directory: Path | None = None,
 ) -> list[Path]:
-    """Leaves predictions, scores and a report in `directory`, or else in the run's.
+    """Write predictions, scores and a report into `directory`, by default the run's.
 
     Args:
       data: the data set of `source`; by default the one of the training. The name of any other
@@ -278,7 +278,7 @@ def _confidence(caption: Caption) -> dict[str, float]:
 
 
 def read_metrics(path: Path) -> list[LogLine]:
-    """The lines of a `metrics.jsonl`, up to the first that is cut off or damaged."""
+    """Return the lines of a `metrics.jsonl`, up to the first that is cut off or damaged."""
     if not path.is_file():
         return []
     lines = []

@@ -1,4 +1,4 @@
-"""Read JSON that strangers may have written: bounded, and of the expected types.
+"""Read untrusted JSON: bounded in size, and of the expected types.
 
 Python's parser returns values of any depth and any type, and code that walks, prints or compares
 them then fails in a hundred places. Here, depth and size are bounded, and `from_dict` builds a

@@ -78,8 +78,8 @@ def png(path: Path, colour: str = "red") -> Path:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "No configuration is named first."),
-        (["--workdir", "x"], "No configuration is named first."),
+        ([], "The first argument must be a configuration."),
+        (["--workdir", "x"], "The first argument must be a configuration."),
         (["tinny.py"], "tinny.py: no such configuration file. Did you mean 'tiny.py'?"),
         (["tiny.py", "--train.epoch", "3"], "--train.epochs"),
         (["tiny.py", "--train.epochs", "ten"], "--train.epochs"),

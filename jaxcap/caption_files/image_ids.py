@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxcap.caption_files.reading import ImageCaptions
-from jaxcap.data.image_paths import IMAGE_SUFFIXES
+from jaxcap.data.suffixes import IMAGE_SUFFIXES
 from jaxcap.errors import InputError
 
 _MOST_PARTS = 6

@@ -139,8 +139,8 @@ class CaptionWriter(_Keyed):
 
         Raises:
           InputError: the file cannot be written, another process is writing it, or it holds
-            anything but whole entries of this format, made with the same. The file is then
-            unchanged.
+            anything but complete entries of this format, or was made with other settings. The
+            file is then unchanged.
         """
         self.path, self.format = path, format
         self.keys: set[Key] = set()

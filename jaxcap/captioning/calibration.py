@@ -220,8 +220,8 @@ def from_arrays(arrays: Mapping[str, np.ndarray], *, where: str) -> Calibration:
         calibration.confidence(observe(Captioned(""), Caption("", 0.0))[None])
     except (KeyError, ValueError) as error:
         raise InputError(
-            f"{where}: its calibration is of another version of jaxcap ({error}). Export the model "
-            "again with --calibrate."
+            f"{where}: its calibration was made by another version of jaxcap ({error}). Export the "
+            "model again with --calibrate."
         ) from error
     return calibration
 

@@ -209,7 +209,7 @@ def _rules(config: SearchConfig, vocabulary: Vocabulary) -> tuple[Processor, ...
 def _create_requirements(
     config: SearchConfig, vocabulary: Vocabulary
 ) -> Callable[[RecognisedWords], Int[Array, "B C M"]]:
-    """`required(words)`: the user's words for every image, then the things that it shows."""
+    """Create `required(words)`: the user's words for every image, then the things it shows."""
     given = [_ids(words.split("|"), vocabulary) for words in config.required_words]
     # A thing that the user requires or bans is not for the recogniser to require.
     concerned = sum(given, _ids(config.banned_words, vocabulary))
@@ -239,7 +239,7 @@ def _ids(words: Sequence[str], vocabulary: Vocabulary) -> list[int]:
 
 
 def _id(word: str, vocabulary: Vocabulary) -> int:
-    """The id of a word as a person writes it; `<unk>`'s, if it is not one known unit."""
+    """Return the id of a word as a person writes it, or of `<unk>` if it is not one known unit."""
     units = vocabulary.units.split(word)
     return vocabulary.id_of(units[0]) if len(units) == 1 else UNK
 
@@ -306,8 +306,8 @@ def check_search(config: SearchConfig, vocabulary: Vocabulary, *, recognises: bo
             )
     if len(config.required_words) > config.max_length:
         raise InputError(
-            f"search.max_length is {config.max_length}; that many words cannot hold the "
-            f"{len(config.required_words)} of search.required_words."
+            f"search.max_length is {config.max_length}, which is too short for the "
+            f"{len(config.required_words)} words of search.required_words."
         )
     if config.no_function_word_end and vocabulary.units.name != "words":
         raise InputError(
@@ -329,7 +329,7 @@ def _unknown(word: str, vocabulary: Vocabulary) -> str:
 
 
 def same_vocabulary(vocabularies: Mapping[str, Vocabulary]) -> Vocabulary:
-    """The vocabulary that the runs of an ensemble, by name, have in common.
+    """Return the vocabulary that the runs of an ensemble, by name, have in common.
 
     Raises:
       InputError: they differ; in what is said.

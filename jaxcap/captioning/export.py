@@ -122,7 +122,7 @@ def write_program(
     """
     name = captioner.config.decoder.name
     if attention and not decoder_class(name).has_attention:
-        raise InputError(f"--attention: decoder '{name}' has none; leave it out.")
+        raise InputError(f"--attention: decoder '{name}' has no attention; leave it out.")
     of_pieces = captioner.vocabulary.units.name == "pieces"
     if of_pieces and (byte := next(filter(_BYTE.fullmatch, captioner.vocabulary.words), None)):
         raise InputError(

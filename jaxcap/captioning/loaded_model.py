@@ -48,17 +48,17 @@ def load(
 
     Args:
       models: run directories (`runs/NAME`), published files, or `hf:OWNER/NAME[@REVISION]` on the
-        Hugging Face Hub, as arguments or as a list. Members
-        of an ensemble may have any encoders and image sizes but must have the same vocabulary;
-        the first one's search options apply. Without arguments: the packaged model.
+        Hugging Face Hub, as arguments or as a list. Members of an ensemble may have any encoders
+        and image sizes but must have the same vocabulary; the first one's search options
+        apply. Without arguments: the packaged model.
       best: load the checkpoint with the best score, or else the latest.
       cache: keep traced and compiled programs in `$XDG_CACHE_HOME/jaxcap`, else
         `~/.cache/jaxcap`, so that the next process starts sooner. This also sets JAX's
         compilation cache, unless you have set it.
 
     Raises:
-      InputError: a path is not a run or published file, a run has no sound checkpoint or
-        differs from it, weights are not finite, the vocabularies differ, or the packaged model is
+      InputError: a path is not a run or published file, a run has no intact checkpoint or
+        does not match it, weights are not finite, the vocabularies differ, or the packaged model is
         not installed.
     """
     paths = [
@@ -79,8 +79,8 @@ def load(
 def _load_member(path: Path, *, best: bool, store: Store | None) -> TrainedCaptioner:
     if path.suffix == ".stablehlo":
         raise InputError(
-            f"{path}: a program for JAX alone, which jax.export.deserialize reads; the .json file "
-            "beside it describes its input and output. Here, give the run or the .safetensors file "
+            f"{path}: an exported program, which only jax.export.deserialize reads; the .json file "
+            "beside it describes its inputs and outputs. Give the run or the .safetensors file "
             "that it was exported from."
         )
     if published.is_published(path):
@@ -446,7 +446,7 @@ def caption(image: ImageLike) -> str:
 
 
 def _decoder_cosine(a: dict[str, Any], b: dict[str, Any]) -> float:
-    """The cosine between the decoders' parameters; encoders may share pretrained weights."""
+    """Return the cosine between the decoders' parameters; encoders may share pretrained weights."""
     x, y = (
         np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(v["params"]["decoder"])])
         for v in (a, b)

@@ -154,7 +154,8 @@ def run(arguments: CaptionArguments, console: Console) -> int:
     from jaxcap.caption_files.text_files import shown
     from jaxcap.caption_files.writing import CaptionStream, CaptionWriter
     from jaxcap.captioning.identity import identity
-    from jaxcap.data.image_paths import LIST, SHARD_SUFFIXES, image_paths
+    from jaxcap.data.image_paths import LIST, image_paths
+    from jaxcap.data.suffixes import SHARD_SUFFIXES
 
     is_page = _suffix(arguments.output) in (".html", ".htm") and not (
         arguments.format or arguments.json
@@ -232,7 +233,8 @@ def _on_engine(arguments: CaptionArguments, console: Console) -> int:
 
     from jaxcap.batch.ray_shards import require_ray
     from jaxcap.caption_files.formats import SUFFIXES, one_line
-    from jaxcap.data.image_paths import LIST, SHARD_SUFFIXES, image_paths, named_left_out
+    from jaxcap.data.image_paths import LIST, image_paths, named_left_out
+    from jaxcap.data.suffixes import SHARD_SUFFIXES
 
     without_effect = ("beside", "format", "json", "words", "min_confidence", "part")
     if given := [name for name in without_effect if getattr(arguments, name)]:
@@ -275,7 +277,7 @@ def _on_engine(arguments: CaptionArguments, console: Console) -> int:
 
 
 def _check_beside(arguments: CaptionArguments) -> None:
-    from jaxcap.data.image_paths import SHARD_SUFFIXES
+    from jaxcap.data.suffixes import SHARD_SUFFIXES
 
     given = [
         f"--{name}"

@@ -135,7 +135,7 @@ def _check(arguments: DataArguments) -> None:
                 f"--page {page}: this is a folder, or its parent folder does not exist."
             )
     if arguments.list is not None and (arguments.name or arguments.config) is None:
-        raise InputError(f"--list {arguments.list}: of which data set? Give its name first.")
+        raise InputError(f"--list {arguments.list}: no data set is named; give its name first.")
     if arguments.samples < 0:
         raise InputError(f"--samples is {arguments.samples}; it must be at least 0.")
     if arguments.seed < 0:

@@ -139,7 +139,9 @@ def run(arguments: TrainArguments, console: Console) -> int:
         _comparison(before, after, scoring_units(config), f"{len(source)} {split} images")
     )
     if not summary.best_step:
-        console.print("Training did not improve the captions: the run keeps those of before.")
+        console.print(
+            "Training did not improve the captions: the run keeps the original captioner."
+        )
     console.print(f"Fine-tuned for {summary.seconds / 60:.1f} minutes; captions: {page}. Next:")
     directory = shlex.quote(str(workdir))
     console.print(f"  jaxcap caption PHOTO.jpg --model {directory}", soft_wrap=True)

@@ -164,7 +164,7 @@ def _hint(default: str) -> str:
 
 
 class _PlainFields:
-    """The usual rule for dataclasses, without hints that nothing is the default."""
+    """tyro's rule for dataclasses, without hints about empty defaults."""
 
     def __init__(self) -> None:
         self._within = False

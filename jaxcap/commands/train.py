@@ -47,8 +47,8 @@ def parse(argv: list[str]) -> TrainArguments:
         return parse_options("train CONFIG", ["--help"], TrainArguments(Config()))
     if not argv or argv[0].startswith("-"):
         raise InputError(
-            "No configuration is named first. usage: jaxcap train CONFIG [--workdir DIR] "
-            "[--any.option VALUE …]; CONFIG is a file or a name of jaxcap configs; --help lists "
+            "The first argument must be a configuration. usage: jaxcap train CONFIG "
+            "[--workdir DIR] [--any.option VALUE …]; CONFIG is a file or a name of jaxcap configs; --help lists "
             "the options."
         )
     name, *options = argv

@@ -90,7 +90,7 @@ def _check_mixture(data: DataConfig) -> None:
     if twice := [name for name in names if names.count(name) > 1]:
         raise InputError(
             f"data.mixed_with is {data.mixed_with}, but '{twice[0]}' is named twice, data.name "
-            "included; name each data set once, and give it a larger one of data.weights."
+            "included; name each data set once, and raise its entry in data.weights."
         )
     if weights and len(weights) != len(names):
         raise InputError(
@@ -105,7 +105,7 @@ def _check_mixture(data: DataConfig) -> None:
 
 
 def _cross_entropy_options(train: TrainConfig) -> dict[str, Any]:
-    """Options of the cross-entropy objective alone, with the values that turn them off."""
+    """Return the options that only cross-entropy has, with the values that turn them off."""
     only = AppliesTo("objective", ("cross_entropy",))
     options = options_of(type(train)).values()
     return {each.name: each.default for each in options if each.applies_to == only}

@@ -39,7 +39,7 @@ def local_path(path: str | os.PathLike[str], option: str = "") -> Path:
         raise InputError(f"{shown}: {problem}.")
     expanded = os.path.expanduser(text)
     if Path(expanded).parts[:1] == ("~",):
-        raise InputError(f"{shown}: there is no home directory for ~; give the whole path.")
+        raise InputError(f"{shown}: there is no home directory for ~; give the full path.")
     return Path(expanded)
 
 

@@ -19,10 +19,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Bounds:
-    """The numbers that an option may be; in a tuple, each of its elements.
+    """The range of a number, or of each number in a tuple.
 
     Attributes:
-      low, high: the smallest and the largest number.
+      low, high: the ends of the range.
       open_low, open_high: whether `low` and `high` themselves are excluded.
     """
 
@@ -48,25 +48,25 @@ class Bounds:
 
 
 def Count(high: int) -> Bounds:
-    """Bounds of a number of things: 1 to `high`."""
+    """Return the bounds of a count: 1 to `high`."""
     return Bounds(1, high)
 
 
 def UpTo(high: float) -> Bounds:
-    """Bounds of a number that may be 0."""
+    """Return the bounds of a number that may be 0."""
     return Bounds(0, high)
 
 
 def Positive(high: float) -> Bounds:
-    """Bounds of a number above 0."""
+    """Return the bounds of a positive number."""
     return Bounds(0, high, open_low=True)
 
 
 Fraction = Bounds(0, 1)
 Rate = Bounds(0, 1, open_high=True)
-"""A share of something that must not be the whole, such as a dropout rate."""
+"""A share below 1, such as a dropout rate."""
 Share = Bounds(0, 1, open_low=True)
-"""A share of something that must not be nothing."""
+"""A share above 0."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class MaxItems:
 
 @dataclass(frozen=True)
 class AppliesTo:
-    """The values of another option of the same section under which this option has an effect."""
+    """Limits an option to certain values of another option in its section."""
 
     option: str
     values: tuple[str, ...]

@@ -185,13 +185,13 @@ def _bounds(lengths: np.ndarray) -> np.ndarray:
 
 
 def _places(lengths: np.ndarray) -> np.ndarray:
-    """0, 1, … in each of several runs of these lengths: [2, 3] gives 0 1 0 1 2."""
+    """Count from 0 in runs of these lengths: [2, 3] gives 0 1 0 1 2."""
     bounds = _bounds(lengths)
     return np.arange(bounds[-1]) - np.repeat(bounds[:-1], lengths)
 
 
 def split_captions(captions: Iterable[Sequence[str]], units: TextUnits = WORDS) -> SplitCaptions:
-    """The captions of every image as units; captions without any are left out."""
+    """Split the captions of every image into units, leaving out captions without any."""
     return SplitCaptions.collect(_split(captions, units))
 
 

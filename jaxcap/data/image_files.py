@@ -1,4 +1,4 @@
-"""Open image files that strangers made: known formats only, and within bounds of memory.
+"""Open untrusted image files: only in known formats, and within bounded memory.
 
 Pillow chooses a plugin by the first bytes of a file. Some of its plugins start other programs or
 expand without limit, so a file is opened only in one of `FORMATS`.

@@ -16,26 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxcap.config.local_paths import address_problem
+from jaxcap.data.suffixes import IMAGE_SUFFIXES, RAW_SUFFIXES, SHARD_SUFFIXES
 from jaxcap.errors import InputError
 
 if TYPE_CHECKING:
     from jaxcap.data.image_parquet import ParquetImage
     from jaxcap.data.image_tar import TarImage
-
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff"),
-    *(".jp2", ".ppm", ".pgm", ".heic", ".heif", ".jxl"),
-)
-"""How image files are recognised in folders. A file that cannot be read after all is reported."""
-
-RAW_SUFFIXES = (
-    *(".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".sr2", ".orf", ".rw2", ".raf", ".pef"),
-    *(".srw", ".x3f", ".iiq", ".3fr"),
-)
-"""Raw files of cameras, which are left out: most have a JPEG beside them."""
-
-SHARD_SUFFIXES = (".tar", ".parquet")
-"""Files that hold many images."""
 
 _NOT_ENTERED = "__MACOSX"
 """The folder of metadata in ZIP files from macOS; folders and files with a dot in front as well."""

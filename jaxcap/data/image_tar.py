@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 
 from jaxcap.data.image_files import MAX_FILE_BYTES
-from jaxcap.data.image_paths import IMAGE_SUFFIXES
+from jaxcap.data.suffixes import IMAGE_SUFFIXES
 from jaxcap.errors import InputError
 from jaxcap.files import open_file
 
@@ -22,7 +22,7 @@ class TarImage:
     Attributes:
       path: the tar file.
       member: the name of the image in it.
-      place: the first byte of the image in the file.
+      place: the offset of the image in the file, in bytes.
       size: the number of bytes.
     """
 

@@ -78,7 +78,7 @@ def listing_recipe(
 
 @dataclass(frozen=True)
 class _Store:
-    """Make the record of an example."""
+    """Makes the record of an example."""
 
     max_side: int | None
 

@@ -138,10 +138,10 @@ def connect(train: TrainConfig | None = None) -> None:
 
 
 def launched_share() -> tuple[int, int] | None:
-    """Return the number of this process, from 0, and the number of processes.
+    """Return the number of this process, from 0, and of processes, as a launcher set them.
 
     It reads the environment of Slurm, Open MPI or JAX_PROCESS_ID, and needs neither a connection
-    nor a device. None: there is one process, or no launcher.
+    nor a device. Return None for a single process, or without a launcher.
 
     Raises:
       InputError: a variable of the environment is not a number, or out of range.

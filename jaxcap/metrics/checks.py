@@ -63,7 +63,7 @@ def check_texts(candidates: Mapping[Any, object], references: Mapping[Any, Any])
     if unknown := candidates.keys() - references.keys():
         raise InputError(
             f"{len(unknown)} of {len(candidates)} captioned images have no references: "
-            f"{_few(unknown)}. Check that captions and references are of the same split."
+            f"{_few(unknown)}. Check that captions and references belong to the same split."
         )
     if bare := [each for each, refs in references.items() if not refs]:
         raise InputError(f"{len(bare)} images have an empty list of references: {_few(bare)}.")

@@ -144,7 +144,7 @@ class References:
 
     Attributes:
       images: the number of images.
-      frequency: by n-gram id, the number of images whose references hold the n-gram.
+      frequency: by n-gram id, the number of images whose references contain the n-gram.
     """
 
     def __init__(self, captions: Captions, per_image: Int[np.ndarray, " images"]) -> None:

@@ -255,7 +255,7 @@ def _create_recogniser(config: Config, words: Sequence[str], build: Any) -> Reco
     if not spec.branches:
         raise InputError(
             f"recognition.branch is '{branch}', but encoder '{name}' cannot be branched off from."
-            " Take an EfficientNet-Lite, or give --encoder.no-trainable and no branch."
+            " Use an EfficientNet-Lite encoder, or give --encoder.no-trainable and no branch."
         )
     if branch not in spec.stages:
         raise InputError(

@@ -19,7 +19,7 @@ def packaged(name: str = DEFAULT) -> Path:
     path = Path(__file__).with_name(f"{name}.safetensors")
     if not path.is_file():
         raise InputError(
-            f"{path}: this jaxcap was installed without its model. Install it from a whole copy of "
+            f"{path}: this jaxcap was installed without its model. Install it from a full copy of "
             "its sources, or name a captioner of your own: --model runs/NAME, or "
             'jaxcap.load("runs/NAME").'
         )

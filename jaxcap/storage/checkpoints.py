@@ -360,8 +360,8 @@ class Checkpoints:
             raise _DamagedError(self._damaged(step, str(error))) from error
         except MismatchError as error:
             raise InputError(
-                f"{path}: this checkpoint is of another {_CONTENT_OF[error.part]} than config.json "
-                f"describes:{error}"
+                f"{path}: the {_CONTENT_OF[error.part]} of this checkpoint is not the one that "
+                f"config.json describes:{error}"
             ) from error
 
     def _damage(self, step: int, parts: Sequence[str] | None = None) -> str | None:

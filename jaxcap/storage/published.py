@@ -68,11 +68,11 @@ class _Header:
 
 
 def stored(variables: dict[str, Any], dtype: Precision) -> dict[str, Any]:
-    """Variables as they are stored.
+    """Return variables as they are stored.
 
     bfloat16 halves matrices and convolution kernels. Biases, scales and batch statistics stay
-    float32: vectors all of them, a hundredth of the numbers, each of which shifts or scales a
-    whole channel.
+    float32: these vectors are a hundredth of the numbers, and each number shifts or scales a whole
+    channel.
     """
 
     def store(x: Any) -> np.ndarray:
@@ -127,11 +127,11 @@ def is_published(path: str | os.PathLike[str]) -> bool:
 
 
 def read(path: str | os.PathLike[str], *, store: Store | None = None) -> TrainedCaptioner:
-    """Reads what `write` wrote, every bit of it checked.
+    """Read a file that `write` wrote, and check every bit of it.
 
     Args:
-      store: remembers files whose tensors are those of their configuration; to find that out
-        takes longer than to read them.
+      store: remembers the files whose tensors fit their configuration, because the check takes
+        longer than reading.
 
     Raises:
       InputError: the file is missing, cut short or damaged, of a newer format, or something else;
@@ -175,7 +175,7 @@ def read(path: str | os.PathLike[str], *, store: Store | None = None) -> Trained
 
 
 def describe(path: Path) -> str | None:
-    """Describe a published captioner by its header; None for any other file.
+    """Describe a published captioner by its header. Return None for any other file.
 
     Raises:
       InputError: the file is cut short or damaged.
@@ -196,7 +196,7 @@ def describe(path: Path) -> str | None:
 
 
 def _tree(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Variables by their names, in float32, as all of a captioner's are."""
+    """Build float32 variables from the tensors by name."""
     variables: dict[str, Any] = {"params": {}, "batch_stats": {}}
     for name, tensor in tensors.items():
         *parents, last = name.split("/")
@@ -208,7 +208,7 @@ def _tree(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _about(path: Path) -> dict[str, Any]:
-    """The header of a published file whose format is known."""
+    """Return the header of a published file of a known format."""
     about = read_about(path)
     if about is None or about.get("kind") != _KIND:
         what = (
@@ -223,8 +223,8 @@ def _about(path: Path) -> dict[str, Any]:
     if about.get("format") != FORMAT:
         raise InputError(
             f"{path}: a captioner in format {shown(about.get('format'))}; this jaxcap "
-            f"({jaxcap.__version__}) reads format {FORMAT}. Install a newer one, or have the file "
-            "exported by this one."
+            f"({jaxcap.__version__}) reads format {FORMAT}. Install a newer one, or export the "
+            "file again with this one."
         )
     return about
 
@@ -265,7 +265,7 @@ def _name(path: Any) -> str:
 
 
 def _digest(about: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
-    """SHA-256, in hexadecimal, of the header as sorted JSON and of each tensor by name."""
+    """Return the hexadecimal SHA-256 of the header as sorted JSON and of each tensor by name."""
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())

@@ -196,8 +196,8 @@ class Pieces:
             size = 0
         if not size:
             raise InputError(
-                f"{where}: no SentencePiece model (a .model file, as spm_train and "
-                f"sentencepiece {library.__version__} write it)."
+                f"{where}: not a SentencePiece model, the .model file that spm_train and "
+                f"sentencepiece {library.__version__} write."
             )
         return self
 

@@ -141,7 +141,7 @@ def figures(line: LogLine) -> str:
 
 
 def reward_note(line: LogLine) -> str:
-    """Format the metrics of sampled captions, or return an empty string without any."""
+    """Format the metrics of sampled captions; return an empty string if there are none."""
     if "reward" not in line:
         return ""
     return (

@@ -190,7 +190,7 @@ class SelfCritical:
 
 def _numbers(batch: Batch) -> Int[np.ndarray, " B"]:
     if batch.numbers is None:
-        raise ValueError("SelfCritical: the batch has no `numbers`, by which references are found.")
+        raise ValueError("SelfCritical: the batch has no `numbers` to look up references by.")
     return np.asarray(batch.numbers)
 
 

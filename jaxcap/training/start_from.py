@@ -47,8 +47,8 @@ def load_start(config: Config) -> LoadedModel | None:
             if value != options[option]
         ]
         raise InputError(
-            f"train.start_from: {name} has other parameters than this configuration describes: "
-            f"{'; '.join(differing)}. Give the same options as there."
+            f"train.start_from: {name} does not have the parameters that this configuration "
+            f"describes: {'; '.join(differing)}. Give the same options as there."
         )
     return run
 
@@ -82,7 +82,7 @@ def extend_variables(start: LoadedModel, vocabulary: Vocabulary, config: Config)
 
 
 def recognising_as(config: Config, other: Config) -> Config:
-    """Return `config` with the recognisable words of another, where it names none."""
+    """Return `config`; where it names no words to recognise, with those of `other`."""
     ours, theirs = config.recognition, other.recognition
     return dataclasses.replace(
         config,

@@ -37,7 +37,7 @@ class TrainingData:
         names: Sequence[str],
         recogniser: Recogniser | None = None,
     ) -> TrainingData:
-        """Number the images of several data sets, and give captions without images their words.
+        """Number the images of several data sets, and simulate words for captions without images.
 
         Args:
           sources: as `load_sources` returns them.

@@ -146,7 +146,9 @@ def test_a_calibration_of_another_version_is_refused(change: str) -> None:
         arrays["confidence/weights"] = arrays["confidence/centre"] = np.zeros(9)
     else:
         arrays["familiarity/components"] = np.zeros((2, 9))
-    with pytest.raises(InputError, match=r"x: its calibration is of another version .*--calibrate"):
+    with pytest.raises(
+        InputError, match=r"x: its calibration was made by another version .*--calibrate"
+    ):
         from_arrays(arrays, where="x")
 
 

@@ -125,7 +125,7 @@ def test_a_captioner_on_the_hub_is_loaded_by_its_name(monkeypatch):
 
 
 def test_a_program_is_no_model(tmp_path):
-    with pytest.raises(InputError, match=r"x\.stablehlo: a program for JAX alone"):
+    with pytest.raises(InputError, match=r"x\.stablehlo: an exported program"):
         jaxcap.load(tmp_path / "x.stablehlo")
 
 

@@ -173,5 +173,5 @@ def test_the_images_of_a_split_are_listed(tiny_data, capsys):
     assert _run("shapes", data_dir=tiny_data, list="test") == (0, "")
     names = capsys.readouterr().out.splitlines()
     assert names == [source[i]["image_id"] for i in range(5)]
-    with pytest.raises(InputError, match="of which data set"):
+    with pytest.raises(InputError, match="no data set is named"):
         _run(data_dir=tiny_data, list="test")

@@ -156,7 +156,7 @@ def test_a_given_model_is_kept_whole(pieces: Pieces, tmp_path: Path) -> None:
     assert units == dataclasses.replace(pieces, normalisation="NFKC")
     for damaged in (b"", b"no model" * 99, pieces.model[:100]):
         path.write_bytes(damaged)
-        with pytest.raises(InputError, match=r"some\.model: no SentencePiece model"):
+        with pytest.raises(InputError, match=r"some\.model: not a SentencePiece model"):
             create_units(config, list)
     path.unlink()
     with pytest.raises(InputError, match=r"some\.model: cannot read the file: No such"):

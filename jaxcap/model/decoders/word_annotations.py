@@ -108,7 +108,7 @@ class WordAnnotations(nn.Module):
     def __call__(
         self, words: RecognisedWords, embed: nn.Embed, *, train: bool
     ) -> tuple[Float[Array, "B K A"], Bool[Array, "B K"]]:
-        """Return the annotation vectors, and which of them there are."""
+        """Return the annotation vectors, and a mask of those that exist."""
         p = jnp.asarray(words.probabilities)
         kept = Dropout(self.word_dropout, self.axis_name)(jnp.ones_like(p), deterministic=not train)
         bounded = jnp.clip(p, 1 - _SURE, _SURE)

@@ -184,7 +184,7 @@ def keras_name(module: tuple[str, ...]) -> str:
 
 
 def _stage_and_block(module: str) -> tuple[int, int]:
-    """`"stage1_block0"` is (1, 0)."""
+    """Parse `"stage1_block0"` as (1, 0)."""
     stage, _, block = module.removeprefix("stage").partition("_block")
     return int(stage), int(block)
 

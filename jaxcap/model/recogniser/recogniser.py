@@ -73,7 +73,7 @@ def words_of_classes() -> tuple[tuple[str, ...], ...]:
 
 
 def with_words(config: RecognitionConfig, vocabulary: Sequence[str]) -> RecognitionConfig:
-    """Write out which words are recognised, where the configuration leaves it open.
+    """Fill in the words to recognise, where the configuration leaves them open.
 
     A model keeps these words, whatever later tables or vocabularies hold.
 

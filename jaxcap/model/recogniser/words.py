@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 
 class RecognisedWords(NamedTuple):
-    """The K most probable words of each image, in falling order of probability.
+    """The K most probable words of each image, in decreasing order of probability.
 
     Attributes:
       ids: ids of the vocabulary; 0, `<pad>`, where an image has fewer words.

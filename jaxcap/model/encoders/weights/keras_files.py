@@ -1,11 +1,12 @@
 """Read Keras's weight files without Keras.
 
-Keras has three layouts. *Legacy* `.h5` is that of the published files
+Keras has three layouts. *Legacy* `.h5` is the layout of the published files
 (`*_weights_tf_dim_ordering_tf_kernels_notop.h5`): the root, or its group `model_weights`,
 lists `layer_names`, and the group of each layer lists `weight_names`. *Keras 3*
 (`.weights.h5`) has `layers/CONTAINER/vars/NUMBER`. The container is named after the class of
 the layer and numbered in the order of `model.layers`; early versions did not write the layer's
-own name, an attribute. *`.keras`* is a zip file with a `model.weights.h5` in the layout of Keras 3.
+own name as an attribute. *`.keras`* is a zip file with a `model.weights.h5` in the layout of
+Keras 3.
 
 Keras names unnamed layers (all of Inception) `conv2d`, `conv2d_1`, … by a counter of the whole
 Python session. Here they are `conv2d_0`, `conv2d_1`, …, counted from the first one in the file.

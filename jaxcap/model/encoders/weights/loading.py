@@ -212,8 +212,8 @@ def weights_file(name_or_path: str, encoder_name: str) -> Path:
 def _downloaded(encoder_name: str) -> Path:
     if encoder_name not in IMAGENET:
         raise InputError(
-            f"weights 'imagenet': nobody publishes them for encoder '{encoder_name}' in a form that"
-            " jaxcap reads. Give the path of a file, or train from scratch."
+            f"weights 'imagenet': none are published for encoder '{encoder_name}' in a format"
+            " that jaxcap reads. Give the path of a file, or train from scratch."
         )
     folder = cache_dir("weights")
     if folder is None:

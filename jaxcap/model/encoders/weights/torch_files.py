@@ -64,7 +64,7 @@ def read_torch_file(path: str | Path) -> dict[str, np.ndarray]:
     except Exception as error:
         # Damaged bytes make pickletools, zipfile and NumPy raise nearly anything.
         raise InputError(
-            f"{path}: not a whole PyTorch file ({type(error).__name__}: {error})."
+            f"{path}: not a complete PyTorch file ({type(error).__name__}: {error})."
             f" {_first_bytes(path)} Was the download cut short?"
         ) from error
 

@@ -169,7 +169,7 @@ def test_a_package_without_weights_is_named():
 
 
 def test_encoders_without_published_weights_say_so():
-    with pytest.raises(InputError, match=r"nobody publishes them for encoder 'efficientnet_lite3'"):
+    with pytest.raises(InputError, match=r"none are published for encoder 'efficientnet_lite3'"):
         load_weights("imagenet", "efficientnet_lite3", {})
     with pytest.raises(InputError, match="from scratch"):
         load_weights("imagenet", "resnet_small", {})
