@@ -48,8 +48,8 @@ def parse(argv: list[str]) -> TrainArguments:
     if not argv or argv[0].startswith("-"):
         raise InputError(
             "The first argument must be a configuration. usage: jaxcap train CONFIG "
-            "[--workdir DIR] [--any.option VALUE …]; CONFIG is a file or a name of jaxcap configs; --help lists "
-            "the options."
+            "[--workdir DIR] [--any.option VALUE …]; CONFIG is a file or a name of jaxcap configs; "
+            "--help lists the options."
         )
     name, *options = argv
     path = find_config_file(name)
