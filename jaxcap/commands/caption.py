@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import glob
 import io
 import itertools
-import shlex
 import sys
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +16,7 @@ import tyro
 from rich.console import Console
 
 from jaxcap.commands import parsing
+from jaxcap.commands.caption_page import write_page
 from jaxcap.commands.engine import EngineOptions, caption_on_engine
 from jaxcap.commands.search_options import (
     SEARCH_OPTIONS_WITH_VALUE,
@@ -26,6 +24,8 @@ from jaxcap.commands.search_options import (
     SearchOptions,
     given_search,
 )
+from jaxcap.commands.shares import choose_part, join_parts
+from jaxcap.commands.tally import Tally
 from jaxcap.errors import InputError
 from jaxcap.progress import print_out
 
@@ -36,13 +36,7 @@ if TYPE_CHECKING:
     from jaxcap.caption_files.writing import CaptionStream, CaptionWriter
     from jaxcap.captioning.image_reading import ImageLike
     from jaxcap.captioning.loaded_model import LoadedModel
-    from jaxcap.captioning.results import Captioned
     from jaxcap.data.image_paths import ImagePath, Part
-
-_LISTED = 1000
-"""Failures that are listed; so many more have a common cause."""
-_SECONDS = 15.0
-"""Seconds between progress lines."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +131,16 @@ def paths_last(arguments: Sequence[str]) -> list[str]:
 def run(arguments: CaptionArguments, console: Console) -> int:
     """Print or write the captions of every image; return 1 if some could not be captioned."""
     if arguments.join:
-        return _join(arguments, console)
+        if arguments.output is None:
+            raise InputError("--join needs --output, the file to write.")
+        join_parts(
+            arguments.paths,
+            arguments.output,
+            _format(arguments),
+            console,
+            restart=arguments.restart,
+        )
+        return 0
     if arguments.restart and arguments.output is None:
         raise InputError("--restart replaces the captions in a file; give --output.")
     _check_beside(arguments)
@@ -164,13 +167,13 @@ def run(arguments: CaptionArguments, console: Console) -> int:
         arguments.format or arguments.json or arguments.words
     )
     format = Text() if is_page or is_shard else _format(arguments)
-    arguments, part = _shared(arguments, console)
+    part, output = choose_part(arguments.part, arguments.paths, arguments.output, console)
     if is_page and part is not None:
         raise InputError("A page cannot be joined from parts; use one process, without --part.")
     listed = _standard_input() if Path(LIST) in arguments.paths else io.BytesIO()
-    tally = _Tally(
+    tally = Tally(
         console,
-        quiet=arguments.output is None and arguments.beside is None,
+        quiet=output is None and arguments.beside is None,
         min_confidence=arguments.min_confidence,
     )
     found = image_paths(
@@ -178,7 +181,8 @@ def run(arguments: CaptionArguments, console: Console) -> int:
     )
     captioner = _load(arguments, console)
     if is_page:
-        _write_page(captioner, found, arguments, tally)
+        assert output is not None
+        write_page(captioner, found, output, tally, batch_size=arguments.batch_size)
         return tally.close()
     if arguments.beside is not None:
         writer = BesideWriter(
@@ -189,11 +193,11 @@ def run(arguments: CaptionArguments, console: Console) -> int:
         return tally.close()
     with (
         CaptionStream(functools.partial(print_out, end=""), format)
-        if arguments.output is None
-        else ShardWriter(arguments.output, restart=arguments.restart)
+        if output is None
+        else ShardWriter(output, restart=arguments.restart)
         if is_shard
         else CaptionWriter(
-            arguments.output,
+            output,
             format,
             made_with={
                 **identity(captioner),
@@ -211,8 +215,8 @@ def run(arguments: CaptionArguments, console: Console) -> int:
                 soft_wrap=True,
             )
         _caption(captioner, _wanted(found, part, file, tally), file, tally, arguments)
-    if arguments.output is not None:
-        tally.say_where(str(arguments.output))
+    if output is not None:
+        tally.say_where(str(output))
     return tally.close()
 
 
@@ -298,40 +302,6 @@ def _check_beside(arguments: CaptionArguments) -> None:
             raise InputError(f"--{name} needs --beside txt, caption, json or xmp.")
 
 
-def _shared(arguments: CaptionArguments, console: Console) -> tuple[CaptionArguments, Part | None]:
-    """Choose the part that this process captions, if a launcher started several.
-
-    Returns the arguments, with an output file for this process alone, and the part. The user's
-    own `--part` takes precedence.
-    """
-    from jaxcap.data.image_paths import LIST, Part
-    from jaxcap.devices.hosts import launched_share
-
-    if arguments.part is not None:
-        return arguments, Part.parse(arguments.part)
-    share = launched_share()
-    if share is None:
-        return arguments, None
-    if Path(LIST) in arguments.paths:
-        raise InputError(
-            "Several processes cannot share a list on standard input, because it may reach only "
-            "one of them. Give files, folders or patterns, or a --part to each."
-        )
-    part, output = Part(share[0] + 1, share[1]), arguments.output
-    where = ""
-    if output is not None:
-        own = output.with_stem(f"{output.stem}.{part.number}-of-{part.of}")
-        arguments = dataclasses.replace(arguments, output=own)
-        where = f" into {own}"
-        if part.number == 1:
-            parts = output.with_stem(f"{output.stem}.*-of-{part.of}")
-            where += "; afterwards join the parts:\n  jaxcap caption --join " + shlex.join(
-                [str(parts), "--output", str(output)]
-            )
-    console.print(f"Process {part.number} of {part.of} captions its part{where}", soft_wrap=True)
-    return arguments, part
-
-
 def _standard_input() -> io.BufferedIOBase:
     # A separate file object: Python closes `sys.stdin` at exit, and closing would wait for the
     # thread that may still be blocked in a read.
@@ -365,82 +335,11 @@ def _suffix(path: Path | None) -> str:
     return "" if path is None else path.suffix.lower()
 
 
-@dataclass
-class _Tally:
-    """Counts of captioned and failed images, and why those failed."""
-
-    console: Console
-    quiet: bool
-    min_confidence: float
-    captioned: int = 0
-    doubtful: int = 0
-    before: int = 0
-    failed: int = 0
-    hidden: list[Path] = field(default_factory=list)
-    reasons: list[str] = field(default_factory=list)
-    began: float = field(default_factory=time.monotonic)
-    told: float = field(default_factory=time.monotonic)
-
-    def fail(self, reason: str) -> None:
-        self.failed += 1
-        if self.failed <= _LISTED:
-            self.reasons.append(reason)
-
-    def add(self, result: Captioned) -> Captioned:
-        """Count an image, and return it, without its captions if the best one is doubtful.
-
-        Report progress from time to time if captions go to a file.
-        """
-        if result.error is not None:
-            self.fail(result.error)
-        elif (confidence := result.captions[0].confidence) < self.min_confidence:
-            self.doubtful += 1
-            why = f"{result.name}: confidence {confidence:.2f} is below {self.min_confidence:g}"
-            result = dataclasses.replace(result, captions=(), error=why)
-        else:
-            self.captioned += 1
-        now = time.monotonic()
-        if not self.quiet and now - self.told >= _SECONDS:
-            self.told = now
-            rate = self.captioned / (now - self.began)
-            failed = f", {self.failed} failed" if self.failed else ""
-            self.console.print(f"captioned {self.captioned}{failed}, {rate:.1f} images/s")
-        return result
-
-    def say_where(self, where: str) -> None:
-        """Say how many images have captions now, and where these are."""
-        before = f", {self.before} of them before" if self.before else ""
-        self.console.print(
-            f"{self.before + self.captioned} images captioned{before}: {where}", soft_wrap=True
-        )
-
-    def close(self) -> int:
-        """List the failures and return the exit status."""
-        from jaxcap.caption_files.formats import one_line
-        from jaxcap.data.image_paths import named_left_out
-
-        for reason in self.reasons:
-            self.console.print(f"skipped: {one_line(reason)}", soft_wrap=True)
-        if self.failed > len(self.reasons):
-            self.console.print(f"… and {self.failed - len(self.reasons)} more")
-        if self.hidden:
-            self.console.print(one_line(named_left_out(self.hidden)), soft_wrap=True)
-        if self.doubtful:
-            self.console.print(
-                f"{self.doubtful} of {self.captioned + self.doubtful} captions left out, because "
-                f"their confidence is below {self.min_confidence:g}."
-            )
-        if self.failed:
-            total = self.captioned + self.doubtful + self.failed
-            self.console.print(f"{self.failed} of {total} images could not be captioned.")
-        return 1 if self.failed else 0
-
-
 def _wanted(
     found: Iterable[ImagePath],
     part: Part | None,
     file: CaptionWriter | CaptionStream | BesideWriter | ShardWriter,
-    tally: _Tally,
+    tally: Tally,
 ) -> Iterator[ImageLike]:
     """Yield the images of this part that have no captions yet, each once."""
     seen: dict[Key, Path] = {}
@@ -470,76 +369,10 @@ def _caption(
     captioner: LoadedModel,
     wanted: Iterator[ImageLike],
     file: CaptionWriter | CaptionStream | BesideWriter | ShardWriter,
-    tally: _Tally,
+    tally: Tally,
     arguments: CaptionArguments,
 ) -> None:
     for result in captioner.caption(
         wanted, batch_size=arguments.batch_size, attention=arguments.words
     ):
         file.add(tally.add(result))
-
-
-def _write_page(
-    captioner: LoadedModel, found: Iterable[ImagePath], arguments: CaptionArguments, tally: _Tally
-) -> None:
-    """Write a page with each image, its captions, and where the model looked for each word."""
-    from jaxcap.report import ReportCaption, ReportRow, write_report
-
-    assert arguments.output is not None
-    images = {image.path: image.image for image in found}
-
-    def row(path: Path, result: Captioned) -> ReportRow:
-        best = result.captions[0] if result.captions else None
-        scores = {}
-        if best is not None and result.familiarity is not None:
-            scores = {"confidence": best.confidence, "familiarity": result.familiarity}
-        captions = [ReportCaption.of(caption) for caption in tally.add(result).captions]
-        picture = path if images[path] is path else result.image
-        return ReportRow(str(path), picture, captions, scores=scores)
-
-    write_report(
-        arguments.output,
-        title="Captions",
-        rows=map(row, images, captioner.caption(images.values(), batch_size=arguments.batch_size)),
-        count=len(images),
-        facts={"model": ", ".join(str(member.directory.name) for member in captioner.members)},
-    )
-    tally.console.print(f"{tally.captioned} images captioned: {arguments.output}", soft_wrap=True)
-
-
-def _join(arguments: CaptionArguments, console: Console) -> int:
-    from jaxcap.caption_files.made_with import common_record
-    from jaxcap.caption_files.writing import CaptionWriter, read_entries
-
-    if arguments.output is None:
-        raise InputError("--join needs --output, the file to write.")
-    parts = [
-        path
-        for argument in arguments.paths
-        for path in ([argument] if argument.exists() else _matching(argument))
-    ]
-    if not parts:
-        raise InputError("--join needs the files of all parts as PATHs.")
-    format = _format(arguments)
-    for part in parts:  # read every file once before writing anything
-        for _ in read_entries(part, format):
-            pass
-    record = common_record(parts)
-    with CaptionWriter(
-        arguments.output, format, made_with=record, restart=arguments.restart
-    ) as file:
-        for part in parts:
-            for key, entry in read_entries(part, format):
-                if key not in file.keys:
-                    file.add_entry(key, entry)
-    console.print(
-        f"{len(file.keys)} images in {len(parts)} parts: {arguments.output}", soft_wrap=True
-    )
-    return 0
-
-
-def _matching(pattern: Path) -> list[Path]:
-    found = sorted(map(Path, glob.glob(str(pattern), recursive=True)))
-    if not found:
-        raise InputError(f"{pattern}: no such file.")
-    return found

@@ -1,0 +1,90 @@
+"""Count what became of the images of `jaxcap caption`, and report it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from jaxcap.captioning.results import Captioned
+
+_LISTED = 1000
+"""Failures that are listed; so many more have a common cause."""
+_SECONDS = 15.0
+"""Seconds between progress lines."""
+
+
+@dataclass
+class Tally:
+    """Counts of captioned and failed images, and why those failed."""
+
+    console: Console
+    quiet: bool
+    min_confidence: float
+    captioned: int = 0
+    doubtful: int = 0
+    before: int = 0
+    failed: int = 0
+    hidden: list[Path] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+    began: float = field(default_factory=time.monotonic)
+    told: float = field(default_factory=time.monotonic)
+
+    def fail(self, reason: str) -> None:
+        self.failed += 1
+        if self.failed <= _LISTED:
+            self.reasons.append(reason)
+
+    def add(self, result: Captioned) -> Captioned:
+        """Count an image, and return it, without its captions if the best one is doubtful.
+
+        Report progress from time to time if captions go to a file.
+        """
+        if result.error is not None:
+            self.fail(result.error)
+        elif (confidence := result.captions[0].confidence) < self.min_confidence:
+            self.doubtful += 1
+            why = f"{result.name}: confidence {confidence:.2f} is below {self.min_confidence:g}"
+            result = dataclasses.replace(result, captions=(), error=why)
+        else:
+            self.captioned += 1
+        now = time.monotonic()
+        if not self.quiet and now - self.told >= _SECONDS:
+            self.told = now
+            rate = self.captioned / (now - self.began)
+            failed = f", {self.failed} failed" if self.failed else ""
+            self.console.print(f"captioned {self.captioned}{failed}, {rate:.1f} images/s")
+        return result
+
+    def say_where(self, where: str) -> None:
+        """Say how many images have captions now, and where these are."""
+        before = f", {self.before} of them before" if self.before else ""
+        self.console.print(
+            f"{self.before + self.captioned} images captioned{before}: {where}", soft_wrap=True
+        )
+
+    def close(self) -> int:
+        """List the failures and return the exit status."""
+        from jaxcap.caption_files.formats import one_line
+        from jaxcap.data.image_paths import named_left_out
+
+        for reason in self.reasons:
+            self.console.print(f"skipped: {one_line(reason)}", soft_wrap=True)
+        if self.failed > len(self.reasons):
+            self.console.print(f"… and {self.failed - len(self.reasons)} more")
+        if self.hidden:
+            self.console.print(one_line(named_left_out(self.hidden)), soft_wrap=True)
+        if self.doubtful:
+            self.console.print(
+                f"{self.doubtful} of {self.captioned + self.doubtful} captions left out, because "
+                f"their confidence is below {self.min_confidence:g}."
+            )
+        if self.failed:
+            total = self.captioned + self.doubtful + self.failed
+            self.console.print(f"{self.failed} of {total} images could not be captioned.")
+        return 1 if self.failed else 0
