@@ -23,12 +23,14 @@ from jaxcap.serving.service import Service
 HEAD_SECONDS = 10.0
 """How long a connection may be without a request, or with half of one's head."""
 _HEAD_BYTES = 16 << 10
+_BACKLOG = 2048
+"""Connections that the system accepts before the server does."""
 _GRACE = 0.3
 """Seconds in which a stopping server still reads requests that are on their way."""
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a socket at this address, which does not listen yet.
+    """Return a socket that listens at this address; connections wait until somebody serves them.
 
     Raises:
       InputError: the address is unknown, taken, or not allowed.
@@ -44,6 +46,7 @@ def bind(host: str, port: int) -> socket.socket:
         if os.name == "posix":  # a restart need not wait for old connections to time out
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
+        bound.listen(_BACKLOG)
     except OSError as error:
         bound.close()
         reason = {
@@ -106,6 +109,7 @@ class Server(uvicorn.Server):
                 proxy_headers=False,
                 h11_max_incomplete_event_size=_HEAD_BYTES,
                 limit_concurrency=connections,
+                backlog=_BACKLOG,
                 timeout_graceful_shutdown=int(service.settings.seconds) + 5,
             )
         )
