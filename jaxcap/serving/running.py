@@ -168,17 +168,20 @@ def serve(
     """
     server = Server(service, connections=connections)
 
+    failures: list[BaseException] = []
+
     def compiled(future: Future[None]) -> None:
-        if future.exception() is None:
+        error = future.exception()
+        if error is None:
             ready()
-        else:
+        elif not server.should_exit:  # a server that is told to stop compiles nothing more
+            failures.append(error)
             server.should_exit = True
 
-    own = service.searches.compile_own()
-    own.add_done_callback(compiled)
+    service.searches.compile_own().add_done_callback(compiled)
     try:
         server.run([bound])
     finally:
         service.close()
-    if own.done():
-        own.result()
+    if failures:
+        raise failures[0]
