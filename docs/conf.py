@@ -24,6 +24,16 @@ from jaxcap import __version__
 typing.GENERATING_DOCUMENTATION = "jaxcap"  # jaxtyping then writes `Float[Array, "B P D"]` alone
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+_get_type_hints = typing.get_type_hints
+
+
+def _get_plain_type_hints(*args: Any, include_extras: bool = False, **kwargs: Any) -> Any:
+    """Leave out what `Annotated` adds for checks of options and for the command line."""
+    return _get_type_hints(*args, **kwargs)
+
+
+typing.get_type_hints = _get_plain_type_hints
+
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 
@@ -102,7 +112,7 @@ def _translate_docstring(
             parts[1::2] = [f"``{code}``\\ " for code in parts[1::2]]
             lines[i] = "".join(parts)
     if what in ("attribute", "data", "property"):
-        lines.insert(0, "")  # napoleon would take the words before a colon for a type
+        lines.insert(0, "\\ ")  # napoleon would take the words before a colon for a type
     lines[:] = "\n".join(lines).split("\n")
 
 
