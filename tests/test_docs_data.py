@@ -9,8 +9,8 @@ How the page is read:
   folder.
 - A ```` ```python ```` block is written to the file named in its first line.
 - A block without a language is a layout: its files exist and contain the lines next to them.
-- Two things differ from a reader's terminal: `jaxcap train` gets `TINY` appended, and programs are
-  compiled as in all tests and kept in pytest's cache.
+- Three things differ from a reader's terminal: `jaxcap train` gets `TINY` appended, programs are
+  compiled as in all tests and kept in pytest's cache, and commands are forks of one process.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import json
 import os
 import pty
 import re
+import shlex
 import subprocess
-import sys
 import tarfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -35,6 +35,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tensorflow_datasets as tfds
+from forked_commands import serving
 from PIL import Image
 
 from jaxcap.commands.data import DataArguments
@@ -305,20 +306,22 @@ class Terminal:
     def here(self) -> Path:
         return self.home / "jaxcap"
 
-    def set_up(self) -> None:
+    def set_up(self, command: Sequence[str]) -> None:
+        """Create the folders, and `jaxcap` as `command`."""
         self.here.mkdir()
         commands = self.home / "bin"
         write(
             commands / "jaxcap",
             "#!/bin/sh",
             f'[ "$1" = train ] && set -- "$@" {TINY}',
-            f'exec "{sys.executable}" -m jaxcap "$@"',
+            f'exec {shlex.join(command)} "$@"',
         )
         (commands / "jaxcap").chmod(0o755)
 
-    def run(self, block: str) -> tuple[int, str]:
-        """Return the exit status and the content of the screen."""
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("JAX", "XLA"))} | {
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that commands see."""
+        return {k: v for k, v in os.environ.items() if not k.startswith(("JAX", "XLA"))} | {
             "HOME": str(self.home),
             "PATH": f"{self.home / 'bin'}:{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
@@ -331,6 +334,9 @@ class Terminal:
             "COLUMNS": "120",
             "LINES": "40",
         }
+
+    def run(self, block: str) -> tuple[int, str]:
+        """Return the exit status and the content of the screen."""
         ours, theirs = pty.openpty()
         screen = bytearray()
 
@@ -345,7 +351,7 @@ class Terminal:
             ended = subprocess.run(
                 ["bash", "-e", "-c", block],
                 cwd=self.here,
-                env=environment,
+                env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=theirs,
                 stderr=subprocess.PIPE,
@@ -360,16 +366,17 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(tmp_path: Path, pytestconfig: pytest.Config) -> Terminal:
+def terminal(tmp_path: Path, pytestconfig: pytest.Config) -> Iterator[Terminal]:
     assert pytestconfig.cache is not None
     terminal = Terminal(tmp_path, Path(pytestconfig.cache.mkdir("jax")))
-    terminal.set_up()
-    own_folders(terminal.here)
-    releases(terminal.here)
-    with contextlib.redirect_stdout(None), contextlib.redirect_stderr(io.StringIO()):
-        data = tmp_path / "tensorflow_datasets"
-        CocoCaptions(data_dir=data, file_format="array_record").download_and_prepare()
-    return terminal
+    with serving(terminal.environment) as command:
+        terminal.set_up(command)
+        own_folders(terminal.here)
+        releases(terminal.here)
+        with contextlib.redirect_stdout(None), contextlib.redirect_stderr(io.StringIO()):
+            data = tmp_path / "tensorflow_datasets"
+            CocoCaptions(data_dir=data, file_format="array_record").download_and_prepare()
+        yield terminal
 
 
 # ---- tests -----------------------------------------------------------------------------------

@@ -10,9 +10,11 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from forked_commands import serving
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -25,31 +27,27 @@ class Newcomer:
 
     Attributes:
       home: the folder that commands run in.
-      packages: the folder of the installed package.
+      environment: the variables that their commands see.
+      command: the beginning of a `jaxcap` command.
     """
 
     home: Path
-    packages: Path
+    environment: Mapping[str, str]
+    command: Sequence[str]
 
     def run(self, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
         """Run `jaxcap` and check its exit status."""
-        return self._run("-m", "jaxcap", *arguments, status=status)
+        return self._run(*self.command, *arguments, status=status)
 
-    def python(self, script: str) -> str:
-        """Run a script and return what it prints."""
-        return self._run("-c", script, status=0).stdout
+    def python(self, *arguments: str) -> str:
+        """Run Python and return what it prints."""
+        return self._run(sys.executable, *arguments, status=0).stdout
 
     def _run(self, *arguments: str, status: int) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [sys.executable, *arguments],
+            arguments,
             cwd=self.home,
-            env=os.environ
-            | {
-                "HOME": str(self.home),
-                "PYTHONPATH": str(self.packages),
-                "XDG_CACHE_HOME": str(self.home / ".cache"),
-                "TFDS_DATA_DIR": str(self.home / "data"),
-            },
+            env=self.environment,
             capture_output=True,
             text=True,
             check=False,
@@ -73,7 +71,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def newcomer(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Newcomer:
+def newcomer(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Newcomer]:
     """A newcomer with thirty pictures and a table of their captions."""
     home = tmp_path_factory.mktemp("home")
     (home / "photos").mkdir()
@@ -84,7 +82,14 @@ def newcomer(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Newco
             Image.new("RGB", (40, 30), colour).save(home / "photos" / f"{i:02}.png")
             split = "train" if i < 20 else "dev" if i < 25 else "test"
             table.writerow([f"{i:02}.png", f"A {colour} poster of a zebra.", split])
-    return Newcomer(home, installed)
+    environment = os.environ | {
+        "HOME": str(home),
+        "PYTHONPATH": str(installed),
+        "XDG_CACHE_HOME": str(home / ".cache"),
+        "TFDS_DATA_DIR": str(home / "data"),
+    }
+    with serving(environment) as command:
+        yield Newcomer(home, environment, command)
 
 
 def test_every_file_of_the_package_is_in_the_wheel(installed: Path) -> None:
@@ -103,7 +108,10 @@ def test_the_configurations_are_in_the_package(newcomer: Newcomer) -> None:
     jaxcap = newcomer.run
     names = [line.split("\t")[0] for line in jaxcap("configs").stdout.splitlines()]
     assert names == sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
-    assert jaxcap("configs", "shapes").stdout == (ROOT / "configs" / "shapes.py").read_text()
+    assert (
+        newcomer.python("-m", "jaxcap", "configs", "shapes")
+        == (ROOT / "configs" / "shapes.py").read_text()
+    )
     missing = jaxcap("train", "shape", status=2).stderr
     assert "Did you mean 'shapes'?" in missing
 
@@ -197,7 +205,7 @@ print(jaxcap.caption("photos/00.png"))
 shown, _ = InteractiveShell.instance().display_formatter.format(result)
 print(shown["text/html"].count("<img "), len(result.captions[0].words))
 """
-    caption, counts = newcomer.python(script).splitlines()
+    caption, counts = newcomer.python("-c", script).splitlines()
     assert newcomer.run("caption", "photos/00.png").stdout == f"photos/00.png\t{caption}\n"
     pictures, words = map(int, counts.split())
     assert pictures == words + 1 == len(caption.split()) + 1
