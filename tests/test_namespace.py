@@ -98,6 +98,7 @@ def test_an_installation_is_marked_as_typed() -> None:
     assert (Path(jaxcap.__path__[0]) / "py.typed").is_file()
 
 
+@pytest.mark.slow
 def test_a_type_checker_sees_the_types(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)

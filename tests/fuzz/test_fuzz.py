@@ -30,6 +30,7 @@ def test_every_seed_is_read(readers: dict[str, Reader], tmp_path: Path) -> None:
             reader.read(path)
 
 
+@pytest.mark.slow
 def test_every_reader_reads_or_complains(readers: dict[str, Reader], tmp_path: Path) -> None:
     faults = {}
     for reader in readers.values():

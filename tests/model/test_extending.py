@@ -57,6 +57,7 @@ def _not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JAXCAP_MODULES", raising=False)
 
 
+@pytest.mark.slow
 def test_a_run_of_ones_own_model_is_loaded_by_its_name(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,6 +71,7 @@ def test_a_run_of_ones_own_model_is_loaded_by_its_name(
     assert len(found.captions) > 0
 
 
+@pytest.mark.slow
 def test_a_stored_configuration_imports_nothing_by_itself(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

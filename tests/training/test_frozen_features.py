@@ -358,6 +358,7 @@ def test_a_second_run_decodes_no_image_and_is_the_same(run, tmp_path, monkeypatc
     np.testing.assert_array_equal(losses(tmp_path / "second"), losses(run))
 
 
+@pytest.mark.slow
 def test_training_resumes_without_its_cache_and_with_the_option_changed(
     run, config, tmp_path, monkeypatch
 ):

@@ -109,6 +109,7 @@ def test_stages_count_their_epochs_by_their_own_weights(config, tmp_path):
         assert sorted(of_more[24 * epoch :][:24]) == list(range(24))[: len(of_more) - 24 * epoch]
 
 
+@pytest.mark.slow
 def test_a_mixed_training_resumes_exactly(config, tmp_path, monkeypatch):
     staged = in_stages(changed(config, **IMAGES), {"weights": (2.0, 1.0)}, {"weights": (0.5, 0.5)})
     train(staged, tmp_path / "whole", console=QUIET)
@@ -137,6 +138,7 @@ def test_a_mixed_training_resumes_exactly(config, tmp_path, monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, found.variables, expected.variables)
 
 
+@pytest.mark.slow
 def test_features_of_each_data_set_are_cached(config, tmp_path):
     cached = changed(
         config,

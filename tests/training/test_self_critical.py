@@ -360,6 +360,7 @@ def _staged(tiny_config: Config) -> Config:
     return dataclasses.replace(config, stages=stages)
 
 
+@pytest.mark.slow
 def test_a_stage_logs_its_rewards_and_resumes_where_it_was_killed(
     tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,6 +62,7 @@ def test_a_run_keeps_its_configuration_words_latest_and_best(tiny_run, tiny_conf
     assert load(tiny_run, best=False).step == 30
 
 
+@pytest.mark.slow
 def test_a_killed_training_ends_as_if_it_had_not_been_killed(
     tiny_run, tiny_config, tmp_path, monkeypatch
 ):
