@@ -75,6 +75,7 @@ def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def cluster() -> Iterator[Any]:
     """A cluster of two processors on this machine."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_worker_niceness"] = "0"  # 15 by default, which starves on a busy machine
     ray = pytest.importorskip("ray")
     pytest.importorskip("ray.data")
     for attempt in range(4):
