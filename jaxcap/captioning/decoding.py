@@ -183,8 +183,16 @@ def _create_search(
                 )
             case "beam" if config.required_words or config.guide:
                 partial = -(-config.beam_size // 2) if config.guide else None
+                sets = required(words)
+                wishes = sets.shape[1] - len(config.required_words)
                 return constrained_beam_search(
-                    step, carry, required(words), partial_beam_size=partial, **beams
+                    step,
+                    carry,
+                    sets,
+                    partial_beam_size=partial,
+                    optional=wishes if config.guide_bonus else 0,
+                    bonus=config.guide_bonus,
+                    **beams,
                 )
             case "beam":
                 return beam_search(step, carry, **beams)
@@ -386,9 +394,9 @@ def describe(config: SearchConfig, units: str = "words") -> str:
         if words:
             parts.append(f"{verb} {', '.join(words)}")
     if config.guide and config.method == "beam":
-        parts.append(
-            f"guided by recognised words (p ≥ {config.guide:g}, at most {config.guide_words})"
-        )
+        bonus = f", bonus {config.guide_bonus:g}" if config.guide_bonus else ""
+        things = f"p ≥ {config.guide:g}, at most {config.guide_words}{bonus}"
+        parts.append(f"guided by recognised words ({things})")
     if config.no_repetition:
         parts.append(f"no {units.removesuffix('s')} twice in succession")
     if config.no_repeated_ngram:

@@ -377,6 +377,9 @@ class SearchConfig:
     """beam: the most recognised things that a caption must name; the most probable ones are kept.
     The search takes up to 2, 4, 8 or 16 times as long. required_words come first: all in all at
     most 4 are required."""
+    guide_bonus: Annotated[float, UpTo(1e6), _Beam] = 0.0
+    """beam: what a caption gains in the ranking by each recognised thing that it names, in the unit
+    of its score, so that naming it is worth only so much. 0: things are required."""
     no_repetition: bool = False
     """Never repeat a word immediately."""
     no_repeated_ngram: Annotated[int, UpTo(_MAX_TOKENS)] = 0

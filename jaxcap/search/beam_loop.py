@@ -186,11 +186,13 @@ def rank_beams(
     ranking: Ranking,
     special: SpecialTokens,
     left: Int[Array, " N"] | None = None,
+    costs: Float[Array, " N"] | float = 0.0,
 ) -> SearchResult:
     """Return the `n` best captions: those with the fewest requirements left, then by score.
 
     Args:
       left: how many requirements each beam does not satisfy; by default 0.
+      costs: subtracted from the score of each beam in ranking.
     """
     if left is None:
         left = jnp.zeros(beams.scores.shape[1], jnp.int32)
@@ -201,7 +203,7 @@ def rank_beams(
     scores = normalise(beams.scores, lengths, ranking.normalisation, ranking.length_penalty)
     scores = jnp.where(exists, scores, NEVER)
     first = jnp.where(exists, left, len(left))
-    order = jnp.lexsort((-scores, first), axis=-1)[:, :n]  # (B, n)
+    order = jnp.lexsort((costs - scores, first), axis=-1)[:, :n]  # (B, n)
     written = gather_beams(written, order)
     # Weights were stored as [time, image, slot], slot being the beam that computed them.
     time = jnp.arange(tokens.shape[-1])

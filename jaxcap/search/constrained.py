@@ -23,6 +23,8 @@ def constrained_beam_search(
     beam_size: int,
     max_length: int,
     partial_beam_size: int | None = None,
+    optional: int = 0,
+    bonus: float = 0.0,
     ranking: Ranking = Ranking(),  # noqa: B008 (immutable)
     processors: Sequence[Processor] = (),
     special: SpecialTokens = SpecialTokens(),  # noqa: B008 (immutable)
@@ -42,6 +44,9 @@ def constrained_beam_search(
         not have. A set without words requires nothing.
       beam_size: beams of the state that accepts captions, in which no set is left.
       partial_beam_size: beams of each other state; by default `beam_size`.
+      optional: how many sets, the last ones, are wishes instead of requirements.
+      bonus: what a caption gains in the ranking by each wish that it fulfils, in the unit of its
+        score.
       ranking: how finished captions are ranked, and how many are returned.
       processors: constraints, applied in order.
 
@@ -103,11 +108,13 @@ def constrained_beam_search(
         processors=processors,
         special=special,
     )
+    necessary = (1 << (required.shape[1] - optional)) - 1
     return rank_beams(
         beams,
         n=ranking.n_best or beam_size,
         ranking=ranking,
-        left=jax.lax.population_count(state_of_beam),
+        left=jax.lax.population_count(state_of_beam & necessary),
+        costs=bonus * jax.lax.population_count(state_of_beam & ~necessary),
         special=special,
     )
 

@@ -218,6 +218,19 @@ def test_recognised_words_are_in_the_captions_of_their_image(
             np.testing.assert_array_equal(result.captions.tokens[row], free.captions.tokens[row])
 
 
+def test_a_bonus_is_all_that_recognised_words_are_worth(guided: Callable[..., Decoded]) -> None:
+    required, rich, poor = (
+        guided(guide=0.5, **options).captions
+        for options in ({}, {"guide_bonus": 1e4}, {"guide_bonus": 1e-4})
+    )
+    np.testing.assert_array_equal(rich.tokens[:, 0], required.tokens[:, 0])
+    assert np.all(poor.scores[:, 0] >= required.scores[:, 0])
+    assert np.any(poor.scores[:, 0] > required.scores[:, 0])
+    # What the user requires is no wish.
+    both = guided(guide=0.5, guide_bonus=1e-4, required_words=("with",))
+    assert all("with" in text.split() for texts in _texts(both.captions) for text in texts)
+
+
 def test_no_more_is_required_than_a_caption_can_hold(guided: Callable[..., Decoded]) -> None:
     assert np.all(guided(guide=0.5, required_words=tuple(WORDS[:4])).captions.satisfied)
 
@@ -335,8 +348,9 @@ def test_a_guide_that_a_model_was_published_with_leaves_other_methods_alone() ->
     check_search(SearchConfig(method="greedy", guide=0.5), VOCABULARY)
     with pytest.raises(InputError, match=r"search.guide has no effect with .*'greedy'"):
         check_heeded({"guide"}, SearchConfig(method="greedy", guide=0.5))
-    with pytest.raises(InputError, match=r"guide_words has no effect without search.guide"):
-        check_heeded({"guide_words"}, SearchConfig(guide_words=1))
+    for option in ("guide_words", "guide_bonus"):
+        with pytest.raises(InputError, match=rf"{option} has no effect without search.guide"):
+            check_heeded({option}, SearchConfig(**{option: 1}))
 
 
 def test_words_are_taken_as_people_write_them() -> None:
@@ -378,6 +392,11 @@ def test_vocabularies_of_an_ensemble_are_the_same() -> None:
             {"guide": 0.6, "guide_words": 1},
             "beam 3, length penalty 1, at most 24 words, "
             "guided by recognised words (p ≥ 0.6, at most 1)",
+        ),
+        (
+            {"guide": 0.6, "guide_bonus": 0.3},
+            "beam 3, length penalty 1, at most 24 words, "
+            "guided by recognised words (p ≥ 0.6, at most 2, bonus 0.3)",
         ),
     ],
 )

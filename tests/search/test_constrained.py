@@ -75,6 +75,33 @@ def test_a_wide_beam_is_brute_force(required: list[list[int]]) -> None:
         assert any(satisfied)
 
 
+@pytest.mark.parametrize("bonus", [0.3, 1e4])
+@pytest.mark.parametrize("required", SETS)
+def test_wishes_are_worth_their_bonus(required: list[list[int]], bonus: float) -> None:
+    """The last set is a wish, the others are required."""
+    chain = Chain.random(0, images=1, time=3, words=3)
+    sentences = chain.sentences(3)
+    result = constrained_beam_search(
+        chain.step,
+        chain.carry,
+        _required(required),
+        beam_size=len(sentences),
+        max_length=3,
+        optional=1,
+        bonus=bonus,
+    )
+    check_against_hand(chain, result)
+    *needed, wish = required
+
+    def value(s: Sentence) -> tuple[float, float]:
+        score = chain.log_prob(0, s) / len(s) + bonus * _satisfies(s, [wish])
+        return -_satisfies(s, needed), -score
+
+    assert captions(result, 0) == sorted(sentences, key=value)
+    satisfied = [_satisfies(s, needed) == len(needed) for s in captions(result, 0)]
+    assert result.satisfied[0].tolist() == satisfied
+
+
 @pytest.mark.parametrize("beam_size", [1, 2, 5])
 @pytest.mark.parametrize("required", SETS)
 def test_a_word_that_the_model_avoids_is_found_all_the_same(
