@@ -15,7 +15,7 @@ import posixpath
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,8 +44,8 @@ def name_of(text: str) -> str:
     return _last(text, 1)
 
 
-def _stem(text: str) -> str:
-    stem, suffix = posixpath.splitext(name_of(text))
+def _stem(text: str, parts: int = 1) -> str:
+    stem, suffix = posixpath.splitext(_last(text, parts))
     return stem if suffix in IMAGE_SUFFIXES else stem + suffix
 
 
@@ -55,18 +55,25 @@ def _number(text: str) -> str | None:
     return match[1] if match else None
 
 
-_RULES: tuple[tuple[str, Callable[[str], str | None]], ...] = (
+_Rule = tuple[str, Callable[[str], str | None]]
+
+
+def _by_last_parts(key: Callable[..., str], how: str = "") -> Iterator[_Rule]:
+    for parts in range(_MOST_PARTS, 1, -1):
+        words = f"by the last {parts} parts of their paths{how}"
+        yield words, functools.partial(key, parts=parts)
+
+
+_RULES: tuple[_Rule, ...] = (
     ("exactly", lambda text: text),
     ("as paths in any spelling", _path),
-    *(
-        (f"by the last {parts} parts of their paths", functools.partial(_last, parts=parts))
-        for parts in range(_MOST_PARTS, 1, -1)
-    ),
+    *_by_last_parts(_last),
     ("without folders", name_of),
     ("without folders and extensions", _stem),
     ("by the number in COCO's file names", _number),
+    *_by_last_parts(_stem, ", without extensions"),
 )
-"""From the strictest to the loosest."""
+"""From the strictest to the loosest; the last ones only where folders tell names apart."""
 
 
 @dataclass(frozen=True)

@@ -522,6 +522,7 @@ LAST_TWO = "by the last 2 parts of their paths"
         ),
         (["/mnt/d/city/1.jpg", "/mnt/d/beach/1.jpg"], LAST_TWO),
         (["../d/city/1.jpg", "../d/beach/1.jpg"], LAST_TWO),
+        (["../d/city/1", "../d/beach/1"], f"{LAST_TWO}, without extensions"),
     ],
 )
 def test_paths_in_any_spelling_find_their_images(names, rule, pictures, held):
