@@ -74,8 +74,8 @@ def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A cluster of two processors on this machine."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_worker_niceness"] = "0"  # 15 by default, which starves on a busy machine
+    # Ray's workers have a niceness of 15 by default, and starve on a busy machine.
+    os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"})
     ray = pytest.importorskip("ray")
     pytest.importorskip("ray.data")
     for attempt in range(4):
