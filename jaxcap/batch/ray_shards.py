@@ -223,8 +223,8 @@ def _open(folder: Path, record: Record, *, restart: bool) -> set[str]:
     there = {name for name in there if not name.startswith(".")}
     if others := sorted(name for name in there if not _FILE.fullmatch(name)):
         raise InputError(
-            f"{folder}: it holds {others[0]}, which is no file of captions. Give an --output of "
-            "its own."
+            f"{folder}: it holds {others[0]}, which is not a file of captions. Give another "
+            "folder as --output."
         )
     if restart:
         record_of(folder).unlink(missing_ok=True)

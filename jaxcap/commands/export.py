@@ -83,8 +83,8 @@ def run(arguments: ExportArguments, console: Console) -> int:
     format = arguments.format or _FORMATS.get(arguments.file.suffix)
     if format is None:
         raise InputError(
-            f"{arguments.file}: unknown format. Let the name end in .safetensors (for jaxcap) or "
-            ".stablehlo (for JAX alone), or give --format."
+            f"{arguments.file}: unknown format. Give a name that ends in .safetensors (for jaxcap) "
+            "or .stablehlo (for JAX alone), or give --format."
         )
     if format == "safetensors" and arguments.attention:
         raise InputError("--attention is for .stablehlo only; leave it out.")
