@@ -78,7 +78,7 @@ maximum_signature_line_length = 80
 
 
 def _write_reference(app: Sphinx) -> None:
-    """Write a page for each package: the package, its modules, and links to the packages in it."""
+    """Write a page for each package: what it exports, the packages in it, and its modules."""
     folder = DOCS / "reference"
     folder.mkdir(exist_ok=True)
     packages = [file.parent for file in sorted((ROOT / "jaxcap").rglob("__init__.py"))]
@@ -86,7 +86,12 @@ def _write_reference(app: Sphinx) -> None:
     for package, name in names.items():
         modules = [f"{name}.{file.stem}" for file in sorted(package.glob("[a-z]*.py"))]
         lines = [name, "=" * len(name), "", f".. automodule:: {name}", ""]
-        lines += [".. toctree::", "   :maxdepth: 1", ""]
+        package_module = importlib.import_module(name)
+        for exported in getattr(package_module, "__all__", ()):
+            home = str(getattr(getattr(package_module, exported), "__module__", ""))
+            if home.startswith(f"{name}."):
+                lines.append(f"- :py:obj:`{name}.{exported} <{home}.{exported}>`")
+        lines += ["", ".. toctree::", "   :maxdepth: 1", ""]
         lines += [f"   {names[inner]}" for inner in packages if inner.parent == package]
         for module in modules:
             lines += ["", module, "-" * len(module), "", f".. automodule:: {module}"]
@@ -117,19 +122,14 @@ def _translate_docstring(
 
 
 def _skip(app: Sphinx, what: str, name: str, member: Any, skip: bool, options: Any) -> bool | None:
-    """Document a name once: in the highest package that exports it, or else in its module."""
+    """Document a name once, in its module, whether it has a docstring or not."""
     module, home = app.env.current_document.autodoc_module, getattr(member, "__module__", None)
     if what == "class":  # Linen's text, and fields: defaults, members of tuples
         foreign = callable(member) and not str(home).startswith("jaxcap")
         value = isinstance(member, type) or type(member).__name__ == "_tuplegetter"
         return True if name == "setup" or foreign or value else None
     if home != module:
-        return True if home == f"{module}.{name}" else None  # a function named like its module
-    while package := module.rpartition(".")[0]:
-        exported = getattr(importlib.import_module(package), "__all__", ())
-        if name in exported and f"{package}.{name}" != home:
-            return True
-        module = package
+        return True if str(home).startswith("jaxcap.") else None
     return False if callable(member) and not name.startswith("_") else None
 
 
