@@ -92,9 +92,7 @@ def test_the_reference_has_every_public_name(tmp_path: Path) -> None:
     )
     with (site / "objects.inv").open("rb") as file:
         inventory = InventoryFile.load(file, "", "/".join)
-    entries = {
-        name for kind, names in inventory.data.items() if kind[:3] == "py:" for name in names
-    }
+    entries = {name for kind, names in inventory.items() if kind[:3] == "py:" for name in names}
     modules = sorted((ROOT / "jaxcap").rglob("[a-z]*.py"))
     assert [name for path in modules for name in _public(path) if name not in entries] == []
     exported = (site / "reference" / "jaxcap.html").read_text("utf-8")
