@@ -127,8 +127,8 @@ class Row(NamedTuple):
 
 
 ROWS = (
-    Row("split captions", "images", (300, 1000, 3000, 10_000, 100_000), _split, 3),
-    Row("split captions", "captions", (1, 3, 10, 30), lambda n: _split(300, n), 3),
+    Row("split captions", "images", (100, 300, 1000, 10_000, 100_000), _split, 3),
+    Row("split captions", "captions", (1, 3, 10, 30), lambda n: _split(100, n), 3),
     Row("encode captions", "images", (1000, 10_000, 100_000, 1_000_000), _encode, 3),
     Row("order an epoch", "images", (1000, 10_000, 100_000, 1_000_000), _order, 3),
     Row("score", "images", (300, 1000, 3000, 10_000, 30_000), _score, 3),
