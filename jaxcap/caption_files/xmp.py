@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from html import escape  # xml.sax would import urllib
 from xml.parsers import expat
-from xml.sax.saxutils import escape
 
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _DC = "http://purl.org/dc/elements/1.1/"
@@ -122,7 +122,7 @@ def with_caption(data: bytes, caption: str) -> bytes:
       ValueError: this is not XMP in UTF-8.
     """
     found = _find(data)
-    text = escape(caption)
+    text = escape(caption, quote=False)
     item = f'<rdf:li xml:lang="x-default">{text}</rdf:li>'
     alternatives = f'<rdf:Alt xmlns:rdf="{_RDF}">{item}</rdf:Alt>'
     if found.caption is not None:

@@ -91,7 +91,7 @@ def open_image(data: bytes | Path, name: str) -> Image.Image:
         raise InputError(f"{name}: the file is empty")
     _silence_pillow()
     try:
-        return Image.open(io.BytesIO(data), formats=_formats())
+        return Image.open(io.BytesIO(data), formats=_formats(data))
     except Image.DecompressionBombError:
         if data[:2] == b"\xff\xd8":
             return _open_large_jpeg(data, name)
@@ -151,7 +151,7 @@ def _size_of(data: bytes) -> tuple[int, int]:
 
 def _format_of(data: bytes) -> str | None:
     """Return the first format that is read whose plugin accepts the first bytes."""
-    for kind in reversed(_formats()):  # AVIF's plugin also accepts some files of HEIF's
+    for kind in reversed(_formats(data)):  # AVIF's plugin also accepts some files of HEIF's
         accepts = Image.OPEN[kind][1]
         if accepts is not None and accepts(data[:16]) is True:
             return kind
@@ -170,7 +170,7 @@ def _reason(data: bytes) -> str:
             Image.OPEN[kind][0](io.BytesIO(data), "")
         except Exception as error:
             return f"the header of this {kind} file is damaged: {error}"
-    return f"not an image in one of the formats that are read: {', '.join(_formats())}"
+    return f"not an image in one of the formats that are read: {', '.join((*FORMATS, *_extras()))}"
 
 
 def _without_png_metadata(data: bytes) -> bytes | None:
@@ -187,15 +187,28 @@ def _without_png_metadata(data: bytes) -> bytes | None:
     return shorter if len(shorter) < len(data) else None
 
 
+def _formats(data: bytes) -> tuple[str, ...]:
+    """Return the formats that a file may be opened in; optional libraries load only for theirs."""
+    _load_plugins()
+    is_optional = data[:2] == b"\xff\x0a" or data[4:8] in (b"JXL ", b"ftyp")
+    return (*FORMATS, *_extras()) if is_optional else FORMATS
+
+
 @functools.cache
-def _formats() -> tuple[str, ...]:
-    Image.init()
+def _load_plugins() -> None:
+    # `Image.init` would import Pillow's plugins of 40 formats that are never opened.
+    for name in ("Avif", "Bmp", "Gif", "Jpeg2K", "Jpeg", "Png", "Ppm", "Tiff", "WebP"):
+        importlib.import_module(f"PIL.{name}ImagePlugin")
+
+
+@functools.cache
+def _extras() -> tuple[str, ...]:
     found = []
     for kind, (module, register) in _EXTRAS.items():
         with contextlib.suppress(ImportError):
             getattr(importlib.import_module(module), register)()
             found.append(kind)
-    return (*FORMATS, *found)
+    return tuple(found)
 
 
 def _silence_pillow() -> None:
