@@ -11,6 +11,7 @@ import os
 import re
 import typing
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from docutils import nodes
@@ -127,7 +128,10 @@ def _skip(app: Sphinx, what: str, name: str, member: Any, skip: bool, options: A
     if what == "class":  # Linen's text, and fields: defaults, members of tuples
         foreign = callable(member) and not str(home).startswith("jaxcap")
         value = isinstance(member, type) or type(member).__name__ == "_tuplegetter"
-        return True if name == "setup" or foreign or value else None
+        if name == "setup" or foreign or value:
+            return True
+        method = isinstance(member, FunctionType | property)
+        return False if method and not name.startswith("_") else None
     if home != module:
         return True if str(home).startswith("jaxcap.") else None
     return False if callable(member) and not name.startswith("_") else None
