@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcap import search
 from jaxcap.search import NEVER, SearchResult
 
 PAD, BOS, EOS, UNK = range(4)
@@ -17,6 +19,23 @@ IMPOSSIBLE = -1e4
 POSITIONS = 2
 
 Sentence = tuple[int, ...]
+
+
+def _jitted(search: Callable[..., SearchResult]) -> Callable[..., SearchResult]:
+    """One program for each search. Op by op, JAX would compile a hundred for each new shape."""
+
+    @functools.wraps(search)
+    def run(step: Any, *arrays: Any, **options: Any) -> SearchResult:
+        return jax.jit(functools.partial(search, step, **options))(*arrays)
+
+    return run
+
+
+beam_search = _jitted(search.beam_search)
+constrained_beam_search = _jitted(search.constrained_beam_search)
+diverse_beam_search = _jitted(search.diverse_beam_search)
+greedy_search = _jitted(search.greedy_search)
+sample = _jitted(search.sample)
 
 
 class Output(NamedTuple):

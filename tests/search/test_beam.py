@@ -19,10 +19,13 @@ from chains import (
     UNK,
     Chain,
     Sentence,
+    beam_search,
     captions,
     check_against_hand,
     count_steps,
+    greedy_search,
     only,
+    sample,
     stepper,
 )
 
@@ -30,10 +33,7 @@ from jaxcap.search import (
     NEVER,
     Ranking,
     SearchResult,
-    beam_search,
-    greedy_search,
     length_between,
-    sample,
 )
 
 

@@ -19,14 +19,19 @@ from chains import (
     UNK,
     Chain,
     Sentence,
+    beam_search,
     captions,
     check_against_hand,
+    constrained_beam_search,
     count_steps,
     only,
     stepper,
 )
 
-from jaxcap.search import SearchResult, beam_search, constrained_beam_search, length_between
+from jaxcap.search import (
+    SearchResult,
+    length_between,
+)
 from jaxcap.search.processors import never
 
 SETS = [

@@ -11,9 +11,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from chains import BOS, EOS, PAD, UNK, Chain, Sentence, captions, check_against_hand, stepper
+from chains import (
+    BOS,
+    EOS,
+    PAD,
+    UNK,
+    Chain,
+    Sentence,
+    beam_search,
+    captions,
+    check_against_hand,
+    diverse_beam_search,
+    stepper,
+)
 
-from jaxcap.search import Ranking, SearchResult, beam_search, diverse_beam_search
+from jaxcap.search import (
+    Ranking,
+    SearchResult,
+)
 
 
 def _by_hand(

@@ -7,9 +7,13 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from chains import Chain, captions
+from chains import (
+    Chain,
+    beam_search,
+    captions,
+    constrained_beam_search,
+)
 
-from jaxcap.search import beam_search, constrained_beam_search
 from jaxcap.search.guiding import guide_requirements, word_forms
 
 VOCABULARY = ("<pad>", "<bos>", "<eos>", "<unk>", "cat", "dog", "cats", "red", "dogs", "cup")

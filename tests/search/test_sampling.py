@@ -13,9 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from chains import BOS, PAD, UNK, Chain, captions, check_against_hand, stepper
-
-from jaxcap.search import sample
+from chains import (
+    BOS,
+    PAD,
+    UNK,
+    Chain,
+    captions,
+    check_against_hand,
+    sample,
+    stepper,
+)
 
 
 def _filtered(log_probs: np.ndarray, *, temperature: float, top_k: int, top_p: float) -> np.ndarray:

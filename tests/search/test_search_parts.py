@@ -13,17 +13,22 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from chains import Chain, captions, check_against_hand, log_softmax
+from chains import (
+    Chain,
+    beam_search,
+    captions,
+    check_against_hand,
+    constrained_beam_search,
+    diverse_beam_search,
+    greedy_search,
+    log_softmax,
+    sample,
+)
 
 from jaxcap.search import (
     SearchResult,
     average,
-    beam_search,
-    constrained_beam_search,
-    diverse_beam_search,
-    greedy_search,
     normalise,
-    sample,
 )
 from jaxcap.search.guiding import guide_requirements, word_forms
 from jaxcap.search.processors import never, no_ending_on, no_repeated_ngram, no_repetition
