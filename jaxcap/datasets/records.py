@@ -70,7 +70,14 @@ class Records:
 
     def _parts(self) -> list[Any]:
         """Return TFDS's `FileInstruction`s: the files of the split, and the records of each."""
-        parts: list[Any] = self._builder.info.splits[self._split].file_instructions
+        split = self._builder.info.splits[self._split]
+        try:
+            parts: list[Any] = split.file_instructions
+        except Exception as error:  # TFDS builds file names from what its JSON says
+            raise InputError(
+                f"{self._directory}: the description of the data set is damaged: {error}. Prepare "
+                "the data set again, or copy the folder again"
+            ) from error
         return parts
 
     def _file_of(self, index: int) -> str:
