@@ -227,10 +227,10 @@ def check_heeded(options: Container[str], search: SearchConfig) -> None:
             "search.length_penalty has no effect with search.length_normalisation "
             f"'{normalisation}'; leave it out, or give exponent or gnmt."
         )
-    for option in ("guide_words", "guide_bonus"):
-        if option in options and not search.guide:
+    for name in ("guide_words", "guide_bonus"):
+        if name in options and not search.guide:
             raise InputError(
-                f"search.{option} has no effect without search.guide; leave it out, or give a "
+                f"search.{name} has no effect without search.guide; leave it out, or give a "
                 "probability as the guide, such as 0.5."
             )
     constrained = search.required_words or search.guide

@@ -97,7 +97,7 @@ class AttentionDecoder(Decoder[Carry, Context, State]):
             self.no_image = self.param(
                 "no_image", nn.initializers.normal(0.02), (self.attention_size,)
             )
-            self.copy = CopyScores(self.attention_size, self.dtype)
+            self.copy_scores = CopyScores(self.attention_size, self.dtype)
             self.drop_image = Dropout(self.image_dropout, self.axis_name)
 
     def start(
@@ -114,15 +114,16 @@ class AttentionDecoder(Decoder[Carry, Context, State]):
           words: for a decoder that reads words.
         """
         if words is None:
-            a, present = self._positions(features, train=train), None
+            a = self._positions(features, train=train)
         else:
             a = self._positions_if_any(features, images=words.ids.shape[0], train=train)
             of_words, present = self.words(words, self.word_embed, train=train)
         mean = a.mean(axis=1, keepdims=True)  # (B, 1, A)
         carry = (jnp.tanh(self.init_c(mean)), jnp.tanh(self.init_h(mean)))
-        if words is not None:
-            a = jnp.concatenate([a, of_words], axis=1)
-        return carry, Context(a, self.key(a), present, None if words is None else words.ids)
+        if words is None:
+            return carry, Context(a, self.key(a))
+        a = jnp.concatenate([a, of_words], axis=1)
+        return carry, Context(a, self.key(a), present, jnp.asarray(words.ids))
 
     def _positions(self, features: Any, *, train: bool) -> Float[Array, "B P A"]:
         return self.drop_feature(nn.relu(self.project(features)), deterministic=not train)
@@ -171,7 +172,7 @@ class AttentionDecoder(Decoder[Carry, Context, State]):
         if context.present is None or context.ids is None:
             return state, weights
         words = context.annotations[:, context.positions :]
-        scores = self.copy(state.h, words, context.present)
+        scores = self.copy_scores(state.h, words, context.present)
         return state._replace(copies=Copies(scores, context.ids)), weights
 
     def readout(self, state: State, *, train: bool) -> Float[Array, "B N *T V"]:

@@ -257,7 +257,7 @@ def test_a_decoder_without_recognised_words_keeps_its_parameters() -> None:
     plain = AttentionDecoder(**WIDE)
     params = jax.eval_shape(lambda: plain.init(jax.random.key(0), *inputs(), train=False))["params"]
     reading = random_params(AttentionDecoder(reads_words=True, **WIDE))
-    assert set(reading) - set(params) == {"words", "no_image", "copy"}
+    assert set(reading) - set(params) == {"words", "no_image", "copy_scores"}
     assert set(params) <= set(reading)
 
 
