@@ -13,9 +13,9 @@ name one share of the steps for each data set.
 
 The first stage trains the detector of words. The second trains the decoder on a frozen
 EfficientNet-Lite2, the third also the encoder from stride 16 on, and the fourth maximises CIDEr-D.
-Captions without photographs are read in all stages but the first, in the second and the last with
-a random photograph beside them, so that the decoder learns to believe recognised words. The packaged
-model was trained by these stages, but not in one run: see `docs/model_card.md`.
+All stages but the first read captions without photographs, the second and the last with a random
+photograph beside them, so that the decoder learns to believe recognised words. The packaged model
+was trained in stages such as these, but not in one run: see `docs/model_card.md`.
 """
 
 from jaxcap.config import (
