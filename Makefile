@@ -10,7 +10,7 @@ SEARCH ?=
 DATA ?=
 # Splits to calibrate confidence on, that of the training's kind first: flickr8k:dev coco:val
 CALIBRATE ?=
-MODEL := jaxcap/pretrained/flickr8k.safetensors
+MODEL := jaxcap/pretrained/captioner.safetensors
 
 .PHONY: help setup demo model test test-fast tour docs fuzz parity bench lint format clean
 
@@ -69,7 +69,7 @@ demo: $(VENV)/.setup
 # Export a run as the packaged model and score it: make model RUN=runs/NAME SEARCH="--beam-size 5"
 model: $(VENV)/.setup
 	$(BIN)/jaxcap export $(RUN) $(MODEL) --dtype bfloat16 $(SEARCH) --force \
-	  --note "Flickr8k; research and education only" \
+	  --note "Flickr8k, Flickr30k, COCO captions; research and education only" \
 	  $(if $(CALIBRATE),--calibrate $(CALIBRATE) $(DATA))
 	$(BIN)/jaxcap evaluate $(MODEL) --split dev --output runs/model $(DATA)
 	cp runs/model/metrics-dev.json $(MODEL:.safetensors=.json)

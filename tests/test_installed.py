@@ -100,7 +100,7 @@ def test_every_file_of_the_package_is_in_the_wheel(installed: Path) -> None:
         for path in package.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     ]
-    assert Path("pretrained/flickr8k.safetensors") in files
+    assert Path("pretrained/captioner.safetensors") in files
     assert not [path for path in files if not (installed / "jaxcap" / path).is_file()]
 
 

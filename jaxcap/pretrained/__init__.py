@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jaxcap.errors import InputError
 
-DEFAULT = "flickr8k"
+DEFAULT = "captioner"
 """The model that captions where none is named."""
 
 
