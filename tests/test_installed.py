@@ -127,7 +127,7 @@ def test_no_message_names_a_file_of_the_checkout(installed: Path) -> None:
         docstrings = {
             id(node.body[0].value)
             for node in ast.walk(tree)
-            if isinstance(node, ast.Module | ast.FunctionDef)
+            if isinstance(node, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef)
             and node.body
             and isinstance(node.body[0], ast.Expr)
         }

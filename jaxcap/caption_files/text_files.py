@@ -69,7 +69,7 @@ def read_text(path: Path) -> str:
         with path.open("rb") if path.parts[:2] == ("/", "dev") else open_file(path) as file:
             data = file.read()
         if path.suffix.lower() == ".gz":
-            at_most = _MAX_BYTES + _MAX_RATIO * len(data)
+            at_most = MAX_BYTES + _MAX_RATIO * len(data)
             with gzip.open(io.BytesIO(data)) as compressed:
                 data = compressed.read(at_most + 1)
             if len(data) > at_most:
@@ -86,7 +86,7 @@ def read_text(path: Path) -> str:
     return text
 
 
-_MAX_BYTES, _MAX_RATIO = 1 << 26, 100
+MAX_BYTES, _MAX_RATIO = 1 << 26, 100
 """Bounds of what a compressed file may unpack to. Captions are compressed 3 to 10 times."""
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"

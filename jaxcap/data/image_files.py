@@ -22,8 +22,8 @@ from jaxcap.errors import InputError
 from jaxcap.files import read_bytes
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
-"""Pillow's names of the formats that are opened, besides those of `_EXTRAS`."""
-_EXTRAS = {"HEIF": ("pillow_heif", "register_heif_opener"), "JXL": ("pylibjxl", "register_pillow")}
+"""Pillow's names of the formats that are opened, besides those of `EXTRAS`."""
+EXTRAS = {"HEIF": ("pillow_heif", "register_heif_opener"), "JXL": ("pylibjxl", "register_pillow")}
 """Formats of optional libraries: the module, and the function that registers its plugin. Both read
 the size of an image before they decode it, so memory is bounded."""
 
@@ -162,7 +162,7 @@ def _reason(data: bytes) -> str:
     """Say why a file was not opened: what it is instead, or what its decoder complains of."""
     start = data[:256].lstrip(b"\xef\xbb\xbf \t\r\n") if data[:1] in b"\xef \t\r\n<" else data
     kind = _format_of(data)
-    for magic, offset, what in _STRANGERS if kind not in _EXTRAS else ():
+    for magic, offset, what in _STRANGERS if kind not in EXTRAS else ():
         if start[offset : offset + len(magic)].lower() == magic:
             return what
     if kind is not None:
@@ -170,7 +170,7 @@ def _reason(data: bytes) -> str:
             Image.OPEN[kind][0](io.BytesIO(data), "")
         except Exception as error:
             return f"the header of this {kind} file is damaged: {error}"
-    return f"not an image in one of the formats that are read: {', '.join((*FORMATS, *_extras()))}"
+    return f"not an image in one of the formats that are read: {', '.join((*FORMATS, *extras()))}"
 
 
 def _without_png_metadata(data: bytes) -> bytes | None:
@@ -191,7 +191,7 @@ def _formats(data: bytes) -> tuple[str, ...]:
     """Return the formats that a file may be opened in; optional libraries load only for theirs."""
     _load_plugins()
     is_optional = data[:2] == b"\xff\x0a" or data[4:8] in (b"JXL ", b"ftyp")
-    return (*FORMATS, *_extras()) if is_optional else FORMATS
+    return (*FORMATS, *extras()) if is_optional else FORMATS
 
 
 @functools.cache
@@ -202,9 +202,10 @@ def _load_plugins() -> None:
 
 
 @functools.cache
-def _extras() -> tuple[str, ...]:
+def extras() -> tuple[str, ...]:
+    """Return Pillow's names of the formats whose extra is installed, and register them."""
     found = []
-    for kind, (module, register) in _EXTRAS.items():
+    for kind, (module, register) in EXTRAS.items():
         with contextlib.suppress(ImportError):
             getattr(importlib.import_module(module), register)()
             found.append(kind)

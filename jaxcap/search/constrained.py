@@ -82,12 +82,14 @@ def constrained_beam_search(
         moving = (scores[..., None] + gains, beam, words.ids[:, None], gains)
         found = Candidates(
             *(
-                jnp.concatenate([x, jnp.broadcast_to(y, gains.shape).reshape(len(x), -1)], axis=1)
+                jnp.concatenate(
+                    [x, jnp.broadcast_to(y, gains.shape).reshape(x.shape[0], -1)], axis=1
+                )
                 for x, y in zip(staying, moving, strict=True)
             )
         )
         states = jnp.concatenate(
-            [state_of_beam[staying.parents], arrival.reshape(len(scores), -1)], axis=1
+            [state_of_beam[staying.parents], arrival.reshape(scores.shape[0], -1)], axis=1
         )
 
         def of_state(state: int) -> Choice:

@@ -248,7 +248,7 @@ def test_bad_folders_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         opened(out)
     assert opened(out, restart=True) == shards
     (out / "letter.txt").touch()
-    with pytest.raises(InputError, match=r"out: it holds letter\.txt, which is no file of capt"):
+    with pytest.raises(InputError, match=r"out: it holds letter\.txt, which is not a file of capt"):
         opened(out, restart=True)
     with pytest.raises(InputError, match=r"letter\.txt: cannot write there: "):
         opened(out / "letter.txt")

@@ -31,6 +31,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
 
 
 @pytest.mark.slow
+# Clients that vanish leave their sockets to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_no_request_is_lost_over_a_restart(model: Path, images: list[bytes]) -> None:
     import serve
 
@@ -38,6 +40,8 @@ def test_no_request_is_lost_over_a_restart(model: Path, images: list[bytes]) -> 
 
 
 @pytest.mark.slow
+# Clients that vanish leave their sockets to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_damaged_requests_do_no_harm(model: Path, images: list[bytes]) -> None:
     import serve
 

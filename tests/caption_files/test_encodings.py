@@ -58,7 +58,7 @@ def test_a_compressed_file_may_not_unpack_to_any_size(
     path = tmp_path / "captions.txt.gz"
     path.write_bytes(gzip.compress(b"a dog\n" * 10_000))
     assert read_text(path) == "a dog\n" * 10_000
-    monkeypatch.setattr(text_files, "_MAX_BYTES", 1000)
+    monkeypatch.setattr(text_files, "MAX_BYTES", 1000)
     with pytest.raises(InputError, match=r"gz: unpacks to more than 100 times its size"):
         read_text(path)
 

@@ -228,7 +228,7 @@ def test_a_decoder_without_attention_has_none_to_return(run, tmp_path) -> None:
     config = dataclasses.replace(
         run.config, decoder=dataclasses.replace(run.config.decoder, name="lstm")
     )
-    with pytest.raises(InputError, match="decoder 'lstm' has none"):
+    with pytest.raises(InputError, match="decoder 'lstm' has no attention"):
         export.write_program(
             dataclasses.replace(run.single, config=config), tmp_path / "x.stablehlo", attention=True
         )

@@ -493,7 +493,7 @@ def test_a_published_model_captions_as_its_run(run, scenes, tmp_path):
         ("config.json", "{", "config.json: not a readable configuration"),
         ("config.json", '{"data": {"nam": "shapes"}}', "no option 'nam'.*Did you mean 'name'"),
         ("config.json", "[]", "config.json: expected a table"),
-        ("config.json", '{"encoder": {"name": "resnet18"}}', "another model"),
+        ("config.json", '{"encoder": {"name": "resnet18"}}', "is not the one that config"),
         ("vocabulary.json", "{", "vocabulary.json: not a readable vocabulary"),
         ("vocabulary.json", '{"words": ["a"]}', "begins with <pad>"),
     ],

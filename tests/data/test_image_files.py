@@ -70,13 +70,13 @@ def test_formats_of_extras_are_read_upright_and_within_bounds(
 def test_formats_of_absent_extras_are_named(
     data: bytes, way_out: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_files, "_EXTRAS", {})
-    image_files._extras.cache_clear()
+    monkeypatch.setattr(image_files, "EXTRAS", {})
+    image_files.extras.cache_clear()
     try:
         with pytest.raises(InputError, match=rf"^photo\.jpg: {way_out} to read it$"):
             images.decode(data, name="photo.jpg")
     finally:
-        image_files._extras.cache_clear()
+        image_files.extras.cache_clear()
 
 
 @pytest.mark.parametrize("kind", ["EPS", "PCX", "TGA", "ICO", "PDF", "SGI"])

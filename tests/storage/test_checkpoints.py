@@ -122,7 +122,9 @@ def test_another_model_is_refused_by_naming_what_differs(tmp_path):
                 lambda like=like: checkpoints.restore(1, like),
                 lambda like=like: checkpoints.restore_variables(1, like.variables),
             ):
-                with pytest.raises(InputError, match="another model") as caught:
+                with pytest.raises(
+                    InputError, match="is not the one that config.json describes"
+                ) as caught:
                     restore()
                 assert len(str(caught.value).removeprefix(str(tmp_path))) < 300
         with pytest.raises(InputError) as caught:

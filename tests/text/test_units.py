@@ -257,7 +257,7 @@ def test_words_of_every_script_keep_their_letters(caption: str, words: str) -> N
 def test_damaged_units_are_named(text: Any, tmp_path: Path) -> None:
     path = tmp_path / "vocabulary.json"
     path.write_text(json.dumps({"words": [*SPECIALS, "a"], "text": text}))
-    with pytest.raises(InputError, match=r"vocabulary\.json(\.text|: no SentencePiece)"):
+    with pytest.raises(InputError, match=r"vocabulary\.json(\.text|: not a SentencePiece)"):
         Vocabulary.load(path)
 
 

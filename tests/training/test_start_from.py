@@ -51,7 +51,7 @@ def test_a_resumed_training_must_have_the_words_of_the_other(tiny_run, tiny_conf
     [
         (
             {"decoder__hidden_size": 7},
-            r"has other parameters .* describes: decoder\.hidden_size is 7 here and",
+            r"does not have the parameters .* describes: decoder\.hidden_size is 7 here and",
         ),
         ({"data__units": "characters"}, r"in words, but data\.units is characters\. Give"),
     ],

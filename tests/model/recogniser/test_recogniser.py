@@ -302,7 +302,7 @@ def test_a_recogniser_of_what_stays_frozen_is_made(options: dict[str, Any]) -> N
 
 @pytest.mark.slow
 def test_the_published_classifier_sees_a_cat() -> None:
-    from jaxcap.model.encoders.weights import load_classifier, load_weights
+    from jaxcap.model.encoders.weights.loading import load_classifier, load_weights
 
     name, side = "efficientnet_lite2", 260
     words = (*SPECIALS, "beautiful", "dog", "cat", "coffee", "piano", "elephant", "car", "boat")
