@@ -123,7 +123,7 @@ def test_another_model_is_refused_by_naming_what_differs(tmp_path):
                 lambda like=like: checkpoints.restore_variables(1, like.variables),
             ):
                 with pytest.raises(
-                    InputError, match="is not the one that config.json describes"
+                    InputError, match=r"is not the one that config\.json describes"
                 ) as caught:
                     restore()
                 assert len(str(caught.value).removeprefix(str(tmp_path))) < 300
