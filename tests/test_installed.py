@@ -155,7 +155,7 @@ def test_from_photographs_to_a_model_of_ones_own(newcomer: Newcomer) -> None:
 
     # Judge the model in the package, in two ways.
     judged = jaxcap("evaluate", "--data", "posters", "--split", "test", "--beam-size", "1")
-    results = "evaluations/flickr8k/{}-posters-test"
+    results = "evaluations/captioner/{}-posters-test"
     assert results.format("report") + ".html" in judged.stderr
     predictions = results.format("predictions") + ".json"
     scores = jaxcap("score", predictions, "posters:test", "--json").stdout
