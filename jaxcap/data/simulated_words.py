@@ -134,9 +134,8 @@ class SimulatedWords:
 
     @functools.cached_property
     def _frequent(self) -> frozenset[int]:
-        counts = np.bincount(self.captions.rows.values)
-        captions = counts[EOS] if len(counts) > EOS else 0
-        return frozenset(np.flatnonzero(counts > FREQUENT * max(captions, 1)).tolist())
+        counts = np.bincount(self.captions.rows.values, minlength=EOS + 1)  # one <eos> a caption
+        return frozenset(np.flatnonzero(counts > FREQUENT * counts[EOS]).tolist())
 
     @functools.cached_property
     def _ids(self) -> Int[np.ndarray, " recognisable"]:

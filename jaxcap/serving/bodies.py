@@ -93,7 +93,7 @@ def form_files(content_type: str, body: bytes) -> dict[str, list[Upload]]:
     state that a stranger could confuse.
 
     Raises:
-      InputError: the body is not such a form, or has more than `MAX_PARTS` parts.
+      InputError: the body is not a complete form, or has more than `MAX_PARTS` parts.
     """
     boundary = _parameter("content-type", content_type, "boundary")
     if not boundary or len(boundary) > 70:  # the limit of RFC 2046
@@ -147,7 +147,7 @@ def base64_images(values: Any) -> list[Upload]:
     """Decode the images of a list of base64 texts. Addresses are refused, never fetched.
 
     Raises:
-      InputError: it is not such a list, or has more than `MAX_PARTS` images.
+      InputError: `images` is not a list of base64 strings, or has more than `MAX_PARTS` images.
     """
     if not isinstance(values, list) or not 1 <= len(values) <= MAX_PARTS:
         raise InputError(f"images must be a list of 1 to {MAX_PARTS} images in base64.")
