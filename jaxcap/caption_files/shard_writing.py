@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from jaxcap.caption_files.formats import Key
+from jaxcap.caption_files.writing import in_use
 from jaxcap.captioning.results import Caption, Captioned
 from jaxcap.errors import InputError
 from jaxcap.files import check_space, lock_file, replacing
@@ -80,10 +81,7 @@ class ShardWriter:
             except OSError as failure:
                 raise self._failed(failure) from failure
             if not alone:
-                raise InputError(
-                    f"{self.path}: another process is writing this file. Give each process its own "
-                    "--part and its own --output."
-                )
+                raise in_use(self.path)
             if self.path.exists() and not self.restart:
                 raise InputError(
                     f"{self.path}: the file exists. The captions of a shard are written as a "

@@ -187,10 +187,7 @@ class CaptionWriter(_Keyed):
         except OSError as error:
             raise self._failed(error) from error
         if not alone:
-            raise InputError(
-                f"{self.path}: another process is writing this file. Give each process its own "
-                "--part and its own --output."
-            )
+            raise in_use(self.path)
 
     def __enter__(self) -> CaptionWriter:
         return self
@@ -245,6 +242,14 @@ class CaptionWriter(_Keyed):
             f"{self.path}: cannot write: {error.strerror}. The file holds the captions of "
             f"{len(self.keys)} images. Once the cause is removed, the same command continues it."
         )
+
+
+def in_use(path: Path) -> InputError:
+    """Return the error for a file of captions that another process has locked."""
+    return InputError(
+        f"{path}: another process is writing this file. Give each process its own --part and its "
+        "own --output."
+    )
 
 
 def _write_all(file: int, data: bytes, offset: int) -> None:
