@@ -89,7 +89,19 @@ class TrainingData:
                 )
             if not has_images(each.source):
                 _check_text(name, config)
+                self._check_random_images(name, config.data)
         return steps_of_epoch(shares, [len(each.captions) // size for each in self.sets.values()])
+
+    def _check_random_images(self, name: str, data: DataConfig) -> None:
+        """Refuse to show random images where no data set with images is read."""
+        read = [
+            each for each, share in zip(self.sets.values(), self.shares(data), strict=True) if share
+        ]
+        if data.random_images and not any(has_images(each.source) for each in read):
+            raise InputError(
+                f"data.random_images is true, but '{name}' is read without any data set of images. "
+                "Give one a weight above 0, or --data.no-random-images."
+            )
 
     def record(self, number: int) -> dict[str, Any]:
         """Return the record with a number, as batches have them."""
