@@ -17,6 +17,7 @@ import jaxcap
 from jaxcap import hub, pretrained
 from jaxcap.captioning import loaded_model
 from jaxcap.captioning.decoding import describe
+from jaxcap.captioning.export import export_program
 from jaxcap.commands import caption, evaluate
 from jaxcap.config import Config, from_dict
 from jaxcap.errors import InputError
@@ -83,6 +84,12 @@ def test_every_picture_has_its_author_and_licence():
         assert (EXAMPLES / name).stat().st_size <= 60_000
         with Image.open(EXAMPLES / name) as image:
             assert max(image.size) <= 640
+
+
+def test_its_program_takes_any_number_of_images():
+    program = export_program(jaxcap.load().single)
+    assert str(program.in_avals[0]) == "uint8[b,256,256,3]"
+    assert str(program.out_avals[0]) == "int32[b,5,25]"
 
 
 def test_captions_without_a_model_being_named(about, capsys, monkeypatch, tmp_path):

@@ -20,6 +20,7 @@ A annotation width   H width of the hidden state   V vocabulary
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -54,11 +55,14 @@ class Copies(NamedTuple):
         """
         between = (1,) * (logits.ndim - 2)
         ids = self.ids.reshape(self.ids.shape[0], *between, -1)
-        ids = jnp.broadcast_to(ids, self.scores.shape)
-        said = jnp.take_along_axis(logits, ids, axis=-1)
-        more = nn.softplus(self.scores - said)
-        at = jnp.indices(ids.shape, sparse=True)[:-1]
-        return logits.at[(*at, ids)].add(more)
+        return _with_copies(logits, self.scores, ids)
+
+
+@partial(jnp.vectorize, signature="(v),(k),(k)->(v)")
+def _with_copies(
+    logits: Float[Array, " V"], scores: Float[Array, " K"], ids: Int[Array, " K"]
+) -> Float[Array, " V"]:
+    return logits.at[ids].add(nn.softplus(scores - logits[ids]))
 
 
 class CopyScores(nn.Module):
