@@ -116,7 +116,7 @@ class AttentionDecoder(Decoder[Carry, Context, State]):
         if words is None:
             a = self._positions(features, train=train)
         else:
-            a = self._positions_if_any(features, images=words.ids.shape[0], train=train)
+            a = self._positions_if_any(features, words, train=train)
             of_words, present = self.words(words, self.word_embed, train=train)
         mean = a.mean(axis=1, keepdims=True)  # (B, 1, A)
         carry = (jnp.tanh(self.init_c(mean)), jnp.tanh(self.init_h(mean)))
@@ -129,8 +129,9 @@ class AttentionDecoder(Decoder[Carry, Context, State]):
         return self.drop_feature(nn.relu(self.project(features)), deterministic=not train)
 
     def _positions_if_any(
-        self, features: Float[Array, "B P D"] | None, *, images: int, train: bool
+        self, features: Float[Array, "B P D"] | None, words: RecognisedWords, *, train: bool
     ) -> Float[Array, "B P A"]:
+        images = words.ids.shape[0]
         if features is None:
             return jnp.broadcast_to(self.no_image, (images, 1, self.attention_size))
         a = self._positions(features, train=train)
