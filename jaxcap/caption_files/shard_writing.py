@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import re
-import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -115,6 +114,8 @@ def _numbers(caption: Caption) -> dict[str, float]:
 
 
 def _write_tar(path: Path, captions: dict[str, Caption]) -> None:
+    import tarfile  # every start of `jaxcap caption` imports this file
+
     with tarfile.open(path, "w") as tar:
         for key, caption in captions.items():
             values = json.dumps({"caption": caption.text, **_numbers(caption)}, ensure_ascii=False)

@@ -11,13 +11,13 @@ import functools
 import unicodedata
 from typing import Any
 
-import regex
-
 from jaxcap.metrics.treebank_characters import DIGIT, LETTER, MARK
 
 
 @functools.cache
 def _lost() -> Any:
+    import regex  # slow to import, and ASCII needs none of it
+
     known = f"{LETTER}{MARK}{DIGIT}"
     # A mark counts only within a word: emoji have marks as well.
     return regex.compile(

@@ -162,7 +162,15 @@ def _program(
             return function
         store.put(key, content)
     # Also after exporting: the next process then finds XLA's cache entry for this very program.
-    program = jax.jit(jax.export.deserialize(bytearray(content)).call)
+    exported = jax.export.deserialize(bytearray(content))
+    # To call a program for CPUs, JAX first imports SciPy for its LAPACK, which takes a fifth of a
+    # command's start. Captioners have no linear algebra, so call it as one for no platform.
+    exported = dataclasses.replace(
+        exported,
+        platforms=("any",),
+        disabled_safety_checks=(jax.export.DisabledSafetyCheck.platform(),),
+    )
+    program = jax.jit(exported.call)
     return lambda *arguments: result(*program(*jax.tree.leaves(arguments)))
 
 

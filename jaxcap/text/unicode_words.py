@@ -11,11 +11,11 @@ import functools
 import unicodedata
 from typing import Any
 
-import regex
-
 
 @functools.cache
 def _words() -> Any:
+    import regex  # slow to import, and captions from known words need none of it
+
     part = r"[\p{L}\p{M}\p{N}\p{Join_Control}]"
     middle = r"[\p{WB=MidLetter}\p{WB=MidNumLet}\p{WB=MidNum}\p{WB=Single_Quote}]"
     return regex.compile(rf"(?={part}*[\p{{L}}\p{{N}}]){part}+(?:{middle}{part}+)*")

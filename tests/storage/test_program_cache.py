@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,6 +60,22 @@ def test_nothing_is_traced_twice(tmp_path):
     assert (traced, found.rows.tolist()) == (1, [8.0])
     assert call(store, identity="others")[0] == 1
     assert call(store)[0] == 0
+
+
+def test_a_start_imports_nothing_slow_that_captioning_does_not_need(tmp_path):
+    program = """if True:
+        import sys
+        from pathlib import Path
+        import jax, jax.numpy as jnp
+        import jaxcap.caption_files.shard_writing, jaxcap.captioning.loaded_model
+        from jaxcap.storage.program_cache import Store, kept
+        add = kept(jax.jit(lambda x: x + 1), Store(Path(sys.argv[1])), result=float, identity="")
+        assert add(jnp.float32(2)) == 3
+        print({"scipy", "regex", "tarfile"} & set(sys.modules))
+        """
+    command = [sys.executable, "-c", program, str(tmp_path / "store")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 def test_arrays_on_several_devices_are_computed_there(tmp_path):
