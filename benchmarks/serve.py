@@ -161,8 +161,14 @@ class Client:
         self._connection: http.client.HTTPConnection | None = None
         self.retries = 0
 
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+
     def post(self, path: str, body: bytes) -> tuple[int, bytes]:
-        """Return status and body; try again for a minute where nothing answers or there is 503."""
+        """Return status and body; for two minutes, try again where nothing answers or with 503."""
         until = time.monotonic() + 120
         while True:
             try:
@@ -174,7 +180,7 @@ class Client:
                 if status != 503:
                     return status, content
             except (OSError, http.client.HTTPException):
-                self._connection = None
+                self.close()
             if time.monotonic() > until:
                 raise TimeoutError("no answer")
             self.retries += 1
@@ -323,6 +329,8 @@ def load_test(
         list(pool.map(send, range(requests)))
     spent = time.monotonic() - began
     restart.join()
+    for each in everybody:
+        each.close()
     printed.append(server.stop())
     for text in printed:
         last = text.splitlines()[-1]
@@ -352,7 +360,9 @@ def mutated_test(model: Path, image: bytes, *, tries: range) -> list[str]:
 
     server = start(model, "--batch-size", "1", "--timeout", "10")
     small = _small(image)
-    right = Client(server.port).post("/v1/caption", small)
+    client = Client(server.port)
+    right = client.post("/v1/caption", small)
+    client.close()
     faults: list[str] = []
     outcomes: Counter[str] = Counter()
     seeds = list(_requests(small))
@@ -371,8 +381,9 @@ def mutated_test(model: Path, image: bytes, *, tries: range) -> list[str]:
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(attempt, tries))
-    if Client(server.port).post("/v1/caption", small) != right:
+    if client.post("/v1/caption", small) != right:
         faults.append("the server captions otherwise than before")
+    client.close()
     printed = server.stop()
     if "Traceback" in printed or "of" not in printed.splitlines()[-1]:
         faults.append(printed)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -73,7 +75,7 @@ class ServeArguments:
     searches: int = 16
     """The most combinations of search options that requests may let the server compile."""
     connections: int = 1000
-    """The most connections; more get status 503."""
+    """The most connections. A new one ends an idle one, or gets status 503 if none is idle."""
     search: SearchGroup = field(default_factory=SearchOptions)
 
 
@@ -83,9 +85,17 @@ def run(arguments: ServeArguments, console: Console) -> int:
         if not bounds.accept(value := getattr(arguments, name)):
             flag = name.replace("_", "-")
             raise InputError(f"--{flag} is {value}; it must be {bounds}.")
-    token = arguments.token or os.environ.get("JAXCAP_TOKEN") or None
-    if token is not None and not (token.isascii() and token.isprintable() and " " not in token):
-        raise InputError("--token may hold printable ASCII characters without spaces only.")
+    token = os.environ.get("JAXCAP_TOKEN") if arguments.token is None else arguments.token
+    if token is not None and not re.fullmatch("[!-~]+", token):  # "" would let everybody in
+        name = "$JAXCAP_TOKEN" if arguments.token is None else "--token"
+        found = "has other characters" if token else "is empty"
+        raise InputError(f"{name} {found}; give printable ASCII characters without spaces.")
+    for origin in arguments.allow_origin:
+        if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#*\s]+", origin):
+            raise InputError(
+                f"--allow-origin is {origin}; expected a scheme and a host without a path, such as "
+                "https://example.org."
+            )
     try:
         from jaxcap.serving import running
         from jaxcap.serving.service import Service, Settings
@@ -117,7 +127,7 @@ def run(arguments: ServeArguments, console: Console) -> int:
             ),
         )
         address = running.url(bound)
-        is_local = bound.getsockname()[0] in ("127.0.0.1", "::1")
+        is_local = ipaddress.ip_address(bound.getsockname()[0]).is_loopback
         if not is_local and token is None:
             console.print(
                 f"Everybody who reaches {address} may use it; --token keeps others out.",

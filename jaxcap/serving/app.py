@@ -50,20 +50,24 @@ class _Guard:
                 self._service.monitor.requests.labels(known, str(message["status"])).inc()
             await send(message)
 
-        refused = self._refused(Headers(scope=scope), scope["method"], path)
-        app = self._app if refused is None else _error(refused)
+        app, refused = self._app, self._refused(scope)
+        if refused is not None:
+            self._service.monitor.failures.labels(refused.kind).inc()
+            app = _error(refused)
         await app(scope, receive, counted)
 
-    def _refused(self, headers: Headers, method: str, path: str) -> Refused | None:
-        settings = self._service.settings
-        token = settings.token
-        if token is not None and path not in _OPEN:
-            given = headers.get("authorization", "").encode()
-            if not hmac.compare_digest(given, f"Bearer {token}".encode()):
+    def _refused(self, scope: Scope) -> Refused | None:
+        if scope["state"].get("full"):
+            return Refused(503, "connections", "too many connections; try again later.")
+        headers, settings = Headers(scope=scope), self._service.settings
+        if settings.token is not None and scope["path"] not in _OPEN:
+            scheme, _, given = headers.get("authorization", "").partition(" ")
+            is_right = hmac.compare_digest(given.strip().encode(), settings.token.encode())
+            if scheme.lower() != "bearer" or not is_right:
                 return Refused(401, "unauthorized", "give the token: Authorization: Bearer TOKEN.")
         # A page of another site could make its visitors' browsers send images here.
         origin = headers.get("origin")
-        if method == "POST" and origin is not None and origin not in settings.origins:
+        if scope["method"] == "POST" and origin is not None and origin not in settings.origins:
             try:
                 own = urlsplit(origin).netloc == headers.get("host")
             except ValueError:
@@ -78,8 +82,11 @@ class _Guard:
 
 
 def _error(refused: Refused) -> JSONResponse:
-    headers = {"www-authenticate": "Bearer"} if refused.status == 401 else None
-    return JSONResponse({"error": str(refused)}, refused.status, headers)
+    headers = {
+        401: {"www-authenticate": "Bearer"},
+        503: {"retry-after": "1", "connection": "close"},
+    }
+    return JSONResponse({"error": str(refused)}, refused.status, headers.get(refused.status))
 
 
 def create_app(service: Service) -> Starlette:
@@ -138,8 +145,10 @@ def create_app(service: Service) -> Starlette:
         allow_methods=["GET", "POST"],
         allow_headers=["authorization", "content-type"],
     )
-    return Starlette(
+    app = Starlette(
         routes=routes,
         middleware=[cors, guard] if service.settings.origins else [guard],
         exception_handlers={404: missing, 405: missing},
     )
+    app.router.redirect_slashes = False  # to wherever the request's Host says
+    return app

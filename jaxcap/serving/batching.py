@@ -69,9 +69,11 @@ class Batcher:
           search: its program is compiled.
         """
         future: Future[Captioned] = Future()
+        held = [image]
+        future.add_done_callback(lambda done: held.clear())  # of a client that has left, nothing
         with self._changed:
             self._decoding += 1
-        self._pool.submit(self._decode, image, number, search, future)
+        self._pool.submit(self._decode, held, number, search, future)
         return future
 
     def close(self) -> None:
@@ -83,12 +85,13 @@ class Batcher:
         self._thread.join()
 
     def _decode(
-        self, given: ImageLike, number: int, search: Search, future: Future[Captioned]
+        self, held: list[ImageLike], number: int, search: Search, future: Future[Captioned]
     ) -> None:
         image = None
         try:
             if not future.cancelled():
-                image = search.program.model.read(given, number, max_pixels=self._max_pixels)
+                model = search.program.model
+                image = model.read(held.pop(), number, max_pixels=self._max_pixels)
         except BaseException as error:  # a bug: the request fails, the others go on
             if future.set_running_or_notify_cancel():
                 future.set_exception(error)

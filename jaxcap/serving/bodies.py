@@ -5,12 +5,10 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
-import email.message
-import email.parser
-import email.utils
 import re
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from starlette.requests import Request
 
@@ -21,6 +19,8 @@ MAX_PARTS = 64
 """The most images in one request."""
 _MAX_JSON_VALUES = 10_000
 _NAME = 200
+_PARAMETER = re.compile(r';\s*([\w-]+\*?)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]*))')
+"""A parameter of a header: its name, and its value with or without quotes."""
 
 
 class TooLarge(Exception):
@@ -66,18 +66,21 @@ class BodyReader:
         announced = request.headers.get("content-length", "")
         if announced.isdecimal() and int(announced[:20]) > self._max_bytes:
             raise TooLarge
-        body = bytearray()
+        received, size = bytearray(), 0
         try:
             async for chunk in request.stream():
-                if len(body) + len(chunk) > self._max_bytes:
+                if size + len(chunk) > self._max_bytes:
                     raise TooLarge
                 if self._held + len(chunk) > self._max_total:
                     raise Overloaded
-                body += chunk
+                received += chunk
+                size += len(chunk)
                 self._held += len(chunk)
-            yield bytes(body)
+            body = bytes(received)
+            received.clear()
+            yield body
         finally:
-            self._held -= len(body)
+            self._held -= size
 
 
 def is_multipart(request: Request) -> bool:
@@ -95,7 +98,7 @@ def form_files(content_type: str, body: bytes) -> dict[str, list[Upload]]:
     Raises:
       InputError: the body is not a complete form, or has more than `MAX_PARTS` parts.
     """
-    boundary = _parameter("content-type", content_type, "boundary")
+    boundary = _parameters(content_type).get("boundary")
     if not boundary or len(boundary) > 70:  # the limit of RFC 2046
         raise InputError("the multipart form names no boundary of 1 to 70 characters.")
     delimiter = b"\r\n--" + boundary.encode("latin-1", "replace")
@@ -107,19 +110,21 @@ def form_files(content_type: str, body: bytes) -> dict[str, list[Upload]]:
         head, gap, content = part.partition(b"\r\n\r\n")
         if not gap or len(head) > 8192 or head.lstrip(b" \t")[:2] != b"\r\n":
             raise InputError("a part of the multipart form has no header of at most 8 KB.")
-        fields = email.parser.HeaderParser().parsestr(head.strip().decode("utf-8", "replace"))
-        disposition = str(fields.get("content-disposition", ""))
-        field = _parameter("content-disposition", disposition, "name")
-        name = _parameter("content-disposition", disposition, "filename")
-        files.setdefault(field, []).append(Upload(content, _plain(name) or None))
+        fields = re.sub(r"\r\n[ \t]+", " ", head.decode("utf-8", "replace"))
+        found = re.search(r"^content-disposition:(.*)", fields, re.IGNORECASE | re.MULTILINE)
+        parameters = _parameters(found[1] if found else "")
+        # Forms have no `filename*` (RFC 7578, section 4.2), but some clients send it, in UTF-8.
+        _, _, extended = parameters.get("filename*", "").partition("''")
+        name = _plain(parameters.get("filename") or unquote(extended))
+        files.setdefault(parameters.get("name", ""), []).append(Upload(content, name or None))
     return files
 
 
-def _parameter(header: str, value: str, name: str) -> str:
-    message = email.message.Message()
-    message[header] = re.sub(r"[\r\n]", " ", value)
-    found: Any = message.get_param(name, "", header)
-    return email.utils.collapse_rfc2231_value(found)
+def _parameters(header: str) -> dict[str, str]:
+    return {
+        name.lower(): plain or re.sub(r'\\(["\\])', r"\1", quoted)
+        for name, quoted, plain in _PARAMETER.findall(header)
+    }
 
 
 def _plain(name: str) -> str:
@@ -157,6 +162,7 @@ def base64_images(values: Any) -> list[Upload]:
         head, comma, data = text.partition(",")
         if comma and head.startswith("data:") and head.endswith(";base64"):
             text = data
+        text = text.replace("\r", "").replace("\n", "")  # as Ollama does
         try:
             images.append(Upload(base64.b64decode(text.encode("ascii"), validate=True)))
         except (UnicodeEncodeError, binascii.Error):

@@ -12,7 +12,9 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from types import FrameType
+from typing import Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -21,10 +23,16 @@ from jaxcap.serving.app import create_app
 from jaxcap.serving.service import Service
 
 HEAD_SECONDS = 10.0
-"""How long a connection may be without a request, or with half of one's head."""
+"""How long a connection may be without a request, with half of one's head, or with an answer that
+its client does not read."""
 _HEAD_BYTES = 16 << 10
+_TINY_CHUNKS = 1000
+_CHUNK_BYTES = 64
+"""The smallest mean size of a body's chunks, if there are more than `_TINY_CHUNKS`."""
 _BACKLOG = 2048
 """Connections that the system accepts before the server does."""
+_OTHER_FILES = 100
+"""Files that a server may have open besides its connections."""
 _GRACE = 0.3
 """Seconds in which a stopping server still reads requests that are on their way."""
 
@@ -67,23 +75,61 @@ def url(bound: socket.socket) -> str:
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
+class _Reader(h11.Connection):
+    """A reader that refuses bodies in tiny chunks, which cost much time for few bytes."""
+
+    _chunks = _bytes = 0
+
+    def next_event(self) -> Any:
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._chunks = self._bytes = 0
+        elif isinstance(event, h11.Data):
+            self._chunks += 1
+            self._bytes += len(event.data)
+            if self._chunks > _TINY_CHUNKS and self._bytes < _CHUNK_BYTES * self._chunks:
+                raise h11.RemoteProtocolError("tiny chunks")
+        return event
+
+
 class _Connection(H11Protocol):
     """A connection that knows how long it has had no request."""
 
     idle_since = 0.0
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.conn = _Reader(h11.SERVER, _HEAD_BYTES)
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.idle_since = self.loop.time()
+        most, self.limit_concurrency = self.config.limit_concurrency, None  # uvicorn counts all
+        if most is not None and len(self.connections) > most:
+            others = [each for each in self.connections if isinstance(each, _Connection)]
+            if idle := [each for each in others if each is not self and each.is_idle()]:
+                min(idle, key=lambda each: each.idle_since).transport.abort()
+            else:
+                self.app_state = {"full": True}
+
+    def is_idle(self) -> bool:
+        """Return whether the connection is open and has no request to answer."""
+        return not self.is_busy() and not self.transport.is_closing()
+
+    def is_busy(self) -> bool:
+        """Return whether a request is being answered."""
+        return self.cycle is not None and not self.cycle.response_complete
 
     def on_response_complete(self) -> None:
         self.idle_since = self.loop.time()
         super().on_response_complete()
 
-    def abort_if_idle(self, now: float) -> None:
-        """Abort the connection if its request has not come, or its answer is not read, for long."""
-        is_idle = self.cycle is None or self.cycle.response_complete
-        if is_idle and now - self.idle_since > HEAD_SECONDS:
+    def send_400_response(self, msg: str) -> None:
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            if self.cycle is not None:  # which must not answer any more
+                self.cycle.disconnected = True
+            super().send_400_response(msg)
+        else:  # it has an answer already
             self.transport.abort()
 
 
@@ -94,7 +140,8 @@ class Server(uvicorn.Server):
         """Initialise a server.
 
         Args:
-          connections: the most connections; more get a 503.
+          connections: the most connections. One more ends the one that has had no request for the
+            longest time, or gets a 503 if all have one.
         """
         super().__init__(
             uvicorn.Config(
@@ -107,7 +154,6 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                h11_max_incomplete_event_size=_HEAD_BYTES,
                 limit_concurrency=connections,
                 backlog=_BACKLOG,
                 timeout_graceful_shutdown=int(service.settings.seconds) + 5,
@@ -115,13 +161,25 @@ class Server(uvicorn.Server):
         )
         self._service = service
 
-    async def on_tick(self, counter: int) -> bool:
-        """Look after the connections, ten times a second."""
-        now = asyncio.get_running_loop().time()
-        for connection in list(self.server_state.connections):
-            if isinstance(connection, _Connection):
-                connection.abort_if_idle(now)
-        return await super().on_tick(counter)
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until told to stop."""
+        ending = asyncio.create_task(self._end_late_connections())
+        try:
+            await super().serve(sockets)
+        finally:
+            ending.cancel()
+
+    async def _end_late_connections(self) -> None:
+        while True:
+            now = asyncio.get_running_loop().time()
+            # The head of a request, then the request, then the reading of its answer.
+            busy = HEAD_SECONDS + self._service.settings.seconds + HEAD_SECONDS
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, _Connection):
+                    most = busy if connection.is_busy() else HEAD_SECONDS
+                    if now - connection.idle_since > most:
+                        connection.transport.abort()
+            await asyncio.sleep(0.1)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, answer what was accepted, and close."""
@@ -149,6 +207,21 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
+def _fitting(connections: int) -> int:
+    """Raise the limit of open files if it is too low, and return how many connections fit."""
+    if os.name != "posix":
+        return connections
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return connections
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return max(1, allowed - _OTHER_FILES)
+
+
 def serve(
     service: Service,
     bound: socket.socket,
@@ -166,8 +239,7 @@ def serve(
     Raises:
       Exception: why the model could not be compiled.
     """
-    server = Server(service, connections=connections)
-
+    server = Server(service, connections=_fitting(connections))
     failures: list[BaseException] = []
 
     def compiled(future: Future[None]) -> None:

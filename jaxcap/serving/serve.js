@@ -19,7 +19,7 @@
   }
 
   async function ask(file) {
-    const token = $("token").value;
+    const token = $("token").value.replace(/[^!-~]/g, ""); // a pasted one may end with a space
     for (;;) {
       const answer = await fetch(`v1/caption?${query()}`, {
         method: "POST",
@@ -34,12 +34,14 @@
 
   async function caption(item) {
     fill(item, make("p", { class: "none" }, "captioning…"));
+    const turn = item.turns = (item.turns ?? 0) + 1;
     let [status, result] = [0, null];
     try {
       [status, result] = await ask(item.file);
     } catch {
       result = { error: "the server cannot be reached" };
     }
+    if (turn !== item.turns) return; // it was sent again, with other options
     if (status === 401) {
       lock(item);
       return;

@@ -31,8 +31,6 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
 
 
 @pytest.mark.slow
-# Clients that vanish leave their sockets to the garbage collector.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_no_request_is_lost_over_a_restart(model: Path, images: list[bytes]) -> None:
     import serve
 
@@ -40,8 +38,6 @@ def test_no_request_is_lost_over_a_restart(model: Path, images: list[bytes]) -> 
 
 
 @pytest.mark.slow
-# Clients that vanish leave their sockets to the garbage collector.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_damaged_requests_do_no_harm(model: Path, images: list[bytes]) -> None:
     import serve
 

@@ -55,7 +55,12 @@ def test_a_taken_port_is_named() -> None:
         ({"queue": 0}, "--queue is 0"),
         ({"batch_size": 0}, "--batch-size is 0"),
         ({"timeout": 0.0}, "--timeout is 0.0"),
-        ({"token": "two words"}, "--token may hold"),
+        ({"token": "two words"}, "--token has other characters"),
+        ({"token": "s\u00e9cret"}, "--token has other characters"),
+        ({"token": "line\n"}, "--token has other characters"),
+        ({"token": ""}, "--token is empty"),
+        ({"allow_origin": ("https://friend.example/",)}, "expected a scheme and a host without a"),
+        ({"allow_origin": ("*",)}, "--allow-origin is *; expected"),
         ({"port": 0, "model": (Path("runs/missing"),)}, "runs/missing: no such run"),
     ],
 )

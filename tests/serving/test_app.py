@@ -206,6 +206,27 @@ def test_damaged_forms_are_refused(client: Client, body: bytes) -> None:
     assert "form" in answer.json["error"]
 
 
+@pytest.mark.parametrize(
+    ("disposition", "name"),
+    [
+        (b'form-data; name="image"; filename="a\\"b; filename=c\\\\.png"', 'a"b; filename=c\\.png'),
+        (b"form-data; name=image;\r\n\tFileName=\xc3\x9f.png", "\u00df.png"),
+        (b'form-data; filename="a\0\x1b.png"', "a\ufffd\ufffd.png"),
+        (b"form-data; name=image; filename*=utf-8''%C3%9F.png", "\u00df.png"),
+        (b"form-data; name=image; filename*=idna''%ff.png", "\ufffd.png"),
+        (b"form-data; filename*" + b"9" * 5000 + b"=a.png", "image 1"),
+        (b'form-data; filename="' + b";" * 8000, "image 1"),
+        (b"", "image 1"),
+    ],
+)
+def test_the_names_of_files_cannot_confuse(client: Client, disposition: bytes, name: str) -> None:
+    head = b"--xYzZY\r\nContent-Disposition: " + disposition + b"\r\n\r\n"
+    body = head + picture() + b"\r\n--xYzZY--"
+    answer = client("POST", "/v1/caption", body, content_type=form()[1])
+    assert answer.status == 200
+    assert answer.json["image"] == name
+
+
 def test_bodies_that_are_too_large_are_refused(client: Client) -> None:
     answer = client("POST", "/v1/caption", bytes(300_001))
     assert answer.status == 413
@@ -215,6 +236,19 @@ def test_bodies_that_are_too_large_are_refused(client: Client) -> None:
             for _ in range(40):
                 endless.sendall(b"2710\r\n" + bytes(10_000) + b"\r\n")
         assert endless.recv(100).startswith(b"HTTP/1.1 413 ")
+
+
+def test_tiny_chunks_are_refused(client: Client) -> None:
+    image = picture(side=180, format="BMP")
+    head = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+    small = [image[start : start + 80] for start in range(0, len(image), 80)]
+    tiny = [b"a"] * 1001
+    assert len(small) > len(tiny)
+    for chunks, end, status in ((small, b"0\r\n\r\n", b"200"), (tiny, b"", b"400")):
+        body = b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks)
+        with socket.create_connection(("127.0.0.1", client.port), timeout=60) as sender:
+            sender.sendall(head + body + end)
+            assert sender.recv(100)[9:12] == status
 
 
 @pytest.mark.parametrize(
@@ -238,6 +272,7 @@ def test_malformed_heads_get_an_answer(client: Client, head: bytes) -> None:
 
 def test_unknown_addresses_and_methods_are_refused(client: Client) -> None:
     assert client("GET", "/v1/captions").status == 404
+    assert client("GET", "/docs/").status == 404  # no redirect to the Host of the request
     answer = client("GET", "/v1/caption")
     assert answer.status == 405
     assert "/docs" in answer.json["error"]
@@ -280,7 +315,12 @@ def test_a_token_is_required_where_one_is_set(serve: Callable[..., Client]) -> N
         assert answer.headers["www-authenticate"] == "Bearer"
     assert client("GET", "/metrics").status == 401
     assert client("GET", "/v2/health/ready").status == 200
-    assert client("POST", "/v1/caption", picture(), authorization="Bearer s3cret").status == 200
+    for scheme in ("Bearer", "bearer"):
+        answer = client("POST", "/v1/caption", picture(), authorization=f"{scheme} s3cret")
+        assert answer.status == 200
+    assert client("GET", "/", authorization="Bearer s3cret").status == 200
+    metrics = client("GET", "/metrics", authorization="Bearer s3cret").body.decode()
+    assert 'jaxcap_failures_total{kind="unauthorized"} 4.0' in metrics
 
 
 # Load and time
@@ -356,20 +396,69 @@ def test_uploads_share_a_bounded_memory(serve: Callable[..., Client]) -> None:
 def test_connections_without_requests_are_ended(
     serve: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = serve(connections=20)
     from jaxcap.serving import running
 
+    client = serve(connections=20)
     monkeypatch.setattr(running, "HEAD_SECONDS", 0.5)
     idle = [socket.create_connection(("127.0.0.1", client.port), timeout=30) for _ in range(40)]
     for connection in idle[::2]:
-        connection.sendall(b"GET / HT")
-    with contextlib.suppress(OSError):
-        assert client("GET", "/v2/health/live").status == 503  # too many
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(b"GET / HT")
     for connection in idle:
         with contextlib.suppress(ConnectionResetError):
             assert connection.recv(10) == b""
         connection.close()
+
+
+def test_connections_without_requests_make_room(serve: Callable[..., Client]) -> None:
+    client = serve(connections=2)
+    with contextlib.ExitStack() as stack:
+        for _ in range(40):
+            idle = socket.create_connection(("127.0.0.1", client.port), timeout=30)
+            stack.enter_context(idle)
+        assert client("GET", "/v2/health/live").status == 200
+        assert client("POST", "/v1/caption", picture()).status == 200
+
+
+def test_answers_that_nobody_reads_are_dropped(
+    serve: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jaxcap.serving import running
+
+    client = serve(connections=1, seconds=1.0)
+    monkeypatch.setattr(running, "HEAD_SECONDS", 0.5)
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.connect(("127.0.0.1", client.port))
+        deaf.settimeout(1)
+        with contextlib.suppress(OSError):
+            deaf.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 10_000)
+        assert deaf.recv(1)
+        refused = client("GET", "/v2/health/live")
+        assert refused.status == 503
+        assert refused.headers["retry-after"] == "1"
+        assert "too many connections" in refused.json["error"]
+        until = time.monotonic() + 30
+        while client("GET", "/v2/health/live").status == 503:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+
+
+@pytest.mark.parametrize("address", [b"POST /nothing", b"GET /v1/caption"])
+def test_damage_after_the_answer_ends_the_connection(
+    client: Client, address: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = address + b" HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", client.port), timeout=30) as bad:
+        bad.sendall(head)
+        answer = bad.recv(65536)
+        bad.sendall(b"no length\r\n")
+        with contextlib.suppress(ConnectionResetError):
+            while received := bad.recv(65536):
+                answer += received
+    assert answer.count(b"HTTP/1.1 ") == 1
     assert client("GET", "/v2/health/live").status == 200
+    assert [record for record in caplog.records if record.exc_info] == []
 
 
 def test_a_failing_batch_is_a_message(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import threading
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -79,6 +81,32 @@ def test_what_waits_together_is_captioned_together_by_program() -> None:
     assert model["batches"] == [(["0"], 1, False), (["1", "3", "4"], 4, True)]
     assert others["batches"] == [(["2"], 1, False)]
     assert [len(future.result().captions) for future in futures] == [2, 1, 2, 2, 2]
+
+
+def test_requests_that_have_left_keep_no_memory() -> None:
+    one, model = program(1)
+    reading, gate = threading.Event(), threading.Event()
+
+    def read(image: Any, number: int, **options: Any) -> ReadImage:
+        reading.set()
+        gate.wait()
+        return ReadImage("0")
+
+    model.update(read=read)
+    model["gate"].set()
+    batcher = Batcher(window=0.0, threads=1, max_pixels=None)
+    first = batcher.submit(b"0", 1, Search(one, None, attention=False))
+    reading.wait()
+    image = io.BytesIO(b"1")
+    alive = weakref.ref(image)
+    left = batcher.submit(image, 1, Search(one, None, attention=False))
+    del image
+    assert alive() is not None
+    assert left.cancel()
+    assert alive() is None
+    gate.set()
+    batcher.close()
+    assert first.result().name == "0"
 
 
 def test_a_program_that_waits_longer_comes_first() -> None:
