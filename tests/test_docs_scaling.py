@@ -96,8 +96,9 @@ def test_columns(folder: Path) -> None:
 def test_ray(folder: Path) -> None:
     pytest.importorskip("ray.data")
     # The reader needs a processor beside the actors, which the page leaves it.
-    cluster = "import ray; ray.init(num_cpus=2, include_dashboard=False)\n"
-    run(sys.executable, "-c", cluster + script("with_ray.py"))
+    cluster = "import ray_cluster; ray_cluster.start()\n"
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "batch")])
+    run(sys.executable, "-c", cluster + script("with_ray.py"), PYTHONPATH=path)
     assert captions(folder) == expected(folder)
 
 

@@ -24,7 +24,7 @@ from jaxcap.serving.service import Service
 
 HEAD_SECONDS = 10.0
 """How long a connection may be without a request, with half of one's head, or with an answer that
-its client does not read."""
+its client does not read. Many clients read none before they have sent the whole body."""
 _HEAD_BYTES = 16 << 10
 _TINY_CHUNKS = 1000
 _CHUNK_BYTES = 64
@@ -117,8 +117,9 @@ class _Connection(H11Protocol):
         return not self.is_busy() and not self.transport.is_closing()
 
     def is_busy(self) -> bool:
-        """Return whether a request is being answered."""
-        return self.cycle is not None and not self.cycle.response_complete
+        """Return whether a request is being answered, or still arrives after its answer."""
+        is_answered = self.cycle is None or self.cycle.response_complete
+        return not is_answered or self.conn.their_state is h11.SEND_BODY
 
     def on_response_complete(self) -> None:
         self.idle_since = self.loop.time()

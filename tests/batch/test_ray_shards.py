@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray_cluster
 import tyro
 from rich.console import Console
 from tiny import jpeg, write_model
@@ -76,16 +77,8 @@ def cluster() -> Iterator[Any]:
     """A cluster of two processors on this machine."""
     # Ray's workers have a niceness of 15 by default, and starve on a busy machine.
     os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"})
-    ray = pytest.importorskip("ray")
     pytest.importorskip("ray.data")
-    for attempt in range(4):
-        try:
-            ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-            break
-        except Exception:  # Ray gives up after 30 seconds, which a busy machine may exceed
-            ray.shutdown()
-            if attempt == 3:
-                raise
+    ray = ray_cluster.start()
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     yield ray
     ray.shutdown()

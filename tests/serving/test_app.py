@@ -420,6 +420,21 @@ def test_connections_without_requests_make_room(serve: Callable[..., Client]) ->
         assert client("POST", "/v1/caption", picture()).status == 200
 
 
+def test_slow_clients_that_send_too_much_learn_why(
+    serve: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jaxcap.serving import running
+
+    client = serve()
+    monkeypatch.setattr(running, "HEAD_SECONDS", 0.3)
+    with socket.create_connection(("127.0.0.1", client.port), timeout=30) as slow:
+        slow.sendall(POST + b"Content-Length: 400000\r\n\r\n")
+        for _ in range(4):
+            slow.sendall(bytes(100_000))
+            time.sleep(0.3)
+        assert slow.recv(100).startswith(b"HTTP/1.1 413 ")
+
+
 def test_answers_that_nobody_reads_are_dropped(
     serve: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
 ) -> None:
