@@ -48,10 +48,6 @@ $(VENV)/.parity: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --disable-pip-version-check -e '.[test,parity]'
 	@touch $@ $(VENV)/.test $(VENV)/.setup
 
-$(VENV)/.docs: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --disable-pip-version-check -e '.[test,docs]'
-	@touch $@ $(VENV)/.test $(VENV)/.setup
-
 $(VENV)/.lint: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --disable-pip-version-check -e '.[lint]'
 	@touch $@
@@ -84,7 +80,7 @@ test-fast: $(VENV)/.test
 tour: $(VENV)/.test
 	$(BIN)/python -m pytest tests/tour
 
-docs: $(VENV)/.docs
+docs: $(VENV)/.test
 	$(BIN)/python -m sphinx -qW --keep-going -d build/doctrees docs build/site
 	JAXCAP_SITE=build/site $(BIN)/python -m pytest tests/test_site.py
 

@@ -174,7 +174,6 @@ def own_folders(here: Path) -> None:
     shards(here, here / "farm")
     pandas = "A panda eats bamboo.", "A panda sits in the grass."
     write(here / "zoo.txt", *pandas, "", "A giraffe reaches for a leaf.")
-    write(here / "sentences.txt", "A dog runs on the beach.", "Two children play football.")
 
     for n in range(1, 41):
         draw(here / "market" / f"{n:02}.jpg", 500 + n)
