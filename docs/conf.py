@@ -63,6 +63,7 @@ myst_heading_anchors = 4  # the anchors that code hosts give
 nb_execution_mode = "cache"
 nb_execution_timeout = 900  # seconds of the clock, a cell
 nb_execution_raise_on_error = True
+nb_merge_streams = True
 nb_output_stderr = "warn"
 
 # ---- reference -------------------------------------------------------------------------------
