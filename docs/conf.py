@@ -24,6 +24,7 @@ from jaxcap import __version__
 
 typing.GENERATING_DOCUMENTATION = "jaxcap"  # jaxtyping then writes `Float[Array, "B P D"]` alone
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # XLA complains of slow compilation on a busy machine
 
 _get_type_hints = typing.get_type_hints
 

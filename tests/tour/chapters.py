@@ -51,6 +51,7 @@ def run(chapter: Path) -> tuple[NotebookNode, float]:
     # Other tests share the cache of programs and may be writing an entry, which is then compiled.
     ignored = ",".join(f"ignore:Error {do} persistent compilation" for do in ("reading", "writing"))
     env |= {"PYTHONWARNINGS": ignored, "JAX_PLATFORMS": "cpu", "MPLBACKEND": ""}
+    env["TF_CPP_MIN_LOG_LEVEL"] = "3"  # XLA complains of slow compilation on a busy machine
     client = NotebookClient(
         notebook,
         timeout=900,  # seconds of the clock, a cell; the test counts processor time
