@@ -66,6 +66,17 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that have slow tests, so that both workers end at the same time.
+
+    Each worker is given half of the list, and takes from the end of the other's when it is done.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    half = len(items) // 2
+    for part in (slice(half), slice(half, None)):
+        items[part] = sorted(items[part], key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _room() -> Iterator[None]:
     """Drop compiled programs once they take gigabytes of memory."""
