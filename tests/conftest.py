@@ -46,6 +46,9 @@ os.environ["XLA_FLAGS"] = (
     + os.environ.get("XLA_FLAGS", "")
 )
 
+# Threads of PyTorch that wait for each other on a busy processor took ten times as long as one.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 # Two devices, so that data parallelism is tested on a machine with one processor.
 jax.config.update("jax_num_cpu_devices", 2)
 
