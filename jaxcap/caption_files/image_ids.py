@@ -39,19 +39,15 @@ def _last(text: str, parts: int) -> str:
     return "/".join(_path(text).split("/")[-parts:])
 
 
-def name_of(text: str) -> str:
-    """Return the name of a file without its folders, in lower case."""
-    return _last(text, 1)
-
-
-def _stem(text: str, parts: int = 1) -> str:
+def stem_of(text: str, parts: int = 1) -> str:
+    """Return the last parts of a path without the suffix of an image, in lower case."""
     stem, suffix = posixpath.splitext(_last(text, parts))
     return stem if suffix in IMAGE_SUFFIXES else stem + suffix
 
 
 def _number(text: str) -> str | None:
     """Return the number in "COCO_val2014_000000000042.jpg", "000000000042.jpg" or "42"."""
-    match = _COCO_NAME.fullmatch(_stem(text))
+    match = _COCO_NAME.fullmatch(stem_of(text))
     return match[1] if match else None
 
 
@@ -68,10 +64,10 @@ _RULES: tuple[_Rule, ...] = (
     ("exactly", lambda text: text),
     ("as paths in any spelling", _path),
     *_by_last_parts(_last),
-    ("without folders", name_of),
-    ("without folders and extensions", _stem),
+    ("without folders", functools.partial(_last, parts=1)),
+    ("without folders and extensions", stem_of),
     ("by the number in COCO's file names", _number),
-    *_by_last_parts(_stem, ", without extensions"),
+    *_by_last_parts(stem_of, ", without extensions"),
 )
 """From the strictest to the loosest; the last ones only where folders tell names apart."""
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jaxcap.caption_files.image_ids import match, name_of
+from jaxcap.caption_files.image_ids import match, stem_of
 from jaxcap.caption_files.reading import ImageCaptions
 from jaxcap.data.image_paths import images_below
 from jaxcap.errors import InputError
@@ -27,7 +27,8 @@ class Located:
       paths: the file of each image; None if there is none.
       rule: how names were compared with files, such as "image = file, without folders"; "" if
         they are the paths below the folder.
-      alike: for some images without a file, the files of the same name, which may be meant.
+      alike: for some images without a file, files of the same name in other folders or with another
+        suffix, which may be meant.
     """
 
     paths: list[Path | None]
@@ -44,7 +45,7 @@ class Located:
         if not (alike := self.alike.get(index)):
             return ""
         names = " or ".join(map(str, alike[:3])) + (" or another" if len(alike) > 3 else "")
-        return f" (perhaps {names}; name its folder as well)"
+        return f" (perhaps {names}; give its path)"
 
 
 def locate(images: Sequence[ImageCaptions], folder: Path) -> Located:
@@ -87,11 +88,11 @@ def locate(images: Sequence[ImageCaptions], folder: Path) -> Located:
             )
     by_name = defaultdict(list)
     for path in files:
-        by_name[name_of(path.name)].append(path)
+        by_name[stem_of(path.name)].append(path)
     alike = {
         i: by_name[name]
         for i, (path, each) in enumerate(zip(found.paths, ids, strict=True))
-        if path is None and (name := name_of(next(iter(each.values())))) in by_name
+        if path is None and (name := stem_of(next(iter(each.values())))) in by_name
     }
     return Located(found.paths, found.rule, alike)
 

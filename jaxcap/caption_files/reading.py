@@ -35,6 +35,7 @@ TOKENS = "Flickr token file"
 MAPPING = "JSON object of images"
 LINES = "JSON lines"
 TABLE = "table"
+PARQUET = "Parquet file"
 
 _TOKEN_LINE = re.compile(r"(?P<image>[^\t]+)#(?P<number>[^\t#]+)\t(?P<caption>.*)")
 _NUMBERED_CAPTION = re.compile(r"(caption|reference|comment|sentence)_?\d+")
@@ -126,7 +127,7 @@ def read_captions(
     Formats: COCO results `[{"image_id": …, "caption": …}, …]`; COCO annotations (`images` and
     `annotations`); Karpathy's `dataset_*.json`; a JSON object that maps images to a caption or a
     list of captions; JSON lines with `caption` or `captions`, such as `jaxcap caption --json`
-    writes; CSV, TSV and similar tables with a header; Flickr token files.
+    writes; CSV, TSV and similar tables with a header; Parquet; Flickr token files.
 
     Args:
       path: the file.
@@ -137,9 +138,14 @@ def read_captions(
       InputError: the file cannot be read, is malformed or has none of these formats, or it holds
         no captions or captions that are not text. Lists all problems with lines or entries.
     """
-    text, names, collected = read_text(path), names or Names(), problems
+    names, collected = names or Names(), problems
     problems = Problems(path) if collected is None else collected
-    if text.lstrip()[0] not in "{[":
+    if path.suffix.lower() == ".parquet":
+        from jaxcap.data.image_parquet import parquet_rows  # pyarrow takes a while to load
+
+        rows = ((f"row {n}", row) for n, (*_, row) in enumerate(parquet_rows(path), start=1))
+        found = _entries(path, PARQUET, rows, problems, names)
+    elif (text := read_text(path)).lstrip()[0] not in "{[":
         found = _read_lines(path, text, problems, names)
     elif is_json_lines(text):
         found = _entries(path, LINES, read_json_lines(text, problems), problems, names)

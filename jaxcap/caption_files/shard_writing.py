@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import posixpath
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,10 +48,7 @@ class ShardWriter:
     def key(self, name: str) -> str:
         """Return the name of an image within its shard; in tar files, without the suffix."""
         within = _SHARD.sub("", name, count=1).lstrip("/")
-        if self.path.suffix.lower() != ".tar":
-            return within
-        folder, slash, file = within.rpartition("/")
-        return folder + slash + file.partition(".")[0]
+        return within if self.path.suffix.lower() != ".tar" else posixpath.splitext(within)[0]
 
     def has(self, key: Key) -> bool:
         """Return False: the captions are written as a whole."""

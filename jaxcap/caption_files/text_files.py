@@ -93,6 +93,10 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 """How a file begins that Git LFS has not downloaded."""
 
 
+_WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1")
+"""How .xlsx and .ods files begin, and .xls files."""
+
+
 def decode_text(data: bytes, path: Path) -> str:
     """Decode the content of a text file, as `read_text` does.
 
@@ -100,11 +104,21 @@ def decode_text(data: bytes, path: Path) -> str:
       data: the content.
       path: the file, for error messages.
 
+    Returns:
+      The text. If its lines end with CR alone, as Excel's "CSV (Macintosh)" has them, with LF.
+
     Raises:
       InputError: the content is not text. Names the line.
     """
+    text = _decoded(data, path)
+    return text if "\n" in text else text.replace("\r", "\n")
+
+
+def _decoded(data: bytes, path: Path) -> str:
     if data.startswith(LFS_POINTER):
         raise InputError(f"{path}: a Git LFS pointer, not the file itself; run `git lfs pull`.")
+    if data.startswith(_WORKBOOKS):
+        raise InputError(f"{path}: a workbook, or a ZIP archive; save it as CSV in UTF-8.")
     if name := utf16(data):
         try:
             return data.decode(name).removeprefix("\ufeff")

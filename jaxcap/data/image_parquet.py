@@ -131,7 +131,8 @@ def image_column(path: Path, schema: Any, given: str | None = None) -> str:
     raise InputError(
         f"{path}: no column of images{f' named {given!r}' if given else ''}; expected encoded "
         f"bytes; found {', '.join(f'{name} ({kind})' for name, kind in kinds.items())}. If it "
-        "holds addresses of images, download them first, for example with img2dataset"
+        "holds addresses of images, download them first, for example with img2dataset; if it "
+        f"holds names of files: jaxcap prepare folder --captions {path}"
     )
 
 
@@ -147,20 +148,34 @@ def parquet_images(
     Raises:
       InputError: the file cannot be read, or has no such columns.
     """
-    file = open_parquet(path)
-    schema = file.schema_arrow
+    schema = open_parquet(path).schema_arrow
     image = image_column(path, schema, column)
     top = image.partition(".")[0]
     has_path = image != top and schema.field(top).type.get_field_index(_PATH) >= 0
     ids = [name for name in _ID_NAMES if name in schema.names and name != top][:1]
     columns = [*values, *ids, *([f"{top}.{_PATH}"] if has_path else [])]
+    for group, row, record in parquet_rows(path, columns):
+        label = record[ids[0]] if ids else (record.get(top) or {}).get(_PATH)
+        yield ParquetImage(path, group, row, image, "" if label is None else str(label)), record
+
+
+def parquet_rows(
+    path: Path, columns: Sequence[str] | None = None
+) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """Yield (row group, number in the group, values of columns) for each row of a Parquet file.
+
+    Args:
+      columns: the columns to read; by default all but those that hold bytes.
+
+    Raises:
+      InputError: the file cannot be read, or has no such columns.
+    """
+    file = open_parquet(path)
+    if columns is None:
+        columns = [field.name for field in file.schema_arrow if "binary" not in str(field.type)]
     for group in range(file.num_row_groups):
         rows = _row_group(file, path, group, list(dict.fromkeys(columns)))
         for row in range(rows.num_rows):
             with _readable(path):  # texts may not be UTF-8
                 record = {name: rows.column(name)[row].as_py() for name in rows.column_names}
-            label = record[ids[0]] if ids else (record.get(top) or {}).get(_PATH)
-            yield (
-                ParquetImage(path, group, row, image, "" if label is None else str(label)),
-                record,
-            )
+            yield group, row, record

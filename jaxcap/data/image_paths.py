@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxcap.config.local_paths import address_problem
-from jaxcap.data.suffixes import IMAGE_SUFFIXES, RAW_SUFFIXES, SHARD_SUFFIXES
+from jaxcap.data.suffixes import ABOUT_IMAGES, IMAGE_SUFFIXES, SHARD_SUFFIXES
 from jaxcap.errors import InputError
 
 if TYPE_CHECKING:
     from jaxcap.data.image_parquet import ParquetImage
-    from jaxcap.data.image_tar import TarImage
+    from jaxcap.data.image_tar import TarMember
 
-_NOT_ENTERED = "__MACOSX"
-"""The folder of metadata in ZIP files from macOS; folders and files with a dot in front as well."""
+_HIDDEN = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found")
+"""Folders of metadata in ZIP files from macOS, of thumbnails on Synology's disks, and of bins."""
 
 LIST = "-"
 """The argument that stands for a list of files and folders on standard input."""
@@ -42,16 +42,21 @@ class ImagePath:
 
     path: Path
     within: str
-    part: TarImage | ParquetImage | None = None
+    part: TarMember | ParquetImage | None = None
 
     @property
-    def image(self) -> Path | TarImage | ParquetImage:
+    def image(self) -> Path | TarMember | ParquetImage:
         """The path or the bytes to read."""
         return self.part or self.path
 
 
 def ignore(report: object) -> None:
     """Receive a report, and do nothing."""
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder of this name holds copies or metadata, not images."""
+    return (name.startswith(".") and name not in (".", "..")) or name in _HIDDEN
 
 
 def image_paths(
@@ -90,10 +95,13 @@ def _check(argument: Path) -> None:
     if str(argument) == LIST:
         return
     if os.path.isdir(argument):
-        if next(walk_images(argument), None) is None:
-            raise InputError(
-                f"{argument}: no image in this folder; expected {', '.join(IMAGE_SUFFIXES)}."
-            )
+        problems: list[str] = []
+        hidden: list[Path] = []
+        found = walk_images(argument, unreadable=problems.append, left_out=hidden.append)
+        if next(found, None) is None:
+            expected = f"{argument}: no image in this folder; expected {', '.join(IMAGE_SUFFIXES)}"
+            notes = [named_left_out(hidden)] if hidden else []
+            raise InputError("\n".join([expected, *problems, *notes]))
     elif not os.path.exists(argument) and next(_matches(argument), None) is None:
         what = (
             "no file matches this pattern"
@@ -117,7 +125,7 @@ def _images(
             yield ImagePath(path, path.as_posix())
         else:
             try:
-                yield from images_in(path)
+                yield from images_in(path, left_out)
             except InputError as error:
                 unreadable(str(error))
 
@@ -177,8 +185,11 @@ def is_shard(path: Path) -> bool:
     return path.suffix.lower() in SHARD_SUFFIXES
 
 
-def images_in(path: Path) -> Iterator[ImagePath]:
+def images_in(path: Path, left_out: Callable[[Path], None] = ignore) -> Iterator[ImagePath]:
     """Yield the images in a `.tar` or `.parquet` file.
+
+    Args:
+      left_out: called with each hidden image.
 
     Raises:
       InputError: it cannot be read.
@@ -186,9 +197,7 @@ def images_in(path: Path) -> Iterator[ImagePath]:
     if path.suffix.lower() == ".tar":
         from jaxcap.data.image_tar import tar_images
 
-        found: Iterable[TarImage | ParquetImage] = (
-            image for _, image, _ in tar_images(path) if image is not None
-        )
+        found: Iterable[TarMember | ParquetImage] = tar_images(path, left_out)
     else:
         from jaxcap.data.image_parquet import parquet_images
 
@@ -213,14 +222,15 @@ def walk_images(
     """Yield the images below a folder in order of name, recognised by suffix.
 
     Links to folders elsewhere are followed, each folder once. Hidden images and folders are left
-    out, and so is `__MACOSX`: they hold copies and metadata. So are raw files of cameras.
+    out: they hold copies and metadata.
 
     Args:
       suffixes: of the files to find.
       unreadable: called with the reason when a folder cannot be read.
-      left_out: called with each image, raw file or folder that is left out.
+      left_out: called with each folder, and with each file that might be an image, that is left
+        out.
     """
-    yield from _walk(top, top, suffixes, {os.path.realpath(top)}, unreadable, left_out)
+    yield from _walk(top, top, suffixes, set(), unreadable, left_out)
 
 
 def _walk(
@@ -231,6 +241,9 @@ def _walk(
     unreadable: Callable[[str], None],
     left_out: Callable[[Path], None],
 ) -> Iterator[ImagePath]:
+    if (target := os.path.realpath(folder)) in entered:
+        return
+    entered.add(target)
     try:
         with os.scandir(folder) as found:
             entries = sorted(found, key=lambda entry: entry.name)
@@ -240,27 +253,21 @@ def _walk(
     for entry in entries:
         path = folder / entry.name
         suffix = path.suffix.lower()
-        is_folder = entry.is_dir(follow_symlinks=False)
-        is_image, is_raw = suffix in suffixes, suffix in RAW_SUFFIXES and not is_folder
+        is_folder, is_image = entry.is_dir(follow_symlinks=False), suffix in suffixes
         if entry.is_symlink() and os.path.isdir(path):  # a stat call, made for links only
-            target = os.path.realpath(path)
-            is_folder, is_image = _is_new(target, entered), False
-        if is_raw or entry.name.startswith(".") or entry.name == _NOT_ENTERED:
-            if is_folder or is_image or is_raw:
+            target, root = os.path.realpath(path), os.path.realpath(top)
+            if (common := os.path.commonpath([root, target])) == root:
+                continue  # it is walked under its own name
+            is_folder, is_image = common != target, False  # else everything around `top`
+        if is_hidden(entry.name):
+            if is_folder or is_image:
                 left_out(path)
         elif is_folder:
             yield from _walk(top, path, suffixes, entered, unreadable, left_out)
         elif is_image:
             yield ImagePath(path, path.relative_to(top).as_posix())
-
-
-def _is_new(target: str, entered: set[str]) -> bool:
-    """Enter a linked folder, unless it lies in a folder that is walked or leads to one."""
-    for known in entered:
-        if os.path.commonpath([known, target]) in (known, target):
-            return False
-    entered.add(target)
-    return True
+        elif suffix not in ABOUT_IMAGES:
+            left_out(path)
 
 
 def images_below(
@@ -279,7 +286,7 @@ def named_left_out(paths: Sequence[Path]) -> str:
     """Name the first of the files that `walk_images` left out, and count the others."""
     names = ", ".join(map(str, paths[:3]))
     more = f" and {len(paths) - 3:,} more" if len(paths) > 3 else ""
-    return f"left out, because they are hidden or raw files of a camera: {names}{more}"
+    return f"left out, because they are hidden or not named like images: {names}{more}"
 
 
 @dataclass(frozen=True)

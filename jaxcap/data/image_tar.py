@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import posixpath
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 from jaxcap.data.image_files import MAX_FILE_BYTES
-from jaxcap.data.suffixes import IMAGE_SUFFIXES
+from jaxcap.data.image_paths import ignore, is_hidden
+from jaxcap.data.suffixes import ABOUT_IMAGES, IMAGE_SUFFIXES
 from jaxcap.errors import InputError
 from jaxcap.files import open_file
 
 
 @dataclass(frozen=True)
-class TarImage:
-    """An image in a tar file.
+class TarMember:
+    """A file in a tar file.
 
     Attributes:
       path: the tar file.
-      member: the name of the image in it.
-      place: the offset of the image in the file, in bytes.
+      member: the name in it.
+      place: the offset of the content in the tar file, in bytes.
       size: the number of bytes.
     """
 
@@ -33,44 +33,73 @@ class TarImage:
 
     @property
     def name(self) -> str:
-        """The file and the member, for messages."""
+        """The tar file and the member, for messages."""
         return f"{self.path}/{self.member}"
 
-    def read(self) -> bytes:
-        """Read the encoded image.
+    @property
+    def stem(self) -> str:
+        """The name without its suffix: "a/b.seg" for "a/b.seg.JPG"."""
+        return posixpath.splitext(self.member)[0]
+
+    @property
+    def suffix(self) -> str:
+        """The suffix, in lower case."""
+        return posixpath.splitext(self.member)[1].lower()
+
+    def read(self, at_most: int = MAX_FILE_BYTES) -> bytes:
+        """Read the content.
 
         Raises:
-          InputError: the file has changed, or the image is larger than image files may be.
+          InputError: the tar file cannot be read or has changed, or the content is larger than
+            `at_most` bytes.
         """
-        if self.size > MAX_FILE_BYTES:
-            raise InputError(
-                f"{self.name}: the image has {self.size:,} bytes; expected at most "
-                f"{MAX_FILE_BYTES:,}"
-            )
-        with self.path.open("rb") as file:
-            file.seek(self.place)
-            data = file.read(self.size)
+        if self.size > at_most:
+            raise InputError(f"{self.name}: {self.size:,} bytes; expected at most {at_most:,}")
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.place)
+                data = file.read(self.size)
+        except OSError as error:
+            raise InputError(f"{self.name}: cannot read it: {error.strerror}") from error
         if len(data) < self.size:
-            raise InputError(f"{self.name}: the file ends within this image; has it changed?")
+            raise InputError(f"{self.name}: the tar file ends within this file; has it changed?")
         return data
 
 
-def tar_images(path: Path) -> Iterator[tuple[str, TarImage | None, list[tarfile.TarInfo]]]:
-    """Yield (name, image, all members of that name) for each name in a tar file.
+def tar_images(path: Path, left_out: Callable[[Path], None] = ignore) -> list[TarMember]:
+    """List the images in a tar file.
+
+    Args:
+      left_out: called with each file that might be an image and is left out.
+
+    Raises:
+      InputError: see `tar_members`.
+    """
+    members = tar_members(path, left_out)
+    for each in members:
+        if each.suffix not in IMAGE_SUFFIXES and each.suffix not in ABOUT_IMAGES:
+            left_out(path / each.member)
+    return [each for each in members if each.suffix in IMAGE_SUFFIXES]
+
+
+def tar_members(path: Path, left_out: Callable[[Path], None] = ignore) -> list[TarMember]:
+    """List the files in a tar file, hidden ones excepted. The last of several with one name counts.
+
+    Args:
+      left_out: called with each hidden image.
 
     Raises:
       InputError: this is not a tar file, it is compressed, or it is damaged.
     """
+    found: dict[str, TarMember] = {}
     try:
         with open_file(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            members = (m for m in _sound(tar) if m.isfile() and not _is_hidden(m.name))
-            for name, group in groupby(members, key=lambda member: split_name(member.name)[0]):
-                parts = list(group)
-                images = (m for m in parts if split_name(m.name)[1] in IMAGE_SUFFIXES)
-                image = None
-                if (first := next(images, None)) is not None:
-                    image = TarImage(path, first.name, first.offset_data, first.size)
-                yield name, image, parts
+            for info in _sound(tar):
+                name, place, size = _name(info.name), info.offset_data, info.size
+                if info.islnk():  # tar stores a file of several names once
+                    target = found[_name(info.linkname)]
+                    place, size = target.place, target.size
+                found[name] = TarMember(path, name, place, size)
     except InputError:
         raise
     except Exception as error:  # damaged bytes make tarfile raise nearly anything
@@ -78,24 +107,25 @@ def tar_images(path: Path) -> Iterator[tuple[str, TarImage | None, list[tarfile.
             f"{path}: not a tar file that can be read in place ({error}). If it is compressed, "
             "decompress it first; if it is damaged, copy it again"
         ) from error
+    hidden = {name for name in found if any(map(is_hidden, name.split("/")))}
+    for name in sorted(hidden):
+        if found[name].suffix in IMAGE_SUFFIXES:
+            left_out(path / name)
+    return [member for name, member in found.items() if name not in hidden]
+
+
+def _name(name: str) -> str:
+    return posixpath.normpath(name).lstrip("/")
 
 
 def _sound(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Yield the members; a negative size would lead back to a member before, for ever."""
+    """Yield the files; a negative size would lead back to a member before, for ever."""
     for member in tar:
         if member.size < 0:
             raise tarfile.ReadError(f"{member.name!r} has {member.size:,} bytes")
         if member.issparse():
             raise tarfile.ReadError(f"{member.name!r} is sparse; write it whole")
-        yield member
-
-
-def split_name(name: str) -> tuple[str, str]:
-    """Split "a/b.seg.JPG" into "a/b" and the suffix ".jpg"; WebDataset's names end at a dot."""
-    folder, _, file = name.rpartition("/")
-    base = file.partition(".")[0]
-    return posixpath.join(folder, base), posixpath.splitext(file)[1].lower()
-
-
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") and part != "." for part in name.split("/"))
+        if member.issym() and member.name.lower().endswith(IMAGE_SUFFIXES):
+            raise tarfile.ReadError(f"{member.name!r} is a link; write it with tar --dereference")
+        if member.isfile() or member.islnk():
+            yield member

@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from jaxcap.caption_files.reading import CaptionFile, read_captions
@@ -251,12 +253,47 @@ def test_all_problems_come_together_the_first_ten_in_full(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "image,caption\na.jpg,A dog.\nb.jpg,Two dogs.\n",
+        "a.jpg\tA dog.\nb.jpg\tTwo dogs.\n",
+        '{"image": "a.jpg", "caption": "A dog."}\n{"image": "b.jpg", "caption": "Two dogs."}\n',
+        "a.jpg#0\tA dog.\nb.jpg#0\tTwo dogs.\n",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_lines_may_end_with_carriage_returns_alone(
+    text: str, encoding: str, tmp_path: Path
+) -> None:
+    (tmp_path / "x.txt").write_bytes(text.replace("\n", "\r").encode(encoding))
+    assert held(read_captions(tmp_path / "x.txt")) == {"a.jpg": ["A dog."], "b.jpg": ["Two dogs."]}
+
+
+def test_captions_in_a_parquet_file(tmp_path: Path) -> None:
+    columns = {
+        "image": [{"bytes": b"not read", "path": "x"}, None],
+        "file_name": ["a.jpg", "b.jpg"],
+        "captions": [["A dog.", "A pup."], ["Two dogs."]],
+        "split": ["train", "val"],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet", row_group_size=1)
+    file = read_captions(tmp_path / "x.parquet")
+    assert held(file) == {"a.jpg": ["A dog.", "A pup."], "b.jpg": ["Two dogs."]}
+    assert [image.split for image in file.images] == ["train", "val"]
+    columns = {"image": ["a.jpg", "b.jpg"], "caption": ["x", None], "error": [None, "too large"]}
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=r"x\.parquet, row 2: b\.jpg has no caption: too large"):
+        read_captions(tmp_path / "x.parquet")
+
+
+@pytest.mark.parametrize(
     ("data", "message"),
     [
         (b"image,caption\na.jpg,a caf\xe9\n", "line 2: the byte 0xE9 is not UTF-8"),
         (b"\xff\xfei\x00m\x00\x61", "damaged UTF-16 text: truncated data"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
-        (b"PK\x03\x04\x00\x00", "this is not a text file"),
+        (b"PK\x03\x04\x00\x00", "a workbook, or a ZIP archive; save it as CSV in UTF-8"),
+        (bytes(range(256)), "this is not a text file"),
     ],
 )
 def test_another_encoding_is_named(data: bytes, message: str, tmp_path: Path) -> None:

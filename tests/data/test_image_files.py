@@ -15,6 +15,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from jaxcap.data import image_files, images
+from jaxcap.data.suffixes import IMAGE_SUFFIXES
 from jaxcap.errors import InputError
 
 SCENE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8))
@@ -30,6 +31,15 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
 def test_every_listed_format_is_read(kind: str) -> None:
     decoded = images.decode(encoded(SCENE, kind), name="x")
     assert decoded.shape == (24, 32, 3)
+
+
+def test_every_suffix_of_these_formats_is_found() -> None:
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    pytest.importorskip("pylibjxl").register_pillow()
+    Image.init()
+    kinds = {*image_files.FORMATS, *image_files.EXTRAS, "MPO"}  # its plugin is that of JPEG
+    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in kinds}
+    assert set(IMAGE_SUFFIXES) == suffixes
 
 
 @pytest.mark.parametrize(

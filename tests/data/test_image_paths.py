@@ -62,24 +62,45 @@ def test_links_to_folders_are_followed_once_and_never_in_a_circle(tree, tmp_path
     ]
 
 
+def test_linked_folders_within_one_another_lose_no_image(tree, tmp_path):
+    """The first link leads into a folder that the second link leads to."""
+    disk = tmp_path / "disk"
+    (disk / "2024" / "may").mkdir(parents=True)
+    for name in ("x.png", "2024/y.png", "2024/may/z.png"):
+        (disk / name).write_bytes(b"")
+    (tree / "c" / "1").symlink_to(disk / "2024")
+    (tree / "c" / "2").symlink_to(disk)
+    (disk / "2024" / "may" / "up").symlink_to(disk)
+    (tree / "c" / "around").symlink_to(tmp_path)
+    left_out: list[Path] = []
+    paths = image_paths(
+        [Path("t/c")], listed=io.BytesIO(), unreadable=print, left_out=left_out.append
+    )
+    assert [image.path.name for image in paths] == ["x.png", "z.png", "y.png", "a b.gif", "e.webp"]
+    assert left_out == [Path("t/c/around")]
+
+
 def test_hidden_files_and_folders_are_left_out_and_reported(tree):
     hidden = ["._a.png", ".ipynb_checkpoints/a-checkpoint.png", "__MACOSX/._a.png", ".notes.txt"]
+    hidden += ["@eaDir/a.png/SYNOPHOTO_THUMB_M.jpg"]
     for name in hidden:
-        (tree / name).parent.mkdir(exist_ok=True)
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_bytes(b"")
     left_out: list[Path] = []
     paths = image_paths(
         [Path("t")], listed=io.BytesIO(), unreadable=print, left_out=left_out.append
     )
     assert len(list(paths)) == 6
-    assert [path.name for path in left_out] == ["._a.png", ".ipynb_checkpoints", "__MACOSX"]
+    assert [path.name for path in left_out] == [
+        *("._a.png", ".ipynb_checkpoints", "@eaDir", "__MACOSX"),
+    ]
 
 
 def test_all_common_suffixes_are_found(tree):
-    for name in ("a.avif", "b.JFIF", "c.heic", "d.jxl", "e.jpe", "f.jp2", "g.mp4"):
+    for name in ("a.avif", "b.JFIF", "c.heic", "d.jxl", "e.jpe", "f.jp2", "g.mp4", "h.MPO"):
         (tree / "c" / "d" / name).write_bytes(b"")
     names = [path.rpartition("/")[2] for path in found("t/c/d")]
-    assert names == ["a.avif", "b.JFIF", "c.heic", "d.jxl", "e.jpe", "e.webp", "f.jp2"]
+    assert names == ["a.avif", "b.JFIF", "c.heic", "d.jxl", "e.jpe", "e.webp", "f.jp2", "h.MPO"]
 
 
 def test_patterns_and_lists(tree):
@@ -129,8 +150,10 @@ def test_addresses_in_a_list_are_named_as_they_are(tree):
     assert problems[0].startswith("https://example.org/a.jpg: an address, not a file")
 
 
-def test_raw_files_of_cameras_are_left_out_and_reported(tree):
-    (tree / "c" / "IMG_1.CR2").write_bytes(b"")
+def test_files_that_might_be_images_are_left_out_and_reported(tree):
+    others = ["IMG_1.CR2", "clip.mp4", "download", "photo.jpg?w=800", "shard.tar"]
+    for name in [*others, "a.txt", "a.json", "captions.CSV"]:
+        (tree / "c" / name).write_bytes(b"")
     (tree / "album.dng").mkdir()
     (tree / "album.dng" / "x.jpg").write_bytes(b"")
     left_out: list[Path] = []
@@ -140,7 +163,11 @@ def test_raw_files_of_cameras_are_left_out_and_reported(tree):
     assert [image.within for image in paths if "c/" in image.within or "x" in image.within] == [
         *("album.dng/x.jpg", "c/a b.gif", "c/d/e.webp"),
     ]
-    assert left_out == [Path("t/c/IMG_1.CR2")]
+    assert left_out == [Path("t/c") / name for name in others]
+    (tree / "raw").mkdir()
+    (tree / "raw" / "x.nef").write_bytes(b"")
+    with pytest.raises(InputError, match=r"t/raw: no image in this folder.*\n.*: t/raw/x\.nef$"):
+        found("t/raw")
 
 
 def test_arguments_without_images_raise_at_once(tree):
@@ -180,6 +207,8 @@ def test_a_folder_that_cannot_be_read_does_not_hide_the_others(tree, monkeypatch
     problems: list[str] = []
     assert found("t/c", "t/a.png", problems=problems) == ["t/c/a b.gif", "t/a.png"]
     assert problems == [f"{Path('t/c/d')}: cannot read this folder: Permission denied"]
+    with pytest.raises(InputError, match=r"no image.*\nt/c/d: cannot read this folder: Permission"):
+        found("t/c/d")
 
 
 def test_folders_are_walked_lazily(tree, monkeypatch):

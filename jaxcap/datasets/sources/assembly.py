@@ -187,16 +187,22 @@ def _split(
         return _drawn(entries, check_fractions(options.split_fractions)), []
     if options.split_column or any(entry.image.split for entry in entries):
         return _by_file(entries, findings), []
-    tops = {entry.name.partition("/")[0] for entry in entries if "/" in entry.name}
-    known = {top for top in tops if canonical_or_none(top) in DEFAULT_FRACTIONS}
-    if len(known) > 1 and all(entry.name.partition("/")[0] in known for entry in entries):
+    folders = [_split_folder(entry.name) for entry in entries]
+    if all(folders) and len(known := set(folders)) > 1:
         named = [
-            replace(e, image=replace(e.image, split=e.name.partition("/")[0])) for e in entries
+            replace(entry, image=replace(entry.image, split=folder))
+            for entry, folder in zip(entries, folders, strict=True)
         ]
         return _by_file(named, findings), [f"split by folders: {', '.join(sorted(known))}"]
     shares = ", ".join(f"{share:.0%} {name}" for name, share in DEFAULT_FRACTIONS.items())
     note = f"no split was given, so images are assigned by a hash of their names: {shares}"
     return _drawn(entries, DEFAULT_FRACTIONS), [note]
+
+
+def _split_folder(name: str) -> str:
+    """Return the first folder in a path that is named after a split, or ""."""
+    folders = name.split("/")[:-1]
+    return next((each for each in folders if canonical_or_none(each) in DEFAULT_FRACTIONS), "")
 
 
 def _drawn(entries: Sequence[Entry], fractions: Mapping[str, float]) -> dict[str, list[Entry]]:

@@ -53,15 +53,16 @@ class Findings:
             self.fail()
 
     def fail(self) -> NoReturn:
-        """Raise an `InputError` with the first ten problems and their total."""
+        """Raise an `InputError` with the first ten problems, their total, and the notes."""
         found = self._problems + ([] if self._skip_gaps else self._gaps)
         if len(found) == 1:
             way_out = "" if self._problems else " (leave it out with --skip-bad)"
-            raise InputError(found[0] + way_out)
-        lines = [f"{self._source}: {len(found):,} problems:", *some(found)]
-        if self._gaps and not self._problems:
-            lines.append("Leave these images out with --skip-bad")
-        raise InputError("\n".join(lines))
+            lines = [found[0] + way_out]
+        else:
+            lines = [f"{self._source}: {len(found):,} problems:", *some(found)]
+            if self._gaps and not self._problems:
+                lines.append("Leave these images out with --skip-bad")
+        raise InputError("\n".join([*lines, *self._notes]))
 
     def notes(self) -> tuple[str, ...]:
         """Return the notes, and one about the gaps if there are any."""

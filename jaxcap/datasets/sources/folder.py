@@ -10,8 +10,8 @@ that `jaxcap.caption_files.reading` knows:
 An image may have several lines, a list of captions, or several columns of captions. Without a
 caption file, `a.txt`, `a.caption` or `a.json` holds the captions of `a.jpg`. Each split may have
 its own file (train.csv, val.csv, test.csv), or its own folder with a file in it, as in Hugging
-Face's ImageFolder (train/metadata.csv, or .jsonl). Columns are given, or found by their usual
-names.
+Face's ImageFolder (train/metadata.csv, .jsonl, or .parquet). Columns are given, or found by their
+usual names.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -101,8 +101,8 @@ def _caption_files(source: Path, options: SourceOptions) -> list[_Captions]:
     if not there:
         return [
             _Captions(path, folder=folder)
-            for folder in sorted(source.iterdir())
-            if folder.is_dir() and canonical_or_none(folder.name) in DEFAULT_FRACTIONS
+            for folder in sorted([*source.glob("*/"), *source.glob("*/*/")])
+            if canonical_or_none(folder.name) in DEFAULT_FRACTIONS
             for path in _only(folder, _candidates(folder))
         ]
     splits = [canonical_or_none(path.stem) for path in there]
@@ -117,13 +117,14 @@ def _candidates(folder: Path) -> list[Path]:
     Where most images have a sidecar, other files of its suffix belong to images that are missing.
     """
     here = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    images = {path.stem for path in here if path.suffix.lower() in IMAGE_SUFFIXES}
+    pictures = [path for path in here if path.suffix.lower() in IMAGE_SUFFIXES]
+    images = {name for path in pictures for name in (path.stem, path.name)}
     beside = Counter(path.suffix.lower() for path in here if path.stem in images)
-    sidecars = {suffix for suffix in SIDECARS if 2 * beside[suffix] > len(images)}
+    sidecars = {suffix for suffix in SIDECARS if 2 * beside[suffix] > len(pictures)}
     return [
         path
         for path in here
-        if path.suffix.lower() in _SUFFIXES
+        if (path.suffix.lower() in _SUFFIXES or path.name == "metadata.parquet")
         and path.is_file()
         and path.suffix.lower() not in sidecars
         and not (path.suffix.lower() in SIDECARS and path.stem in images)
@@ -161,14 +162,14 @@ def _in_files(
     if not entries:
         findings.fail()
     known = {entry.path for entry in entries}
-    if any(known) and not options.split_files:
-        bare = [path for path in _images(folder, findings) if path not in known]
-        if bare:
-            shown = ", ".join(path.relative_to(folder).as_posix() for path in bare[:3])
-            more = f" and {len(bare) - 3:,} more" if len(bare) > 3 else ""
-            count = "1 image" if len(bare) == 1 else f"{len(bare):,} images"
-            place = files[0].path if len(files) == 1 else folder
-            findings.add_gap(place, "", f"no captions for {count} in {folder}: {shown}{more}")
+    images = _images(folder, findings, {each.path for each in files})
+    bare = [path for path in images if path not in known]
+    if bare and any(known) and not options.split_files:
+        shown = ", ".join(path.relative_to(folder).as_posix() for path in bare[:3])
+        more = f" and {len(bare) - 3:,} more" if len(bare) > 3 else ""
+        count = "1 image" if len(bare) == 1 else f"{len(bare):,} images"
+        place = files[0].path if len(files) == 1 else folder
+        findings.add_gap(place, "", f"no captions for {count} in {folder}: {shown}{more}")
     return entries
 
 
@@ -180,15 +181,15 @@ def _refuse_columns(options: SourceOptions, what: str, *others: str | None) -> N
         )
 
 
-def _images(folder: Path, findings: Findings) -> list[Path]:
-    """List the images below a folder; add a note about those that are left out."""
+def _images(folder: Path, findings: Findings, others: Set[Path] = frozenset()) -> list[Path]:
+    """List the images below a folder; add a note about files left out that are not `others`."""
     left_out: list[Path] = []
     found = images_below(
         folder,
         unreadable=lambda text: findings.add_all(InputError(text)),
         left_out=left_out.append,
     )
-    if left_out:
+    if left_out := [path for path in left_out if path not in others]:
         findings.add_note(named_left_out(left_out))
     return found
 
@@ -197,21 +198,20 @@ def _beside(source: Path, folder: Path, findings: Findings) -> list[Entry]:
     """Read images with captions in files of the same name."""
     paths = _images(folder, findings)
     if not paths:
-        raise InputError(
-            f"{folder}: no image in this folder; expected {', '.join(IMAGE_SUFFIXES)}."
-            f"{_shards(source)}"
-        )
-    sidecars = {path: [path.with_suffix(suffix) for suffix in SIDECARS] for path in paths}
-    there = {path: list(filter(os.path.isfile, files)) for path, files in sidecars.items()}
+        expected = f"expected {', '.join(IMAGE_SUFFIXES)}"
+        findings.add(folder, "", f"no image in this folder; {expected}{_shards(source)}")
+        findings.fail()
+    there = {path: _sidecars(path) for path in paths}
     if not any(there.values()):
+        beside = " or ".join(paths[0].with_suffix(suffix).name for suffix in SIDECARS)
         raise InputError(
             f"{folder}: {len(paths):,} images without captions; expected a caption file (.csv, "
-            f".tsv, .jsonl, .json), or {' or '.join(f.name for f in sidecars[paths[0]])} beside "
-            f"{paths[0].name}. Name the file: --captions FILE{_elsewhere(source)}"
+            f".tsv, .jsonl, .json), or {beside} beside {paths[0].name}. Name the file: --captions "
+            f"FILE{_elsewhere(source)}"
         )
     for file in _without_image(paths):
         findings.add_gap(file, "", "no image of this name beside it")
-    unread = Counter(file.suffix for files in there.values() for file in files[1:])
+    unread = Counter(file.suffix.lower() for files in there.values() for file in files[1:])
     for suffix, count in unread.items():
         findings.add_note(f"{suffix} is not read for {count:,} images, which have another file")
     entries: list[Entry] = []
@@ -219,7 +219,7 @@ def _beside(source: Path, folder: Path, findings: Findings) -> list[Entry]:
     for path in paths:
         name = path.relative_to(folder).as_posix()
         if not there[path]:
-            findings.add_gap(path, "", f"no {sidecars[path][0].name} beside it")
+            findings.add_gap(path, "", f"no {path.with_suffix(SIDECARS[0]).name} beside it")
             continue
         file = there[path][0]
         if file in of_file:
@@ -240,28 +240,39 @@ def _beside(source: Path, folder: Path, findings: Findings) -> list[Entry]:
     return entries
 
 
+def _sidecars(image: Path) -> list[Path]:
+    """Return the sidecars of an image, one of each kind: a.txt, a.TXT, or a.jpg.txt."""
+    found = []
+    for suffix in SIDECARS:
+        names = image.with_suffix(suffix), image.with_suffix(suffix.upper())
+        usual = [*names, image.with_name(image.name + suffix)]
+        found += list(filter(os.path.isfile, usual))[:1]
+    return found
+
+
 def _without_image(images: Sequence[Path]) -> Iterator[Path]:
     """Yield the sidecars in the folders of images that belong to none of them."""
-    stems = defaultdict(set)
+    stems: dict[Path, set[str]] = defaultdict(set)
     for path in images:
-        stems[path.parent].add(path.stem)
+        stems[path.parent].update((path.stem, path.name))
     for folder, known in stems.items():
         for path in sorted(folder.iterdir()):
-            is_sidecar = path.suffix in SIDECARS and not path.name.startswith(".")
+            is_sidecar = path.suffix.lower() in SIDECARS and not path.name.startswith(".")
             if is_sidecar and path.stem not in known and not _NO_CAPTIONS.fullmatch(path.name):
                 yield path
 
 
 def _elsewhere(source: Path) -> str:
     """Name files below the source that may hold the captions."""
-    found = [path for top in sorted(source.glob("*/")) for path in _candidates(top)]
+    files = (found.path for found in walk_images(source, suffixes=(*_SUFFIXES, ".xlsx", ".ods")))
+    found = [path for path in files if not _NO_CAPTIONS.fullmatch(path.name)]
     names = f", such as {', '.join(map(str, found[:3]))}" if found else ""
-    return f"{names}.{_shards(source)}"
+    return f"{names}{_shards(source)}"
 
 
 def _shards(source: Path) -> str:
     """Say how to read the tar or Parquet files below the source, if there are any."""
     for suffix, format in ((".tar", "webdataset"), (".parquet", "parquet")):
         if found := next(walk_images(source, suffixes=(suffix,)), None):
-            return f" To read {found.path.name}: jaxcap prepare {format} --source {source}"
+            return f". To read {found.path.name}: jaxcap prepare {format} --source {source}"
     return ""

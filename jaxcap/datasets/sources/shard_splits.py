@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from jaxcap.caption_files.text_files import LFS_POINTER
-from jaxcap.data.image_paths import walk_images
+from jaxcap.data.image_paths import named_left_out, walk_images
 from jaxcap.datasets import Progress
 from jaxcap.datasets.sources import Example, Listing, SourceOptions
 from jaxcap.datasets.sources.findings import Findings
@@ -48,7 +48,7 @@ def read_shards(
     """
     source = need_path(options, f"a {suffix} file, or a folder of {suffix} files")
     findings = Findings(source, skip_gaps=options.skip_bad)
-    shards = find_shards(source, suffix)
+    shards = find_shards(source, suffix, findings)
     found: dict[Path, list[Example]] = {}
     for number, shard in enumerate(shards, start=1):
         try:
@@ -70,17 +70,31 @@ def read_shards(
     )
 
 
-def find_shards(source: Path, suffix: str) -> list[Path]:
+def find_shards(source: Path, suffix: str, findings: Findings) -> list[Path]:
     """Return the file that was given, or all files with this suffix in a folder and below it.
+
+    Folders that cannot be read, and hidden shards, are added to the findings.
 
     Raises:
       InputError: there is none, or some are Git LFS pointers.
     """
     shards = [source]
     if not source.is_file():
-        shards = [found.path for found in walk_images(source, suffixes=(suffix,))]
+        hidden: list[Path] = []
+        found = walk_images(
+            source,
+            suffixes=(suffix,),
+            unreadable=lambda text: findings.add_all(InputError(text)),
+            left_out=hidden.append,
+        )
+        shards = [each.path for each in found]
+        if shards:  # then other files are none of ours
+            hidden = [path for path in hidden if path.is_dir() or path.suffix.lower() == suffix]
+        if hidden:
+            findings.add_note(named_left_out(hidden))
     if not shards:
-        raise InputError(f"{source}: no {suffix} file in this folder or below it")
+        findings.add(source, "", f"no {suffix} file in this folder or below it")
+        findings.fail()
     pointers = [path for path in shards if _is_lfs_pointer(path)]
     if pointers:
         raise InputError(

@@ -2,19 +2,22 @@
 
 Members of one name belong together (https://github.com/webdataset/webdataset): `000012.jpg` is the
 image, and `000012.txt`, `000012.caption` or `000012.json` holds its captions, as img2dataset writes
-them. The name ends at its first dot. Only the captions are read at first; an image is read from its
-place in the shard when it is stored.
+them. In WebDataset the name ends at its first dot, so `000012.x.jpg` has the same captions, unless
+there are several images of that name. Only the captions are read at first; an image is read from
+its place in the shard when it is stored.
 """
 
 from __future__ import annotations
 
-import tarfile
+import itertools
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from jaxcap.caption_files.sidecars import SIDECARS, sidecar_captions
-from jaxcap.data.image_tar import split_name, tar_images
+from jaxcap.data.image_paths import named_left_out
+from jaxcap.data.image_tar import TarMember, tar_members
+from jaxcap.data.suffixes import IMAGE_SUFFIXES
 from jaxcap.datasets import Progress, no_progress
 from jaxcap.datasets.sources import Example, Listing, SourceOptions
 from jaxcap.datasets.sources.findings import Findings
@@ -40,38 +43,41 @@ def read(options: SourceOptions, progress: Progress = no_progress) -> Listing:
 
 
 def _examples(path: Path, findings: Findings) -> Iterator[Example]:
-    try:
-        with path.open("rb") as file:
-            for name, image, members in tar_images(path):
-                by_suffix = {split_name(member.name)[1]: member for member in members}
-                sidecar = next((by_suffix[each] for each in SIDECARS if each in by_suffix), None)
-                captions = () if sidecar is None else _captions(path, sidecar, file, findings)
-                if sidecar is not None and image is None:
-                    findings.add_gap(path, sidecar.name, "no image of this name beside it")
-                elif image is not None and sidecar is None:
-                    findings.add_gap(path, image.member, f"no {name}{SIDECARS[0]} beside it")
-                elif image is not None and captions:
-                    yield Example(name, image, captions)
-    except InputError as error:
-        findings.add_all(error)
-    except OSError as error:
-        findings.add(path, "", f"cannot read this file: {error.strerror or error}")
+    left_out: list[Path] = []
+    members = tar_members(path, left_out.append)
+    if left_out:
+        findings.add_note(named_left_out(left_out))
+    images = [member for member in members if member.suffix in IMAGE_SUFFIXES]
+    sidecars = {(m.stem, m.suffix): m for m in members if m.suffix in SIDECARS}
+    count = Counter(_up_to_dot(image.stem) for image in images)
+    known: set[str] = set()
+    for image in images:
+        short = _up_to_dot(image.stem)
+        names = (image.stem, short) if count[short] == 1 else (image.stem,)
+        there = [key for key in itertools.product(names, SIDECARS) if key in sidecars]
+        known.update(name for name, _ in there)
+        if not there:
+            findings.add_gap(path, image.member, f"no {names[-1]}{SIDECARS[0]} beside it")
+        elif captions := _captions(path, sidecars[there[0]], findings):
+            yield Example(there[0][0], image, captions)
+    for (name, _), sidecar in sidecars.items():
+        if name not in known:
+            findings.add_gap(path, sidecar.member, "no image of this name beside it")
 
 
-def _captions(
-    path: Path, member: tarfile.TarInfo, file: IO[bytes], findings: Findings
-) -> tuple[str, ...]:
+def _up_to_dot(name: str) -> str:
+    folder, slash, file = name.rpartition("/")
+    return folder + slash + file.partition(".")[0]
+
+
+def _captions(path: Path, member: TarMember, findings: Findings) -> tuple[str, ...]:
     """Read the captions of a member, or add the reason why there is none."""
-    if member.size > MAX_BYTES:
-        findings.add(path, member.name, f"{member.size:,} bytes; expected at most {MAX_BYTES:,}")
-        return ()
-    file.seek(member.offset_data)
     try:
-        found = sidecar_captions(path / member.name, file.read(member.size))
+        found = sidecar_captions(path / member.member, member.read(MAX_BYTES))
     except InputError as error:
         findings.add_all(error)
         return ()
     texts = tuple(text for text, _ in found if text.strip())
     if not texts:
-        findings.add_gap(path, member.name, "no caption")
+        findings.add_gap(path, member.member, "no caption")
     return texts

@@ -10,6 +10,8 @@ import tempfile
 import unicodedata
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -500,12 +502,46 @@ def test_image_folder_has_its_metadata_in_the_folder_of_each_split(name, picture
     assert f"{root / 'train'}: 2 files may hold the captions" in problems("folder", source=root)
 
 
+def test_metadata_may_be_a_level_deeper_and_in_parquet(pictures, held):
+    root = pictures("data/train/a.jpg", "data/train/b.jpg", "data/test/a.jpg")
+    for split, columns in {
+        "train": {"file_name": ["a.jpg", "b.jpg"], "text": ["x", "y"]},
+        "test": {"file_name": ["a.jpg"], "text": ["z"]},
+    }.items():
+        pq.write_table(pa.table(columns), root / "data" / split / "metadata.parquet")
+    listing = read("folder", SourceOptions(source=root))
+    assert held(listing) == {
+        "train": {"data/train/a.jpg": ("x",), "data/train/b.jpg": ("y",)},
+        "test": {"data/test/a.jpg": ("z",)},
+    }
+    assert listing.notes == ("split by folders: test, train",)
+
+
+@pytest.mark.parametrize("name", ["{stem}.TXT", "{stem}.Jpg.txt", "{stem}.JSON", "{stem}.Jpg.json"])
+def test_sidecars_in_any_spelling(name, pictures, held):
+    root = pictures("train/a.Jpg", "train/b.Jpg", "val/c.Jpg")
+    for path in sorted(root.glob("*/*.Jpg")):
+        text = f"A {path.stem}."
+        content = json.dumps({"caption": text}) if "json" in name.lower() else text
+        path.with_name(name.format(stem=path.stem)).write_text(content)
+    assert held(read("folder", SourceOptions(source=root))) == {
+        "train": {"train/a.Jpg": ("A a.",), "train/b.Jpg": ("A b.",)},
+        "dev": {"val/c.Jpg": ("A c.",)},
+    }
+    (root / "train" / "b.Jpg").unlink()
+    with pytest.raises(InputError, match="no image of this name beside it"):
+        read("folder", SourceOptions(source=root))
+
+
 def test_captions_in_a_subfolder_are_named(pictures, problems):
     root = pictures("photos/a.jpg")
     (root / "lists").mkdir()
     (root / "lists" / "captions.csv").write_text("image,caption\na.jpg,x\n")
     message = problems("folder", source=root)
-    assert message.endswith(f"--captions FILE, such as {root / 'lists' / 'captions.csv'}.")
+    assert message.endswith(f"--captions FILE, such as {root / 'lists' / 'captions.csv'}")
+    (root / "lists" / "captions.csv").rename(root / "captions.xlsx")
+    message = problems("folder", source=root)
+    assert message.endswith(f"--captions FILE, such as {root / 'captions.xlsx'}")
 
 
 LAST_TWO = "by the last 2 parts of their paths"
@@ -564,9 +600,7 @@ def test_a_name_that_two_files_have_is_missing_for_that_reason(pictures, problem
     (root / "c.csv").write_text("image,caption\n1.jpg,x\n2.jpg,y\n")
     message = problems("folder", source=root)
     files = f"{root / 'beach' / '1.jpg'} or {root / 'city' / '1.jpg'}"
-    assert (
-        f"line 2: no image '1.jpg' in {root} (perhaps {files}; name its folder as well)" in message
-    )
+    assert f"line 2: no image '1.jpg' in {root} (perhaps {files}; give its path)" in message
     assert "'2.jpg'" not in message
     (root / "c.csv").write_text("image,caption\n1.jpg,x\n")
     message = problems("folder", source=root)
@@ -580,7 +614,7 @@ def test_what_is_left_out_is_counted_and_named(pictures, held):
     listing = read("folder", SourceOptions(source=root))
     assert set(held(listing)["train"]) == {"a.jpg", "z/b.jpg"}
     (note,) = listing.notes
-    assert note.startswith("left out, because they are hidden or raw files of a camera: ")
+    assert note.startswith("left out, because they are hidden or not named like images: ")
     assert f"{root / '._a.jpg'}, {root / '.ipynb_checkpoints'}" in note
     assert note.endswith(" and 1 more")
 

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from jaxcap.data.image_paths import named_left_out
 from jaxcap.data.image_tar import tar_images
 from jaxcap.datasets.prepare import load_source, prepare
 from jaxcap.datasets.sources import Listing, SourceOptions
@@ -73,6 +74,51 @@ def test_members_of_one_name_belong_together(tmp_path: Path) -> None:
     }
 
 
+def test_odd_tar_files_lose_no_image(tmp_path: Path) -> None:
+    """Dots in names, any order, `./`, hard links, macOS's metadata, a member that comes again."""
+    path = tmp_path / "train.tar"
+    images = ["IMG.2020.1.jpg", "IMG.2020.2.JPG", "./a/b.jpg", "/c.jpg"]
+    hidden = {"__MACOSX/c.jpg": b"x", "a/._b.jpg": b"x", "@eaDir/c.jpg/THUMB.jpg": b"x"}
+    old = {"IMG.2020.1.jpg": b"replaced", "IMG.2020.1.txt": b"replaced"}
+    tar(path, hidden | old)
+    tar(path, {name: jpeg(n) for n, name in enumerate(images)}, "a")
+    tar(path, {f"{name[:-3]}txt": f"{n}".encode() for n, name in enumerate(images)}, "a")
+    with tarfile.open(path, "a") as file:
+        link = tarfile.TarInfo("copy.jpg")
+        link.type, link.linkname = tarfile.LNKTYPE, "IMG.2020.2.JPG"
+        file.addfile(link)
+    tar(path, {"copy.caption": b"link", "notes.md": b"", "IMG_3.CR2": b""}, "a")
+    listing = read("webdataset", SourceOptions(source=path))
+    assert held(listing)["train"] == {
+        "IMG.2020.1": (jpeg(0), ("0",)),
+        "IMG.2020.2": (jpeg(1), ("1",)),
+        "a/b": (jpeg(2), ("2",)),
+        "c": (jpeg(3), ("3",)),
+        "copy": (jpeg(1), ("link",)),
+    }
+    left_out = [path / name for name in sorted(hidden)]
+    assert listing.notes == (named_left_out(left_out),)
+    reported: list[Path] = []
+    assert [image.member for image in tar_images(path, reported.append)] == [
+        *("IMG.2020.1.jpg", "IMG.2020.2.JPG", "a/b.jpg", "c.jpg", "copy.jpg"),
+    ]
+    assert reported == [*left_out, path / "IMG_3.CR2"]
+    with tarfile.open(path, "a") as file:
+        link.type = tarfile.SYMTYPE
+        file.addfile(link)
+    with pytest.raises(InputError, match=r"'copy\.jpg' is a link; write it with tar --dereference"):
+        read("webdataset", SourceOptions(source=path))
+
+
+def test_several_images_of_one_name_need_captions_of_their_own(tmp_path: Path) -> None:
+    pair = {"0.jpg": jpeg(0), "0.seg.png": jpeg(1), "0.txt": b"x"}
+    tar(tmp_path / "train.tar", pair)
+    with pytest.raises(InputError, match=r"train\.tar, 0\.seg\.png: no 0\.seg\.txt beside it"):
+        read("webdataset", SourceOptions(source=tmp_path))
+    listing = read("webdataset", SourceOptions(source=tmp_path, skip_bad=True))
+    assert held(listing) == {"train": {"0": (jpeg(0), ("x",))}}
+
+
 def test_names_that_occur_in_two_shards_get_the_name_of_the_shard(tmp_path: Path) -> None:
     for name in ("x", "y"):
         tar(tmp_path / f"{name}.tar", {"0.jpg": jpeg(0), "0.txt": name.encode()})
@@ -89,6 +135,7 @@ def test_shards_in_linked_folders_are_found_and_hidden_ones_are_not(tmp_path: Pa
     (tmp_path / "source" / "link").symlink_to(tmp_path / "disk")
     listing = read("webdataset", SourceOptions(source=tmp_path / "source"))
     assert held(listing) == {"train": {"0": (jpeg(0), ("x",))}}
+    assert listing.notes[0].endswith(f"not named like images: {tmp_path / 'source' / '.cache'}")
 
 
 def test_problems_of_shards_are_named_together(tmp_path: Path) -> None:
@@ -233,8 +280,7 @@ def test_members_are_bounded_before_they_are_read(tmp_path: Path) -> None:
             file.write(header(name, size=2**31))
             file.seek(2**31, os.SEEK_CUR)
         file.write(bytes(1024))
-    (_, image, _) = next(tar_images(path))
-    assert image is not None
+    (image,) = tar_images(path)
     with pytest.raises(InputError, match="2,147,483,648 bytes; expected at most 1,073,741,824"):
         image.read()
     with pytest.raises(InputError, match=r"a\.txt: 2,147,483,648 bytes; expected at most"):
