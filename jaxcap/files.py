@@ -185,7 +185,8 @@ def replacing(path: Path, *, folder: Path | None = None) -> Iterator[Path]:
         os.replace(beside, path)
     except OSError as error:
         if error.filename in (None, os.fspath(beside)):  # a full disk names no file
-            error.filename, error.filename2 = os.fspath(path), None
+            error.filename = os.fspath(path)
+            del error.filename2  # None would be shown as "-> None"
         raise
     finally:
         beside.unlink(missing_ok=True)

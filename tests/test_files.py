@@ -45,6 +45,14 @@ def test_writers_with_one_process_id_do_not_share_a_temporary_file(tmp_path: Pat
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_full_disk_is_reported_with_the_name_of_the_file(tmp_path: Path) -> None:
+    for given in ((), (str(tmp_path / "beside"),)):
+        with pytest.raises(OSError, match="left") as caught, replacing(tmp_path / "a"):
+            raise OSError(errno.ENOSPC, "No space left", *given)
+        name = given[0] if given else str(tmp_path / "a")
+        assert str(caught.value) == f"[Errno {errno.ENOSPC}] No space left: '{name}'"
+
+
 def test_a_planted_link_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, victim = tmp_path / "a", tmp_path / "victim"
     victim.write_text("mine")

@@ -11,6 +11,8 @@ from jaxcap.errors import InputError
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # `Path` turns // into /; C:/ is a drive
 _OPTION = re.compile(r"(--[\w.-]+)=(.*)", re.DOTALL)
+_TEXTS = ("--prefix", "--suffix")
+"""Options that are no paths, whatever they begin with."""
 
 
 def address_problem(text: str) -> str:
@@ -53,7 +55,7 @@ def local_arguments(arguments: Sequence[str]) -> list[str]:
     for before, argument in zip(["", *arguments], arguments, strict=False):
         attached = _OPTION.fullmatch(argument)
         option, value = attached.groups() if attached else (before, argument)
-        if value.startswith("~") or _ADDRESS.match(value):
+        if option not in _TEXTS and (value.startswith("~") or _ADDRESS.match(value)):
             value = str(local_path(value, option if option.startswith("--") else ""))
         found.append(f"{option}={value}" if attached else value)
     return found

@@ -58,6 +58,8 @@ def test_other_colons_are_no_addresses() -> None:
         "a b://",
     ]
     assert local_arguments(fine) == fine
+    captions = ["--prefix", "~", "--suffix=~/x", "--prefix", "style:/ "]  # texts, not paths
+    assert local_arguments(captions) == captions
 
 
 @pytest.mark.parametrize(
