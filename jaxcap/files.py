@@ -115,6 +115,10 @@ def check_space(name: str | Path, folder: Path, needed: int, way_out: str) -> No
         )
 
 
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""How a file begins that Git LFS has not downloaded."""
+
+
 def open_file(path: Path, name: str | None = None) -> BufferedReader:
     """Open a regular file for reading; a pipe would block, and a device might never end.
 
@@ -122,14 +126,20 @@ def open_file(path: Path, name: str | None = None) -> BufferedReader:
       name: the name of the file in the message; by default its path.
 
     Raises:
-      InputError: it is not a regular file.
+      InputError: it is not a regular file, or it is a pointer that Git LFS left in its place.
       OSError: it cannot be opened.
     """
     # A pipe that nobody writes to would block `open` itself.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    problem = ""
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        problem = "not a regular file, but a folder, a pipe or a device"
+    elif os.read(descriptor, len(_LFS_POINTER)) == _LFS_POINTER:
+        problem = "a Git LFS pointer, not the file itself; run `git lfs pull`"
+    if problem:
         os.close(descriptor)
-        raise InputError(f"{name or path}: not a regular file, but a folder, a pipe or a device")
+        raise InputError(f"{name or path}: {problem}")
+    os.lseek(descriptor, 0, os.SEEK_SET)
     return open(descriptor, "rb")
 
 

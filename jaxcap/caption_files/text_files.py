@@ -89,9 +89,6 @@ def read_text(path: Path) -> str:
 MAX_BYTES, _MAX_RATIO = 1 << 26, 100
 """Bounds of what a compressed file may unpack to. Captions are compressed 3 to 10 times."""
 
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-"""How a file begins that Git LFS has not downloaded."""
-
 
 _WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1")
 """How .xlsx and .ods files begin, and .xls files."""
@@ -115,8 +112,6 @@ def decode_text(data: bytes, path: Path) -> str:
 
 
 def _decoded(data: bytes, path: Path) -> str:
-    if data.startswith(LFS_POINTER):
-        raise InputError(f"{path}: a Git LFS pointer, not the file itself; run `git lfs pull`.")
     if data.startswith(_WORKBOOKS):
         raise InputError(f"{path}: a workbook, or a ZIP archive; save it as CSV in UTF-8.")
     if name := utf16(data):

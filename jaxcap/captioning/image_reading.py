@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 import numpy as np
 from PIL import Image
 
+from jaxcap.config.local_paths import local_path
 from jaxcap.data.images import decode, resize
 from jaxcap.errors import InputError
 
@@ -68,11 +69,16 @@ def read_image(
     """Decode an image and resize it to each of `sizes`.
 
     Args:
-      image: an `ImageLike`; anything else gives a `ReadImage` with an error.
+      image: an `ImageLike`; anything else gives a `ReadImage` with an error, and so does an address
+        such as https://…. `~` is expanded in a text.
       number: names an image that has no path.
       max_pixels: as of `decode`.
     """
-    source: Any = Path(image) if isinstance(image, str | os.PathLike) else image
+    source: Any = Path(image) if isinstance(image, os.PathLike) else image
+    try:
+        source = local_path(source) if isinstance(source, str) else source
+    except InputError as error:
+        return ReadImage(image, error=str(error))
     name = str(source) if isinstance(source, Path) else f"image {number}"
     if isinstance(source, OpenFile):
         # Images in tar and Parquet files have names; so do open files.

@@ -119,6 +119,15 @@ def test_a_file_that_cannot_be_read_is_a_bad_image(scenes, tmp_path):
     assert "closed file" in str(read_image(as_text, 0, sizes=[32]).error)
 
 
+def test_texts_are_paths_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    read = read_image("~/a.png", 0, sizes=[4])
+    assert (read.name, read.error, len(read.pixels)) == (str(tmp_path / "a.png"), None, 1)
+    address = "https://example.org/a.png"
+    assert str(read_image(address, 0, sizes=[4]).error).startswith(f"{address}: an address, not a")
+
+
 def test_an_array_of_pictures_is_several_images(run):
     pictures = np.zeros((3, 8, 8, 3), np.uint8)
     assert [each.error for each in run.caption(pictures)] == [None] * 3

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from jaxcap.caption_files.text_files import LFS_POINTER
 from jaxcap.data.image_paths import named_left_out, walk_images
 from jaxcap.datasets import Progress
 from jaxcap.datasets.sources import Example, Listing, SourceOptions
@@ -23,7 +22,6 @@ from jaxcap.datasets.sources.splits import (
     in_order,
 )
 from jaxcap.errors import InputError
-from jaxcap.files import open_file
 
 
 def read_shards(
@@ -76,7 +74,7 @@ def find_shards(source: Path, suffix: str, findings: Findings) -> list[Path]:
     Folders that cannot be read, and hidden shards, are added to the findings.
 
     Raises:
-      InputError: there is none, or some are Git LFS pointers.
+      InputError: there is none.
     """
     shards = [source]
     if not source.is_file():
@@ -95,18 +93,7 @@ def find_shards(source: Path, suffix: str, findings: Findings) -> list[Path]:
     if not shards:
         findings.add(source, "", f"no {suffix} file in this folder or below it")
         findings.fail()
-    pointers = [path for path in shards if _is_lfs_pointer(path)]
-    if pointers:
-        raise InputError(
-            f"{source}: {len(pointers):,} of {len(shards):,} files are Git LFS pointers, not the "
-            f"files themselves; the first is {pointers[0]}. Run `git lfs pull`"
-        )
     return shards
-
-
-def _is_lfs_pointer(path: Path) -> bool:
-    with open_file(path) as file:
-        return file.read(len(LFS_POINTER)) == LFS_POINTER
 
 
 def split_of_shard(path: Path, source: Path) -> str | None:

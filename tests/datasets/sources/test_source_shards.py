@@ -154,8 +154,10 @@ def test_problems_of_shards_are_named_together(tmp_path: Path) -> None:
     assert f"{tmp_path / 'c.tar'}: not a tar file that can be read in place" in message
     for path in (tmp_path / "b.tar", tmp_path / "c.tar"):
         path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
-    with pytest.raises(InputError, match=r"2 of 3 files are Git LFS pointers.*b\.tar.*git lfs"):
+    with pytest.raises(InputError) as caught:
         read("webdataset", SourceOptions(source=tmp_path))
+    for path in (tmp_path / "b.tar", tmp_path / "c.tar"):
+        assert f"{path}: a Git LFS pointer, not the file itself" in str(caught.value)
     with pytest.raises(InputError, match=r"no \.parquet file in this folder"):
         read("parquet", SourceOptions(source=tmp_path))
 

@@ -133,11 +133,6 @@ def _stranger(start: bytes) -> str:
         return "it is empty. Was the download cut short?"
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         return "a web page, not weights. Download the file itself, not the page about it."
-    if text.startswith(b"version https://git-lfs"):
-        return (
-            "a Git LFS pointer, not the weights themselves. Fetch them with"
-            " 'git lfs pull', or download the file from its page."
-        )
     if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!")):
         return "a compressed archive. Unpack it, and give the weight file in it."
     return (

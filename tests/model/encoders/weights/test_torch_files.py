@@ -264,7 +264,7 @@ def test_no_flipped_bit_escapes_as_another_exception(tmp_path):
     [
         (b"", "It is empty"),
         (b"<!DOCTYPE html><html>404</html>", "begins with b'<!DOCTYPE html>"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "begins with b'version https"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
         (pickle.dumps([1, 2, 3], 2), "not one of PyTorch's"),
         (_legacy(pickle.dumps([1], 2), {}), "holds a list"),
         (_legacy(pickle.dumps({"epoch": 3}, 2), {}), "1 of 1 values are not: 'epoch'"),
