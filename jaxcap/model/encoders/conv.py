@@ -29,6 +29,7 @@ from jaxcap.model.encoders.cpu import winograd
 from jaxcap.model.encoders.cpu.depthwise import depthwise_conv_shifted
 from jaxcap.model.encoders.cpu.max_pooling import max_pool_shifted
 from jaxcap.model.encoders.cpu.pointwise import pointwise_conv_dot
+from jaxcap.model.encoders.cpu.unpadded import conv_unpadded
 from jaxcap.model.encoders.normalisation import BatchNorm
 from jaxcap.model.encoders.windows import Padding, pad_widths
 
@@ -185,6 +186,8 @@ class Conv(nn.Module):
             return pointwise_conv_dot(x, kernel, stride=self.stride)
         if on_cpu() and winograd.is_suitable(x, kernel, self.stride, self.padding):
             return winograd.conv3x3(x, kernel, padding=self.padding)
+        if on_cpu() and self.padding == 0:
+            return conv_unpadded(x, kernel, stride=self.stride)
         groups = x.shape[-1] if self.depthwise else 1
         return conv(x, kernel, stride=self.stride, padding=self.padding, groups=groups)
 
@@ -192,9 +195,9 @@ class Conv(nn.Module):
 class ConvNorm(nn.Module):
     """A convolution and its batch normalisation (Ioffe & Szegedy 2015, algorithms 1 and 2).
 
-    Without batch statistics, the normalisation is part of the convolution's kernel and bias. Not on
-    CPUs: there XLA adds the bias and applies the ReLU in a pass over the output, in which the scale
-    is free, while scaling the kernel again in each call is not.
+    Without batch statistics and a pool, the normalisation is part of the convolution's kernel and
+    bias. Not on CPUs: there XLA adds the bias and applies the ReLU in a pass over the output, in
+    which the scale is free, while scaling the kernel again in each call is not.
 
     Attributes:
       features, kernel_size, stride, padding, depthwise, use_bias, dtype: as in `Conv`.
@@ -203,6 +206,7 @@ class ConvNorm(nn.Module):
       axis_name: mapped axis over which batch statistics are averaged, if any.
       use_scale: multiply each normalised channel by a learned scale.
       scale_init: initialiser of that scale; with zeros, a residual branch starts at zero.
+      pool: applied between the convolution and the normalisation.
     """
 
     features: int
@@ -217,6 +221,7 @@ class ConvNorm(nn.Module):
     axis_name: str | None = None
     use_scale: bool = True
     scale_init: Callable[..., Any] = nn.initializers.ones
+    pool: Callable[[Any], Any] | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W I"], *, train: bool) -> Float[Array, "B h w O"]:
@@ -240,6 +245,8 @@ class ConvNorm(nn.Module):
             scale_init=self.scale_init,
             name="norm",
         )
+        if self.pool is not None:
+            return norm(self.pool(conv(x)))
         if train or on_cpu():
             return norm(conv(x))
         return conv(x, norm.line(self.features))

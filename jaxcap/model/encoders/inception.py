@@ -27,12 +27,18 @@ from jaxcap.model.encoders.freezing import run_stage
 
 
 class Layer(NamedTuple):
-    """A convolution with its normalisation and ReLU; one with a stride is not padded."""
+    """A convolution with its normalisation and ReLU; one with a stride is not padded.
+
+    `pooled` averages over 3×3 pixels between the two. The paper pools before the 1×1 convolution,
+    which gives the same numbers: both are linear, one over pixels and one over channels. After the
+    convolution, there are 4 to 10 times fewer channels to pool.
+    """
 
     name: str
     features: int
     kernel_size: int | tuple[int, int]
     stride: int = 1
+    pooled: bool = False
 
 
 class Fork(NamedTuple):
@@ -51,9 +57,8 @@ class Fork(NamedTuple):
         return found
 
 
-# Average-pooling keeps the grid; max-pooling halves it, as the stride of a convolution does.
-Pool: TypeAlias = Literal["average", "max"]
-Branch: TypeAlias = tuple[Layer | Pool | Fork, ...]  # from the input on
+MaxPool: TypeAlias = Literal["max"]  # halves the grid, as the stride of a convolution does
+Branch: TypeAlias = tuple[Layer | MaxPool | Fork, ...]  # from the input on
 
 
 def fork(*branches: Branch) -> Fork:
@@ -74,7 +79,7 @@ def _figure5(pool: int) -> Fork:
             Layer("branch3x3dbl_2", 96, 3),
             Layer("branch3x3dbl_3", 96, 3),
         ),
-        ("average", Layer("branch_pool", pool, 1)),
+        (Layer("branch_pool", pool, 1, pooled=True),),
     )
 
 
@@ -94,7 +99,7 @@ def _figure6(inner: int) -> Fork:
             Layer("branch7x7dbl_4", inner, DOWN),
             Layer("branch7x7dbl_5", 192, ACROSS),
         ),
-        ("average", Layer("branch_pool", 192, 1)),
+        (Layer("branch_pool", 192, 1, pooled=True),),
     )
 
 
@@ -117,7 +122,7 @@ def _figure7() -> Fork:
                 (Layer("branch3x3dbl_3b", 384, (3, 1)),),
             ),
         ),
-        ("average", Layer("branch_pool", 192, 1)),
+        (Layer("branch_pool", 192, 1, pooled=True),),
     )
 
 
@@ -180,17 +185,21 @@ class Mixed(nn.Module):
             outputs.append(y)
         return jnp.concatenate(outputs, axis=-1)
 
-    def _step(self, step: Layer | Fork | Pool, x: Any, train: bool) -> Any:
+    def _step(self, step: Layer | Fork | MaxPool, x: Any, train: bool) -> Any:
         if isinstance(step, Fork):
             return self._join(step, x, train)
         if isinstance(step, Layer):
-            padding = "SAME" if step.stride == 1 else 0
             conv = self.conv_norm(
-                step.features, step.kernel_size, step.stride, padding=padding, name=step.name
+                step.features,
+                step.kernel_size,
+                step.stride,
+                padding="SAME" if step.stride == 1 else 0,
+                pool=partial(avg_pool, size=3, count_padding=self.count_padding)
+                if step.pooled
+                else None,
+                name=step.name,
             )
             return nn.relu(conv(x, train=train))
-        if step == "average":
-            return avg_pool(x, size=3, count_padding=self.count_padding)
         return max_pool(x, size=3, stride=2, padding=0)
 
 

@@ -1,5 +1,7 @@
 """The CPU forms against XLA's own operators, and against sums worked out by hand."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,11 +14,13 @@ from jaxcap.model.encoders.conv import (
     avg_pool,
     conv,
     max_pool_windows,
+    written_for,
 )
 from jaxcap.model.encoders.cpu import depthwise
 from jaxcap.model.encoders.cpu.depthwise import depthwise_conv_shifted
 from jaxcap.model.encoders.cpu.max_pooling import max_pool_shifted
 from jaxcap.model.encoders.cpu.pointwise import pointwise_conv_dot
+from jaxcap.model.encoders.cpu.unpadded import conv_unpadded
 
 # An odd and an even side; no stride divides both.
 HEIGHT, WIDTH = 7, 8
@@ -78,6 +82,18 @@ def test_pointwise_forms_agree(stride):
     w = jax.random.normal(KEY, (1, 1, 3, 5))
     _assert_same(
         lambda x, w: pointwise_conv_dot(x, w, stride=stride),
+        lambda x, w: conv(x, w, stride=stride, padding=0),
+        x,
+        w,
+    )
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [((3, 3), 1), ((3, 3), 2), ((1, 7), 1), ((2, 2), 3)])
+def test_unpadded_forms_agree(kernel, stride):
+    x = _images(HEIGHT, WIDTH, channels=17)  # YNNPACK takes 17 channels or more
+    w = jax.random.normal(KEY, (*kernel, 17, 20))
+    _assert_same(
+        lambda x, w: conv_unpadded(x, w, stride=stride),
         lambda x, w: conv(x, w, stride=stride, padding=0),
         x,
         w,
@@ -238,6 +254,32 @@ def test_a_frozen_normalisation_is_part_of_the_convolution(options, monkeypatch)
     )
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(inner["intermediates"]["conv"]["__call__"][0], found)
+
+
+@pytest.mark.parametrize("count_padding", [False, True])
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_pooling_after_a_pointwise_convolution_is_pooling_before_it(count_padding, device):
+    x = _images(HEIGHT, WIDTH, channels=5)
+    pool = partial(avg_pool, size=3, count_padding=count_padding)
+    plain, pooled = ConvNorm(3, 1), ConvNorm(3, 1, pool=pool)
+    variables = jax.tree.map(
+        lambda leaf: 0.5 + jax.random.uniform(KEY, leaf.shape), plain.init(KEY, x, train=False)
+    )
+    assert jax.tree.map(jnp.shape, pooled.init(KEY, x, train=False)) == jax.tree.map(
+        jnp.shape, variables
+    )
+    with written_for(device):
+        np.testing.assert_allclose(
+            pooled.apply(variables, x, train=False),
+            plain.apply(variables, pool(x), train=False),
+            rtol=1e-5,
+            atol=1e-5,
+        )
+        found, expected = (
+            layer.apply(variables, images, train=True, mutable=["batch_stats"])
+            for layer, images in ((pooled, x), (plain, pool(x)))
+        )
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), found, expected)
 
 
 def test_batch_statistics_are_averaged_over_the_axis():

@@ -26,6 +26,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxcap.model.encoders.cpu.device_varying import device_varying_zero
+from jaxcap.model.encoders.cpu.unpadded import conv_unpadded
 
 # With fewer channels the products are so cheap that the additions around them dominate the cost.
 # In smaller images most tiles cross the edge.
@@ -161,6 +162,8 @@ def _pays(size: tuple[Any, int, int], kernel: Array, f: _Transforms, most: int) 
 
 
 def _direct(x: Array, kernel: Array, padding: int) -> Array:
+    if padding == 0:
+        return conv_unpadded(x, kernel)
     return lax.conv_general_dilated(
         x,
         kernel,
