@@ -153,6 +153,10 @@ class RecognitionConfig:
     class_words: Annotated[tuple[str, ...], MaxItems(1000), Operational] = ()
     """For each class of the classifier, the words that people use for it, separated by spaces;
     default: a table for ImageNet's 1,000 classes. A run records its table."""
+    people_threshold: Annotated[float, Rate] = 0.0
+    """Words for people count as recognised only where somebody is in the image with at least this
+    probability. A caption's first word is nearly always somebody, so a decoder believes the least
+    doubtful sign of them."""
     branch: str | None = None
     """A stage of the encoder, such as block7. Words are recognised from a frozen copy of the
     published encoder from this stage on; earlier stages are shared, and no stage of the training

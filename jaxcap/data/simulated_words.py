@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -42,8 +42,12 @@ KEPT = 0.5
 FREQUENT, KEPT_IF_FREQUENT = 0.04, 0.85
 """The same for a word that more than this share of all captions says, such as man or white: a
 detector knows it well, so where it is missing, there is none."""
+KEPT_PEOPLE = 0.97
+"""The same for a word for people, where the recogniser has a threshold for them."""
 TRUE_PROBABILITIES = Spread(0.15, 1.0, 2.2)
 """The probabilities that recognised words are given."""
+PEOPLE_PROBABILITIES = Spread(0.4, 1.0, 1.0)
+"""The same for words for people."""
 FALSE_PROBABILITIES = Spread(0.12, 0.57, 2.5)
 """The probabilities that false words are given, which fill the places that are left."""
 UNSURE = 0.5
@@ -65,11 +69,14 @@ class SimulatedWords:
       captions: the captions of the records.
       recognisable: the ids of all words that the recogniser knows.
       count: K, the words of each record.
+      people: the ids of words for people, if the recogniser leaves them out where it is doubtful
+        that there are any.
     """
 
     captions: Captions
     recognisable: Sequence[int]
     count: int = 20
+    people: Collection[int] = ()
 
     def draw(
         self,
@@ -107,26 +114,26 @@ class SimulatedWords:
         # Sets are several times as fast as arrays of so few words.
         captions = (caption.tolist() for caption in self.captions.rows[number])
         said = self._known.intersection(itertools.chain.from_iterable(captions))
-        true = [
-            word
-            for word in sorted(said)
-            if rng.random() < (KEPT_IF_FREQUENT if word in self._frequent else KEPT)
-        ]
+        true = [word for word in sorted(said) if rng.random() < self._kept(word)]
+        people = np.isin(true, list(self.people))
         places = max(0, self.count - len(true))
         count = places if of_image is None else min(places, rng.poisson(FALSE_BESIDE_IMAGE))
         drawn = np.searchsorted(self._bounds, rng.random(count), side="right")
-        false = sorted(set(self._ids[drawn].tolist()) - said)
-        seen = {w: p for w, p in (of_image or {}).items() if w not in said and w not in false}
+        false = sorted(set(self._ids[drawn].tolist()) - said.union(self.people))
+        unseen = {*said, *false, *(() if people.any() else self.people)}
+        seen = {w: p for w, p in (of_image or {}).items() if w not in unseen}
         words = np.array([*true, *false, *seen], np.int32)
-        probabilities = np.concatenate(
-            [
-                TRUE_PROBABILITIES.draw(rng, len(true)),
-                FALSE_PROBABILITIES.draw(rng, len(false)),
-                np.array(list(seen.values())),
-            ]
-        )
+        given = TRUE_PROBABILITIES.draw(rng, len(true))
+        given[people] = PEOPLE_PROBABILITIES.draw(rng, int(people.sum()))
+        false_given = FALSE_PROBABILITIES.draw(rng, len(false))
+        probabilities = np.concatenate([given, false_given, np.array(list(seen.values()))])
         order = np.argsort(-probabilities, kind="stable")[: self.count]
         return words[order], probabilities[order]
+
+    def _kept(self, word: int) -> float:
+        if word in self.people:
+            return KEPT_PEOPLE
+        return KEPT_IF_FREQUENT if word in self._frequent else KEPT
 
     @functools.cached_property
     def _known(self) -> frozenset[int]:

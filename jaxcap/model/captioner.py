@@ -242,7 +242,12 @@ def _create_recogniser(config: Config, words: Sequence[str], build: Any) -> Reco
       InputError: the encoder cannot be branched off from there, or trains what is shared.
     """
     name, branch = config.encoder.name, config.recognition.branch
-    known = recognisable(config.recognition, words)
+    create = functools.partial(
+        Recogniser,
+        recognisable(config.recognition, words),
+        config.recognition.words,
+        people_threshold=config.recognition.people_threshold,
+    )
     if branch is None:
         if config.encoder.trainable:
             raise InputError(
@@ -250,7 +255,7 @@ def _create_recogniser(config: Config, words: Sequence[str], build: Any) -> Reco
                 " recognised from the features that the encoder would change. Give the"
                 " recogniser its own layers with --recognition.branch, or --encoder.no-trainable."
             )
-        return Recogniser(known, config.recognition.words)
+        return create()
     spec = encoder_spec(name)
     if not spec.branches:
         raise InputError(
@@ -269,7 +274,7 @@ def _create_recogniser(config: Config, words: Sequence[str], build: Any) -> Reco
             " would change stages before the branch, which the recogniser shares. Give"
             f" --encoder.train-from {branch} or a later stage."
         )
-    return Recogniser(known, config.recognition.words, build(frozen_stages=spec.stages), branch)
+    return create(build(frozen_stages=spec.stages), branch)
 
 
 def init_variables(

@@ -61,7 +61,8 @@ class TrainingData:
             if has_images(source):
                 photographs = end
             elif recogniser is not None:
-                words = SimulatedWords(part, recogniser.words.ids, recogniser.count)
+                people = recogniser.words.people if recogniser.people_threshold else ()
+                words = SimulatedWords(part, recogniser.words.ids, recogniser.count, people)
             sets[name] = TrainingSet(source, part, words=words, first_number=begin)
         return cls(
             {name: sets[name] for name in names}, Captions(captions.rows.part(0, photographs))

@@ -46,6 +46,18 @@ def test_frequent_words_are_missed_less_often():
     assert np.mean(given) == pytest.approx(simulated_words.KEPT_IF_FREQUENT, abs=0.03)
 
 
+def test_people_are_nearly_always_recognised_and_never_falsely():
+    captions = Captions.encode(TEXTS, VOCABULARY, config=DataConfig())
+    simulated = SimulatedWords(captions, (DOG, CAT, BOAT), people={DOG})
+    given = [each[DOG] for each in drawn(simulated, 0, 4000) if DOG in each]
+    assert len(given) / 4000 == pytest.approx(simulated_words.KEPT_PEOPLE, abs=0.01)
+    assert min(given) >= np.float32(simulated_words.PEOPLE_PROBABILITIES.lowest)
+    assert not any(DOG in each for each in drawn(simulated, 1, 1000))
+    seen = RecognisedWords(np.full((1000, 1), DOG), np.full((1000, 1), 0.3, np.float32))
+    found = simulated.draw(np.full(1000, 1), seed=3, step=4, of_image=seen)
+    assert not np.isin(DOG, found.ids)
+
+
 def mean(spread: simulated_words.Spread) -> float:
     """Return the integral of the drawn probability over u."""
     return spread.lowest + (spread.highest - spread.lowest) / (spread.exponent + 1)

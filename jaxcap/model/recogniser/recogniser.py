@@ -16,12 +16,10 @@ B images   P positions   D features   R recognisable words   K words that are re
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import functools
 import itertools
 from collections.abc import Sequence
-from importlib import resources
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -33,7 +31,7 @@ from jaxtyping import Array, Float
 from jaxcap.config import RecognitionConfig
 from jaxcap.errors import InputError
 from jaxcap.model.encoders.base import Encoder
-from jaxcap.model.recogniser.words import RecognisedWords
+from jaxcap.model.recogniser.words import RecognisedWords, read_table, words_for_people
 from jaxcap.search.processors import ENGLISH_FUNCTION_WORDS
 from jaxcap.text.vocabulary import SPECIALS
 
@@ -58,18 +56,19 @@ class Recognisable(NamedTuple):
       ids: their ids, R of them; those with a detector first.
       detected: how many have a detector.
       links: pairs `(class, index into ids)` from ImageNet's classes to words.
+      people: the ids of words for people.
     """
 
     ids: tuple[int, ...]
     detected: int
     links: tuple[tuple[int, int], ...]
+    people: frozenset[int] = frozenset()
 
 
 @functools.cache
 def words_of_classes() -> tuple[tuple[str, ...], ...]:
     """Return the words that people use for each of ImageNet's 1,000 classes, in its order."""
-    table = resources.files(__package__).joinpath("imagenet_words.csv").read_text("utf-8")
-    return tuple(tuple(row["words"].split()) for row in csv.DictReader(table.splitlines()))
+    return tuple(tuple(row["words"].split()) for row in read_table("imagenet_words.csv"))
 
 
 def with_words(config: RecognitionConfig, vocabulary: Sequence[str]) -> RecognitionConfig:
@@ -130,7 +129,8 @@ def recognisable(config: RecognitionConfig, vocabulary: Sequence[str]) -> Recogn
             f"recognition.words is {config.words}, but none of the {len(number)} words of the"
             " vocabulary can be recognised. Give --recognition.words 0."
         )
-    return Recognisable(tuple(place), detected, tuple(links))
+    people = frozenset(number[word] for word in words_for_people() if number.get(word) in place)
+    return Recognisable(tuple(place), detected, tuple(links), people)
 
 
 class Recogniser(nn.Module):
@@ -142,12 +142,14 @@ class Recogniser(nn.Module):
       encoder: a frozen copy of the encoder's stages from `branch` on; None to read the encoder's
         own features.
       branch: the first stage of `encoder`.
+      people_threshold: see `RecognitionConfig.people_threshold`.
     """
 
     words: Recognisable
     count: int
     encoder: Encoder | None = None
     branch: str | None = None
+    people_threshold: float = 0.0
 
     def setup(self) -> None:
         self.classifier = nn.Dense(CLASSES)
@@ -194,6 +196,13 @@ class Recogniser(nn.Module):
 
     def read(self, features: Float[Array, "B P D"]) -> RecognisedWords:
         """Return the K most probable words of the `features` of each image."""
-        probabilities, at = jax.lax.top_k(nn.sigmoid(self.logits(features)), self.count)
+        probabilities = self._without_doubtful_people(nn.sigmoid(self.logits(features)))
+        probabilities, at = jax.lax.top_k(probabilities, self.count)
         ids = jnp.array(self.words.ids, jnp.int32)[at]
         return RecognisedWords(ids, jax.lax.stop_gradient(probabilities))
+
+    def _without_doubtful_people(self, p: Float[Array, "B R"]) -> Float[Array, "B R"]:
+        """Set words for people to 0 where 1 − Π(1 − p) over these words is below the threshold."""
+        people = np.isin(self.words.ids, list(self.words.people))
+        nobody = jnp.prod(1 - p, axis=1, keepdims=True, where=people)
+        return jnp.where(people & (1 - nobody < self.people_threshold), 0.0, p)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+from collections.abc import Iterator
 from importlib import resources
 from typing import NamedTuple
 
@@ -27,8 +28,19 @@ class RecognisedWords(NamedTuple):
 @functools.cache
 def word_groups() -> tuple[tuple[str, ...], ...]:
     """Return the groups of words that count as one thing, such as "cat", "cats" and "kitten"."""
-    table = resources.files(__package__).joinpath("word_forms.csv").read_text("utf-8")
-    return tuple(tuple(row["words"].split()) for row in csv.DictReader(table.splitlines()))
+    return tuple(tuple(row["words"].split()) for row in read_table("word_forms.csv"))
+
+
+@functools.cache
+def words_for_people() -> frozenset[str]:
+    """Return "man", "people", "crowd", "surfer" and their like."""
+    return frozenset(row["word"] for row in read_table("people.csv"))
+
+
+def read_table(name: str) -> Iterator[dict[str, str]]:
+    """Read a table of words that is part of the package."""
+    table = resources.files(__package__).joinpath(name).read_text("utf-8")
+    return csv.DictReader(table.splitlines())
 
 
 @functools.cache
