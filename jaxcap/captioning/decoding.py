@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, UInt8, UInt32
 from jaxcap.config import MAX_REQUIRED, Config, SearchConfig, validate
 from jaxcap.errors import InputError, did_you_mean
 from jaxcap.model.captioner import Captioner
-from jaxcap.model.recogniser.words import RecognisedWords, word_groups
+from jaxcap.model.recogniser.recogniser import Recogniser
+from jaxcap.model.recogniser.words import RecognisedWords, word_groups, words_for_people
 from jaxcap.search import (
     Processor,
     Ranking,
@@ -29,7 +30,7 @@ from jaxcap.search import (
     processors,
     sample,
 )
-from jaxcap.search.guiding import guide_requirements, word_forms
+from jaxcap.search.guiding import guide_requirements, unrecognised, with_penalty, word_forms
 from jaxcap.text.vocabulary import PAD, SPECIALS, UNK, Vocabulary
 
 
@@ -99,6 +100,8 @@ def create_decode(
     """
     check_search(config, vocabulary, recognises=any(model.recogniser for model in models))
     search = _create_search(config, vocabulary)
+    recogniser = next((model.recogniser for model in models if model.recogniser), None)
+    things = _detected_things(recogniser, vocabulary) if recogniser else None
 
     def decode(variables: tuple[Any, ...], images: tuple[ImageInput, ...]) -> Decoded:
         encoded = [encode(*each) for each in zip(models, variables, images, strict=True)]
@@ -112,7 +115,11 @@ def create_decode(
             (each.words for each in encoded if each.words is not None),
             RecognisedWords(none.astype(jnp.int32), none),
         )
-        captions = search(average(steps), carries, images[0], words)
+        step = average(steps)
+        if config.unrecognised_penalty:
+            absent = unrecognised(things, *words)
+            step = with_penalty(step, config.unrecognised_penalty * absent)
+        captions = search(step, carries, images[0], words)
         return Decoded(captions, words, features.mean(axis=1))
 
     return jax.jit(decode)
@@ -214,6 +221,21 @@ def _rules(config: SearchConfig, vocabulary: Vocabulary) -> tuple[Processor, ...
     return tuple(rules)
 
 
+def _detected_things(recogniser: Recogniser, vocabulary: Vocabulary) -> Int[np.ndarray, " V"]:
+    """Number the things that the recogniser has a detector for, people as one of them.
+
+    Returns:
+      The thing that each word of the vocabulary names, 0 for other words.
+    """
+    known = recogniser.words
+    detected = {vocabulary.words[id] for id in known.ids[: known.detected]}
+    of_word = np.zeros(len(vocabulary), np.int32)
+    for number, group in enumerate([*word_groups(), words_for_people()], start=1):
+        if detected.intersection(group):
+            of_word[_ids([word for word in group if word in vocabulary.words], vocabulary)] = number
+    return of_word
+
+
 def _create_requirements(
     config: SearchConfig, vocabulary: Vocabulary
 ) -> Callable[[RecognisedWords], Int[Array, "B C M"]]:
@@ -296,11 +318,13 @@ def check_search(config: SearchConfig, vocabulary: Vocabulary, *, recognises: bo
             "(the vocabulary); 3 to 5 is usual."
         )
     validate(replace(Config(), search=config))
-    if config.guide and config.method == "beam" and not recognises:
-        raise InputError(
-            f"search.guide is {config.guide:g}, but this model does not recognise words; give a "
-            "model with recognition.words above 0, or no guide."
-        )
+    guide = config.guide if config.method == "beam" else 0
+    for name, value in (("guide", guide), ("unrecognised_penalty", config.unrecognised_penalty)):
+        if value and not recognises:
+            raise InputError(
+                f"search.{name} is {value:g}, but this model does not recognise words; give a "
+                "model with recognition.words above 0, or 0."
+            )
     banned = set(config.banned_words)
     required = [word for words in config.required_words for word in words.split("|")]
     for option, words in (("banned", config.banned_words), ("required", required)):
@@ -397,6 +421,8 @@ def describe(config: SearchConfig, units: str = "words") -> str:
         bonus = f", bonus {config.guide_bonus:g}" if config.guide_bonus else ""
         things = f"p ≥ {config.guide:g}, at most {config.guide_words}{bonus}"
         parts.append(f"guided by recognised words ({things})")
+    if config.unrecognised_penalty:
+        parts.append(f"unrecognised things cost {config.unrecognised_penalty:g}")
     if config.no_repetition:
         parts.append(f"no {units.removesuffix('s')} twice in succession")
     if config.no_repeated_ngram:

@@ -384,6 +384,9 @@ class SearchConfig:
     guide_bonus: Annotated[float, UpTo(1e6), _Beam] = 0.0
     """beam: what a caption gains in the ranking by each recognised thing that it names, in the unit
     of its score, so that naming it is worth only so much. 0: things are required."""
+    unrecognised_penalty: Annotated[float, UpTo(1e6)] = 0.0
+    """Subtracted from the log probability of each word for a thing that the model has a detector
+    for and did not recognise in the image, such as "dog" or, all as one thing, people."""
     no_repetition: bool = False
     """Never repeat a word immediately."""
     no_repeated_ngram: Annotated[int, UpTo(_MAX_TOKENS)] = 0

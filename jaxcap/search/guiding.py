@@ -10,11 +10,15 @@ B images   K recognised words   C requirements   M forms of a word   V vocabular
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxcap.search.interface import StepFunction
 
 _NONE = 0
 """`<pad>`, which no caption contains."""
@@ -77,3 +81,30 @@ def guide_requirements(
     best, places = jax.lax.top_k(ranks, min(at_most, ranks.shape[-1]))
     chosen = jnp.take_along_axis(groups, places[..., None], axis=1)
     return jnp.where(best[..., None] >= 0, chosen, _NONE)
+
+
+@partial(jnp.vectorize, signature="(v),(k),(k)->(v)")
+def unrecognised(
+    group_of: Int[Array, " V"], ids: Int[Array, " K"], probabilities: Float[Array, " K"]
+) -> Bool[Array, " V"]:
+    """Tell which words name a thing that none of the recognised words names.
+
+    Args:
+      group_of: the number of the thing that each word names, below V; 0 for other words.
+      ids: the recognised words of an image.
+      probabilities: theirs; 0 where an image has fewer words.
+    """
+    found = jnp.zeros(group_of.shape[0], bool).at[group_of[ids]].max(probabilities > 0)
+    return (group_of > 0) & ~found[group_of]
+
+
+def with_penalty(step: StepFunction, penalties: Float[Array, "B V"]) -> StepFunction:
+    """Return a step that subtracts `penalties` from the logits of each image's words."""
+
+    def penalised(carry: Any, tokens: Any) -> Any:
+        carry, output = step(carry, tokens)
+        between = (1,) * (output.logits.ndim - 2)
+        shape = (penalties.shape[0], *between, penalties.shape[1])
+        return carry, output._replace(logits=output.logits - penalties.reshape(shape))
+
+    return penalised

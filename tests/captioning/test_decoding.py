@@ -231,6 +231,21 @@ def test_a_bonus_is_all_that_recognised_words_are_worth(guided: Callable[..., De
     assert all("with" in text.split() for texts in _texts(both.captions) for text in texts)
 
 
+@pytest.mark.parametrize("method", ["beam", "greedy"])
+def test_unrecognised_things_are_not_said_if_they_cost_much(
+    method: str, guided: Callable[..., Decoded]
+) -> None:
+    things = DOG | GRASS | {"cat"}
+    seen = [DOG | GRASS, DOG | GRASS, GRASS]
+
+    def false(**options: Any) -> list[set[str]]:
+        texts = _texts(guided(method=method, **options).captions)
+        return [set(" ".join(t).split()) & things - s for t, s in zip(texts, seen, strict=True)]
+
+    assert any(false())
+    assert not any(false(unrecognised_penalty=1e4))
+
+
 def test_no_more_is_required_than_a_caption_can_hold(guided: Callable[..., Decoded]) -> None:
     assert np.all(guided(guide=0.5, required_words=tuple(WORDS[:4])).captions.satisfied)
 
@@ -332,6 +347,7 @@ def test_an_ensemble_averages_probabilities_whatever_its_models(
         ({"method": "sample", "required_words": ("dog",)}, "needs search.method 'beam'"),
         ({"method": "diverse", "beam_size": 4, "groups": 3}, "does not divide"),
         ({"guide": 0.5}, r"search.guide is 0.5, but this model does not recognise words"),
+        ({"unrecognised_penalty": 3.0}, "unrecognised_penalty is 3, but this model does not"),
         ({"guide": 1.5}, "guide is 1.5"),
         ({"min_length": 7, "max_length": 6}, "min_length is 7"),
         ({"top_p": 1.5}, "top_p is 1.5"),
@@ -394,9 +410,10 @@ def test_vocabularies_of_an_ensemble_are_the_same() -> None:
             "guided by recognised words (p ≥ 0.6, at most 1)",
         ),
         (
-            {"guide": 0.6, "guide_bonus": 0.3},
+            {"guide": 0.6, "guide_bonus": 0.3, "unrecognised_penalty": 2.5},
             "beam 3, length penalty 1, at most 24 words, "
-            "guided by recognised words (p ≥ 0.6, at most 2, bonus 0.3)",
+            "guided by recognised words (p ≥ 0.6, at most 2, bonus 0.3), "
+            "unrecognised things cost 2.5",
         ),
     ],
 )
