@@ -66,7 +66,7 @@ def cached_features(
         for name, tree in variables.items()
         if "encoder" in tree
     }
-    encode = jax.jit(functools.partial(_encode, model))
+    encode = _compiled(model)
     root = config.encoder.cache_dir
     cache = find_cache(
         default_cache_dir() if root is None else Path(root).expanduser(),
@@ -102,6 +102,12 @@ def cached_features(
                     done += count
                     display.update(done)
     return EncodedImages(cache.read(), config.recognition.words)
+
+
+@functools.lru_cache(maxsize=1)
+def _compiled(model: Captioner) -> Any:
+    """Return `_encode` for a model, which is compiled once for all data sets of a training."""
+    return jax.jit(functools.partial(_encode, model))
 
 
 def _encode(
