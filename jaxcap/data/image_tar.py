@@ -97,7 +97,8 @@ def tar_members(path: Path, left_out: Callable[[Path], None] = ignore) -> list[T
             for info in _sound(tar):
                 name, place, size = _name(info.name), info.offset_data, info.size
                 if info.islnk():  # tar stores a file of several names once
-                    target = found[_name(info.linkname)]
+                    if (target := found.get(_name(info.linkname))) is None:
+                        raise tarfile.ReadError(f"{name!r} links to {info.linkname!r}, not here")
                     place, size = target.place, target.size
                 found[name] = TarMember(path, name, place, size)
     except InputError:

@@ -108,6 +108,10 @@ def test_odd_tar_files_lose_no_image(tmp_path: Path) -> None:
         file.addfile(link)
     with pytest.raises(InputError, match=r"'copy\.jpg' is a link; write it with tar --dereference"):
         read("webdataset", SourceOptions(source=path))
+    link.type = tarfile.LNKTYPE
+    path.write_bytes(link.tobuf() + bytes(1024))
+    with pytest.raises(InputError, match=r"'copy\.jpg' links to 'IMG\.2020\.2\.JPG', not here"):
+        read("webdataset", SourceOptions(source=path))
 
 
 def test_several_images_of_one_name_need_captions_of_their_own(tmp_path: Path) -> None:
