@@ -87,7 +87,7 @@ def _write_reference(app: Sphinx) -> None:
     packages = [file.parent for file in sorted((ROOT / "jaxcap").rglob("__init__.py"))]
     names = {package: ".".join(package.relative_to(ROOT).parts) for package in packages}
     for package, name in names.items():
-        modules = [f"{name}.{file.stem}" for file in sorted(package.glob("[a-z]*.py"))]
+        modules = [file.stem for file in sorted(package.glob("[a-z]*.py"))]
         lines = [name, "=" * len(name), "", f".. automodule:: {name}", ""]
         package_module = importlib.import_module(name)
         for exported in getattr(package_module, "__all__", ()):
@@ -97,7 +97,7 @@ def _write_reference(app: Sphinx) -> None:
         lines += ["", ".. toctree::", "   :maxdepth: 1", ""]
         lines += [f"   {names[inner]}" for inner in packages if inner.parent == package]
         for module in modules:
-            lines += ["", module, "-" * len(module), "", f".. automodule:: {module}"]
+            lines += ["", module, "-" * len(module), "", f".. automodule:: {name}.{module}"]
         page, text = folder / f"{name}.rst", "\n".join(lines) + "\n"
         if not page.exists() or page.read_text("utf-8") != text:  # else Sphinx would read it again
             page.write_text(text, "utf-8")
@@ -117,6 +117,7 @@ def _translate_docstring(
         if not literal:
             parts = re.split(r"(?<!`)`([^`]+)`(?!`)", line)
             parts[::2] = [re.sub(r"([*|]|_\b)", r"\\\1", text) for text in parts[::2]]
+            parts[::2] = [re.sub(r"(?<=\S) {3,}(?=\S)", " · ", text) for text in parts[::2]]
             parts[1::2] = [f"``{code}``\\ " for code in parts[1::2]]
             lines[i] = "".join(parts)
     if what in ("attribute", "data", "property"):

@@ -30,7 +30,7 @@ _TFDS = (
 
 
 @dataclass(frozen=True)
-class Format:
+class Layout:
     """A layout of files.
 
     Attributes:
@@ -44,32 +44,32 @@ class Format:
     takes: tuple[str, ...]
 
 
-FORMATS: Mapping[str, Format] = {
-    "flickr8k": Format("the original release of Flickr8k", flickr8k.read, _FILES),
-    "flickr30k": Format("the original release of Flickr30k", flickr30k.read, _FILES),
-    "coco": Format("COCO's images and annotations, of 2014 or 2017", coco.read, _FILES),
-    "karpathy": Format("Karpathy's dataset_*.json with its images", karpathy.read, _FILES),
-    "folder": Format(
+FORMATS: Mapping[str, Layout] = {
+    "flickr8k": Layout("the original release of Flickr8k", flickr8k.read, _FILES),
+    "flickr30k": Layout("the original release of Flickr30k", flickr30k.read, _FILES),
+    "coco": Layout("COCO's images and annotations, of 2014 or 2017", coco.read, _FILES),
+    "karpathy": Layout("Karpathy's dataset_*.json with its images", karpathy.read, _FILES),
+    "folder": Layout(
         "a folder of images with captions in CSV, TSV, JSON lines, COCO JSON or files beside them",
         folder.read,
         (*_FILES, *_COLUMNS),
     ),
-    "webdataset": Format(
+    "webdataset": Layout(
         "WebDataset's .tar shards, also those of img2dataset",
         webdataset.read,
         ("source", "split_fractions", "skip_bad"),
     ),
-    "parquet": Format(
+    "parquet": Layout(
         "Parquet files with images in them, such as Hugging Face's",
         parquet.read,
         ("source", "split_fractions", "skip_bad", "image_column", "caption_columns"),
     ),
-    "text": Format(
+    "text": Layout(
         "captions without images in a token file, plain text or a table, also .gz",
         text.read,
         ("source", "caption_columns", "skip_bad"),
     ),
-    "tfds": Format("a prepared TFDS data set of any name", tfds.read, _TFDS),
+    "tfds": Layout("a prepared TFDS data set of any name", tfds.read, _TFDS),
 }
 
 
