@@ -153,11 +153,17 @@ def _tidy_signature(
 # ---- links -----------------------------------------------------------------------------------
 
 
+def _has_entry(path: Path) -> bool:
+    """Return whether the file is a module with public functions or classes."""
+    public = re.compile(r"^(class|def) [^_]", re.MULTILINE)
+    return path.suffix == ".py" and public.search(path.read_text("utf-8")) is not None
+
+
 def _link_files(app: Sphinx, doctree: nodes.document) -> None:
     """Resolve links to files outside `docs/`, relative to the file that contains them.
 
-    A module of jaxcap becomes its highlighted source, a page of the root the page that includes it,
-    any other file a copy. A folder, which has no page, is no link.
+    A module of the reference becomes its highlighted source, a page of the root the page that
+    includes it, any other file a copy. A folder, which has no page, is no link.
     """
     kinds = addnodes.pending_xref, addnodes.download_reference
     for link in [node for kind in kinds for node in doctree.findall(kind)]:
@@ -166,7 +172,7 @@ def _link_files(app: Sphinx, doctree: nodes.document) -> None:
             continue
         if path.is_dir():
             link.replace_self(link.children)
-        elif path.is_relative_to(ROOT / "jaxcap"):
+        elif path.is_relative_to(ROOT / "jaxcap") and _has_entry(path):
             module = path.relative_to(ROOT).with_suffix("")
             page = "/".join(["_modules", *(part for part in module.parts if part != "__init__")])
             uri = app.builder.get_relative_uri(app.env.current_document.docname, page)
