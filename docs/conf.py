@@ -186,6 +186,13 @@ def _link_files(app: Sphinx, doctree: nodes.document) -> None:
             link.replace_self(copied)
 
 
+def _drop_missing_sources(app: Sphinx) -> tuple[()]:
+    """Leave modules without a page, such as `builtins`, out of the list of sources."""
+    modules = app.env._viewcode_modules
+    app.env._viewcode_modules = {name: entry for name, entry in modules.items() if entry}
+    return ()
+
+
 # ---- equations -------------------------------------------------------------------------------
 
 
@@ -204,3 +211,4 @@ def setup(app: Sphinx) -> None:
     app.connect("autodoc-skip-member", _skip)
     app.connect("autodoc-process-signature", _tidy_signature)
     app.connect("doctree-read", _link_files, priority=100)  # before copies are collected
+    app.connect("html-collect-pages", _drop_missing_sources, priority=100)  # before viewcode's

@@ -71,13 +71,18 @@ class Html(HTMLParser):
 
 
 def _public(path: Path) -> Iterator[str]:
-    """Yield the names of the functions and classes of a module, and of its classes' methods."""
+    """Yield the names of the functions and classes of a module, and of its classes' methods.
+
+    `setup` is Linen's, for the module itself.
+    """
     module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     for node in ast.parse(path.read_text("utf-8")).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
             yield f"{module}.{node.name}"
             for method in node.body if isinstance(node, ast.ClassDef) else ():
-                if isinstance(method, ast.FunctionDef) and method.name[0] != "_":
+                if not isinstance(method, ast.FunctionDef) or method.name == "setup":
+                    continue
+                if method.name[0] != "_":
                     yield f"{module}.{node.name}.{method.name}"
 
 
