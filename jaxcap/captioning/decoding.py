@@ -30,7 +30,7 @@ from jaxcap.search import (
     processors,
     sample,
 )
-from jaxcap.search.guiding import guide_requirements, unrecognised, with_penalty, word_forms
+from jaxcap.search.guiding import costs, guide_requirements, unrecognised, word_forms
 from jaxcap.text.vocabulary import PAD, SPECIALS, UNK, Vocabulary
 
 
@@ -99,9 +99,9 @@ def create_decode(
       InputError: see `check_search`.
     """
     check_search(config, vocabulary, recognises=any(model.recogniser for model in models))
-    search = _create_search(config, vocabulary)
     recogniser = next((model.recogniser for model in models if model.recogniser), None)
     things = _detected_things(recogniser, vocabulary) if recogniser else None
+    search = _create_search(config, vocabulary, things)
 
     def decode(variables: tuple[Any, ...], images: tuple[ImageInput, ...]) -> Decoded:
         encoded = [encode(*each) for each in zip(models, variables, images, strict=True)]
@@ -115,11 +115,7 @@ def create_decode(
             (each.words for each in encoded if each.words is not None),
             RecognisedWords(none.astype(jnp.int32), none),
         )
-        step = average(steps)
-        if config.unrecognised_penalty:
-            absent = unrecognised(things, *words)
-            step = with_penalty(step, config.unrecognised_penalty * absent)
-        captions = search(step, carries, images[0], words)
+        captions = search(average(steps), carries, images[0], words)
         return Decoded(captions, words, features.mean(axis=1))
 
     return jax.jit(decode)
@@ -151,25 +147,28 @@ def start_search(model: Captioner, variables: Any, encoded: Encoded) -> tuple[St
 
 
 def _create_search(
-    config: SearchConfig, vocabulary: Vocabulary
+    config: SearchConfig, vocabulary: Vocabulary, things: Int[np.ndarray, " V"] | None
 ) -> Callable[[StepFunction, Any, ImageInput, RecognisedWords], SearchResult]:
     """Create the configured search, `search(step, carry, images, words)`."""
     rules = _rules(config, vocabulary)
-    common: dict[str, Any] = {
-        "max_length": config.max_length + 1,  # room for <eos>
-        "processors": rules,
-    }
     ranking = Ranking(
         n_best=config.n_best or None,
         normalisation=config.length_normalisation,
         length_penalty=config.length_penalty,
     )
-    beams = {"beam_size": config.beam_size, "ranking": ranking, **common}
     required = _create_requirements(config, vocabulary)
 
     def search(
         step: StepFunction, carry: Any, images: ImageInput, words: RecognisedWords
     ) -> SearchResult:
+        common: dict[str, Any] = {
+            "max_length": config.max_length + 1,  # room for <eos>
+            "processors": rules,
+        }
+        if config.unrecognised_penalty and things is not None:
+            absent = unrecognised(jnp.asarray(things), *map(jnp.asarray, words))
+            common["processors"] += (costs(config.unrecognised_penalty * absent),)
+        beams = {"beam_size": config.beam_size, "ranking": ranking, **common}
         match config.method:
             case "greedy":
                 return greedy_search(step, carry, **common)
@@ -215,9 +214,11 @@ def _rules(config: SearchConfig, vocabulary: Vocabulary) -> tuple[Processor, ...
         rules.append(processors.no_repetition())
     if config.no_repeated_ngram:
         rules.append(processors.no_repeated_ngram(config.no_repeated_ngram))
+    function_words = sorted({*map(vocabulary.id_of, processors.ENGLISH_FUNCTION_WORDS)} - {UNK})
+    if config.no_repeated_content:
+        rules.append(processors.no_repeated_ngram(1, allowed=function_words))
     if config.no_function_word_end:
-        ids = {vocabulary.id_of(word) for word in processors.ENGLISH_FUNCTION_WORDS} - {UNK}
-        rules.append(processors.no_ending_on(sorted(ids)))
+        rules.append(processors.no_ending_on(function_words))
     return tuple(rules)
 
 
@@ -427,6 +428,8 @@ def describe(config: SearchConfig, units: str = "words") -> str:
         parts.append(f"no {units.removesuffix('s')} twice in succession")
     if config.no_repeated_ngram:
         parts.append(f"no {config.no_repeated_ngram} {units} twice")
+    if config.no_repeated_content:
+        parts.append("no content word twice")
     if config.no_function_word_end:
         parts.append("no function word last")
     return ", ".join(parts)

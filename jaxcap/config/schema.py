@@ -391,6 +391,8 @@ class SearchConfig:
     """Never repeat a word immediately."""
     no_repeated_ngram: Annotated[int, UpTo(_MAX_TOKENS)] = 0
     """Never repeat a sequence of this many words; 0: allowed, 3 is usual."""
+    no_repeated_content: bool = False
+    """Never repeat a word, English function words such as "a" and "of" excepted."""
     no_function_word_end: bool = False
     """Never end a caption with an English function word, such as "a" or "with"."""
 

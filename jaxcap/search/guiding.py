@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxcap.search.interface import StepFunction
+from jaxcap.search.interface import Processor
 
 _NONE = 0
 """`<pad>`, which no caption contains."""
@@ -98,13 +97,12 @@ def unrecognised(
     return (group_of > 0) & ~found[group_of]
 
 
-def with_penalty(step: StepFunction, penalties: Float[Array, "B V"]) -> StepFunction:
-    """Return a step that subtracts `penalties` from the logits of each image's words."""
+def costs(of_words: Float[Array, "B V"]) -> Processor:
+    """Subtract what each word costs in an image."""
 
-    def penalised(carry: Any, tokens: Any) -> Any:
-        carry, output = step(carry, tokens)
-        between = (1,) * (output.logits.ndim - 2)
-        shape = (penalties.shape[0], *between, penalties.shape[1])
-        return carry, output._replace(logits=output.logits - penalties.reshape(shape))
+    def process(
+        log_probs: Float[Array, "B N V"], tokens: Int[Array, "B N T"], time: Int[Array, ""]
+    ) -> Float[Array, "B N V"]:
+        return log_probs - of_words[:, None]
 
-    return penalised
+    return process

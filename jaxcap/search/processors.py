@@ -73,11 +73,14 @@ def no_repetition() -> Processor:
     return process
 
 
-def no_repeated_ngram(n: int) -> Processor:
+def no_repeated_ngram(n: int, *, allowed: Collection[int] = ()) -> Processor:
     """Forbid repeating any n-gram (Paulus et al. 2017, section 2.5, with n = 3).
 
     https://arxiv.org/abs/1705.04304. n = 1 forbids repeating any word. Overlapping occurrences
     count: n = 2 allows "very very", but not "very very very".
+
+    Args:
+      allowed: words that may end an n-gram that is repeated, such as "a" with n = 1.
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, not {n}")
@@ -95,7 +98,8 @@ def no_repeated_ngram(n: int) -> Processor:
             word = tokens[..., offset : offset + places]  # (B, N, places)
             same &= word == before[..., offset : offset + 1]
         # Forbid the word that followed there; `size` is out of range, and dropped.
-        barred = jnp.where(same, tokens[..., n - 1 :], size)
+        followed = tokens[..., n - 1 :]
+        barred = jnp.where(same & ~_among(allowed, size)[followed], followed, size)
         # Not `jnp.indices`: exported programs leave the batch size open.
         images, captions = jnp.arange(tokens.shape[0]), jnp.arange(tokens.shape[1])
         place = images[:, None, None], captions[:, None], barred

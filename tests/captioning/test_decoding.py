@@ -396,9 +396,16 @@ def test_vocabularies_of_an_ensemble_are_the_same() -> None:
             "at least 2 and at most 24 words",
         ),
         (
-            {"method": "sample", "top_k": 9, "top_p": 0.5, "seed": 4, "no_repeated_ngram": 3},
-            "5 captions sampled with seed 4 at temperature 1 of the 9 likeliest words "
-            "of those that come to 0.5, at most 24 words, no 3 words twice",
+            {
+                "method": "sample",
+                "top_k": 9,
+                "top_p": 0.5,
+                "no_repeated_ngram": 3,
+                "no_repeated_content": True,
+            },
+            "5 captions sampled with seed 0 at temperature 1 of the 9 likeliest words "
+            "of those that come to 0.5, at most 24 words, no 3 words twice, "
+            "no content word twice",
         ),
         (
             {"method": "greedy", "banned_words": ("dog", "a")},

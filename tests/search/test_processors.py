@@ -57,6 +57,10 @@ RULES: dict[str, tuple[Processor, Breaks]] = {
     "never, of no words": (never([]), lambda words, word: False),
     "no repetition": (no_repetition(), _repeats),
     **{f"no repeated {n}-gram": (no_repeated_ngram(n), _repeats_ngram(n)) for n in range(1, 10)},
+    "no repeated word but two": (
+        no_repeated_ngram(1, allowed=[4, 6]),
+        lambda words, word: word in words and word not in (4, 6),
+    ),
     "no ending": (no_ending_on([4, 6]), _ends_on([4, 6])),
 }
 JITTED = {name: jax.jit(rule) for name, (rule, _) in RULES.items()}

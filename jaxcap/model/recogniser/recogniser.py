@@ -196,13 +196,16 @@ class Recogniser(nn.Module):
 
     def read(self, features: Float[Array, "B P D"]) -> RecognisedWords:
         """Return the K most probable words of the `features` of each image."""
-        probabilities = self._without_doubtful_people(nn.sigmoid(self.logits(features)))
-        probabilities, at = jax.lax.top_k(probabilities, self.count)
+        probabilities, at = jax.lax.top_k(nn.sigmoid(self.logits(features)), self.count)
         ids = jnp.array(self.words.ids, jnp.int32)[at]
-        return RecognisedWords(ids, jax.lax.stop_gradient(probabilities))
+        words = RecognisedWords(ids, jax.lax.stop_gradient(probabilities))
+        return self._without_doubtful_people(words) if self.people_threshold else words
 
-    def _without_doubtful_people(self, p: Float[Array, "B R"]) -> Float[Array, "B R"]:
-        """Set words for people to 0 where 1 − Π(1 − p) over these words is below the threshold."""
-        people = np.isin(self.words.ids, list(self.words.people))
+    def _without_doubtful_people(self, words: RecognisedWords) -> RecognisedWords:
+        """Leave out words for people where 1 − Π(1 − p) over these words is below the threshold."""
+        ids, p = map(jnp.asarray, words)
+        people = jnp.isin(ids, np.array(sorted(self.words.people), np.int32))
         nobody = jnp.prod(1 - p, axis=1, keepdims=True, where=people)
-        return jnp.where(people & (1 - nobody < self.people_threshold), 0.0, p)
+        left = jnp.where(people & (1 - nobody < self.people_threshold), 0.0, p)
+        p, order = jax.lax.top_k(left, self.count)
+        return RecognisedWords(jnp.where(p > 0, jnp.take_along_axis(ids, order, axis=1), 0), p)
