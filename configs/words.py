@@ -48,7 +48,7 @@ CONFIG = Config(
     encoder=EncoderConfig(
         name="efficientnet_lite2", weights="imagenet", batch_stats="frozen", trainable=False
     ),
-    recognition=RecognitionConfig(words=20, detected=800, branch="block7"),
+    recognition=RecognitionConfig(words=20, detected=800, branch="block7", people_threshold=0.4),
     decoder=DecoderConfig(
         name="attention",
         scoring="dot",
@@ -66,7 +66,13 @@ CONFIG = Config(
         ema_decay=0.998,
         warmup_epochs=0.5,
     ),
-    search=SearchConfig(beam_size=5, max_length=24, length_penalty=0.7),
+    search=SearchConfig(
+        beam_size=5,
+        max_length=24,
+        length_penalty=0.7,
+        unrecognised_penalty=3.0,
+        no_repeated_content=True,
+    ),
     stages=(
         Stage(
             8,

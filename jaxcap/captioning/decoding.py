@@ -167,7 +167,7 @@ def _create_search(
         }
         if config.unrecognised_penalty and things is not None:
             absent = unrecognised(jnp.asarray(things), *map(jnp.asarray, words))
-            common["processors"] += (costs(config.unrecognised_penalty * absent),)
+            common["processors"] = (costs(config.unrecognised_penalty * absent), *rules)
         beams = {"beam_size": config.beam_size, "ranking": ranking, **common}
         match config.method:
             case "greedy":

@@ -98,11 +98,14 @@ def unrecognised(
 
 
 def costs(of_words: Float[Array, "B V"]) -> Processor:
-    """Subtract what each word costs in an image."""
+    """Subtract what each word costs in an image, and normalise again.
+
+    A word that the model is sure of loses less than its cost: at p = 0.95, a cost of 3 leaves 0.49.
+    """
 
     def process(
         log_probs: Float[Array, "B N V"], tokens: Int[Array, "B N T"], time: Int[Array, ""]
     ) -> Float[Array, "B N V"]:
-        return log_probs - of_words[:, None]
+        return jax.nn.log_softmax(log_probs - of_words[:, None])
 
     return process
