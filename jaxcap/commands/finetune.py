@@ -102,6 +102,11 @@ def finetuning(arguments: FinetuneArguments) -> Config:
         evaluation=EvaluationConfig(
             batch_size=start.evaluation.batch_size, units=start.evaluation.units
         ),
+        # Habits of the packaged model: other captions may repeat words, as Chinese ones do, and an
+        # extended vocabulary has words that the recogniser does not know.
+        search=dataclasses.replace(
+            start.search, no_repeated_content=False, unrecognised_penalty=0.0
+        ),
         stages=(),
     )
 
