@@ -40,6 +40,13 @@ def test_the_model_decides_architecture_and_preprocessing(
     assert not tuned.encoder.trainable
 
 
+def test_rules_for_the_captions_of_the_packaged_model_are_left_behind(options: list[str]) -> None:
+    at = options.index("--model")
+    search = parse([*options[:at], *options[at + 2 :]]).config.search
+    assert (search.no_repeated_content, search.unrecognised_penalty) == (False, 0.0)
+    assert search.beam_size == 5
+
+
 def test_before_and_after_are_compared(options: list[str], tiny_run: Path, tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=100)
     assert run(parse([*options, "--train.epochs", "1"]), console) == 0
