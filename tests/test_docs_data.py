@@ -161,17 +161,17 @@ def own_folders(here: Path) -> None:
         draw(here / "pets" / f"{name}.jpg", 400 + n)
         write(here / "pets" / f"{name}.txt", *captions)
 
-    farm = [
+    pasture = [
         ("train/goat", "A goat on a rock."),
         ("train/hen", "A hen in the yard."),
         ("validation/cow", "A cow in the shade."),
     ]
-    for n, (name, caption) in enumerate(farm):
-        draw(path := here / "farm" / f"{name}.jpg", 450 + n)
+    for n, (name, caption) in enumerate(pasture):
+        draw(path := here / "pasture" / f"{name}.jpg", 450 + n)
         entry = {"file_name": path.name, "text": caption}
         with (path.parent / "metadata.jsonl").open("a") as metadata:
             metadata.write(json.dumps(entry) + "\n")
-    shards(here, here / "farm")
+    shards(here, here / "pasture")
     pandas = "A panda eats bamboo.", "A panda sits in the grass."
     write(here / "zoo.txt", *pandas, "", "A giraffe reaches for a leaf.")
 
@@ -194,7 +194,7 @@ def shards(here: Path, source: Path) -> None:
         images = sorted((source / split).glob("*.jpg"))
         with tarfile.open(here / "shards" / f"{name}-00000.tar", "w") as tar:
             for path in images:
-                caption = f"A {path.stem} on a farm.".encode()
+                caption = f"A {path.stem} on a pasture.".encode()
                 tar.add(path, path.name)
                 info = tarfile.TarInfo(f"{path.stem}.txt")
                 info.size = len(caption)
@@ -203,7 +203,7 @@ def shards(here: Path, source: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         columns = {
             "image": [{"bytes": path.read_bytes(), "path": path.name} for path in images],
-            "text": [f"A {path.stem} on a farm." for path in images],
+            "text": [f"A {path.stem} on a pasture." for path in images],
         }
         pq.write_table(pa.table(columns), file)
 

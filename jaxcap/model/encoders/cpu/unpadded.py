@@ -11,7 +11,7 @@ def conv_unpadded(
 ) -> Float[Array, "B h w O"]:
     """Convolve; equal to `conv(x, kernel, stride=stride, padding=0)`.
 
-    XLA gives convolutions on CPUs to YNNPACK, which takes 1.6 to 2.7 times as long without padding.
+    XLA gives convolutions on CPUs to YNNPACK, which takes 1.2 to 2.7 times as long without padding.
     The row is below the last window, or the window that reaches it is cropped.
     """
     height = (x.shape[1] - kernel.shape[0]) // stride + 1
