@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, UInt8, UInt32
 from jaxcap.config import MAX_REQUIRED, Config, SearchConfig, validate
 from jaxcap.errors import InputError, did_you_mean
 from jaxcap.model.captioner import Captioner
-from jaxcap.model.recogniser.recogniser import Recognisable
+from jaxcap.model.recogniser.recogniser import Recogniser
 from jaxcap.model.recogniser.words import RecognisedWords, word_groups, words_for_people
 from jaxcap.search import (
     Processor,
@@ -30,7 +30,7 @@ from jaxcap.search import (
     processors,
     sample,
 )
-from jaxcap.search.guiding import guide_requirements, unrecognised, with_costs, word_forms
+from jaxcap.search.guiding import costs, guide_requirements, unrecognised, word_forms
 from jaxcap.text.vocabulary import PAD, SPECIALS, UNK, Vocabulary
 
 
@@ -99,8 +99,9 @@ def create_decode(
       InputError: see `check_search`.
     """
     check_search(config, vocabulary, recognises=any(model.recogniser for model in models))
-    search = _create_search(config, vocabulary)
     recogniser = next((model.recogniser for model in models if model.recogniser), None)
+    things = _detected_things(recogniser, vocabulary) if recogniser else None
+    search = _create_search(config, vocabulary, things)
 
     def decode(variables: tuple[Any, ...], images: tuple[ImageInput, ...]) -> Decoded:
         encoded = [encode(*each) for each in zip(models, variables, images, strict=True)]
@@ -114,12 +115,7 @@ def create_decode(
             (each.words for each in encoded if each.words is not None),
             RecognisedWords(none.astype(jnp.int32), none),
         )
-        step = average(steps)
-        if config.unrecognised_penalty and recogniser is not None:
-            things = jnp.asarray(_detected_things(recogniser.words, vocabulary))
-            absent = unrecognised(things, *map(jnp.asarray, words))
-            step = with_costs(step, config.unrecognised_penalty * absent)
-        captions = search(step, carries, images[0], words)
+        captions = search(average(steps), carries, images[0], words)
         return Decoded(captions, words, features.mean(axis=1))
 
     return jax.jit(decode)
@@ -151,24 +147,28 @@ def start_search(model: Captioner, variables: Any, encoded: Encoded) -> tuple[St
 
 
 def _create_search(
-    config: SearchConfig, vocabulary: Vocabulary
+    config: SearchConfig, vocabulary: Vocabulary, things: Int[np.ndarray, " V"] | None
 ) -> Callable[[StepFunction, Any, ImageInput, RecognisedWords], SearchResult]:
     """Create the configured search, `search(step, carry, images, words)`."""
-    common: dict[str, Any] = {
-        "max_length": config.max_length + 1,  # room for <eos>
-        "processors": _rules(config, vocabulary),
-    }
+    rules = _rules(config, vocabulary)
     ranking = Ranking(
         n_best=config.n_best or None,
         normalisation=config.length_normalisation,
         length_penalty=config.length_penalty,
     )
-    beams = {"beam_size": config.beam_size, "ranking": ranking, **common}
     required = _create_requirements(config, vocabulary)
 
     def search(
         step: StepFunction, carry: Any, images: ImageInput, words: RecognisedWords
     ) -> SearchResult:
+        common: dict[str, Any] = {
+            "max_length": config.max_length + 1,  # room for <eos>
+            "processors": rules,
+        }
+        if config.unrecognised_penalty and things is not None:
+            absent = unrecognised(jnp.asarray(things), *map(jnp.asarray, words))
+            common["processors"] = (costs(config.unrecognised_penalty * absent), *rules)
+        beams = {"beam_size": config.beam_size, "ranking": ranking, **common}
         match config.method:
             case "greedy":
                 return greedy_search(step, carry, **common)
@@ -222,14 +222,19 @@ def _rules(config: SearchConfig, vocabulary: Vocabulary) -> tuple[Processor, ...
     return tuple(rules)
 
 
-def _detected_things(known: Recognisable, vocabulary: Vocabulary) -> Int[np.ndarray, " V"]:
-    """Return one word of the thing that each word names; 0 where nothing detects it.
+def _detected_things(recogniser: Recogniser, vocabulary: Vocabulary) -> Int[np.ndarray, " V"]:
+    """Number the things that the recogniser has a detector for, people as one of them.
 
-    All people are one thing.
+    Returns:
+      The thing that each word of the vocabulary names, 0 for other words.
     """
+    known = recogniser.words
     detected = {vocabulary.words[id] for id in known.ids[: known.detected]}
-    groups = (sorted(words_for_people()), *word_groups())
-    return word_forms(filter(detected.intersection, groups), vocabulary.words)[:, 0]
+    of_word = np.zeros(len(vocabulary), np.int32)
+    for number, group in enumerate([*word_groups(), words_for_people()], start=1):
+        if detected.intersection(group):
+            of_word[_ids([word for word in group if word in vocabulary.words], vocabulary)] = number
+    return of_word
 
 
 def _create_requirements(

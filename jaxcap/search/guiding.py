@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxcap.search.interface import StepFunction
+from jaxcap.search.interface import Processor
 
 _NONE = 0
 """`<pad>`, which no caption contains."""
@@ -98,14 +97,15 @@ def unrecognised(
     return (group_of > 0) & ~found[group_of]
 
 
-def with_costs(step: StepFunction, costs: Float[Array, "B V"]) -> StepFunction:
-    """Return a step that subtracts from the logits what each word costs in an image.
+def costs(of_words: Float[Array, "B V"]) -> Processor:
+    """Subtract what each word costs in an image, and normalise again.
 
     A word that the model is sure of loses less than its cost: at p = 0.95, a cost of 3 leaves 0.49.
     """
 
-    def costly(carry: Any, tokens: Int[Array, "B N"]) -> tuple[Any, Any]:
-        carry, output = step(carry, tokens)
-        return carry, output._replace(logits=output.logits - costs[:, None])
+    def process(
+        log_probs: Float[Array, "B N V"], tokens: Int[Array, "B N T"], time: Int[Array, ""]
+    ) -> Float[Array, "B N V"]:
+        return jax.nn.log_softmax(log_probs - of_words[:, None])
 
-    return costly
+    return process
