@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, UInt8, UInt32
 from jaxcap.config import MAX_REQUIRED, Config, SearchConfig, validate
 from jaxcap.errors import InputError, did_you_mean
 from jaxcap.model.captioner import Captioner
-from jaxcap.model.recogniser.recogniser import Recogniser
+from jaxcap.model.recogniser.recogniser import Recognisable
 from jaxcap.model.recogniser.words import RecognisedWords, word_groups, words_for_people
 from jaxcap.search import (
     Processor,
@@ -100,7 +100,7 @@ def create_decode(
     """
     check_search(config, vocabulary, recognises=any(model.recogniser for model in models))
     recogniser = next((model.recogniser for model in models if model.recogniser), None)
-    things = _detected_things(recogniser, vocabulary) if recogniser else None
+    things = _detected_things(recogniser.words, vocabulary) if recogniser else None
     search = _create_search(config, vocabulary, things)
 
     def decode(variables: tuple[Any, ...], images: tuple[ImageInput, ...]) -> Decoded:
@@ -222,19 +222,14 @@ def _rules(config: SearchConfig, vocabulary: Vocabulary) -> tuple[Processor, ...
     return tuple(rules)
 
 
-def _detected_things(recogniser: Recogniser, vocabulary: Vocabulary) -> Int[np.ndarray, " V"]:
-    """Number the things that the recogniser has a detector for, people as one of them.
+def _detected_things(known: Recognisable, vocabulary: Vocabulary) -> Int[np.ndarray, " V"]:
+    """Return one word of the thing that each word names; 0 where nothing detects it.
 
-    Returns:
-      The thing that each word of the vocabulary names, 0 for other words.
+    All people are one thing.
     """
-    known = recogniser.words
     detected = {vocabulary.words[id] for id in known.ids[: known.detected]}
-    of_word = np.zeros(len(vocabulary), np.int32)
-    for number, group in enumerate([*word_groups(), words_for_people()], start=1):
-        if detected.intersection(group):
-            of_word[_ids([word for word in group if word in vocabulary.words], vocabulary)] = number
-    return of_word
+    groups = (sorted(words_for_people()), *word_groups())
+    return word_forms(filter(detected.intersection, groups), vocabulary.words)[:, 0]
 
 
 def _create_requirements(

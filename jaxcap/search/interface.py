@@ -51,6 +51,7 @@ Processor = Callable[
 """A constraint, `(log_probs, tokens, time) -> log_probs`: sets forbidden next words to `NEVER`.
 
 It leaves the other log probabilities unchanged, so that scores remain the model's own.
+`guiding.costs` alone changes them, and normalises them again.
 `tokens[..., :time]` are the words so far without `<bos>`; the rest is `<pad>`. A processor is
 pure, and several are applied in order. Its result for finished captions is ignored. If it forbids
 every word, the caption ends: `<eos>` is then allowed, whatever forbade it.
