@@ -1,10 +1,10 @@
 """Match the images of two files by a single, named rule.
 
 Files refer to the same image as 42, "42", "val/COCO_val2014_000000000042.jpg" or without its
-extension, some were written on Windows, some with the folders of another machine, and some give
-several ids. The rule that matches the most images is used; of equal rules, the strictest. All
-images are matched by the same rule, and never by similarity. An image that the rule cannot tell
-from another stays unmatched.
+extension, some were written on Windows, some with the folders of another machine, some on the web
+("my%20photo.jpg?w=800"), and some give several ids. The rule that matches the most images is used;
+of equal rules, the strictest. All images are matched by the same rule, and never by similarity. An
+image that the rule cannot tell from another stays unmatched.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import posixpath
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote_plus
 
 from jaxcap.caption_files.reading import ImageCaptions
 from jaxcap.data.suffixes import IMAGE_SUFFIXES
@@ -70,6 +71,28 @@ _RULES: tuple[_Rule, ...] = (
     *_by_last_parts(stem_of, ", without extensions"),
 )
 """From the strictest to the loosest; the last ones only where folders tell names apart."""
+
+
+def from_address(text: str) -> str:
+    """Return a path as files have it: "my%20photo.jpg?w=800" as "my photo.jpg"."""
+    return unquote_plus(text.partition("?")[0])
+
+
+def _of_address(simplify: Callable[[str], str | None], text: str) -> str | None:
+    return simplify(from_address(text))
+
+
+_ADDRESS_RULES: tuple[_Rule, ...] = tuple(
+    (f"{words}, read as web addresses", functools.partial(_of_address, simplify))
+    for words, simplify in _RULES
+)
+"""Looser than all of `_RULES`, so literal names come first."""
+
+
+def _rules_for(images: Iterable[ImageCaptions]) -> Iterator[_Rule]:
+    yield from _RULES
+    if any(from_address(text) != text for image in images for text in image.ids.values()):
+        yield from _ADDRESS_RULES
 
 
 @dataclass(frozen=True)
@@ -135,7 +158,7 @@ def match(
     """
     best, rival = Matching("", {}), ""
     kinds = None
-    for words, simplify in _RULES:
+    for words, simplify in _rules_for((*ours, *theirs)):
         our_keys = {kind: _keys(ours, kind, simplify) for kind in _kinds(ours)}
         their_keys = {kind: _keys(theirs, kind, simplify) for kind in _kinds(theirs)}
         for both in itertools.product(our_keys, their_keys):

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jaxcap.caption_files.image_ids import match, stem_of
+from jaxcap.caption_files.image_ids import from_address, match, stem_of
 from jaxcap.caption_files.reading import ImageCaptions
 from jaxcap.data.image_paths import images_below
 from jaxcap.errors import InputError
@@ -89,10 +89,11 @@ def locate(images: Sequence[ImageCaptions], folder: Path) -> Located:
     by_name = defaultdict(list)
     for path in files:
         by_name[stem_of(path.name)].append(path)
+    names = (stem_of(from_address(next(iter(each.values())))) for each in ids)
     alike = {
         i: by_name[name]
-        for i, (path, each) in enumerate(zip(found.paths, ids, strict=True))
-        if path is None and (name := stem_of(next(iter(each.values())))) in by_name
+        for i, (path, name) in enumerate(zip(found.paths, names, strict=True))
+        if path is None and name in by_name
     }
     return Located(found.paths, found.rule, alike)
 

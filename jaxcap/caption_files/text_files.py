@@ -224,7 +224,7 @@ def find_table(text: str) -> Table:
 
 
 def _is_image(name: str) -> bool:
-    return name.strip().lower().endswith(IMAGE_SUFFIXES)
+    return name.partition("?")[0].strip().lower().endswith(IMAGE_SUFFIXES)
 
 
 def column_name(cell: str) -> str:

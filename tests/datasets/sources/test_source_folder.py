@@ -573,6 +573,34 @@ def test_paths_in_any_spelling_find_their_images(names, rule, pictures, held):
     )
 
 
+@pytest.mark.parametrize(
+    ("names", "rule"),
+    [
+        (["my%20photo.jpg", "%C3%BC%2Fa+b.jpg"], "exactly"),
+        (["my photo.jpg?w=3", "ü\\a b.JPG"], "as paths in any spelling"),
+        (["https://example.org/x/my%20photo.jpg?w=3&h=4", "a%20b.jpg"], "without folders"),
+    ],
+)
+def test_names_of_web_exports_find_their_images(names, rule, pictures, held):
+    root = pictures("my photo.jpg", "ü/a b.jpg")
+    (root / "c.json").write_text(json.dumps(dict.fromkeys(names, "x")))
+    listing = read("folder", SourceOptions(source=root, split_fractions={"train": 1.0}))
+    assert held(listing)["train"] == {"my photo.jpg": ("x",), "ü/a b.jpg": ("x",)}
+    assert listing.notes == (
+        f"{root / 'c.json'}: matched names with files by the rule image = file, {rule}, read as "
+        "web addresses",
+    )
+
+
+def test_literal_names_come_before_web_addresses(pictures, held, problems):
+    root = pictures("a%20b.jpg", "a b.jpg")
+    (root / "c.json").write_text(json.dumps({"a%20b.jpg": "percent", "a b.jpg": "space"}))
+    listing = read("folder", SourceOptions(source=root, split_fractions={"train": 1.0}))
+    assert held(listing)["train"] == {"a%20b.jpg": ("percent",), "a b.jpg": ("space",)}
+    (root / "c.json").write_text(json.dumps({"a%20b.jpg": "percent", "a+b.jpg?w=3": "space"}))
+    assert f"no image 'a+b.jpg?w=3' in {root} (perhaps" in problems("folder", source=root)
+
+
 def test_paths_of_another_machine_are_told_apart_by_far_folders(pictures, held):
     names = ["a/x/y/1.jpg", "b/x/y/1.jpg"]
     root = pictures(*names)
