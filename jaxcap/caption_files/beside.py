@@ -1,13 +1,14 @@
 """Write captions into files beside the images, where other programs look for them.
 
 Each file is replaced as a whole, so an interruption leaves the old one or the new one. What else
-it holds is kept: the other keys of a JSON object, and every other byte of an XMP sidecar.
+it holds is kept: every other character of a JSON object or an XMP sidecar.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -115,12 +116,12 @@ class BesideWriter:
         if self.kind == "xmp":
             return _of_xmp(path, lambda old: xmp.with_caption(old, "\n".join(captions)), data)
         if self.kind == "json":
-            document, key = _json_object(path, data)
-            value = captions[0] if len(captions) == 1 else captions
-            text = json.dumps({**document, key: value}, ensure_ascii=False, indent=4)
+            _, key = _json_object(path, data)
+            value = json.dumps(captions[0] if len(captions) == 1 else captions, ensure_ascii=False)
+            text = _with_value(decode_text(data, path), key, value)
         else:
-            text = "\n".join(captions)
-        return f"{text}\n".encode(errors="backslashreplace")
+            text = "\n".join(captions) + "\n"
+        return text.encode(errors="backslashreplace")
 
 
 def _read(path: Path) -> bytes:
@@ -134,6 +135,27 @@ def _json_object(path: Path, data: bytes) -> tuple[dict[str, Any], str]:
     if not isinstance(document, dict):
         raise InputError(f"{path}: expected an object {{…}}, found {shown(document)}")
     return document, next(iter(Names().captions_in(document)), "caption")
+
+
+_NAME = re.compile(r'[\s,]*("(?:[^"\\]|\\.)*")\s*:\s*')
+
+
+def _with_value(text: str, key: str, value: str) -> str:
+    """Set a value in the text of a JSON object, and leave every other character alone.
+
+    Numbers that Python cannot hold, such as 1e400, would change if they were parsed and written.
+    """
+    text = text if text.strip() else "{\n}\n"
+    begin = end = text.index("{") + 1
+    found = None
+    while name := _NAME.match(text, end):
+        _, end = json.JSONDecoder().raw_decode(text, name.end())
+        if json.loads(name[1]) == key:  # of repeated names, the last counts
+            found = name.end(), end
+    if found is not None:
+        return text[: found[0]] + value + text[found[1] :]
+    comma = "," if end > begin else ""
+    return f'{text[:end]}{comma}\n    "{key}": {value}{text[end:]}'
 
 
 def _of_xmp(path: Path, use: Callable[[bytes], _T], data: bytes) -> _T:

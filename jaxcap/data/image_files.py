@@ -169,7 +169,7 @@ def _reason(data: bytes) -> str:
         try:
             Image.OPEN[kind][0](io.BytesIO(data), "")
         except Exception as error:
-            return f"the header of this {kind} file is damaged: {error}"
+            return f"this {kind} file is damaged, or of a kind that is not read: {error}"
     return f"not an image in one of the formats that are read: {', '.join((*FORMATS, *extras()))}"
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageEnhance
+from PIL.TiffImagePlugin import SAMPLEFORMAT, TiffImageFile
 
 from jaxcap.data.image_files import bound_memory, open_image
 from jaxcap.errors import InputError
@@ -38,8 +39,8 @@ def decode(
     """Decode an image to upright RGB.
 
     Greyscale, palette, 1-bit and CMYK images (including Adobe's inverted CMYK) are converted.
-    16-bit images are scaled to 8 bits, transparent ones are composited over white, and the EXIF
-    orientation is applied. An animation gives its first frame.
+    Images of more than 8 bits are scaled to the range that their values take, transparent ones are
+    composited over white, and the EXIF orientation is applied. An animation gives its first frame.
 
     Args:
       data: the bytes of a file, its path, an open Pillow image, or an array [H, W],
@@ -68,7 +69,7 @@ def decode(
     bound_memory(image, name)
     try:
         image.load()
-        rgb = np.array(_to_rgb(_upright(image)), np.uint8)
+        rgb = np.array(_to_rgb(_upright(image), is_unsigned=_is_unsigned(image)), np.uint8)
     except Exception as error:  # Pillow's decoders raise errors of a dozen types
         raise InputError(f"{name}: cannot decode this image: {error}") from error
     if rgb.size == 0:
@@ -89,7 +90,7 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
     if array.dtype == np.bool_:
         array = array * np.uint8(255)
     elif array.dtype == np.uint16:
-        array = _to_eight_bits(array, 0.0, 65535.0)
+        array = _to_eight_bits(array)
     elif array.dtype != np.uint8:
         raise InputError(
             f"{name}: an image array of {array.dtype}; expected uint8 (0 to 255), uint16 or bool"
@@ -108,13 +109,20 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if method is None else image.transpose(method)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _is_unsigned(image: Image.Image) -> bool:
+    """Return whether a TIFF has unsigned 32-bit values, which Pillow reads as signed."""
+    if image.mode != "I" or not isinstance(image, TiffImageFile):
+        return False
+    return image.tag_v2.get(SAMPLEFORMAT, (1,)) == (1,)
+
+
+def _to_rgb(image: Image.Image, *, is_unsigned: bool = False) -> Image.Image:
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
     if image.mode.startswith(("I", "F")):  # Pillow would clip these to 255
         values = np.asarray(image)
-        low, high = _range(image.mode, values)
-        return Image.fromarray(_to_eight_bits(values, low, high)).convert("RGB")
+        values = values.view(np.uint32) if is_unsigned else values
+        return Image.fromarray(_to_eight_bits(values)).convert("RGB")
     if image.mode == "La":
         image = image.convert("LA")
     if image.has_transparency_data:
@@ -124,18 +132,31 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _range(mode: str, values: np.ndarray) -> tuple[float, float]:
-    """Return the values of black and white in a greyscale image of more than 8 bits."""
-    low, high = float(values.min()), float(values.max())
-    # Mode "I" has 32 bits, but files nearly always store 16 of them.
-    nominal = 1.0 if mode == "F" else 65535.0
-    fits = low >= 0.0 and high <= nominal
-    return (0.0, nominal) if fits else (low, high)  # out of range: stretch
+_WHITE = (255, 1023, 4095, 16383, 65535)
+"""White at the bit depths of sensors: files of 16 bits often hold fewer."""
+_SPREAD = (0.1, 99.9)
+"""Percentiles of black and white where neither is known; single pixels may be far outside."""
 
 
-def _to_eight_bits(values: np.ndarray, low: float, high: float) -> np.ndarray:
+def _range(values: np.ndarray) -> tuple[float, float]:
+    """Return the values of black and white in an image of more than 8 bits."""
+    known = values[np.isfinite(values)]
+    low, high = (known.min(), known.max()) if known.size else (0, 1)
+    if low >= 0 and values.dtype.kind == "f" and 1 / 256 < high <= 1:
+        return 0.0, 1.0
+    if low >= 0 and values.dtype.kind != "f" and high <= _WHITE[-1]:
+        return 0.0, float(next(white for white in _WHITE if high <= white))
+    low, high = np.percentile(known, _SPREAD, method="nearest")
+    return float(low), float(high)
+
+
+def _to_eight_bits(values: np.ndarray) -> np.ndarray:
+    low, high = _range(values)
     scale = 255.0 / (high - low) if high > low else 0.0
-    return np.clip(np.rint((values.astype(np.float64) - low) * scale), 0, 255).astype(np.uint8)
+    scaled = np.nan_to_num(
+        (values.astype(np.float64) - low) * scale, copy=False
+    )  # NaN becomes black
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 
 def resize(image: UInt8[np.ndarray, "H W 3"], size: int) -> UInt8[np.ndarray, "S S 3"]:

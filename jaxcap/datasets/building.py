@@ -149,7 +149,11 @@ def build(
             "command again with fewer --workers to resume"
         ) from error
     except OSError as error:
-        raise InputError(f"{recipe.name}: cannot write to {data_dir}: {error}") from error
+        reason = error.strerror or error
+        raise InputError(
+            f"{recipe.name}: cannot write to {data_dir}: {reason}. Give "
+            "--data-dir DIR, or set TFDS_DATA_DIR"
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             final.parent.rmdir()  # only succeeds if nothing was built

@@ -89,6 +89,26 @@ def test_json_keeps_what_else_it_holds(command: Callable[..., Model], tmp_path: 
     assert command(".", "--beside", "json").seen == []
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('{"score": 1e400, "id": 0.10}', '{"score": 1e400, "id": 0.10,\n    "caption": "a <a>"}'),
+        ('{"text": "\\u00e9 }", "n":1}\r\n', '{"text": "a <a>", "n":1}\r\n'),
+        ('{"a":{"caption":"x"}, "caption" :[ "y" ]}', '{"a":{"caption":"x"}, "caption" :"a <a>"}'),
+        ('{"caption": "1", "caption": "2"}', '{"caption": "1", "caption": "a <a>"}'),
+        (" {\n}\n", ' {\n    "caption": "a <a>"\n}\n'),
+        (None, '{\n    "caption": "a <a>"\n}\n'),
+    ],
+)
+def test_every_other_character_of_json_stays(
+    before: str | None, after: str, command: Callable[..., Model], tmp_path: Path
+) -> None:
+    if before is not None:
+        (tmp_path / "a.json").write_bytes(before.encode())
+    command("a.jpg", "--beside", "json", "--existing", "replace")
+    assert (tmp_path / "a.json").read_bytes() == after.encode()
+
+
 SIDECAR = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/">
  <r:RDF xmlns:r="http://www.w3.org/1999/02/22-rdf-syntax-ns#">

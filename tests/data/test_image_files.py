@@ -63,7 +63,7 @@ def test_formats_of_extras_are_read_upright_and_within_bounds(
     assert [int(c) // 128 for c in decoded[5, 5]] == [1, 0, 0]
     assert [int(c) // 128 for c in decoded[75, 5]] == [0, 0, 1]
     damaged = turned[:20] + bytes(200)
-    with pytest.raises(InputError, match=rf"^x: (the header of this {kind} file is|cannot decode)"):
+    with pytest.raises(InputError, match=rf"^x: (this {kind} file is damaged, or|cannot decode)"):
         images.decode(damaged, name="x")
     monkeypatch.setattr(image_files, "MAX_DECODED_BYTES", 80 * 40)
     with pytest.raises(InputError, match=r"^x: the image has too many pixels to decode \(40×80"):
@@ -193,7 +193,7 @@ def test_pillow_prints_no_errors_of_its_own() -> None:
     entries = [(256, 8), (257, 8), (258, 8), (259, 1), (262, 2), (277, 169), (273, 99), (279, 64)]
     directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
     data = struct.pack("<2sHIH", b"II", 42, 8, len(entries)) + directory + bytes(99)
-    with pytest.raises(InputError, match=r"^x: the header of this TIFF file is damaged"):
+    with pytest.raises(InputError, match=r"^x: this TIFF file is damaged, or"):
         images.decode(data, name="x")
     # Without any handler, Python prints what a library logs; pytest has handlers.
     assert any(isinstance(x, logging.NullHandler) for x in logging.getLogger("PIL").handlers)

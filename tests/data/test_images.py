@@ -85,6 +85,46 @@ def test_sixteen_bits_are_scaled_not_clipped():
     np.testing.assert_array_equal(images.decode(array, name="x")[0, :, 0], [0, 128, 255])
 
 
+def tiff(values):
+    """A greyscale TIFF file of one row."""
+    values = np.array([values[0]], values[1])
+    kind, size = {"u": 1, "i": 2, "f": 3}[values.dtype.kind], values.nbytes
+    tags = [
+        (256, values.shape[1]), (257, 1), (258, 8 * values.itemsize), (259, 1), (262, 1),
+        (273, 8), (277, 1), (278, 1), (279, size), (339, kind),
+    ]  # fmt: skip
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    head = b"II*\0" + struct.pack("<I", 8 + size) + values.tobytes()
+    return head + struct.pack("<H", len(tags)) + directory + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("values", "grey"),
+    [
+        (([0, 2048, 4095], "uint16"), [0, 128, 255]),  # 12 bits in 16
+        (([0, 32896, 65535], "uint16"), [0, 128, 255]),
+        (([0, 100, 200], "uint16"), [0, 100, 200]),
+        (([0, 128, 255], "uint32"), [0, 128, 255]),
+        (([0, 2**31, 2**32 - 1], "uint32"), [0, 128, 255]),
+        (([-1000, 0, 1000], "int16"), [0, 128, 255]),  # Hounsfield units
+        (([-1000, 0, 1000], "int32"), [0, 128, 255]),
+        (([0.0, 0.2, 0.4], "float32"), [0, 51, 102]),
+        (([0.0, 127.5, 255.0], "float32"), [0, 128, 255]),
+        (([0.0, 5e-4, 1e-3], "float32"), [0, 128, 255]),
+        (([0.0, np.nan, 4.0, np.inf], "float32"), [0, 0, 255, 255]),
+        (([np.nan, np.nan], "float32"), [0, 0]),
+    ],
+)
+def test_the_range_of_wide_pixels_is_scaled_to_8_bits(values, grey):
+    np.testing.assert_array_equal(images.decode(tiff(values), name="x")[0, :, 0], grey)
+
+
+def test_a_pixel_far_outside_does_not_darken_the_others():
+    row = [*np.linspace(0, 2, 1001), 1e30]
+    grey = images.decode(tiff((row, "float32")), name="x")[0, :, 0]
+    np.testing.assert_array_equal(grey[[0, 500, 1000, 1001]], [0, 127, 255, 255])
+
+
 def test_cmyk_jpeg_is_read_as_adobe_stores_it_inverted():
     ink = Image.new("CMYK", (16, 16), (0, 255, 255, 0))  # magenta and yellow: red
     adobe = encode(ink, format="JPEG", quality=100)
@@ -148,7 +188,7 @@ JPEG = encode(Image.fromarray(RED), format="JPEG")
         (b"\n<!DOCTYPE html><html>404</html>", "HTML page"),
         (b"no image at all", "not an image"),
         (JPEG[:-6], "truncated"),
-        (JPEG[:20], "the header of this JPEG file is damaged: "),
+        (JPEG[:20], "this JPEG file is damaged, or of a kind that is not read: "),
         (png(100_000, 100_000, 8, 0, []), r"too many pixels to decode \(100000×100000\)"),
         (encode(Image.fromarray(NOISE), format="PNG")[:-2000], "truncated"),
         (np.zeros((4, 4, 2), np.uint8), "shape"),
