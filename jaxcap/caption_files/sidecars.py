@@ -2,12 +2,14 @@
 
 `photo.txt` and `photo.caption` hold one caption per line, as trainers of image generators expect.
 `photo.json` is an object with the key `caption`, as img2dataset writes it
-(https://github.com/rom1504/img2dataset). The same files are members of WebDataset shards.
+(https://github.com/rom1504/img2dataset), or `description`, as Google Takeout does. The same files
+are members of WebDataset shards.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import re
+from pathlib import Path, PurePath
 
 from jaxcap.caption_files.column_names import CAPTION_NAMES, Names
 from jaxcap.caption_files.reading import caption_texts
@@ -16,6 +18,24 @@ from jaxcap.errors import InputError
 
 SIDECARS = (".txt", ".caption", ".json")
 """The suffixes of sidecars. If an image has several, the first of these is read."""
+
+_NUMBERED = re.compile(r"(.*)(\(\d+\))(\.\w+)")
+_TAKEOUT_LENGTH = 46
+
+
+def sidecar_names(image: str) -> dict[str, list[str]]:
+    """Return the names that the sidecars of an image may have, by suffix.
+
+    For `a.jpg` these are `a.txt`, `a.TXT`, `a.jpg.txt`, …, and Google Takeout's
+    `a.jpg.supplemental-metadata.json`, which it cuts to 51 characters. There, `a(1).jpg` has
+    `a.jpg.supplemental-metadata(1).json`.
+    """
+    stem = PurePath(image).stem
+    names = {s: [stem + s, stem + s.upper(), image + s] for s in SIDECARS}
+    start, number, end = m.groups() if (m := _NUMBERED.fullmatch(image)) else (image, "", "")
+    cut = f"{start}{end}.supplemental-metadata"[:_TAKEOUT_LENGTH]
+    names[".json"].append(f"{cut}{number}.json")
+    return names
 
 
 def sidecar_captions(path: Path, data: bytes) -> list[tuple[str, str]]:

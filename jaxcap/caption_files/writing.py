@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxcap.caption_files.formats import Format, JsonLines, Key, encoded
-from jaxcap.caption_files.made_with import Record, check_record, write_record
+from jaxcap.caption_files.made_with import Record, check_record, record_of, write_record
 from jaxcap.caption_files.text_files import shown
 from jaxcap.captioning.results import Captioned
 from jaxcap.errors import InputError
@@ -164,9 +164,15 @@ class CaptionWriter(_Keyed):
             if restart:
                 self.keys, self.removed = set(), ""
                 self._end, missing = len(format.head.encode()), b""
-            if made_with is not None:
-                self._record(made_with)
-            self._mend(missing)
+            try:
+                if made_with is not None:
+                    self._record(made_with)
+                self._mend(missing)
+            except InputError:
+                if not self.keys:  # rather no file than one without its head
+                    for written in (path, record_of(path)):
+                        written.unlink(missing_ok=True)
+                raise
         except BaseException:
             os.close(self._file)
             raise
@@ -238,9 +244,10 @@ class CaptionWriter(_Keyed):
             raise self._failed(error) from error
 
     def _failed(self, error: OSError) -> InputError:
+        held = f"The file holds the captions of {len(self.keys)} images. " if self.keys else ""
         return InputError(
-            f"{self.path}: cannot write: {error.strerror}. The file holds the captions of "
-            f"{len(self.keys)} images. Once the cause is removed, the same command continues it."
+            f"{self.path}: cannot write: {error.strerror}. {held}Once the cause is removed, the "
+            "same command continues."
         )
 
 

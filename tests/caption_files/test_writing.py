@@ -183,12 +183,31 @@ def test_a_full_disk(tmp_path, name):
         path.unlink(missing_ok=True)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, limit[1]))
         try:
-            with pytest.raises(InputError, match=r"captions: cannot write: .*continues it"):
+            with pytest.raises(InputError, match=r"captions: cannot write: .*command continues"):
                 written(path, format)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         assert path.read_bytes() == (tmp_path / "2").read_bytes()
         assert written(path, format, RESULTS[2:]) == whole
+
+
+@pytest.mark.parametrize("name", ["csv", "coco"])
+@pytest.mark.parametrize("record", [None, {"model": "m"}])
+def test_a_disk_that_is_full_from_the_start_keeps_no_file(tmp_path, name, record):
+    """Neither the record, nor a part of the head."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    folder = tmp_path / "captions"
+    folder.mkdir()
+    for size in (0, 1):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limit[1]))
+        try:
+            with pytest.raises(
+                InputError, match=r"x: cannot write: File too large\. Once the cause"
+            ):
+                CaptionWriter(folder / "x", FORMATS[name](), made_with=record)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        assert list(folder.iterdir()) == []
 
 
 @every_format

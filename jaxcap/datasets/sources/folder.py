@@ -16,16 +16,18 @@ usual names.
 
 from __future__ import annotations
 
+import itertools
+import operator
 import os
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence, Set
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jaxcap.caption_files.column_names import Names
 from jaxcap.caption_files.reading import COCO, KARPATHY, TOKENS, ImageCaptions
-from jaxcap.caption_files.sidecars import SIDECARS, sidecar_captions
+from jaxcap.caption_files.sidecars import SIDECARS, sidecar_captions, sidecar_names
 from jaxcap.data.image_paths import images_below, named_left_out, walk_images
 from jaxcap.data.suffixes import IMAGE_SUFFIXES
 from jaxcap.datasets import Progress, no_progress
@@ -118,16 +120,16 @@ def _candidates(folder: Path) -> list[Path]:
     """
     here = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     pictures = [path for path in here if path.suffix.lower() in IMAGE_SUFFIXES]
-    images = {name for path in pictures for name in (path.stem, path.name)}
-    beside = Counter(path.suffix.lower() for path in here if path.stem in images)
-    sidecars = {suffix for suffix in SIDECARS if 2 * beside[suffix] > len(pictures)}
+    beside = _names_beside(pictures)
+    count = Counter(path.suffix.lower() for path in here if path.name in beside)
+    sidecars = {suffix for suffix in SIDECARS if 2 * count[suffix] > len(pictures)}
     return [
         path
         for path in here
         if (path.suffix.lower() in _SUFFIXES or path.name == "metadata.parquet")
         and path.is_file()
         and path.suffix.lower() not in sidecars
-        and not (path.suffix.lower() in SIDECARS and path.stem in images)
+        and path.name not in beside
         and not _NO_CAPTIONS.fullmatch(path.name)
     ]
 
@@ -240,25 +242,28 @@ def _beside(source: Path, folder: Path, findings: Findings) -> list[Entry]:
     return entries
 
 
+def _names_beside(images: Iterable[Path]) -> set[str]:
+    """Return the names that the sidecars of images may have."""
+    known = (sidecar_names(image.name).values() for image in images)
+    return {name for kinds in known for names in kinds for name in names}
+
+
 def _sidecars(image: Path) -> list[Path]:
-    """Return the sidecars of an image, one of each kind: a.txt, a.TXT, or a.jpg.txt."""
+    """Return the sidecars of an image, one of each kind."""
     found = []
-    for suffix in SIDECARS:
-        names = image.with_suffix(suffix), image.with_suffix(suffix.upper())
-        usual = [*names, image.with_name(image.name + suffix)]
-        found += list(filter(os.path.isfile, usual))[:1]
+    for names in sidecar_names(image.name).values():
+        found += list(filter(os.path.isfile, map(image.with_name, names)))[:1]
     return found
 
 
 def _without_image(images: Sequence[Path]) -> Iterator[Path]:
     """Yield the sidecars in the folders of images that belong to none of them."""
-    stems: dict[Path, set[str]] = defaultdict(set)
-    for path in images:
-        stems[path.parent].update((path.stem, path.name))
-    for folder, known in stems.items():
+    parent = operator.attrgetter("parent")
+    for folder, here in itertools.groupby(sorted(images, key=parent), parent):
+        known = _names_beside(here)
         for path in sorted(folder.iterdir()):
             is_sidecar = path.suffix.lower() in SIDECARS and not path.name.startswith(".")
-            if is_sidecar and path.stem not in known and not _NO_CAPTIONS.fullmatch(path.name):
+            if is_sidecar and path.name not in known and not _NO_CAPTIONS.fullmatch(path.name):
                 yield path
 
 

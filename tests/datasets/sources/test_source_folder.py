@@ -623,6 +623,30 @@ def test_captions_without_an_image_beside_them(pictures, problems, held):
     }  # fmt: skip
 
 
+def test_descriptions_of_google_takeout_are_captions(pictures, problems, held):
+    long = "PXL_20230922_015614397"
+    root = pictures("a.jpg", "a(1).jpg", "b.jpg", f"{long}.jpg", "c.jpg")
+    sidecars = {
+        "a.jpg.supplemental-metadata.json": "a dog",
+        "a.jpg.supplemental-metadata(1).json": "two dogs",
+        "b.jpg.json": "a cat",
+        f"{long}.jpg.supplemental-metada.json": "a boat",
+        "c.jpg.supplemental-metadata.json": "",
+    }
+    for name, description in sidecars.items():
+        (root / name).write_text(json.dumps({"title": "x", "description": description}))
+    place = root / "c.jpg.supplemental-metadata.json"
+    assert f"{place}: empty caption of c.jpg; expected text" in problems("folder", source=root)
+    options = SourceOptions(source=root, skip_bad=True, split_fractions={"train": 1.0})
+    assert held(read("folder", options))["train"] == {
+        "a(1).jpg": ("two dogs",), "a.jpg": ("a dog",), "b.jpg": ("a cat",),
+        f"{long}.jpg": ("a boat",),
+    }  # fmt: skip
+    (root / "captions.csv").write_text("image,caption\na.jpg,x\na(1).jpg,y\nb.jpg,z\n")
+    options = SourceOptions(source=root, skip_bad=True, split_fractions={"train": 1.0})
+    assert held(read("folder", options))["train"]["b.jpg"] == ("z",)
+
+
 def test_a_name_that_two_files_have_is_missing_for_that_reason(pictures, problems):
     root = pictures("city/1.jpg", "beach/1.jpg", "city/2.jpg")
     (root / "c.csv").write_text("image,caption\n1.jpg,x\n2.jpg,y\n")
