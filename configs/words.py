@@ -11,7 +11,7 @@
 For other data sets, `jaxcap configs words > mine.py` and change `mixed_with` and the weights, which
 name one share of the steps for each data set.
 
-The first stage trains the detector of words. The second trains the decoder on a frozen
+The first stage trains the recogniser. The second trains the decoder on a frozen
 EfficientNet-Lite2, the third also the encoder from stride 16 on, and the fourth maximises CIDEr-D.
 All stages but the first read captions without photographs, the second and the last with a random
 photograph beside them, so that the decoder learns to believe recognised words. The packaged model
@@ -46,9 +46,15 @@ CONFIG = Config(
         color_jitter=0.2,
     ),
     encoder=EncoderConfig(
-        name="efficientnet_lite2", weights="imagenet", batch_stats="frozen", trainable=False
+        name="efficientnet_lite2",
+        weights="imagenet",
+        batch_stats="frozen",
+        trainable=False,
+        learning_rate_factor=0.2,
     ),
-    recognition=RecognitionConfig(words=20, detected=800, branch="block7", people_threshold=0.4),
+    recognition=RecognitionConfig(
+        words=20, detected=800, branch="block7", trainable=True, people_threshold=0.4
+    ),
     decoder=DecoderConfig(
         name="attention",
         scoring="dot",
@@ -84,7 +90,7 @@ CONFIG = Config(
             10,
             train={"learning_rate": 6e-4},
             data={"random_images": False},
-            encoder={"trainable": True, "train_from": "block7", "learning_rate_factor": 0.2},
+            encoder={"trainable": True, "train_from": "block7"},
         ),
         Stage(
             8,

@@ -156,6 +156,8 @@ def _check_methods(config: Config) -> None:
             "train.objective is word_detection, but recognition.words is 0: there is no detector."
             " Give --recognition.words 20."
         )
+    if config.recognition.trainable:
+        _check_published_encoder(config)
     decoder = config.decoder
     if decoder.name == "aoa" and decoder.attention_size % decoder.heads:
         raise InputError(
@@ -177,6 +179,37 @@ def _check_methods(config: Config) -> None:
         raise InputError(
             "train.sampling is linear, but with train.sampling_k 1 and train.sampling_c 0 the "
             "model never reads its own words; give a --train.sampling-c such as 0.0001."
+        )
+
+
+def _check_published_encoder(config: Config) -> None:
+    """Refuse to train the recogniser's stages without the published encoder to compare them with.
+
+    Stages are checked with the whole run.
+    """
+    if config.recognition.branch is None:
+        raise InputError(
+            "recognition.trainable is true, but recognition.branch is None: the recogniser has no "
+            "stages of its own. Give --recognition.branch, or --recognition.no-trainable."
+        )
+    stages = stage_configs(config)
+    last = max(
+        (i for i, s in enumerate(stages) if s.train.objective == "word_detection"), default=-1
+    )
+    if last < 0:
+        return
+    why = None
+    if config.train.start_from is not None:
+        why = "train.start_from names a captioner, whose encoder may be another"
+    elif config.encoder.weights is None:
+        why = "encoder.weights is None"
+    elif any(s.encoder.trainable and s.train.objective != "word_detection" for s in stages[:last]):
+        why = f"a stage before stages[{last}] trains the encoder"
+    if why is not None:
+        raise InputError(
+            "recognition.trainable is true, which keeps what the published encoder's classifier "
+            f"says, but {why}. Detect words first, from published weights, or give "
+            "--recognition.no-trainable."
         )
 
 

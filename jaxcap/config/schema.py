@@ -158,9 +158,12 @@ class RecognitionConfig:
     probability. A caption's first word is nearly always somebody, so a decoder believes the least
     doubtful sign of them."""
     branch: str | None = None
-    """A stage of the encoder, such as block7. Words are recognised from a frozen copy of the
-    published encoder from this stage on; earlier stages are shared, and no stage of the training
+    """A stage of the encoder, such as block7. Words are recognised from a copy of the published
+    encoder from this stage on; earlier stages are shared, and no stage of the training
     may change them. None: from the encoder's own features, which then must stay frozen."""
+    trainable: bool = False
+    """Train the copied stages too, with train.objective word_detection and the learning rate of the
+    encoder. A penalty keeps what the published classifier says."""
 
 
 @dataclass(frozen=True)

@@ -101,12 +101,18 @@ class Captioner(nn.Module):
         train: bool = False,
         own_words: OwnWords | None = None,
     ) -> StepOutput:
-        """Return the log-odds of each recognisable word, `[B, R]`; called as `__call__` is."""
+        """Return a `Detection` of words in place of logits; called as `__call__` is."""
         recogniser = self.recogniser
         assert recogniser is not None
         pixels = self._normalise(images)
         x = encode_in_parts(self, pixels, lambda model, pixels: model._shared(pixels, train=False))
-        return StepOutput(recogniser.logits(recogniser.features(x)), jnp.zeros((len(x), 0)))
+        x, published = jax.lax.stop_gradient(x), None
+        if recogniser.trains:
+            encoder: Any = self.encoder
+            published = encoder(x, train=False, begin=recogniser.branch).astype(jnp.float32)
+            published = jax.lax.stop_gradient(published)
+        detection: Any = recogniser.detect(x, published)
+        return StepOutput(detection, jnp.zeros((len(x), 0)))
 
     def start(
         self, features: Float[Array, "B P D"], words: RecognisedWords | None = None
@@ -274,7 +280,10 @@ def _create_recogniser(config: Config, words: Sequence[str], build: Any) -> Reco
             " would change stages before the branch, which the recogniser shares. Give"
             f" --encoder.train-from {branch} or a later stage."
         )
-    return create(build(frozen_stages=spec.stages), branch)
+    own = stages_between(spec.stages, branch, None)
+    trains = config.recognition.trainable and config.train.objective == "word_detection"
+    frozen = tuple(stage for stage in spec.stages if not (trains and stage in own))
+    return create(build(frozen_stages=frozen), branch)
 
 
 def init_variables(
@@ -319,8 +328,7 @@ def _with_recogniser(
     """Give the recogniser its copy of the encoder, and its classifier."""
     filled = {name: {"recogniser": {}, **tree} for name, tree in variables.items()}
     if recogniser.encoder is not None:
-        every = recogniser.encoder.frozen_stages
-        stages = stages_between(every, recogniser.branch, None)
+        stages = recogniser.own_stages
         for tree in filled.values():
             # A buffer that appears twice in the state cannot be donated.
             copy = {

@@ -168,7 +168,7 @@ def set_up(config: Config, workdir: Path, *, console: Console) -> Experiment:
             config.train,
             config.encoder,
             steps_per_epoch=steps_per_epoch,
-            recognises=config.recognition.words > 0,
+            recognition=config.recognition,
         ),
         vocabulary=vocabulary,
         data=data,

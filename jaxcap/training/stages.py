@@ -55,7 +55,7 @@ def _staged(experiment: Experiment) -> tuple[Experiment, ...]:
             config.train,
             config.encoder,
             steps_per_epoch=steps_per_epoch,
-            recognises=config.recognition.words > 0,
+            recognition=config.recognition,
         )
         turns, first_epoch = experiment.turns, 0
         if stages:

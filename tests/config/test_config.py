@@ -14,7 +14,9 @@ from jaxcap.config import (
     DecoderConfig,
     EncoderConfig,
     EvaluationConfig,
+    RecognitionConfig,
     SearchConfig,
+    Stage,
     TrainConfig,
     check_heeded,
     differences,
@@ -39,6 +41,7 @@ from jaxcap.config.options import (
 )
 from jaxcap.errors import InputError
 
+DETECT = Stage(1, train={"objective": "word_detection"})
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 UNUSUAL = Config(
@@ -296,6 +299,32 @@ def test_an_option_without_effect_is_refused(given: dict[str, Any], message: str
 def test_options_with_an_effect_are_accepted() -> None:
     for given in ({"method": "sample", "samples": 2}, {"beam_size": 4, "n_best": 4}):
         check_heeded(given, replace(SearchConfig(), **given))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"recognition": {"branch": None}}, "recognition.branch is None: the recogniser has no"),
+        ({"train": {"start_from": "runs/a"}}, "train.start_from names a captioner"),
+        ({"encoder": {"weights": None}}, "encoder.weights is None"),
+        ({"stages": (Stage(1, encoder={"trainable": True}), DETECT)}, r"before stages\[1\] trains"),
+    ],
+)
+def test_a_recogniser_learns_only_beside_the_published_encoder(
+    changes: dict[str, Any], message: str
+) -> None:
+    config = Config(
+        encoder=EncoderConfig(name="efficientnet_lite0", weights="imagenet", trainable=False),
+        recognition=RecognitionConfig(words=20, branch="block15", trainable=True),
+        stages=(DETECT, Stage(1)),
+    )
+    validate(config)
+    sections = {
+        name: value if name == "stages" else replace(getattr(config, name), **value)
+        for name, value in changes.items()
+    }
+    with pytest.raises(InputError, match=f"recognition.trainable is true.*{message}"):
+        validate(replace(config, **sections))
 
 
 def test_a_frozen_encoder_has_no_first_trained_stage() -> None:

@@ -29,8 +29,9 @@ class Encoder(nn.Module):
     def __call__(self, images: Float[Array, "B S S 3"], *, train: bool) -> Float[Array, "B P D"]:
         """Encode normalised images into a grid of features, row by row.
 
-        An encoder that a recogniser can branch off from (`recognition.branch`) also takes `begin`
-        and `end`, names of stages: it runs the stages from `begin` up to but without `end`, on
-        the output of the stage before `begin`, and returns the output of the stage before `end`.
+        An encoder that a recogniser can branch off from (`recognition.branch`) has `stages`, the
+        names of all in order, and also takes two of them, `begin` and `end`: it runs the stages
+        from `begin` up to but without `end`, on the output of the stage before `begin`, and
+        returns the output of the stage before `end`.
         """
         raise NotImplementedError

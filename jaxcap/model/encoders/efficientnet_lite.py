@@ -89,6 +89,11 @@ class EfficientNetLite(Encoder):
     width: float = 1.0
     depth: float = 1.0
 
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The names of the stages, image side first."""
+        return stages(self.width, self.depth)
+
     @nn.compact
     def __call__(
         self,
@@ -102,7 +107,7 @@ class EfficientNetLite(Encoder):
         run = partial(run_stage, train=train, frozen_stages=self.frozen_stages, remat=self.remat)
         blocks = scaled_blocks(self.width, self.depth)
         x = images
-        for stage in stages_between(stages(self.width, self.depth), begin, end):
+        for stage in stages_between(self.stages, begin, end):
             if stage == "stem":
                 x = nn.relu6(run(conv_norm(STEM_FEATURES, 3, 2, name=stage), x))
             elif stage == "head":

@@ -31,6 +31,7 @@ from jaxtyping import Array, Float
 from jaxcap.config import RecognitionConfig
 from jaxcap.errors import InputError
 from jaxcap.model.encoders.base import Encoder
+from jaxcap.model.encoders.freezing import stages_between
 from jaxcap.model.recogniser.words import RecognisedWords, read_table, words_for_people
 from jaxcap.search.processors import ENGLISH_FUNCTION_WORDS
 from jaxcap.text.vocabulary import SPECIALS
@@ -63,6 +64,19 @@ class Recognisable(NamedTuple):
     detected: int
     links: tuple[tuple[int, int], ...]
     people: frozenset[int] = frozenset()
+
+
+class Detection(NamedTuple):
+    """The words and the classes of images, for `losses.word_detection`.
+
+    Attributes:
+      logits: log-odds of each recognisable word.
+      forgotten: KL(p ‖ q) in nats, where the published classifier gives the classes the
+        probabilities p by the published encoder, and q by the recogniser's own stages.
+    """
+
+    logits: Float[Array, "B R"]
+    forgotten: Float[Array, " B"]
 
 
 @functools.cache
@@ -139,8 +153,8 @@ class Recogniser(nn.Module):
     Attributes:
       words: what it can recognise.
       count: K, the words returned for each image.
-      encoder: a frozen copy of the encoder's stages from `branch` on; None to read the encoder's
-        own features.
+      encoder: a copy of the encoder's stages from `branch` on; None to read the encoder's own
+        features.
       branch: the first stage of `encoder`.
       people_threshold: see `RecognitionConfig.people_threshold`.
     """
@@ -150,6 +164,17 @@ class Recogniser(nn.Module):
     encoder: Encoder | None = None
     branch: str | None = None
     people_threshold: float = 0.0
+
+    @property
+    def own_stages(self) -> tuple[str, ...]:
+        """The stages of `encoder`."""
+        encoder: Any = self.encoder  # with `stages`, which not every encoder has
+        return () if encoder is None else stages_between(encoder.stages, self.branch, None)
+
+    @property
+    def trains(self) -> bool:
+        """Whether its own stages learn."""
+        return self.encoder is not None and self.branch not in self.encoder.frozen_stages
 
     def setup(self) -> None:
         self.classifier = nn.Dense(CLASSES)
@@ -168,7 +193,7 @@ class Recogniser(nn.Module):
         encoder: Any = self.encoder  # with `begin`, which not every encoder has
         if encoder is not None:
             x = encoder(x, train=False, begin=self.branch)
-        return jax.lax.stop_gradient(x.astype(jnp.float32))
+        return x.astype(jnp.float32)
 
     def logits(self, features: Float[Array, "B P D"]) -> Float[Array, "B R"]:
         """Return the log-odds of each recognisable word.
@@ -176,8 +201,7 @@ class Recogniser(nn.Module):
         The detector scores every position. Their log-mean-exp, between mean and maximum, scores
         the image, since a small thing fills few positions.
         """
-        mean = features.mean(axis=1)
-        classes = nn.softmax(self.classifier(mean))  # (B, C)
+        classes = nn.softmax(self.classifier(features.mean(axis=1)))  # (B, C)
         links = np.array(self.words.links, np.int32).reshape(-1, 2)
         named = jax.ops.segment_sum(
             classes[:, links[:, 0]].T, links[:, 1], num_segments=len(self.words.ids)
@@ -189,6 +213,22 @@ class Recogniser(nn.Module):
         pooled = jax.nn.logsumexp(at_positions, axis=1) - jnp.log(features.shape[1])
         detected = jnp.pad(pooled, ((0, 0), (0, len(self.words.ids) - self.words.detected)))
         return jnp.where(is_named, odds, 0) + detected
+
+    def detect(
+        self, x: Float[Array, "B ..."], published: Float[Array, "B P D"] | None = None
+    ) -> Detection:
+        """Return the log-odds of words, and what the stages of a `trainable` recogniser forgot.
+
+        Args:
+          x: see `features`.
+          published: the features of the published encoder.
+        """
+        features = self.features(x)
+        forgotten = jnp.zeros(len(features))
+        if published is not None:
+            p, q = (nn.log_softmax(self.classifier(f.mean(axis=1))) for f in (published, features))
+            forgotten = (jnp.exp(p) * (p - q)).sum(axis=1)
+        return Detection(self.logits(features), forgotten)
 
     def __call__(self, x: Float[Array, "B ..."]) -> RecognisedWords:
         """Return the K most probable words of each image; see `features` for `x`."""

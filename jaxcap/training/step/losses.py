@@ -11,6 +11,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxcap.text.vocabulary import EOS
 
+FORGETTING = 10.0
+"""λ of `word_detection`."""
+
 
 class Loss(NamedTuple):
     """The result of every objective: sums over a batch, or over a part of one.
@@ -94,7 +97,7 @@ def policy_gradient(
 
 
 def word_detection(
-    logits: Float[Array, "B R"],
+    detection: tuple[Float[Array, "B R"], Float[Array, " B"]],
     targets: Int[Array, "B N T"],
     mask: Bool[Array, "B N T"],
     *,
@@ -106,8 +109,12 @@ def word_detection(
     https://arxiv.org/abs/1411.4952, section 3). Words that are rare in the data keep the
     probability of their ImageNet classes, up to the two numbers that all share.
 
+    Stages that learn are kept from forgetting ImageNet's classes (Li and Hoiem 2016, "Learning
+    without Forgetting", https://arxiv.org/abs/1606.09282, equation 2), by λ KL(p ‖ q) per image.
+
     Args:
-      logits: log-odds of each recognisable word, as `Recogniser.logits` returns them.
+      detection: log-odds of each recognisable word, and KL(p ‖ q), as `Captioner.detect` returns
+        them.
       targets: the captions.
       mask: True for words, False for padding.
       ids: the id of each recognisable word.
@@ -119,9 +126,10 @@ def word_detection(
     said = jnp.zeros((targets.shape[0], vocabulary), bool)
     said = said.at[images, jnp.where(mask, targets, vocabulary)].set(True, mode="drop")
     contained = said[:, jnp.array(ids)]
-    loss = jax.nn.softplus(jnp.where(contained, -logits, logits))
+    logits, forgotten = detection
+    loss = jax.nn.softplus(jnp.where(contained, -logits, logits)).sum(axis=1)
     captioned = mask.any(axis=(1, 2))
-    total = jnp.where(captioned[:, None], loss, 0).sum()
+    total = jnp.where(captioned, loss + FORGETTING * forgotten, 0).sum()
     return Loss(total, captioned.sum().astype(loss.dtype) * len(ids), {})
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcap.config import EncoderConfig, TrainConfig
+from jaxcap.config import EncoderConfig, RecognitionConfig, TrainConfig
 from jaxcap.model.encoders import frozen_stages
 from jaxcap.model.encoders.freezing import stage_of
 
@@ -78,7 +78,11 @@ _DIRECTIONS: dict[str, Callable[[TrainConfig], optax.GradientTransformation]] = 
 
 
 def create_optimizer(
-    train: TrainConfig, encoder: EncoderConfig, *, steps_per_epoch: int, recognises: bool = False
+    train: TrainConfig,
+    encoder: EncoderConfig,
+    *,
+    steps_per_epoch: int,
+    recognition: RecognitionConfig = RecognitionConfig(),  # noqa: B008 (frozen)
 ) -> optax.GradientTransformation:
     """Create the transformation: clip by global norm, then update encoder and decoder apart.
 
@@ -88,21 +92,23 @@ def create_optimizer(
     Frozen parameters (the whole encoder, or its stages before `encoder.train_from`) have no
     optimizer state and never move, neither by momentum nor by weight decay. The model stops their
     gradient, so they do not count towards the clipped norm. The recogniser learns with the
-    objective `word_detection`, and then nothing else does.
-
-    Args:
-      recognises: whether the model has a recogniser.
+    objective `word_detection`, and then nothing else does; its own stages learn at the encoder's
+    rate, if `recognition.trainable`.
 
     Raises:
       InputError: the encoder has no stage `encoder.train_from`.
     """
     schedule = learning_rate(train, steps_per_epoch=steps_per_epoch)
     frozen, detects = frozen_stages(encoder), train.objective == "word_detection"
+    recognises, branch_learns = recognition.words > 0, recognition.trainable
 
     def label(path: tuple[jax.tree_util.DictKey, ...], _parameter: Any) -> str:
         part = path[0].key
         if part == "recogniser":
-            return part if detects and path[1].key not in ("encoder", "classifier") else "frozen"
+            own = path[1].key
+            if not detects or own == "classifier" or (own == "encoder" and not branch_learns):
+                return "frozen"
+            return "branch" if own == "encoder" else part
         if detects or (part == "encoder" and stage_of(path[1].key) in frozen):
             return "frozen"
         return part
@@ -120,7 +126,7 @@ def create_optimizer(
     if frozen or recognises:
         transforms["frozen"] = optax.set_to_zero()
     if recognises:
-        transforms["recogniser"] = learner(1.0)
+        transforms |= {"recogniser": learner(1.0), "branch": learner(encoder.learning_rate_factor)}
     return optax.chain(
         optax.clip_by_global_norm(train.clip_norm),
         optax.partition(transforms, partial(jax.tree_util.tree_map_with_path, label)),

@@ -115,8 +115,8 @@ def test_words_for_people_need_somebody_to_be_there(threshold: float, expected: 
 
 
 @functools.cache
-def _model() -> Captioner:
-    return create_captioner(CONFIG, len(VOCABULARY), words=VOCABULARY)
+def _model(config: Config = CONFIG) -> Captioner:
+    return create_captioner(config, len(VOCABULARY), words=VOCABULARY)
 
 
 @functools.cache
@@ -165,7 +165,7 @@ def test_recognising_leaves_the_features_as_they_are() -> None:
     assert words.ids.shape == words.probabilities.shape == (2, 3)
     assert np.all(np.diff(words.probabilities, axis=1) <= 0)
     # The frozen copy has equal weights, and sees what the encoder sees.
-    logits = _apply("detect")(_variables(), _images(), CAPTIONS).logits
+    detection = _apply("detect")(_variables(), _images(), CAPTIONS).logits
     recogniser = _model().recogniser
     assert recogniser is not None
     own = recogniser.clone(encoder=None, branch=None)
@@ -173,7 +173,7 @@ def test_recognising_leaves_the_features_as_they_are() -> None:
     of_features = jax.jit(functools.partial(own.apply, method="logits"))(
         {"params": params}, features
     )
-    np.testing.assert_allclose(logits, of_features, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(detection.logits, of_features, rtol=1e-4, atol=1e-4)
 
 
 def test_training_the_encoder_changes_features_and_no_words() -> None:
@@ -211,12 +211,13 @@ def test_words_alone_are_enough_and_nothing_is_not() -> None:
         _model().apply(_variables(), None, jnp.asarray(CAPTIONS))
 
 
-def _moved(objective: str) -> set[str]:
+def _moved(objective: Any, *, trainable: bool = False) -> set[str]:
     """Return the parts of the parameters that a step changes; check that no statistic changes."""
     train = dataclasses.replace(CONFIG.train, objective=objective)
-    model = _model()
+    recognition = dataclasses.replace(CONFIG.recognition, trainable=trainable)
+    model = _model(dataclasses.replace(CONFIG, train=train, recognition=recognition))
     assert model.recogniser is not None
-    tx = create_optimizer(train, CONFIG.encoder, steps_per_epoch=10, recognises=True)
+    tx = create_optimizer(train, CONFIG.encoder, steps_per_epoch=10, recognition=recognition)
     detects = objective == "word_detection"
     step = functools.partial(
         train_step,
@@ -247,6 +248,43 @@ def _moved(objective: str) -> set[str]:
 def test_word_detection_moves_the_detector_alone() -> None:
     parts = {"detector", "offset", "scale"}
     assert _moved("word_detection") == {f"recogniser/{part}" for part in parts}
+    parts.add("encoder")
+    assert _moved("word_detection", trainable=True) == {f"recogniser/{part}" for part in parts}
+
+
+def test_forgetting_is_the_divergence_of_classes_from_the_published_encoder() -> None:
+    train = dataclasses.replace(CONFIG.train, objective="word_detection")
+    recognition = dataclasses.replace(CONFIG.recognition, trainable=True)
+    model = _model(dataclasses.replace(CONFIG, train=train, recognition=recognition))
+
+    @jax.jit
+    def found(variables: Tree) -> tuple[Any, Any, Any]:
+        images, tokens = jnp.asarray(_images()), jnp.asarray(CAPTIONS)
+        detection: Any = model.apply(variables, images, tokens, method="detect")
+        features, _ = _model().apply(variables, images, method="encode_and_recognise")
+        own = model.apply(
+            variables,
+            images,
+            method=lambda m, x: m.recogniser.features(
+                m.encoder(m.preprocessing.normalise(x), train=False, end=BRANCH)
+            ),
+        )
+        return detection.logits.forgotten, features, own
+
+    forgotten, features, own = found(_variables())
+    np.testing.assert_allclose(forgotten, 0, atol=1e-6)
+    np.testing.assert_allclose(own, features, rtol=1e-5)
+    variables = jax.tree.map(np.copy, _variables())
+    for stage in variables["params"]["recogniser"]["encoder"].values():
+        jax.tree.map(lambda x: np.multiply(x, 1.1, out=x), stage)
+    forgotten, features, own = found(variables)
+    classifier = variables["params"]["recogniser"]["classifier"]
+    p, q = (
+        jax.nn.log_softmax(f.mean(axis=1) @ classifier["kernel"] + classifier["bias"])
+        for f in (features, own)
+    )
+    np.testing.assert_allclose(forgotten, (np.exp(p) * (p - q)).sum(axis=1), rtol=1e-3)
+    assert forgotten.min() > 1e-3
 
 
 @pytest.mark.slow

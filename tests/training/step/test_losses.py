@@ -8,7 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcap.training.step.losses import attention_imbalance, cross_entropy, word_detection
+from jaxcap.training.step.losses import (
+    FORGETTING,
+    Loss,
+    attention_imbalance,
+    cross_entropy,
+    word_detection,
+)
 
 
 def _random(seed: int, shape: tuple[int, int, int, int]) -> tuple[Any, Any, Any]:
@@ -131,10 +137,16 @@ def test_word_detection_is_binary_cross_entropy_of_words_in_any_caption() -> Non
             p = 1 / (1 + np.exp(-np.float64(logits[b, r])))
             expected -= np.log(p if word in words else 1 - p)
     args = jnp.asarray(targets), jnp.asarray(targets != 0)
-    loss = word_detection(jnp.asarray(logits), *args, ids=ids)
+    forgotten = np.float32([0.5, 0.25, 2.0])
+    expected += FORGETTING * 0.75  # nothing is learned from an image without captions
+
+    def detect(logits: Any) -> Loss:
+        return word_detection((logits, jnp.asarray(forgotten)), *args, ids=ids)
+
+    loss = detect(jnp.asarray(logits))
     np.testing.assert_allclose(loss.total, expected, rtol=1e-6)
     assert loss.words == 2 * 4
-    gradient = jax.grad(lambda x: word_detection(x, *args, ids=ids).total)(jnp.asarray(logits))
+    gradient = jax.grad(lambda x: detect(x).total)(jnp.asarray(logits))
     contained = [[False, True, True, False], [False, False, False, True]]
     p = 1 / (1 + np.exp(-logits[:2]))
     np.testing.assert_allclose(gradient[:2], p - contained, rtol=1e-5, atol=1e-6)
@@ -143,5 +155,6 @@ def test_word_detection_is_binary_cross_entropy_of_words_in_any_caption() -> Non
 
 def test_masked_words_are_not_contained() -> None:
     targets, mask = jnp.array([[[4, 5]]]), jnp.array([[[True, False]]])
-    loss = word_detection(jnp.zeros((1, 2)) + jnp.array([20.0, -20.0]), targets, mask, ids=(4, 5))
+    detection = jnp.array([[20.0, -20.0]]), jnp.zeros(1)
+    loss = word_detection(detection, targets, mask, ids=(4, 5))
     np.testing.assert_allclose(loss.total, 0, atol=1e-6)  # sure of 4, and sure of no 5

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxcap.config import EncoderConfig, TrainConfig
+from jaxcap.config import EncoderConfig, RecognitionConfig, TrainConfig
 from jaxcap.errors import InputError
 from jaxcap.training.step.optimizer import (
     apply_nonzero_updates,
@@ -279,8 +279,12 @@ def test_the_moving_average_by_hand() -> None:
         assert np.asarray(found[1:]).tobytes() == np.asarray(average["x"][1:]).tobytes()
 
 
+@pytest.mark.parametrize("trainable", [False, True])
 @pytest.mark.parametrize("objective", ["word_detection", "cross_entropy", "self_critical"])
-def test_the_detector_learns_alone_and_only_by_word_detection(objective: Any) -> None:
+def test_the_detector_learns_alone_and_only_by_word_detection(
+    objective: Any, trainable: bool
+) -> None:
+    recognition = RecognitionConfig(words=20, branch="head", trainable=trainable)
     train = replace(STEADY, objective=objective)
     encoder = EncoderConfig(name="efficientnet_lite0", train_from="head")
     names = ("encoder", "classifier", "detector", "scale")
@@ -290,7 +294,7 @@ def test_the_detector_learns_alone_and_only_by_word_detection(objective: Any) ->
         "decoder": {"words": matrix},
         "recogniser": {**dict.fromkeys(names, matrix), "encoder": {"head": matrix}},
     }
-    tx = create_optimizer(train, encoder, steps_per_epoch=1000, recognises=True)
+    tx = create_optimizer(train, encoder, steps_per_epoch=1000, recognition=recognition)
     updates, _ = tx.update(params, tx.init(params), params)
     moved = {
         jax.tree_util.keystr(path, simple=True, separator="/")
@@ -299,6 +303,7 @@ def test_the_detector_learns_alone_and_only_by_word_detection(objective: Any) ->
     }
     assert moved == (
         {"recogniser/detector", "recogniser/scale"}
+        | ({"recogniser/encoder/head"} if trainable else set())
         if objective == "word_detection"
         else {"encoder/head", "decoder/words"}
     )
