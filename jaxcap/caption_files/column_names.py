@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,20 +52,28 @@ class Names:
         """Return the ids of a record by column."""
         choices = (ID_NAMES, LAST_ID_NAMES) if self.image is None else ((self.image,),)
         for names in choices:
-            found = {n: text for n in names if (text := id_text(record.get(n))) is not None}
-            if found:
-                return found
+            for keys in ({n: n for n in names}, _in_any_spelling(record, names)):
+                texts = {n: id_text(record.get(key)) for n, key in keys.items()}
+                if found := {n: text for n, text in texts.items() if text is not None}:
+                    return found
         return {}
 
     def captions_in(self, record: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the columns of captions in a record: the given ones, or the first common one."""
         if self.captions:
             return tuple(name for name in self.captions if name in record)
-        return tuple(name for name in CAPTION_NAMES if name in record)[:1]
+        found = [name for name in CAPTION_NAMES if name in record]
+        return tuple(found or _in_any_spelling(record, CAPTION_NAMES).values())[:1]
 
     def split_of(self, record: Mapping[str, Any]) -> object:
         """Return the split of a record, of any type, or None."""
         return record.get(self.split or SPLIT_NAME)
+
+
+def _in_any_spelling(record: Mapping[str, Any], names: Sequence[str]) -> dict[str, str]:
+    """Map each of these names to the key that spells it as "imagePath" or "Image Path"."""
+    keys = {column_name(key).replace("_", ""): key for key in record}
+    return {n: keys[plain] for n in names if (plain := n.replace("_", "")) in keys}
 
 
 def id_text(value: object) -> str | None:

@@ -32,8 +32,11 @@ _COCO_NAME = re.compile(r"(?:coco_[a-z]+\d{4}_)?0*(\d+)")
 
 @functools.lru_cache(maxsize=1 << 17)
 def _path(text: str) -> str:
-    """Return a path in one spelling: ".\\City\\1.JPG" as "city/1.jpg"."""
-    return posixpath.normpath(unicodedata.normalize("NFC", text).replace("\\", "/").casefold())
+    """Return a path in one spelling: ".\\City\\1.JPG" as "city/1.jpg".
+
+    NFKC also makes a space of the narrow one that macOS writes in the names of screenshots.
+    """
+    return posixpath.normpath(unicodedata.normalize("NFKC", text).replace("\\", "/").casefold())
 
 
 def _last(text: str, parts: int) -> str:

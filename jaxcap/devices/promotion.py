@@ -1,7 +1,8 @@
-"""Compute with JAX's own rules of promotion, whatever the caller has set.
+"""Compute with JAX's own rules of promotion and transfer, whatever the caller has set.
 
 Projects that embed jaxcap may make JAX refuse implicit conversions (`jax_numpy_dtype_promotion`,
-`jax_numpy_rank_promotion`). These settings apply to every program that is traced, ours as well.
+`jax_numpy_rank_promotion`) or transfers to a device (`jax_transfer_guard`). These settings apply to
+everything that the process computes, ours as well.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ import jax
 
 @contextlib.contextmanager
 def standard_promotion() -> Iterator[None]:
-    """Apply JAX's standard promotion in this thread; also usable as a decorator."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+    """Apply JAX's defaults in this thread; also usable as a decorator."""
+    with (
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+        jax.transfer_guard("allow"),
+    ):
         yield

@@ -78,6 +78,8 @@ KARPATHY = {
             {"42": ["a cat, asleep", "two\r\nlines"], "7": [""]},
         ),
         ("Image Name\tText\na.jpg\ta \"big\" dog\n", "table", {"a.jpg": ['a "big" dog']}),
+        ("ImagePath,Caption\na.jpg,x\n", "table", {"a.jpg": ["x"]}),
+        ('{"fileName": "a.jpg", "Caption": "x"}', "JSON lines", {"a.jpg": ["x"]}),
         (
             "image_name| comment_number| comment\na.jpg| 0| a dog\na.jpg| 1| a puppy\n",
             "table",

@@ -29,6 +29,10 @@ def test_settings_of_the_caller_do_not_apply_within_and_come_back() -> None:
 def test_captioning_with_a_strict_caller(tiny_run: Path) -> None:
     image = np.full((20, 30, 3), 90, np.uint8)
     (expected,) = load(tiny_run).caption(image)
-    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+    with (
+        jax.numpy_dtype_promotion("strict"),
+        jax.numpy_rank_promotion("raise"),
+        jax.transfer_guard("disallow"),
+    ):
         (found,) = load(tiny_run).caption(image)
     assert found.captions[0].text == expected.captions[0].text

@@ -41,8 +41,11 @@ from jaxcap.files import read_bytes
 from jaxcap.json_data import MAX_BYTES
 
 _SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".txt", ".token")
-_NO_CAPTIONS = re.compile(r"(readme|licen[sc]e)\b.*|\d+_stats\.json", re.IGNORECASE)
-"""Names of files that hold no captions; the last are img2dataset's."""
+_NO_CAPTIONS = re.compile(
+    r"(readme|licen[sc]e)\b.*|\d+_stats\.json|(dataset_info|dataset_dict|state)\.json",
+    re.IGNORECASE,
+)
+"""Names of files that hold no captions, such as those of img2dataset and Hugging Face."""
 
 
 @dataclass(frozen=True)
@@ -280,4 +283,7 @@ def _shards(source: Path) -> str:
     for suffix, format in ((".tar", "webdataset"), (".parquet", "parquet")):
         if found := next(walk_images(source, suffixes=(suffix,)), None):
             return f". To read {found.path.name}: jaxcap prepare {format} --source {source}"
+    if found := next(walk_images(source, suffixes=(".arrow",)), None):
+        load = f"datasets.load_from_disk('{found.path.parent}')"
+        return f". {found.path.name} is an Arrow file; make Parquet of it: {load}.to_parquet(…)"
     return ""

@@ -592,6 +592,22 @@ def test_names_of_web_exports_find_their_images(names, rule, pictures, held):
     )
 
 
+def test_the_narrow_space_in_names_of_screenshots_is_a_space(pictures, held):
+    name = "Screenshot at 9.41.00\u202fAM.jpg"
+    root = pictures(name)
+    (root / "c.json").write_text(json.dumps({"Screenshot at 9.41.00 AM.jpg": "x"}))
+    listing = read("folder", SourceOptions(source=root, split_fractions={"train": 1.0}))
+    assert held(listing)["train"] == {name: ("x",)}
+
+
+def test_an_arrow_file_is_named_with_the_way_out(pictures, problems):
+    root = pictures("1.jpg")
+    for name in ("dataset_info.json", "state.json", "data-00000-of-00001.arrow"):
+        (root / name).write_text("{}")
+    end = f"make Parquet of it: datasets.load_from_disk('{root}').to_parquet(…)"
+    assert problems("folder", source=root).endswith(end)
+
+
 def test_literal_names_come_before_web_addresses(pictures, held, problems):
     root = pictures("a%20b.jpg", "a b.jpg")
     (root / "c.json").write_text(json.dumps({"a%20b.jpg": "percent", "a b.jpg": "space"}))
