@@ -52,7 +52,7 @@ extensions = [
 ]
 html_theme = "furo"
 html_title = f"jaxcap {version}"
-html_copy_source = False
+html_copy_source = html_show_copyright = False
 html_static_path = ["site.css"]
 html_css_files = ["site.css"]
 html_math_renderer = "mathml"
@@ -200,6 +200,8 @@ def _write_mathml(translator: HTML5Translator, node: nodes.math | nodes.math_blo
     """Write an equation as MathML, which browsers draw without a library."""
     block = isinstance(node, nodes.math_block)
     mathml = latex2mathml.tex2mathml(node.astext(), as_block=block)
+    # TeX's thin space between a function and an argument without parentheses.
+    mathml = re.sub(r"<mo>&ApplyFunction;</mo>(?!\s*<mo)", '<mspace width="0.17em"/>', mathml)
     translator.body.append(f'<div class="equation">{mathml}</div>' if block else mathml)
     raise nodes.SkipNode
 
