@@ -17,7 +17,6 @@ from typing import Any
 
 from docutils import nodes
 from docutils.utils.math import latex2mathml
-from jupyter_client.manager import KernelManager
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.writers.html5 import HTML5Translator
@@ -68,7 +67,6 @@ nb_execution_timeout = 900  # seconds of the clock, a cell
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 nb_output_stderr = "warn"
-KernelManager.transport.default_value = "ipc"  # over TCP, each kernel warns of missing encryption
 logging.getLogger("traitlets").setLevel(logging.WARNING)  # else every notebook is announced
 
 # ---- reference -------------------------------------------------------------------------------
