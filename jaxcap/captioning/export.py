@@ -9,10 +9,11 @@ describes inputs and outputs, and holds the vocabulary. `docs/export.md` shows h
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,14 @@ def export_program(
       as in `SearchResult`, except that log p is -inf of a caption that does not exist.
     """
     kept = stored(captioner.variables, dtype)
+    decode = create_decode([captioner.model], captioner.config.search, captioner.vocabulary)
+
+    def search(variables: Any, images: Any, *, platform: str) -> list[Any]:
+        with written_for(platform):
+            found = decode((variables,), (ImageInput(images),)).captions
+        log_probs = jnp.where(found.exists, found.log_probs, -jnp.inf)
+        outputs = [found.tokens, log_probs, found.word_log_probs]
+        return [*outputs, found.weights] if attention else outputs
 
     def program(images: Any) -> Any:
         # By JAX, as a step of the program, so that the file holds what was stored.
@@ -77,8 +86,8 @@ def export_program(
         return jax.lax.platform_dependent(
             variables,
             images,
-            cpu=_searched(captioner, "cpu", attention=attention),
-            default=_searched(captioner, "others", attention=attention),
+            cpu=functools.partial(search, platform="cpu"),
+            default=functools.partial(search, platform="others"),
         )
 
     size = captioner.config.data.image_size
@@ -86,22 +95,6 @@ def export_program(
     export = jax.export.export(jax.jit(program), platforms=tuple(platforms))
     with without_source_lines():
         return export(jax.ShapeDtypeStruct(shape, np.uint8))
-
-
-def _searched(
-    captioner: TrainedCaptioner, platform: str, *, attention: bool
-) -> Callable[[Any, Any], list[Any]]:
-    # One for each platform: what JAX has traced for one would be taken for the other.
-    decode = create_decode([captioner.model], captioner.config.search, captioner.vocabulary)
-
-    def search(variables: Any, images: Any) -> list[Any]:
-        with written_for(platform):
-            found = decode((variables,), (ImageInput(images),)).captions
-        log_probs = jnp.where(found.exists, found.log_probs, -jnp.inf)
-        outputs = [found.tokens, log_probs, found.word_log_probs]
-        return [*outputs, found.weights] if attention else outputs
-
-    return search
 
 
 def write_program(

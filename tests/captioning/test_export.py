@@ -182,12 +182,14 @@ def test_attention_another_search_and_bfloat16(run, scenes, tmp_path) -> None:
 def test_each_platform_gets_its_own_convolutions_and_the_same_numbers(run, scenes) -> None:
     images = jnp.stack([np.asarray(Image.fromarray(x).resize((32, 32))) for x in scenes[:2]])
 
-    def traced(platform: str) -> tuple[int, np.ndarray]:
-        def encode(images):
-            with written_for(platform):
-                return run.model.apply(run.variables, images, method="encode")
+    @jax.jit  # traced anew for each platform
+    def encode(images):
+        return run.model.apply(run.variables, images, method="encode")
 
-        return str(jax.make_jaxpr(encode)(images)).count("conv_general_dilated["), encode(images)
+    def traced(platform: str) -> tuple[int, np.ndarray]:
+        with written_for(platform):
+            program = str(jax.make_jaxpr(encode)(images))
+            return program.count("conv_general_dilated["), encode(images)
 
     (on_cpu, of_cpu), (elsewhere, of_others) = traced("cpu"), traced("cuda")
     assert elsewhere > on_cpu > 0  # 1×1 convolutions are matrix products on a CPU

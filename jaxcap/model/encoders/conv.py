@@ -11,10 +11,9 @@ Images are `[B, H, W, C]`.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
 
 import flax.linen as nn
@@ -41,23 +40,19 @@ _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 # "Deep Residual Learning".
 _kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
-_platform: ContextVar[str | None] = ContextVar("_platform", default=None)
+# Part of the keys of JAX's caches: what is traced for one platform is never taken for another.
+_platform = jax.make_user_context(default_value=None)
 
 
 def on_cpu() -> bool:
     """Return whether JAX is tracing for the CPU."""
     # Simpler than `lax.platform_dependent`, which traces and differentiates both forms.
-    return (_platform.get() or jax.default_backend()) == "cpu"
+    return (_platform.value or jax.default_backend()) == "cpu"
 
 
-@contextlib.contextmanager
-def written_for(platform: str) -> Iterator[None]:
+def written_for(platform: str) -> AbstractContextManager[None]:
     """Trace for `platform` (`"cpu"` or another) instead of this machine's inside the block."""
-    before = _platform.set(platform)
-    try:
-        yield
-    finally:
-        _platform.reset(before)
+    return _platform(platform)
 
 
 def conv(
