@@ -9,6 +9,7 @@ tensor). Field numbers never change, so that old files stay readable.
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -147,24 +148,22 @@ def _text(number: int, value: str) -> bytes:
 
 def _fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
     """Yield the field numbers and values of a message."""
-    at = 0
-
-    def varint() -> int:
-        nonlocal at
-        number = shift = 0
-        while True:
-            byte = content[at]
-            number |= (byte & 127) << shift
-            at, shift = at + 1, shift + 7
-            if byte < 128:
-                return number
-
-    while at < len(content):
-        key = varint()
+    stream = io.BytesIO(content)
+    while stream.tell() < len(content):
+        key = _read_varint(stream)
         wire_type = key & 7
         if wire_type == 0:
-            yield key >> 3, varint()
+            yield key >> 3, _read_varint(stream)
             continue
-        size = {_DOUBLE: 8, _FLOAT: 4}.get(wire_type) or varint()
-        yield key >> 3, content[at : at + size]
-        at += size
+        size = {_DOUBLE: 8, _FLOAT: 4}.get(wire_type) or _read_varint(stream)
+        yield key >> 3, stream.read(size)
+
+
+def _read_varint(stream: io.BytesIO) -> int:
+    number = shift = 0
+    while True:
+        byte = stream.read(1)[0]
+        number |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            return number

@@ -51,14 +51,7 @@ class Waiting:
           result: an array that the step returned.
           on_end: called in the watching thread when the device has computed the step.
         """
-
-        def watch() -> float:
-            result.block_until_ready()
-            now = time.monotonic()
-            on_end()
-            return now
-
-        self._last = self._thread.submit(watch)
+        self._last = self._thread.submit(_wait, result, on_end)
 
     def seconds(self) -> float:
         """Return the seconds that devices were idle since the last call; wait for their steps."""
@@ -67,3 +60,11 @@ class Waiting:
             max(0.0, got - (began if last is None else max(began, last.result())))
             for began, got, last in waits
         )
+
+
+def _wait(result: Any, on_end: Callable[[], None]) -> float:
+    """Return the time at which the result was computed."""
+    result.block_until_ready()
+    now = time.monotonic()
+    on_end()
+    return now
