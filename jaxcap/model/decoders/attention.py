@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from jaxcap.model.decoders.base import Decoder
 from jaxcap.model.decoders.cell import Carry, optimized_cell
@@ -20,6 +20,7 @@ from jaxcap.model.decoders.products import dense, product
 from jaxcap.model.decoders.word_annotations import Copies, CopyScores, WordAnnotations
 from jaxcap.model.recogniser.words import RecognisedWords
 from jaxcap.search.interface import NEVER
+from jaxcap.text.vocabulary import PAD
 
 
 class Context(NamedTuple):
@@ -28,19 +29,18 @@ class Context(NamedTuple):
     Attributes:
       annotations: a, the vectors to average, `[B, P, A]`; with K recognised words `[B, P + K, A]`.
       keys: Wₐ a + b, the projections that the hidden state is scored against; of the same shape.
-      present: which of the K words the image has, `[B, K]`; None without words.
-      ids: their ids.
+      words: the ids of the K words, `PAD` of those that the image does not have, `[B, K]`; None
+        without words.
     """
 
     annotations: Float[Array, "B P A"]
     keys: Float[Array, "B P A"]
-    present: Bool[Array, "B K"] | None = None
-    ids: Int[Array, "B K"] | None = None
+    words: Int[Array, "B K"] | None = None
 
     @property
     def positions(self) -> int:
         """P, the number of annotation vectors that are positions of the image."""
-        words = 0 if self.present is None else self.present.shape[1]
+        words = 0 if self.words is None else self.words.shape[1]
         return int(self.annotations.shape[1]) - words
 
 
@@ -117,13 +117,13 @@ class AttentionDecoder(Decoder[Carry, Context, State]):
             a = self._positions(features, train=train)
         else:
             a = self._positions_if_any(features, words, train=train)
-            of_words, present = self.words(words, self.word_embed, train=train)
+            of_words, ids = self.words(words, self.word_embed, train=train)
         mean = a.mean(axis=1, keepdims=True)  # (B, 1, A)
         carry = (jnp.tanh(self.init_c(mean)), jnp.tanh(self.init_h(mean)))
         if words is None:
             return carry, Context(a, self.key(a))
         a = jnp.concatenate([a, of_words], axis=1)
-        return carry, Context(a, self.key(a), present, jnp.asarray(words.ids))
+        return carry, Context(a, self.key(a), ids)
 
     def _positions(self, features: Any, *, train: bool) -> Float[Array, "B P A"]:
         return self.drop_feature(nn.relu(self.project(features)), deterministic=not train)
@@ -149,8 +149,9 @@ class AttentionDecoder(Decoder[Carry, Context, State]):
         else:
             e = product("bna,bpa->bnp", query, context.keys, self.dtype)
             e = e / jnp.sqrt(self.attention_size)
-        if context.present is not None:
-            seen = jnp.pad(context.present, ((0, 0), (context.positions, 0)), constant_values=True)
+        if context.words is not None:
+            present = context.words != PAD
+            seen = jnp.pad(present, ((0, 0), (context.positions, 0)), constant_values=True)
             e = jnp.where(seen[:, None], e, NEVER)
         weights = nn.softmax(e)
         return product("bnp,bpa->bna", weights, context.annotations, self.dtype), weights
@@ -170,11 +171,11 @@ class AttentionDecoder(Decoder[Carry, Context, State]):
         self, state: State, weights: Float[Array, "B N *T P"], context: Context, *, train: bool
     ) -> tuple[State, Float[Array, "B N *T P"]]:
         """Score the recognised words for copying."""
-        if context.present is None or context.ids is None:
+        if context.words is None:
             return state, weights
-        words = context.annotations[:, context.positions :]
-        scores = self.copy_scores(state.h, words, context.present)
-        return state._replace(copies=Copies(scores, context.ids)), weights
+        annotations = context.annotations[:, context.positions :]
+        scores = self.copy_scores(state.h, annotations, context.words != PAD)
+        return state._replace(copies=Copies(scores, context.words)), weights
 
     def readout(self, state: State, *, train: bool) -> Float[Array, "B N *T V"]:
         """Equation 7, the deep output layer: Lₒ(E y + Lₕ h + L_z z); and words that are copied."""

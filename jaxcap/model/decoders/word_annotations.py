@@ -31,6 +31,7 @@ from jaxcap.model.decoders.dropout import Dropout
 from jaxcap.model.decoders.products import FLOAT32, dense, product
 from jaxcap.model.recogniser.words import RecognisedWords
 from jaxcap.search.interface import NEVER
+from jaxcap.text.vocabulary import PAD
 
 _SURE = 0.999
 _FIRST_BIAS = -4.0
@@ -111,11 +112,12 @@ class WordAnnotations(nn.Module):
     @nn.compact
     def __call__(
         self, words: RecognisedWords, embed: nn.Embed, *, train: bool
-    ) -> tuple[Float[Array, "B K A"], Bool[Array, "B K"]]:
-        """Return the annotation vectors, and a mask of those that exist."""
-        p = jnp.asarray(words.probabilities)
+    ) -> tuple[Float[Array, "B K A"], Int[Array, "B K"]]:
+        """Return the annotation vectors and the words' ids, `PAD` of those that are withheld."""
+        ids, p = map(jnp.asarray, words)
         kept = Dropout(self.word_dropout, self.axis_name)(jnp.ones_like(p), deterministic=not train)
         bounded = jnp.clip(p, 1 - _SURE, _SURE)
         confidence = jnp.stack([p, jnp.log(bounded / (1 - bounded))], axis=-1)
-        x = jnp.concatenate([embed(jnp.asarray(words.ids)), confidence], axis=-1)
-        return nn.relu(dense(self.size, self.dtype)(x)), (p > 0) & (kept > 0)
+        x = jnp.concatenate([embed(ids), confidence], axis=-1)
+        annotations = nn.relu(dense(self.size, self.dtype)(x))
+        return annotations, jnp.where((p > 0) & (kept > 0), ids, PAD)

@@ -18,6 +18,7 @@ from jaxcap.model.decoders import AttentionDecoder, create_decoder
 from jaxcap.model.decoders.word_annotations import Copies, CopyScores
 from jaxcap.model.recogniser.words import RecognisedWords
 from jaxcap.search.interface import NEVER, repeat_captions
+from jaxcap.text.vocabulary import PAD
 
 K = 3
 # The second image has two words; `<pad>` with probability 0 fills its row.
@@ -90,7 +91,8 @@ def test_annotations_are_the_equation(decoder: AttentionDecoder) -> None:
     carry, context = start(decoder, params, features, WORDS)
     annotations = numpy_annotations(params, WORDS)
     np.testing.assert_allclose(context.annotations[:, P:], annotations, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(context.present, [[True, True, True], [True, True, False]])
+    np.testing.assert_array_equal(context.words, np.where(WORDS.probabilities, WORDS.ids, PAD))
+    assert (np.asarray(context.words) == PAD).tolist() == [[False] * 3, [False, False, True]]
     assert context.positions == P
     # c and h start from the image alone.
     expected, without = start(decoder, params, features, None)
@@ -247,7 +249,7 @@ def test_a_share_of_the_words_and_of_the_images_is_withheld() -> None:
     withhold = jax.jit(functools.partial(decoder.apply, train=True, method="start"))
     rngs = {"dropout": jax.random.key(0)}
     _, context = withhold({"params": params}, features, words, rngs=rngs)
-    assert np.mean(context.present) == pytest.approx(0.75, abs=0.02)
+    assert np.mean(context.words != PAD) == pytest.approx(0.75, abs=0.02)
     whole = (np.asarray(context.annotations[:, :2]) == params["no_image"]).all(axis=2)
     np.testing.assert_array_equal(whole[:, 0], whole[:, 1])  # an image is withheld as a whole
     assert whole.mean() == pytest.approx(0.4, abs=0.04)
