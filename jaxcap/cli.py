@@ -41,6 +41,10 @@ def main(*command: str) -> None:
     # Messages show the command to repeat, however it was called.
     sys.argv = ["jaxcap", *command, *sys.argv[1:]]
 
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by the caller; files must not get its number
+            stream = open(os.open(os.devnull, os.O_RDWR), mode, closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # File names must be printable in any locale; `\udcff` is also valid in JSON.
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")

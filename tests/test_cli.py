@@ -175,6 +175,16 @@ def test_help(command, entry, arguments, expected):
     assert expected in outcome.out
 
 
+def test_closed_standard_streams_are_empty(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["jaxcap", "configs"])
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 0
+    assert sys.stdin.read() == ""
+
+
 def test_the_list_of_commands_repeats_their_descriptions():
     for line in re.findall(r"^  \w+ +.+$", cli.describe_commands(), re.MULTILINE):
         name, about = line.split(maxsplit=1)

@@ -272,7 +272,8 @@ def _without_image(images: Sequence[Path]) -> Iterator[Path]:
 
 def _elsewhere(source: Path) -> str:
     """Name files below the source that may hold the captions."""
-    files = (found.path for found in walk_images(source, suffixes=(*_SUFFIXES, ".xlsx", ".ods")))
+    suffixes = (*_SUFFIXES, ".gz", ".xlsx", ".ods")
+    files = (found.path for found in walk_images(source, suffixes=suffixes))
     found = [path for path in files if not _NO_CAPTIONS.fullmatch(path.name)]
     names = f", such as {', '.join(map(str, found[:3]))}" if found else ""
     return f"{names}{_shards(source)}"
