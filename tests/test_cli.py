@@ -185,6 +185,17 @@ def test_closed_standard_streams_are_empty(monkeypatch):
     assert sys.stdin.read() == ""
 
 
+def test_names_of_files_are_utf8_in_an_ascii_locale(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxcap", "data", "--data-dir", "ü"],
+        env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        cwd=tmp_path,
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert "no prepared data sets in ü;" in done.stdout + done.stderr
+
+
 def test_the_list_of_commands_repeats_their_descriptions():
     for line in re.findall(r"^  \w+ +.+$", cli.describe_commands(), re.MULTILINE):
         name, about = line.split(maxsplit=1)
