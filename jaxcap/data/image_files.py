@@ -68,8 +68,6 @@ _STRANGERS: tuple[tuple[bytes, int, str], ...] = (
     (b"\x1f\x8b", 0, "a gzip archive; unpack it"),
 )
 
-# PNG chunks that hold no pixels and that Pillow refuses when they are large.
-_PNG_METADATA = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 _SILENT = logging.NullHandler()
 _PILLOW = r"PIL\."  # matches Pillow's modules in a warning filter
 
@@ -170,17 +168,23 @@ def _reason(data: bytes) -> str:
             Image.OPEN[kind][0](io.BytesIO(data), "")
         except Exception as error:
             return f"this {kind} file is damaged, or of a kind that is not read: {error}"
-    return f"not an image in one of the formats that are read: {', '.join((*FORMATS, *extras()))}"
+    formats = ", ".join((*FORMATS, *extras()))
+    return f"not an image in one of the formats {formats}; it begins with {data[:16]!r}"
 
 
 def _without_png_metadata(data: bytes) -> bytes | None:
-    """Return a PNG file without texts and colour profile; None if there is nothing to leave out."""
+    """Return a PNG file without metadata, which Pillow refuses when it is large or damaged.
+
+    Metadata are the ancillary chunks (PNG specification, section 5.4) but for the transparency.
+    None if there is nothing to leave out.
+    """
     if data[:8] != b"\x89PNG\r\n\x1a\n":
         return None
     parts, place = [data[:8]], 8
     while place + 12 <= len(data):
         end = place + 12 + int.from_bytes(data[place : place + 4], "big")
-        if data[place + 4 : place + 8] not in _PNG_METADATA:
+        kind = data[place + 4 : place + 8]
+        if kind[:1].isupper() or kind == b"tRNS":
             parts.append(data[place:end])
         place = end
     shorter = b"".join(parts)

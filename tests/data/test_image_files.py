@@ -131,6 +131,16 @@ def test_large_texts_and_profiles_in_png_files_do_not_matter() -> None:
         np.testing.assert_array_equal(images.decode(data, name="x"), np.asarray(SCENE))
 
 
+def test_damaged_metadata_in_a_png_file_does_not_matter() -> None:
+    clear = SCENE.convert("P", palette=Image.Palette.ADAPTIVE)
+    data = encoded(clear, "PNG", transparency=0, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0")
+    damaged = data.replace(b"eXIfMM", b"eXIfXX")  # its checksum is now wrong
+    assert damaged != data
+    expected = images.decode(data, name="x")
+    np.testing.assert_array_equal(images.decode(damaged, name="x"), expected)
+    assert (expected == 255).all(axis=2).any()  # the transparency is kept
+
+
 def test_a_jpeg_beyond_the_bound_is_reduced_and_other_formats_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
