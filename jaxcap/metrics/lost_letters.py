@@ -21,13 +21,13 @@ def _lost() -> Any:
     known = f"{LETTER}{MARK}{DIGIT}"
     # A mark counts only within a word: emoji have marks as well.
     return regex.compile(
-        rf"[\p{{L}}--[{known}]]|(?<=\p{{L}}\p{{M}}*)[\p{{M}}\p{{Join_Control}}--[{known}]]",
+        rf"[\p{{L}}\p{{Nd}}\p{{Nl}}--[{known}]]|(?<=\p{{L}}\p{{M}}*)[\p{{M}}\p{{Join_Control}}--[{known}]]",
         regex.V1,
     )
 
 
 def loses_letters(text: str) -> bool:
-    """Return whether `tokenize` drops a letter, or a mark or joiner within a word.
+    """Return whether `tokenize` drops a letter, a digit, or a mark or joiner within a word.
 
     "ಹುಲಿ" (tiger) and "ಹಾಲು" (milk) both lose their vowels and become equal.
     """

@@ -22,6 +22,8 @@ from jaxcap.metrics.lost_letters import loses_letters
         "می\u200cدود",  # Persian, with a joiner
         "𞤀𞤣",  # Adlam, beyond plane 0
         "𠮷",  # a rare ideograph
+        "〇",  # the zero of Chinese years
+        "෧",  # a digit of Sinhala
     ],
 )
 def test_letters_are_lost(text: str) -> None:
