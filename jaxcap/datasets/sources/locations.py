@@ -49,5 +49,6 @@ def need_file(path: Path, findings: Findings) -> Path | None:
     """Return the file; if it does not exist, add a problem and return None."""
     if path.is_file():
         return path
-    findings.add(path, "", "no such file")
+    found = "a folder; expected a file" if path.is_dir() else "no such file"
+    findings.add(path, "", found)
     return None

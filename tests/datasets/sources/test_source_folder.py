@@ -310,6 +310,8 @@ def test_several_caption_files_need_a_choice(pictures, problems, held):
     assert held(read("folder", SourceOptions(**options))) == {"train": {"a.jpg": ("two",)}}
     message = problems("folder", captions=root / "three.csv")
     assert message.endswith("three.csv: no such file")
+    message = problems("folder", source=root, captions=root)
+    assert message == f"{root}: a folder; expected a file"
     assert "no such folder" in problems("folder", captions=root / "one.csv", images=root / "none")
 
 
