@@ -22,13 +22,13 @@ from jaxtyping import Bool, Float
 
 from jaxcap.captioning.results import Caption, Captioned
 from jaxcap.errors import InputError
-from jaxcap.model.recogniser.words import group_of_word
+from jaxcap.model.recogniser.words import group_of_word, words_for_people
 
 GOOD = 50.0
 """The CIDEr-D, ×100, from which a caption is good."""
 
 _COMPONENTS = 64
-_RIDGE = 1.0
+_RIDGE, _RIDGE_OF_COMPONENTS = 1.0, 100.0
 _FOLDS = 10
 
 
@@ -55,7 +55,7 @@ class Familiarity(NamedTuple):
         mean = training.mean(axis=0)
         *_, components = np.linalg.svd(training - mean, full_matrices=False)
         whole = cls(mean, components[:_COMPONENTS], np.zeros((1, 1)), np.zeros(1))
-        whole = whole._replace(photographs=whole._project(training))
+        whole = whole._replace(photographs=whole.project(training))
         levels = np.quantile(whole.similarity(held_out), np.linspace(0, 1, 101))
         return whole._replace(levels=levels)
 
@@ -64,9 +64,10 @@ class Familiarity(NamedTuple):
 
         What the principal components do not explain counts as unlike all of them.
         """
-        return (self._project(features) @ self.photographs.T).max(axis=-1)
+        return (self.project(features) @ self.photographs.T).max(axis=-1)
 
-    def _project(self, features: Float[np.ndarray, "I D"]) -> Float[np.ndarray, "I R"]:
+    def project(self, features: Float[np.ndarray, "I D"]) -> Float[np.ndarray, "I R"]:
+        """Return the principal components of each image's direction from the mean."""
         centred = features - self.mean
         norm = np.linalg.norm(centred, axis=-1, keepdims=True)
         return centred @ self.components.T / np.maximum(norm, np.finfo(np.float32).tiny)
@@ -91,7 +92,12 @@ class Confidence(NamedTuple):
     intercept: Float[np.ndarray, ""]
 
     @classmethod
-    def fit(cls, observed: Float[np.ndarray, "I F"], good: Bool[np.ndarray, " I"]) -> Confidence:
+    def fit(
+        cls,
+        observed: Float[np.ndarray, "I F"],
+        good: Bool[np.ndarray, " I"],
+        ridge: float | Float[np.ndarray, " F"] = _RIDGE,
+    ) -> Confidence:
         """Learn from held-out captions by Newton's method, with a ridge on standardised weights."""
         known = ~np.isnan(observed)
         count = np.maximum(known.sum(axis=0), 1)
@@ -100,11 +106,12 @@ class Confidence(NamedTuple):
         scale = np.sqrt(np.square(centred).sum(axis=0) / count)
         scale = np.where(scale > 0, scale, 1)
         design = np.column_stack([np.ones(len(centred)), centred / scale])
-        solution = np.zeros(design.shape[1])
+        solution, penalty = np.zeros(design.shape[1]), np.full(design.shape[1], _RIDGE)
+        penalty[1:] = ridge
         for _ in range(20):
             p = _logistic(design @ solution)
-            gradient = design.T @ (good - p) - _RIDGE * solution
-            hessian = (design.T * (p * (1 - p))) @ design + _RIDGE * np.eye(len(solution))
+            gradient = design.T @ (good - p) - penalty * solution
+            hessian = (design.T * (p * (1 - p))) @ design + np.diag(penalty)
             solution = solution + np.linalg.solve(hessian, gradient)
         return cls(centre, solution[1:] / scale, solution[0])
 
@@ -124,36 +131,43 @@ class Calibration(NamedTuple):
         if result.features is None or not result.captions:
             return result
         (familiarity,) = self.familiarity(result.features[None]).tolist()
-        result = replace(result, familiarity=familiarity)
-        observed = np.stack([observe(result, caption) for caption in result.captions])
+        (components,) = self.familiarity.project(result.features[None])
+        observed = np.stack([observe(result, each, components) for each in result.captions])
         captions = [
             replace(caption, calibrated=probability)
             for caption, probability in zip(
                 result.captions, self.confidence(observed).tolist(), strict=True
             )
         ]
-        return replace(result, captions=tuple(captions))
+        return replace(result, familiarity=familiarity, captions=tuple(captions))
 
 
-def observe(result: Captioned, caption: Caption) -> Float[np.ndarray, " F"]:
+def observe(
+    result: Captioned, caption: Caption, components: Float[np.ndarray, " R"]
+) -> Float[np.ndarray, " F"]:
     """Return what is known about a caption; NaN where a model cannot know it.
 
-    These are the mean log p of a word, the familiarity of the image, and the mean probability with
-    which the model recognises the things that the caption names. The least log p, the number of
-    words and the margin over the next caption add nothing to these.
+    These are the mean log p of a word; the probabilities that the model recognises the surest word,
+    anybody at all, and the things that the caption names, on average; and the principal components
+    of the image. The least log p, the number of words, the familiarity, and the margin over the
+    next caption add nothing to these.
     """
-    group_of = group_of_word()
+    group_of, people = group_of_word(), words_for_people()
     recognised: dict[int, float] = {}
     for word, probability in result.recognised.items():  # in falling order of probability
         recognised.setdefault(group_of.get(word, -1), probability)
     things = {group_of[word] for word in caption.tokens if word in group_of}
     seen = [recognised.get(thing, 0.0) for thing in things] if recognised else []
     log_probs = caption.word_log_probs or (caption.log_prob,)
+    sure = list(result.recognised.values())
+    nobody = np.prod([1 - p for word, p in result.recognised.items() if word in people])
     return np.array(
         [
             np.mean(log_probs),
-            np.nan if result.familiarity is None else result.familiarity,
+            max(sure) if sure else np.nan,
+            1 - nobody if sure else np.nan,
             np.mean(seen) if seen else np.nan,
+            *components,
         ]
     )
 
@@ -180,18 +194,21 @@ def calibrate(
     """
     features = np.stack([np.asarray(result.features) for result in results])
     familiarity = Familiarity.fit(training, features[:familiar])
+    components = familiarity.project(features)
     observed = np.stack(
         [
-            observe(replace(result, familiarity=float(level)), result.captions[0])
-            for result, level in zip(results, familiarity(features), strict=True)
+            observe(result, result.captions[0], own)
+            for result, own in zip(results, components, strict=True)
         ]
     )
+    ridge = np.full(observed.shape[1], _RIDGE)
+    ridge[-components.shape[1] :] = _RIDGE_OF_COMPONENTS
     good = scores >= GOOD
     part = np.random.default_rng(0).permutation(len(results)) % _FOLDS
     confidence = np.zeros(len(results))
     for own in (part == number for number in range(_FOLDS)):
-        confidence[own] = Confidence.fit(observed[~own], good[~own])(observed[own])
-    fitted = Calibration(familiarity, Confidence.fit(observed, good))
+        confidence[own] = Confidence.fit(observed[~own], good[~own], ridge)(observed[own])
+    fitted = Calibration(familiarity, Confidence.fit(observed, good, ridge))
     return fitted, _spearman(confidence, scores)
 
 
@@ -217,7 +234,8 @@ def from_arrays(arrays: Mapping[str, np.ndarray], *, where: str) -> Calibration:
             Confidence(*(exact[f"confidence/{name}"] for name in Confidence._fields)),
         )
         calibration.familiarity(calibration.familiarity.mean[None])
-        calibration.confidence(observe(Captioned(""), Caption("", 0.0))[None])
+        (components,) = calibration.familiarity.project(calibration.familiarity.mean[None])
+        calibration.confidence(observe(Captioned(""), Caption("", 0.0), components)[None])
     except (KeyError, ValueError) as error:
         raise InputError(
             f"{where}: its calibration was made by another version of jaxcap ({error}). Export the "

@@ -85,14 +85,17 @@ def test_captions_that_are_all_alike_still_give_a_probability(good: bool) -> Non
 
 
 def test_what_is_known_about_a_caption() -> None:
-    recognised = {"kitten": 0.9, "cat": 0.4, "sofa": 0.3, "red": 0.2}
-    result = Captioned("x", familiarity=0.25, recognised=recognised)
+    recognised = {"kitten": 0.9, "cat": 0.4, "sofa": 0.3, "man": 0.2, "boy": 0.1}
+    result = Captioned("x", recognised=recognised)
     caption = _caption(-1.0, -2.0, -6.0, words="two cats on a couch near a dog")
-    # Cats are recognised with 0.9, a couch with 0.3, and no dog.
-    np.testing.assert_allclose(observe(result, caption), [-3, 0.25, 0.4])
-    np.testing.assert_allclose(observe(Captioned("x"), caption), [-3, np.nan, np.nan])
-    nothing = observe(result, _caption(-1.0, words="it is here"))
-    np.testing.assert_allclose(nothing, [-1, 0.25, np.nan])
+    components = np.array([5.0, 6.0])
+    # Cats are recognised with 0.9, a couch with 0.3, no dog, and somebody with 1 − 0.8 · 0.9.
+    known = observe(result, caption, components)
+    np.testing.assert_allclose(known, [-3, 0.9, 0.28, 0.4, 5, 6])
+    known = observe(Captioned("x"), caption, components)
+    np.testing.assert_allclose(known, [-3, np.nan, np.nan, np.nan, 5, 6])
+    nothing = observe(result, _caption(-1.0, words="it is here"), components)
+    np.testing.assert_allclose(nothing, [-1, 0.9, 0.28, np.nan, 5, 6])
 
 
 def _held_out(log_probs: np.ndarray) -> list[Captioned]:
