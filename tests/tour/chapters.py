@@ -16,6 +16,7 @@ TOUR = Path(__file__).parents[2] / "docs" / "tour"
 CHAPTERS = sorted(TOUR.glob("[01]*.md"))
 SOLUTIONS = Path(__file__).parent / "solutions"
 LONG_TRAININGS = ("09_overfit",)
+MANY_DEVICES = ("11_devices",)
 
 _SECONDS_USED = "import resource as _r; _u = _r.getrusage(0); print(_u.ru_utime + _u.ru_stime)"
 
@@ -51,6 +52,9 @@ def run(chapter: Path) -> tuple[NotebookNode, float]:
     if chapter.stem in LONG_TRAININGS:
         # The tests compile without optimisation, but training would take longer than that saves.
         env.pop("XLA_FLAGS", None)
+    if chapter.stem in MANY_DEVICES:
+        # XLA runs a cached program's sums over CPU devices in any order, and they block each other.
+        env["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     # Other tests share the cache of programs and may be writing an entry, which is then compiled.
     ignored = ",".join(f"ignore:Error {do} persistent compilation" for do in ("reading", "writing"))
     env |= {"PYTHONWARNINGS": ignored, "JAX_PLATFORMS": "cpu", "MPLBACKEND": ""}
