@@ -153,9 +153,8 @@ def _range(values: np.ndarray) -> tuple[float, float]:
 def _to_eight_bits(values: np.ndarray) -> np.ndarray:
     low, high = _range(values)
     scale = 255.0 / (high - low) if high > low else 0.0
-    scaled = np.nan_to_num(
-        (values.astype(np.float64) - low) * scale, copy=False
-    )  # NaN becomes black
+    # NaN becomes black.
+    scaled = np.nan_to_num((values.astype(np.float64) - low) * scale, copy=False)
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 

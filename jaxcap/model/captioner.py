@@ -280,9 +280,8 @@ def _create_recogniser(config: Config, words: Sequence[str], build: Any) -> Reco
             " would change stages before the branch, which the recogniser shares. Give"
             f" --encoder.train-from {branch} or a later stage."
         )
-    own = stages_between(spec.stages, branch, None)
     trains = config.recognition.trainable and config.train.objective == "word_detection"
-    frozen = tuple(stage for stage in spec.stages if not (trains and stage in own))
+    frozen = stages_between(spec.stages, None, branch if trains else None)
     return create(build(frozen_stages=frozen), branch)
 
 

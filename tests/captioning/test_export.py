@@ -182,7 +182,7 @@ def test_attention_another_search_and_bfloat16(run, scenes, tmp_path) -> None:
 def test_each_platform_gets_its_own_convolutions_and_the_same_numbers(run, scenes) -> None:
     images = jnp.stack([np.asarray(Image.fromarray(x).resize((32, 32))) for x in scenes[:2]])
 
-    @jax.jit  # traced anew for each platform
+    @jax.jit  # traced again for each platform
     def encode(images):
         return run.model.apply(run.variables, images, method="encode")
 

@@ -100,15 +100,14 @@ def create_optimizer(
     """
     schedule = learning_rate(train, steps_per_epoch=steps_per_epoch)
     frozen, detects = frozen_stages(encoder), train.objective == "word_detection"
-    recognises, branch_learns = recognition.words > 0, recognition.trainable
+    recognises = recognition.words > 0
+    # Parts of the recogniser that do not learn as its detector does.
+    others = {"classifier": "frozen", "encoder": "branch" if recognition.trainable else "frozen"}
 
     def label(path: tuple[jax.tree_util.DictKey, ...], _parameter: Any) -> str:
         part = path[0].key
         if part == "recogniser":
-            own = path[1].key
-            if not detects or own == "classifier" or (own == "encoder" and not branch_learns):
-                return "frozen"
-            return "branch" if own == "encoder" else part
+            return others.get(path[1].key, part) if detects else "frozen"
         if detects or (part == "encoder" and stage_of(path[1].key) in frozen):
             return "frozen"
         return part
