@@ -15,7 +15,7 @@ from nbformat.v4 import new_code_cell
 TOUR = Path(__file__).parents[2] / "docs" / "tour"
 CHAPTERS = sorted(TOUR.glob("[01]*.md"))
 SOLUTIONS = Path(__file__).parent / "solutions"
-LONG_TRAININGS = ("09_overfit",)
+LONG_TRAININGS = ("09_overfit", "10_rewards")
 MANY_DEVICES = ("11_devices",)
 
 _SECONDS_USED = "import resource as _r; _u = _r.getrusage(0); print(_u.ru_utime + _u.ru_stime)"
