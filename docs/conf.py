@@ -76,7 +76,8 @@ autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 napoleon_attr_annotations = False  # the signature has them
 # Named in signatures, not spelled out.
-autodoc_type_aliases = {name: name for name in ("Choose", "ImageLike", "Processor", "StepFunction")}
+_ALIASES = ("Choose", "ImageLike", "Processor", "StepFunction", "optax.Schedule")
+autodoc_type_aliases = {name: name for name in _ALIASES}
 autodoc_default_options = {"members": True, "special-members": "__call__", "show-inheritance": True}
 default_role = "literal"  # for code that spans lines
 maximum_signature_line_length = 80
@@ -116,7 +117,7 @@ def _translate_docstring(
             lines[i - 1], literal = "\n::\n", True
         literal = literal and (indented or not line)
         above = line or above
-        if not literal:
+        if not literal and not line.startswith((">>> ", "... ")):
             parts = re.split(r"(?<!`)`([^`]+)`(?!`)", line)
             parts[::2] = [re.sub(r"([*|]|_\b)", r"\\\1", text) for text in parts[::2]]
             parts[::2] = [re.sub(r"(?<=\S) {3,}(?=\S)", " · ", text) for text in parts[::2]]

@@ -7,6 +7,7 @@ python examples/attention.py photo.jpg attention.jpg --words man sitting tripod
 from __future__ import annotations
 
 import argparse
+import textwrap
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -15,24 +16,26 @@ import jaxcap
 from jaxcap.captioning.drawing import overlay
 
 SIDE = 224  # pixels of one panel, both ways
-LINE = 30  # pixels of the line of text below it
 
 
 def draw(path: Path, *, words: list[str]) -> Image.Image:
-    """Draw the photograph with its caption, then a panel for each of `words` (default: all)."""
+    """Draw the photograph with its caption, then a panel for each of `words` (default: all).
+
+    Text is inside the panels, so the picture looks the same on light and dark pages.
+    """
     (result,) = jaxcap.load().caption([path], attention=True)
     caption = result.captions[0]
     shown = [word for word in caption.words if not words or word.text in words]
     photo = Image.open(path).convert("RGB").resize((SIDE, SIDE))
     panels = [photo, *(overlay(photo, word.attention) for word in shown)]
-    titles = ["", *(f"{word.text}  {word.probability:.2f}" for word in shown)]
+    titles = [f"{word.text}  {word.probability:.2f}" for word in shown]
 
-    sheet = Image.new("RGB", (len(panels) * (SIDE + 6) - 6, SIDE + 2 * LINE), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(20)
-    for i, (panel, title) in enumerate(zip(panels, titles, strict=True)):
-        sheet.paste(panel, (i * (SIDE + 6), LINE))
-        pen.text((i * (SIDE + 6) + 4, SIDE + LINE + 2), title, "black", font)
-    pen.text((4, 1), caption.text, "black", font)
+    sheet = Image.new("RGB", (len(panels) * SIDE, SIDE))
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(18)
+    for i, (panel, title) in enumerate(zip(panels, [caption.text, *titles], strict=True)):
+        sheet.paste(panel, (i * SIDE, 0))
+        text, below = textwrap.fill(title, 24), (i * SIDE + 8, SIDE - 8)
+        pen.multiline_text(below, text, "white", font, "ld", stroke_width=2, stroke_fill="black")
     return sheet
 
 

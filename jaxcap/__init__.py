@@ -7,6 +7,9 @@
 
 Everything else is in a subpackage, which loads on first use: read `jaxcap.model`,
 `jaxcap.training.step` and `jaxcap.search` first.
+
+Signatures give shapes in the notation of jaxtyping: `Float[Array, "B N V"]` is an array of floats
+with the axes B, N and V. `*T` stands for any number of axes, and `""` for a scalar.
 """
 
 from __future__ import annotations

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 from pathlib import Path
 
 import jupytext
 import pytest
 from chapters import CHAPTERS, SOLUTIONS, TOUR, checks, code, run, solutions
+from PIL import Image
 
 PROCESSORS, SECONDS = 2, 60
 
@@ -33,5 +36,9 @@ def test_a_chapter_runs(chapter: Path) -> None:
     notebook, seconds = run(chapter)
     outputs = [output for cell in code(notebook) for output in cell.outputs]
     assert not [o.text for o in outputs if o.get("name") == "stderr"], "a cell warns"
-    assert any("image/png" in o.get("data", {}) for o in outputs), "no figure"
+    figures = [png for o in outputs if (png := o.get("data", {}).get("image/png"))]
+    assert figures, "no figure"
+    for png in figures:
+        opacity = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGBA").getchannel("A")
+        assert opacity.getpixel((0, 0)) == 0, "a figure would glare on a dark page"
     assert seconds < PROCESSORS * SECONDS
