@@ -26,9 +26,9 @@ from jaxtyping import Array, Float
 from jaxcap.errors import InputError
 from jaxcap.model.encoders.cpu import winograd
 from jaxcap.model.encoders.cpu.depthwise import depthwise_conv_shifted
+from jaxcap.model.encoders.cpu.direct import conv_direct
 from jaxcap.model.encoders.cpu.max_pooling import max_pool_shifted
 from jaxcap.model.encoders.cpu.pointwise import pointwise_conv_dot
-from jaxcap.model.encoders.cpu.unpadded import conv_unpadded
 from jaxcap.model.encoders.normalisation import BatchNorm
 from jaxcap.model.encoders.windows import Padding, pad_widths
 
@@ -181,8 +181,8 @@ class Conv(nn.Module):
             return pointwise_conv_dot(x, kernel, stride=self.stride)
         if on_cpu() and winograd.is_suitable(x, kernel, self.stride, self.padding):
             return winograd.conv3x3(x, kernel, padding=self.padding)
-        if on_cpu() and self.padding == 0:
-            return conv_unpadded(x, kernel, stride=self.stride)
+        if on_cpu():
+            return conv_direct(x, kernel, stride=self.stride, padding=self.padding)
         groups = x.shape[-1] if self.depthwise else 1
         return conv(x, kernel, stride=self.stride, padding=self.padding, groups=groups)
 

@@ -16,11 +16,11 @@ from jaxcap.model.encoders.conv import (
     max_pool_windows,
     written_for,
 )
-from jaxcap.model.encoders.cpu import depthwise
+from jaxcap.model.encoders.cpu import depthwise, direct
 from jaxcap.model.encoders.cpu.depthwise import depthwise_conv_shifted
+from jaxcap.model.encoders.cpu.direct import conv_direct
 from jaxcap.model.encoders.cpu.max_pooling import max_pool_shifted
 from jaxcap.model.encoders.cpu.pointwise import pointwise_conv_dot
-from jaxcap.model.encoders.cpu.unpadded import conv_unpadded
 
 # An odd and an even side; no stride divides both.
 HEIGHT, WIDTH = 7, 8
@@ -88,16 +88,36 @@ def test_pointwise_forms_agree(stride):
     )
 
 
-@pytest.mark.parametrize(("kernel", "stride"), [((3, 3), 1), ((3, 3), 2), ((1, 7), 1), ((2, 2), 3)])
-def test_unpadded_forms_agree(kernel, stride):
-    x = _images(HEIGHT, WIDTH, channels=17)  # YNNPACK takes 17 channels or more
-    w = jax.random.normal(KEY, (*kernel, 17, 20))
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "channels"),
+    [
+        ((3, 3), 1, 0, 17),  # YNNPACK takes 17 channels or more
+        ((3, 3), 2, 0, 17),
+        ((2, 2), 3, 0, 17),
+        ((3, 3), 2, 1, 33),
+        ((3, 3), 2, "SAME", 33),
+        ((7, 7), 2, 3, 3),
+        ((1, 7), 1, "SAME", 33),
+        ((7, 1), 1, "SAME", 33),
+    ],
+)
+def test_direct_forms_agree(kernel, stride, padding, channels):
+    x = _images(HEIGHT, WIDTH, channels=channels)
+    w = jax.random.normal(KEY, (*kernel, channels, 20))
     _assert_same(
-        lambda x, w: conv_unpadded(x, w, stride=stride),
-        lambda x, w: conv(x, w, stride=stride, padding=0),
+        lambda x, w: conv_direct(x, w, stride=stride, padding=padding),
+        lambda x, w: conv(x, w, stride=stride, padding=padding),
         x,
         w,
     )
+
+
+def test_kernel_gradients_of_some_images_after_others(monkeypatch):
+    """Of six images whose patches fit four at a time, three and three."""
+    x = jax.random.normal(KEY, (6, 6, 5, 3))
+    w = jax.random.normal(KEY, (3, 3, 3, 5))
+    monkeypatch.setattr(direct, "_CACHE_BYTES", 4 * 4 * 8 * 5 * 3 * 3)
+    _assert_same(conv_direct, conv, x, w)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxcap.model.encoders.cpu.device_varying import device_varying_zero
-from jaxcap.model.encoders.cpu.unpadded import conv_unpadded
+from jaxcap.model.encoders.cpu.direct import conv_direct
 
 # With fewer channels the products are so cheap that the additions around them dominate the cost.
 # In smaller images most tiles cross the edge.
@@ -110,7 +110,9 @@ def conv3x3(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _conv3x3(x: Array, kernel: Array, padding: int) -> Array:
     f = _for_images(_output_size(x, padding), kernel)
-    return _direct(x, kernel, padding) if f is None else _convolve(x, kernel, padding, f)
+    return (
+        conv_direct(x, kernel, padding=padding) if f is None else _convolve(x, kernel, padding, f)
+    )
 
 
 def _forward(x: Array, kernel: Array, padding: int) -> tuple[Array, Any]:
@@ -122,7 +124,7 @@ def _backward(padding: int, saved: Any, grad: Array) -> tuple[Array, Array]:
     turned = kernel[::-1, ::-1].swapaxes(2, 3)
     f = _for_kernels(_output_size(x, padding), kernel)
     if f is None:
-        _, transposed = jax.vjp(lambda kernel: _direct(x, kernel, padding), kernel)
+        _, transposed = jax.vjp(lambda kernel: conv_direct(x, kernel, padding=padding), kernel)
         (of_kernel,) = transposed(grad)
     else:
         of_kernel = _kernel_gradient(x, grad, padding, f)
@@ -159,18 +161,6 @@ def _pays(size: tuple[Any, int, int], kernel: Array, f: _Transforms, most: int) 
     room = (f.m + 2) ** 2 * tiles * (inputs + outputs) * kernel.dtype.itemsize
     # Transforming the kernel has a fixed cost, which enough tiles must share.
     return 4 * tiles >= (inputs * outputs) ** 0.5 and room <= most
-
-
-def _direct(x: Array, kernel: Array, padding: int) -> Array:
-    if padding == 0:
-        return conv_unpadded(x, kernel)
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(1, 1),
-        padding=[(padding, padding)] * 2,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
 
 
 def _convolve(x: Array, kernel: Array, padding: int, f: _Transforms) -> Array:
