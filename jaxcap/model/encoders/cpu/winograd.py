@@ -142,7 +142,7 @@ def _output_size(x: Array, padding: int) -> tuple[Any, int, int]:
 def _for_images(size: tuple[Any, int, int], kernel: Array) -> _Transforms | None:
     """Choose the transforms for the convolution, or None to convolve directly."""
     f = _F4 if min(size[1:]) >= _SIDE_OF_F4 else _F2
-    most = _MOST_BYTES if min(kernel.shape[2:]) >= _FEW_CHANNELS else _CACHE_BYTES
+    most = _MOST_BYTES if sum(kernel.shape[2:]) >= 2 * _FEW_CHANNELS else _CACHE_BYTES
     return f if _pays(size, kernel, f, most) else None
 
 
