@@ -16,7 +16,7 @@ from jaxcap.model.encoders.conv import (
     max_pool_windows,
     written_for,
 )
-from jaxcap.model.encoders.cpu import depthwise, direct
+from jaxcap.model.encoders.cpu import depthwise
 from jaxcap.model.encoders.cpu.depthwise import depthwise_conv_shifted
 from jaxcap.model.encoders.cpu.direct import conv_direct
 from jaxcap.model.encoders.cpu.max_pooling import max_pool_shifted
@@ -112,11 +112,10 @@ def test_direct_forms_agree(kernel, stride, padding, channels):
     )
 
 
-def test_kernel_gradients_of_some_images_after_others(monkeypatch):
-    """Of six images whose patches fit four at a time, three and three."""
-    x = jax.random.normal(KEY, (6, 6, 5, 3))
-    w = jax.random.normal(KEY, (3, 3, 3, 5))
-    monkeypatch.setattr(direct, "_CACHE_BYTES", 4 * 4 * 8 * 5 * 3 * 3)
+def test_kernel_gradients_of_some_images_after_others():
+    """The patches of a row of six images fit into 4 MB two at a time."""
+    x = jax.random.normal(KEY, (6, 60, 60, 32)) / 1000  # the sums are over 21,600 pixels
+    w = jax.random.normal(KEY, (3, 3, 32, 5))
     _assert_same(conv_direct, conv, x, w)
 
 
