@@ -12,7 +12,7 @@ import os
 import re
 import typing
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from docutils import nodes
@@ -81,6 +81,7 @@ autodoc_type_aliases = {name: name for name in _ALIASES}
 autodoc_default_options = {"members": True, "special-members": "__call__", "show-inheritance": True}
 default_role = "literal"  # for code that spans lines
 maximum_signature_line_length = 80
+python_use_unqualified_type_names = True
 
 
 def _write_reference(app: Sphinx) -> None:
@@ -90,16 +91,21 @@ def _write_reference(app: Sphinx) -> None:
     packages = [file.parent for file in sorted((ROOT / "jaxcap").rglob("__init__.py"))]
     names = {package: ".".join(package.relative_to(ROOT).parts) for package in packages}
     for package, name in names.items():
-        modules = [file.stem for file in sorted(package.glob("[a-z]*.py"))]
+        sources = {file.stem: file.read_text("utf-8") for file in sorted(package.glob("[a-z]*.py"))}
         lines = [name, "=" * len(name), "", f".. automodule:: {name}", ""]
         package_module = importlib.import_module(name)
         for exported in getattr(package_module, "__all__", ()):
-            home = str(getattr(getattr(package_module, exported), "__module__", ""))
-            if home.startswith(f"{name}."):
+            member = getattr(package_module, exported)
+            home = str(getattr(member, "__module__", ""))
+            if not home.startswith("jaxcap"):  # a constant or an alias does not know its module
+                defined = re.compile(rf"^{exported}\b.* = ", re.MULTILINE)
+                found = [module for module, text in sources.items() if defined.search(text)]
+                home = ".".join([name, *found[:1]])
+            if home != name and not isinstance(member, ModuleType):
                 lines.append(f"- :py:obj:`{name}.{exported} <{home}.{exported}>`")
         lines += ["", ".. toctree::", "   :maxdepth: 1", ""]
         lines += [f"   {names[inner]}" for inner in packages if inner.parent == package]
-        for module in modules:
+        for module in sources:
             lines += ["", module, "-" * len(module), "", f".. automodule:: {name}.{module}"]
         page, text = folder / f"{name}.rst", "\n".join(lines) + "\n"
         if not page.exists() or page.read_text("utf-8") != text:  # else Sphinx would read it again
@@ -123,6 +129,8 @@ def _translate_docstring(
             parts[::2] = [re.sub(r"(?<=\S) {3,}(?=\S)", " · ", text) for text in parts[::2]]
             parts[1::2] = [f"``{code}``\\ " for code in parts[1::2]]
             lines[i] = "".join(parts)
+    if lines[:1] == ["Call self as a function."]:  # Python's, where a method has no docstring
+        lines.clear()
     if what in ("attribute", "data", "property"):
         lines.insert(0, "\\ ")  # napoleon would take the words before a colon for a type
     lines[:] = "\n".join(lines).split("\n")
@@ -146,11 +154,26 @@ def _skip(app: Sphinx, what: str, name: str, member: Any, skip: bool, options: A
 def _tidy_signature(
     app: Sphinx, what: str, name: str, member: Any, options: Any, signature: str, returns: str
 ) -> tuple[str, str] | None:
-    """Hide `parent` and `name`, which Linen adds to every module, and how Sphinx keeps aliases."""
+    """Hide `parent` and `name`, which Linen adds to every module, and how Sphinx keeps aliases.
+
+    What is left is Python, or Sphinx could not put each argument on a line of its own.
+    """
     if not signature:
         return None
     signature = re.sub(r"(, )?parent: .*_Sentinel.*", ")", signature)
-    return re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", signature), returns
+    signature = signature.replace("<factory>", "...")
+    signature = re.sub(r"<(?:class|function) '?(?:\w+\.)*(\w+)'?[^>]*>", r"\1", signature)
+    short = re.compile(
+        r"~(?:(?:collections\.abc|pathlib|typing)\.)?|TypeAliasForwardRef\('([\w.]+)'\)"
+    )
+    return short.sub(r"\1", signature), short.sub(r"\1", returns or "")
+
+
+def _leave_out_long_values(app: Sphinx, doctree: nodes.document) -> None:
+    """Name a constant without its value, such as a table, if that takes more than a line."""
+    for value in list(doctree.findall(addnodes.desc_annotation)):
+        if value.astext().strip().startswith("=") and len(value.astext()) > 80:
+            value.parent.remove(value)
 
 
 # ---- links -----------------------------------------------------------------------------------
@@ -215,5 +238,6 @@ def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-docstring", _translate_docstring, priority=100)
     app.connect("autodoc-skip-member", _skip)
     app.connect("autodoc-process-signature", _tidy_signature)
+    app.connect("doctree-read", _leave_out_long_values)
     app.connect("doctree-read", _link_files, priority=100)  # before copies are collected
     app.connect("html-collect-pages", _drop_missing_sources, priority=100)  # before viewcode's

@@ -8,6 +8,7 @@ from typing import Literal
 from jaxtyping import Array, Float, Int
 
 LengthNormalisation = Literal["none", "average", "exponent", "gnmt"]
+"""How a caption's log p is divided by its length; see `normalise`."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ DECODERS: Mapping[str, type[Decoder[Any, Any, Any]]] = {
     "aoa": AoADecoder,
     "sca": SCADecoder,
 }
+"""The decoders by the names that `decoder.name` takes."""
 
 
 def decoder_class(name: str) -> type[Decoder[Any, Any, Any]]:

@@ -163,6 +163,7 @@ ENCODERS: dict[str, EncoderSpec] = {
     "vgg16_keras": _vgg(vgg.VGG16_BLOCKS, _CAFFE_PIXELS, "keras"),
     "vgg19_keras": _vgg(vgg.VGG19_BLOCKS, _CAFFE_PIXELS, "keras"),
 }
+"""The encoders by the names that `encoder.name` takes."""
 
 
 def encoder_spec(name: str) -> EncoderSpec:
