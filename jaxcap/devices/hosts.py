@@ -7,6 +7,7 @@ data. Only process 0 writes files and prints messages.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import importlib.util
@@ -133,8 +134,22 @@ def connect(train: TrainConfig | None = None) -> None:
             f"same {names.coordinator}{names.timeout}."
         )
     if jax.process_count() > 1:
-        watching = functools.partial(watch, _barrier(), jax.process_count())
-        threading.Thread(target=watching, daemon=True, name="watch").start()
+        ending = threading.Event()
+        watching = functools.partial(watch, _barrier(), jax.process_count(), ending)
+        watcher = threading.Thread(target=watching, daemon=True, name="watch")
+        watcher.start()
+        atexit.register(_disconnect, watcher, ending)
+
+
+def _disconnect(watcher: threading.Thread, ending: threading.Event) -> None:
+    """Close the connection, and wait for the thread at its barrier.
+
+    A thread that comes back from C++ after Python has ended is cancelled there, which aborts the
+    process.
+    """
+    ending.set()
+    jax.distributed.shutdown()
+    watcher.join()
 
 
 def launched_share() -> tuple[int, int] | None:
@@ -325,6 +340,7 @@ def _leave(message: str) -> None:
 def watch(
     meet: Callable[..., None],
     count: int,
+    ending: threading.Event,
     *,
     interval: float = _BEAT,
     leave: Callable[[str], None] = _leave,
@@ -337,17 +353,17 @@ def watch(
     Args:
       meet: `(key, timeout_ms)`, waits for all processes at a barrier.
       count: number of processes.
+      ending: set when this process ends, which also ends the meetings.
       interval: seconds between meetings.
       leave: called with a message to end this process.
     """
     try:
         for beat in itertools.count():
             meet(key=f"jaxcap/alive/{beat}", timeout_ms=int(_SILENCE * 1000))
-            time.sleep(interval)
+            if ending.wait(interval):
+                return
     except Exception as error:  # a process is late, or process 0, which holds the barrier, is dead
-        time.sleep(2 * interval)
-        # When the program ends, JAX closes the connection.
-        if not (threading.main_thread().is_alive() and jax.distributed.is_initialized()):
+        if ending.wait(2 * interval) or not jax.distributed.is_initialized():
             return
         late = re.search(r"timed out task names:\s*(\d+)", str(error))
         who = "One" if late is None else f"Process {late[1]}"

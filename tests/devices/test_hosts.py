@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -190,21 +191,24 @@ def test_a_single_process_does_not_connect() -> None:
         ("UNAVAILABLE: connection refused", "One"),
     ],
 )
-@pytest.mark.parametrize("running", [True, False])
+@pytest.mark.parametrize(("connected", "ended"), [(True, False), (False, False), (True, True)])
 def test_a_process_exits_when_another_misses_a_meeting_during_the_run(
-    monkeypatch: pytest.MonkeyPatch, running: bool, error: str, who: str
+    monkeypatch: pytest.MonkeyPatch, connected: bool, ended: bool, error: str, who: str
 ) -> None:
     met: list[str] = []
     left: list[str] = []
+    ending = threading.Event()
 
     def meet(*, key: str, timeout_ms: int) -> None:
         if len(met) == 3:
+            if ended:
+                ending.set()
             raise RuntimeError(error)
         met.append(key)
 
-    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: running)
-    hosts.watch(meet, 2, interval=0.001, leave=left.append)
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: connected)
+    hosts.watch(meet, 2, ending, interval=0.001, leave=left.append)
 
     assert len(set(met)) == 3  # a barrier serves once
-    assert len(left) == running
+    assert len(left) == (connected and not ended)
     assert all(message.startswith(f"{who} of 2 processes does not") for message in left)
