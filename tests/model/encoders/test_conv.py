@@ -16,7 +16,7 @@ from jaxcap.model.encoders.conv import (
     max_pool_windows,
     written_for,
 )
-from jaxcap.model.encoders.cpu import depthwise
+from jaxcap.model.encoders.cpu import depthwise, direct
 from jaxcap.model.encoders.cpu.depthwise import depthwise_conv_shifted
 from jaxcap.model.encoders.cpu.direct import conv_direct
 from jaxcap.model.encoders.cpu.max_pooling import max_pool_shifted
@@ -101,7 +101,8 @@ def test_pointwise_forms_agree(stride):
         ((7, 1), 1, "SAME", 33),
     ],
 )
-def test_direct_forms_agree(kernel, stride, padding, channels):
+def test_direct_forms_agree(kernel, stride, padding, channels, monkeypatch):
+    monkeypatch.setattr(direct, "MANY_PRODUCTS", 0)
     x = _images(HEIGHT, WIDTH, channels=channels)
     w = jax.random.normal(KEY, (*kernel, channels, 20))
     _assert_same(
@@ -112,8 +113,9 @@ def test_direct_forms_agree(kernel, stride, padding, channels):
     )
 
 
-def test_kernel_gradients_of_some_images_after_others():
+def test_kernel_gradients_of_some_images_after_others(monkeypatch):
     """The patches of a row of six images fit into 4 MB two at a time."""
+    monkeypatch.setattr(direct, "MANY_PRODUCTS", 0)
     x = jax.random.normal(KEY, (6, 60, 60, 32)) / 1000  # the sums are over 21,600 pixels
     w = jax.random.normal(KEY, (3, 3, 32, 5))
     _assert_same(conv_direct, conv, x, w)

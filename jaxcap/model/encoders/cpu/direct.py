@@ -18,6 +18,8 @@ from jaxcap.model.encoders.windows import Padding, PadWidths, pad_widths
 
 # Input channels up to which XLA's kernel gradient is slow with any kernel, as in a stem.
 _FEW_CHANNELS = 32
+MANY_PRODUCTS = 8_000_000
+"""Products of an image from which rows of patches pay; a small ResNet took twice as long."""
 # Patches that exceed the cache are limited by memory bandwidth.
 _CACHE_BYTES = 4 << 20
 
@@ -40,6 +42,7 @@ def _is_slow_for_kernels(x: Array, kernel: Array, stride: int) -> bool:
     """Return whether XLA takes about twice as long for the kernel's gradient as it needs to."""
     height, width, inputs, _ = kernel.shape
     is_slow = stride > 1 or height > width == 1 or inputs <= _FEW_CHANNELS
+    is_slow &= x.shape[1] * x.shape[2] // stride**2 * kernel.size >= MANY_PRODUCTS
     return is_slow and isinstance(x.shape[0], int) and x.dtype in (jnp.float32, jnp.float64)
 
 
