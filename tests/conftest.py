@@ -16,6 +16,7 @@ import hypothesis
 import jax
 import jaxtyping
 import pytest
+import shared_programs as programs
 
 # Imported before the hook: it checks its own types with messages for the user, which the tests
 # expect to see.
@@ -88,6 +89,16 @@ def _room() -> Iterator[None]:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         if pages * os.sysconf("SC_PAGE_SIZE") > 2.5e9:
             jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def shared_programs() -> Iterator[None]:
+    """Compile equal functions of the package once for all tests that use this fixture.
+
+    For tests that train or load the same captioner several times, and patch nothing that is jitted.
+    """
+    with programs.shared():
+        yield
 
 
 # A data set and a training run that take seconds, shared by all tests of a session.

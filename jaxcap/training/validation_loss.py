@@ -25,7 +25,8 @@ def validation_loss(experiment: Experiment) -> Callable[[Any], float]:
     As in training, decoders read the true words, and the same captions, buckets and label smoothing
     count. Unlike there, nothing is dropped or augmented.
     """
-    config, vocabulary = experiment.config, experiment.vocabulary
+    config, vocabulary, model = experiment.config, experiment.vocabulary, experiment.model
+    smoothing = config.train.label_smoothing
     texts = tokenised_captions(experiment.validation, vocabulary.units)
     captions = Captions.encode(texts, vocabulary, config=config.data)
     process, processes = hosts.share()
@@ -35,11 +36,10 @@ def validation_loss(experiment: Experiment) -> Callable[[Any], float]:
     def loss(variables: Any, batch: Batch) -> Loss:
         targets = jnp.asarray(batch.tokens)[:, :, 1:]
         assert batch.valid is not None
-        output: Any = experiment.model.apply(
+        output: Any = model.apply(
             variables, batch.pixels, batch.tokens[:, :, :-1], features=batch.features
         )
         mask = (targets != PAD) & batch.valid[:, None, None]
-        smoothing = config.train.label_smoothing
         return cross_entropy(output.logits, targets, mask, label_smoothing=smoothing)
 
     def compute(variables: Any) -> float:

@@ -29,6 +29,8 @@ from jaxcap.training.self_critical import create_reward
 from jaxcap.training.setup import set_up
 from jaxcap.training.stages import create_stages
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 QUIET = Console(quiet=True)
 
 

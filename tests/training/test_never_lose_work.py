@@ -31,7 +31,7 @@ from jaxcap.training.log import stalled
 from jaxcap.training.replaying import replay
 from jaxcap.training.workdir import claim
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_programs")]
 
 
 class Sessions:

@@ -35,6 +35,8 @@ from jaxcap.model.captioner import init_variables
 from jaxcap.training import experiment, train
 from jaxcap.training.step.state import TrainState
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 STAGES = (
     Stage(1, train={"schedule": "constant", "warmup_epochs": 0.0}, encoder={"trainable": False}),
     Stage(
