@@ -81,6 +81,7 @@ tour: $(VENV)/.test
 	$(BIN)/python -m pytest tests/tour
 
 docs: $(VENV)/.test
+	rm -rf build/site  # pages of modules that are gone; what was executed is in a cache
 	$(BIN)/python -m sphinx -qW --keep-going -d build/doctrees docs build/site
 	JAXCAP_SITE=build/site $(BIN)/python -m pytest tests/test_site.py
 

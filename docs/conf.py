@@ -90,6 +90,9 @@ def _write_reference(app: Sphinx) -> None:
     folder.mkdir(exist_ok=True)
     packages = [file.parent for file in sorted((ROOT / "jaxcap").rglob("__init__.py"))]
     names = {package: ".".join(package.relative_to(ROOT).parts) for package in packages}
+    for page in folder.glob("*.rst"):
+        if page.stem not in names.values():
+            page.unlink()
     for package, name in names.items():
         sources = {file.stem: file.read_text("utf-8") for file in sorted(package.glob("[a-z]*.py"))}
         lines = [name, "=" * len(name), "", f".. automodule:: {name}", ""]
