@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import posixpath
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -83,3 +85,8 @@ def id_text(value: object) -> str | None:
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() else None
     return str(value).strip() or None
+
+
+def one_spelling(name: str) -> str:
+    """Return ".\\city\\1.jpg" as "city/1.jpg", with accents composed. Case stays."""
+    return posixpath.normpath(unicodedata.normalize("NFC", name).replace("\\", "/"))

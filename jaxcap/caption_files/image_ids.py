@@ -122,6 +122,10 @@ def _keys(
     return keys
 
 
+def _is_one_path(images: Sequence[ImageCaptions], indices: Sequence[int], kind: str) -> bool:
+    return len({_path(from_address(images[i].ids[kind])) for i in indices}) == 1
+
+
 def _kinds(images: Sequence[ImageCaptions]) -> list[str]:
     return list(dict.fromkeys(kind for image in images for kind in image.ids))
 
@@ -147,6 +151,7 @@ def match(
     theirs: Sequence[ImageCaptions],
     *,
     paths: tuple[Path, Path],
+    spellings: bool = False,
 ) -> Matching:
     """Match images by the rule that finds most images of `ours` in `theirs`.
 
@@ -154,6 +159,8 @@ def match(
       ours: the images to find.
       theirs: the images to search.
       paths: the two files, for error messages.
+      spellings: match several of `ours` with one of `theirs` if their names are the same path in
+        different spellings.
 
     Raises:
       InputError: no rule matches any image, or ids of two kinds match equally many images in
@@ -167,9 +174,11 @@ def match(
         for both in itertools.product(our_keys, their_keys):
             here, there = our_keys[both[0]], their_keys[both[1]]
             pairs = {
-                indices[0]: there[key][0]
+                index: there[key][0]
                 for key, indices in here.items()
-                if len(indices) == 1 and len(there.get(key, ())) == 1
+                if len(there.get(key, ())) == 1
+                and (len(indices) == 1 or (spellings and _is_one_path(ours, indices, both[0])))
+                for index in indices
             }
             rule = f"{both[0]} = {both[1]}, {words}"
             if len(pairs) > len(best.pairs):

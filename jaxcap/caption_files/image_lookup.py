@@ -77,7 +77,7 @@ def locate(images: Sequence[ImageCaptions], folder: Path) -> Located:
     ]
     there = [ImageCaptions({"file": path.relative_to(folder).as_posix()}, []) for path in files]
     try:
-        matching = match(wanted, there, paths=(Path("the captions"), folder))
+        matching = match(wanted, there, paths=(Path("the captions"), folder), spellings=True)
     except InputError:  # no rule matches
         pass
     else:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from jaxcap.caption_files.column_names import CAPTION_NAMES, ID_NAMES, Names, id_text
+from jaxcap.caption_files.column_names import CAPTION_NAMES, ID_NAMES, Names, id_text, one_spelling
 from jaxcap.caption_files.text_files import (
     Problems,
     fail,
@@ -95,7 +95,7 @@ class CaptionFile:
 
 @dataclass
 class _Collector:
-    """Groups entries into images by their first id."""
+    """Groups entries into images by their first id, in any spelling of a path but its case."""
 
     problems: Problems
     images: dict[str, ImageCaptions] = field(default_factory=dict)
@@ -106,7 +106,9 @@ class _Collector:
         n_best = _n_best(value)
         texts = [n_best[0][0]] if n_best else _texts(value, f"{place} (image {key})", self.problems)
         if texts:
-            image = self.images.setdefault(key, ImageCaptions(ids, [], place=place))
+            image = self.images.setdefault(
+                one_spelling(key), ImageCaptions(ids, [], place=place)
+            )
             image.captions += texts
             image.places += [place] * len(texts)
             image.n_best = image.n_best or n_best

@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from jaxcap.caption_files.image_ids import match
-from jaxcap.caption_files.reading import KARPATHY, RESULTS, TOKENS, CaptionFile, ImageCaptions
+from jaxcap.caption_files.reading import (
+    KARPATHY,
+    RESULTS,
+    TOKENS,
+    CaptionFile,
+    ImageCaptions,
+    read_captions,
+)
 from jaxcap.errors import InputError
 from jaxcap.scoring.pairing import Allowed, common, in_list, in_split, pair
 
@@ -162,3 +169,13 @@ def test_two_models_are_compared_on_the_images_both_have() -> None:
     ours, theirs = common(first, second)
     assert (ours.names, theirs.names) == (["d", "b"], ["x/d", "x/b"])
     assert ours.references == theirs.references
+
+
+def test_spellings_of_a_path_are_one_image(tmp_path: Path) -> None:
+    path = tmp_path / "references.csv"
+    path.write_text("image,caption\n./d/a.jpg,one\nd\\a.jpg,two\nb.jpg,three\n")
+    found = pair(predictions("b.jpg", "d/a.jpg"), read_captions(path))
+    assert found.references == [["three"], ["one", "two"]]
+    path.write_text("image,caption\n./a.jpg,one\na.jpg,two\nb.jpg,x\nc.jpg,y\n")
+    with pytest.raises(InputError, match=r"several captions that differ for 1 of 3 images: \./a"):
+        pair(read_captions(path), references("a.jpg", "b.jpg", "c.jpg"))

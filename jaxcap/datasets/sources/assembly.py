@@ -13,7 +13,13 @@ from pathlib import Path
 from jaxcap.caption_files.column_names import Names
 from jaxcap.caption_files.image_ids import match
 from jaxcap.caption_files.image_lookup import file_in, locate
-from jaxcap.caption_files.reading import CaptionFile, ImageCaptions, read_captions
+from jaxcap.caption_files.reading import (
+    COCO,
+    KARPATHY,
+    CaptionFile,
+    ImageCaptions,
+    read_captions,
+)
 from jaxcap.caption_files.text_files import Problems, numbered_lines, read_text, shown
 from jaxcap.datasets.sources import Example, SourceOptions
 from jaxcap.datasets.sources.findings import Findings
@@ -92,10 +98,30 @@ def entries_of(
     short = [name.rsplit("/", 1)[-1] for name in names]
     if short_names and len(set(short)) == len(set(names)):
         names = short
-    return [
+    entries = [
         Entry(file.path, image, name, path, found.reason(i))
         for i, (image, name, path) in enumerate(zip(images, names, found.paths, strict=True))
     ]
+    # These have one entry for each image, so two entries of one image are a mistake.
+    return entries if file.format in (COCO, KARPATHY) else _join(entries, findings)
+
+
+def _join(entries: Sequence[Entry], findings: Findings) -> list[Entry]:
+    """Join the captions of names that stand for one image, such as A.jpg and a.jpg."""
+    first: dict[tuple[Path | str, str | None], Entry] = {}
+    joined: list[str] = []
+    for entry in entries:
+        kept = first.setdefault((entry.path or entry.name, entry.image.split), entry)
+        if kept is not entry:
+            kept.image.captions += entry.image.captions
+            kept.image.places += entry.image.places
+            names = (shown(next(iter(each.image.ids.values()))) for each in (kept, entry))
+            joined.append(" and ".join(names))
+    if joined:
+        more = f", and {len(joined) - 3:,} more pairs" if len(joined) > 3 else ""
+        text = f"joined the captions of names that are one image: {'; '.join(joined[:3])}{more}"
+        findings.add_note(f"{entries[0].file}: {text}")
+    return list(first.values())
 
 
 def _name(image: ImageCaptions, path: Path | None, folder: Path) -> str:

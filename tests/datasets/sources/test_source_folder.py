@@ -594,6 +594,28 @@ def test_names_of_web_exports_find_their_images(names, rule, pictures, held):
     )
 
 
+def test_two_spellings_of_an_image_share_its_captions(pictures, held):
+    root = pictures("city/é.jpg", "b.jpg", "c.jpg")
+    names = ["city/é.jpg", ".\\city\\e\u0301.jpg", "./b.jpg", "b.jpg", "B.JPG", "C.jpg", "d.jpg"]
+    rows = "".join(f"{name},{number}\n" for number, name in enumerate(names))
+    (root / "c.csv").write_text(f"image,caption\n{rows}", "utf-8")
+    options = SourceOptions(source=root, skip_bad=True, split_fractions={"train": 1.0})
+    listing = read("folder", options)
+    assert held(listing)["train"] == {
+        "city/é.jpg": ("0", "1"), "b.jpg": ("2", "3", "4"), "c.jpg": ("5",),
+    }  # fmt: skip
+    joined = "joined the captions of names that are one image: './b.jpg' and 'B.JPG'"
+    assert f"{root / 'c.csv'}: {joined}" in listing.notes
+    assert "no image 'd.jpg'" in listing.notes[-1]
+
+
+def test_names_that_differ_in_case_are_two_images_if_both_are_there(pictures, held):
+    root = pictures("A.jpg", "a.jpg", "b.jpg")
+    (root / "c.csv").write_text("image,caption\nA.jpg,one\na.jpg,two\nb.jpg,three\n")
+    listing = read("folder", SourceOptions(source=root, split_fractions={"train": 1.0}))
+    assert held(listing)["train"] == {"A.jpg": ("one",), "a.jpg": ("two",), "b.jpg": ("three",)}
+
+
 def test_the_narrow_space_in_names_of_screenshots_is_a_space(pictures, held):
     name = "Screenshot at 9.41.00\u202fAM.jpg"
     root = pictures(name)
