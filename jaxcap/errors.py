@@ -8,11 +8,33 @@ other exception is a bug and keeps its traceback.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """A user's mistake; the message says what is wrong and how to fix it."""
+    """A user's mistake; the message says what is wrong and how to fix it.
+
+    Names of files may hold line breaks. In a message these are escaped, so that no name can fake a
+    line.
+    """
+
+    def __init__(self, *lines: str):
+        """Take the message, or each of its lines."""
+        super().__init__(*map(one_line, lines))
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return "1 image", or "2 images"."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def one_line(text: str) -> str:
+    """Write line breaks, tabs and other control characters as escapes such as `\\n`."""
+    return re.sub(r"[\x00-\x1f\x7f]", lambda found: repr(found[0])[1:-1], text)
 
 
 def did_you_mean(found: str, known: Iterable[str]) -> str:

@@ -17,12 +17,12 @@ from typing import Any, Literal, TypeVar
 
 from jaxcap.caption_files import xmp
 from jaxcap.caption_files.column_names import Names
-from jaxcap.caption_files.formats import Key, one_line
+from jaxcap.caption_files.formats import Key
 from jaxcap.caption_files.reading import caption_texts
 from jaxcap.caption_files.sidecars import sidecar_captions
 from jaxcap.caption_files.text_files import decode_text, read_json, shown
 from jaxcap.captioning.results import Captioned
-from jaxcap.errors import InputError
+from jaxcap.errors import InputError, one_line
 from jaxcap.files import read_bytes, replacing
 
 Kind = Literal["txt", "caption", "json", "xmp"]

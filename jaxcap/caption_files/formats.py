@@ -16,6 +16,7 @@ from typing import Any
 
 from jaxcap.caption_files.text_files import harmless
 from jaxcap.captioning.results import Caption, Captioned
+from jaxcap.errors import one_line
 from jaxcap.json_data import parse_json
 
 Key = str | int
@@ -269,11 +270,6 @@ class Coco(Format):
 
 FORMATS: dict[str, type[Format]] = {each.name: each for each in (Text, JsonLines, Csv, Coco)}
 SUFFIXES = {".txt": "text", ".tsv": "text", ".jsonl": "jsonl", ".csv": "csv", ".json": "coco"}
-
-
-def one_line(text: str) -> str:
-    """Write line breaks, tabs and other control characters as escapes such as `\\n`."""
-    return re.sub(r"[\x00-\x1f\x7f]", lambda found: repr(found[0])[1:-1], text)
 
 
 def encoded(text: str) -> bytes:

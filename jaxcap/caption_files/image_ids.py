@@ -22,7 +22,7 @@ from urllib.parse import unquote_plus
 
 from jaxcap.caption_files.reading import ImageCaptions
 from jaxcap.data.suffixes import IMAGE_SUFFIXES
-from jaxcap.errors import InputError
+from jaxcap.errors import InputError, counted
 
 _MOST_PARTS = 6
 """The most folders, with the name, by which paths of another machine are told apart."""
@@ -194,6 +194,7 @@ def match(
     if rival:
         raise InputError(
             f"{paths[0]} and {paths[1]} match in two ways that differ: {best.rule}, and "
-            f"{rival} ({len(best.pairs)} images each). Keep only one kind of id in each file."
+            f"{rival} ({counted(len(best.pairs), 'image')} each). Keep only one kind of id in each "
+            "file."
         )
     return best

@@ -12,7 +12,7 @@ from pathlib import Path
 from jaxcap.caption_files.image_ids import from_address, match, stem_of
 from jaxcap.caption_files.reading import ImageCaptions
 from jaxcap.data.image_paths import images_below
-from jaxcap.errors import InputError
+from jaxcap.errors import InputError, counted
 
 _FILE_KINDS = (
     "file_name", "filename", "image_name", "image_path", "file_path", "filepath", "path", "file",
@@ -112,8 +112,8 @@ def pictures_of(ids: Sequence[dict[str, str]], directory: Path) -> Located:
     if not found.count:
         first = next(iter(ids[0].values())) if ids else "none"
         raise InputError(
-            f"--images {directory}: none of the {len(ids)} images is in this folder or below it; "
-            f"the first is {first}{found.reason(0)}."
+            f"--images {directory}: none of the {counted(len(ids), 'image')} is in this folder or "
+            f"below it; the first is {first}{found.reason(0)}."
         )
     return found
 

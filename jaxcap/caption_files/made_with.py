@@ -60,9 +60,9 @@ def check_record(path: Path, record: Record) -> None:
         )
     if lines := _differences(found, json.loads(json.dumps(record))):
         raise InputError(
-            f"{path}: its captions were made with other settings (then and now):\n  "
-            + "\n  ".join(lines)
-            + f"\n{_WAY_OUT}"
+            f"{path}: its captions were made with other settings (then and now):",
+            *(f"  {line}" for line in lines),
+            _WAY_OUT,
         )
 
 
@@ -76,9 +76,9 @@ def common_record(paths: Sequence[Path]) -> Record | None:
     for path, record in others:
         if lines := _differences(first[1], record):
             raise InputError(
-                f"{first[0]} and {path} were made with different settings (first and second):\n  "
-                + "\n  ".join(lines)
-                + "\nCaption one of the two again, with the settings of the other."
+                f"{first[0]} and {path} were made with different settings (first and second):",
+                *(f"  {line}" for line in lines),
+                "Caption one of the two again, with the settings of the other.",
             )
     return first[1] or None
 

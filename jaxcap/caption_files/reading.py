@@ -106,9 +106,7 @@ class _Collector:
         n_best = _n_best(value)
         texts = [n_best[0][0]] if n_best else _texts(value, f"{place} (image {key})", self.problems)
         if texts:
-            image = self.images.setdefault(
-                one_spelling(key), ImageCaptions(ids, [], place=place)
-            )
+            image = self.images.setdefault(one_spelling(key), ImageCaptions(ids, [], place=place))
             image.captions += texts
             image.places += [place] * len(texts)
             image.n_best = image.n_best or n_best

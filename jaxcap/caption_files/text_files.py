@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from jaxcap.caption_files.encodings import guess, utf16
 from jaxcap.data.suffixes import IMAGE_SUFFIXES
-from jaxcap.errors import InputError
+from jaxcap.errors import InputError, counted
 from jaxcap.files import open_file
 from jaxcap.json_data import parse_json
 
@@ -46,7 +46,7 @@ class Problems:
         lines += [f"  {each}" for each in self.found[:SHOWN]]
         if len(self.found) > SHOWN:
             lines.append(f"  … and {len(self.found) - SHOWN} more")
-        raise InputError("\n".join(lines))
+        raise InputError(*lines)
 
 
 def shown(value: object, width: int = 60) -> str:
@@ -260,8 +260,8 @@ def read_table(table: Table, problems: Problems) -> Iterator[tuple[str, dict[str
                 hint = ' (a caption with a comma needs quotes: "…")' if delimiter == "," else ""
                 problems.add(
                     place,
-                    f"found {len(cells)} cells where the first line has {len(columns)}{hint}: "
-                    f"{shown(delimiter.join(cells))}",
+                    f"found {counted(len(cells), 'cell')} where the first line has "
+                    f"{len(columns)}{hint}: {shown(delimiter.join(cells))}",
                 )
     except csv.Error as error:
         problems.add(f"line {begin}", f"malformed CSV: {error}")

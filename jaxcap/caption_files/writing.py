@@ -21,7 +21,7 @@ from jaxcap.caption_files.formats import Format, JsonLines, Key, encoded
 from jaxcap.caption_files.made_with import Record, check_record, record_of, write_record
 from jaxcap.caption_files.text_files import shown
 from jaxcap.captioning.results import Captioned
-from jaxcap.errors import InputError
+from jaxcap.errors import InputError, counted
 from jaxcap.files import locked
 
 
@@ -244,7 +244,8 @@ class CaptionWriter(_Keyed):
             raise self._failed(error) from error
 
     def _failed(self, error: OSError) -> InputError:
-        held = f"The file holds the captions of {len(self.keys)} images. " if self.keys else ""
+        images = counted(len(self.keys), "image")
+        held = f"The file holds the captions of {images}. " if self.keys else ""
         return InputError(
             f"{self.path}: cannot write: {error.strerror}. {held}Once the cause is removed, the "
             "same command continues."

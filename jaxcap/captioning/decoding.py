@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, UInt8, UInt32
 
 from jaxcap.config import MAX_REQUIRED, Config, SearchConfig, validate
-from jaxcap.errors import InputError, did_you_mean
+from jaxcap.errors import InputError, counted, did_you_mean
 from jaxcap.model.captioner import Captioner
 from jaxcap.model.recogniser.recogniser import Recognisable
 from jaxcap.model.recogniser.words import RecognisedWords, word_groups, words_for_people
@@ -335,7 +335,7 @@ def check_search(config: SearchConfig, vocabulary: Vocabulary, *, recognises: bo
     if len(config.required_words) > config.max_length:
         raise InputError(
             f"search.max_length is {config.max_length}, which is too short for the "
-            f"{len(config.required_words)} words of search.required_words."
+            f"{counted(len(config.required_words), 'word')} of search.required_words."
         )
     if config.no_function_word_end and vocabulary.units.name != "words":
         raise InputError(
@@ -402,7 +402,7 @@ def describe(config: SearchConfig, units: str = "words") -> str:
         ],
         "greedy": ["greedy"],
         "sample": [
-            f"{config.samples} captions sampled with seed {config.seed} "
+            f"{counted(config.samples, 'caption')} sampled with seed {config.seed} "
             f"at temperature {config.temperature:g}"
             + f" of the {config.top_k} likeliest {units}" * (config.top_k > 0)
             + f" of those that come to {config.top_p:g}" * (config.top_p < 1)

@@ -144,9 +144,9 @@ def _check_copies(run: Path, config: Config, vocabulary: Vocabulary, checkpoint:
             lines = _first_difference(vocabulary, Vocabulary.load(copy))
         if lines:
             raise InputError(
-                f"{file} is not the one that the checkpoint was trained with:\n  "
-                + "\n  ".join(lines)
-                + f"\nCorrect it, or copy {copy} over it."
+                f"{file} is not the one that the checkpoint was trained with:",
+                *(f"  {line}" for line in lines),
+                f"Correct it, or copy {copy} over it.",
             )
 
 

@@ -26,7 +26,7 @@ from jaxcap.commands.search_options import (
 )
 from jaxcap.commands.shares import choose_part, join_parts
 from jaxcap.commands.tally import Tally
-from jaxcap.errors import InputError
+from jaxcap.errors import InputError, one_line
 from jaxcap.progress import print_out
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ def _on_engine(arguments: CaptionArguments, console: Console) -> int:
     import jax
 
     from jaxcap.batch.ray_shards import require_ray
-    from jaxcap.caption_files.formats import SUFFIXES, one_line
+    from jaxcap.caption_files.formats import SUFFIXES
     from jaxcap.data.image_paths import LIST, image_paths, named_left_out
     from jaxcap.data.suffixes import SHARD_SUFFIXES
 
@@ -276,7 +276,7 @@ def _on_engine(arguments: CaptionArguments, console: Console) -> int:
     for reason in unreadable:
         console.print(f"skipped: {one_line(reason)}", soft_wrap=True)
     if hidden:
-        console.print(one_line(named_left_out(hidden)), soft_wrap=True)
+        console.print(named_left_out(hidden), soft_wrap=True)
     return 1 if unreadable else status
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxcap.commands.tally import Tally
+from jaxcap.errors import counted
 
 if TYPE_CHECKING:
     from jaxcap.captioning.loaded_model import LoadedModel
@@ -43,4 +44,4 @@ def write_page(
         count=len(images),
         facts={"model": ", ".join(str(member.directory.name) for member in captioner.members)},
     )
-    tally.console.print(f"{tally.captioned} images captioned: {output}", soft_wrap=True)
+    tally.console.print(f"{counted(tally.captioned, 'image')} captioned: {output}", soft_wrap=True)

@@ -13,7 +13,7 @@ import tyro
 from rich.console import Console
 
 from jaxcap.config import DataConfig, load_config_file
-from jaxcap.errors import InputError
+from jaxcap.errors import InputError, one_line
 from jaxcap.progress import PlainConsole, print_out
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _list_images(name: str, split: str, data_dir: Path | None) -> int:
 
     source = load_source(name, split, data_dir)
     for number in range(len(source)):
-        print_out(source[number]["image_id"])
+        print_out(one_line(source[number]["image_id"]))
     return 0
 
 

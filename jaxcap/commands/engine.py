@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 
-from jaxcap.errors import InputError
+from jaxcap.errors import InputError, counted
 from jaxcap.progress import Display, print_line
 
 if TYPE_CHECKING:
@@ -80,14 +80,15 @@ def caption_on_engine(
         ):
             results.append(result)
             display.update(
-                len(shards) - len(left) + len(results), f"{sum(r.images for r in results)} images"
+                len(shards) - len(left) + len(results),
+                counted(sum(r.images for r in results), "image"),
             )
     problems = [result.problem for result in results if result.problem]
     for problem in problems:
         print_line(console, f"skipped: {problem}")
     said = f", {before} of them before" if before else ""
     total = before + sum(result.images for result in results)
-    print_line(console, f"{total} images{said}: {output}")
+    print_line(console, f"{counted(total, 'image')}{said}: {output}")
     if failed := sum(result.failed for result in results):
         print_line(console, f"{failed} of them could not be captioned; the column error says why.")
     if problems:

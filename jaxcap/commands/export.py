@@ -15,7 +15,7 @@ from rich.filesize import decimal
 from jaxcap import hub
 from jaxcap.commands.data_folder import choose_data_dir
 from jaxcap.commands.search_options import SearchGroup, SearchOptions, given_search
-from jaxcap.errors import InputError
+from jaxcap.errors import InputError, counted
 from jaxcap.progress import Display
 
 if TYPE_CHECKING:
@@ -190,8 +190,8 @@ def _calibration(
         familiar=len(held_out[0]),
     )
     console.print(
-        f"calibrated on {len(results)} photographs; Spearman's correlation of confidence and "
-        f"CIDEr-D {correlation:.3f}, by cross-validation",
+        f"calibrated on {counted(len(results), 'photograph')}; Spearman's correlation of "
+        f"confidence and CIDEr-D {correlation:.3f}, by cross-validation",
         soft_wrap=True,
     )
     return to_arrays(calibration)

@@ -15,6 +15,7 @@ from rich.table import Table
 from jaxcap.commands.parsing import parse_known
 from jaxcap.commands.train import TrainArguments, parse_options, tell_interrupted
 from jaxcap.config import Config, DataConfig, EvaluationConfig, TrainConfig
+from jaxcap.errors import counted
 from jaxcap.pretrained import packaged
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def run(arguments: TrainArguments, console: Console) -> int:
         return 0
     *_, page = write_evaluation(after, source, tuned, split=split, command=shlex.join(sys.argv))
     console.print(
-        _comparison(before, after, scoring_units(config), f"{len(source)} {split} images")
+        _comparison(before, after, scoring_units(config), counted(len(source), f"{split} image"))
     )
     if not summary.best_step:
         console.print(

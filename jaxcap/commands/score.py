@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from rich.console import Console
 
-from jaxcap.errors import InputError
+from jaxcap.errors import InputError, counted
 from jaxcap.progress import PlainConsole, print_out
 
 if TYPE_CHECKING:
@@ -396,7 +396,7 @@ def _pictures(
     if located.rule:
         console.print(f"image files found by the rule {located.rule}", soft_wrap=True)
     if absent := [i for i, picture in enumerate(pictures) if picture is None]:
-        where = f"of {len(pictures)} images in {arguments.images}"
+        where = f"of {counted(len(pictures), 'image')} in {arguments.images}"
         first = f"the first is {pairing.names[absent[0]]}{located.reason(absent[0])}"
         console.print(f"no image file for {len(absent)} {where}; {first}", soft_wrap=True)
     return pictures

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from jaxcap.errors import InputError
+from jaxcap.errors import InputError, counted
 
 if TYPE_CHECKING:
     from jaxcap.caption_files.formats import Format
@@ -85,7 +85,10 @@ def join_parts(
             for key, entry in read_entries(part, format):
                 if key not in file.keys:
                     file.add_entry(key, entry)
-    console.print(f"{len(file.keys)} images in {len(parts)} parts: {output}", soft_wrap=True)
+    console.print(
+        f"{counted(len(file.keys), 'image')} in {counted(len(parts), 'part')}: {output}",
+        soft_wrap=True,
+    )
 
 
 def _matching(pattern: Path) -> list[Path]:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from jaxcap.errors import counted, one_line
+
 if TYPE_CHECKING:
     from jaxcap.captioning.results import Captioned
 
@@ -65,12 +67,12 @@ class Tally:
         """Say how many images have captions now, and where these are."""
         before = f", {self.before} of them before" if self.before else ""
         self.console.print(
-            f"{self.before + self.captioned} images captioned{before}: {where}", soft_wrap=True
+            f"{counted(self.before + self.captioned, 'image')} captioned{before}: {where}",
+            soft_wrap=True,
         )
 
     def close(self) -> int:
         """List the failures and return the exit status."""
-        from jaxcap.caption_files.formats import one_line
         from jaxcap.data.image_paths import named_left_out
 
         for reason in self.reasons:
@@ -78,13 +80,15 @@ class Tally:
         if self.failed > len(self.reasons):
             self.console.print(f"… and {self.failed - len(self.reasons)} more")
         if self.hidden:
-            self.console.print(one_line(named_left_out(self.hidden)), soft_wrap=True)
+            self.console.print(named_left_out(self.hidden), soft_wrap=True)
         if self.doubtful:
             self.console.print(
-                f"{self.doubtful} of {self.captioned + self.doubtful} captions left out, because "
-                f"their confidence is below {self.min_confidence:g}."
+                f"{self.doubtful} of {counted(self.captioned + self.doubtful, 'caption')} left "
+                f"out, because their confidence is below {self.min_confidence:g}."
             )
         if self.failed:
             total = self.captioned + self.doubtful + self.failed
-            self.console.print(f"{self.failed} of {total} images could not be captioned.")
+            self.console.print(
+                f"{self.failed} of {counted(total, 'image')} could not be captioned."
+            )
         return 1 if self.failed else 0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.console import Console
 
-from jaxcap.errors import InputError
+from jaxcap.errors import InputError, counted
 
 if TYPE_CHECKING:
     from jaxcap.model.encoders.weights.weight_files import WeightFile
@@ -103,8 +103,8 @@ def _summary(file: WeightFile) -> str:
     lines = [
         f"file: {file.path}",
         f"is:   {file.format}",
-        f"has:  {len(tensors)} tensors, {sum(tensor.size for tensor in tensors.values()):,} numbers"
-        f" ({', '.join(types)})",
+        f"has:  {counted(len(tensors), 'tensor')}, "
+        f"{sum(tensor.size for tensor in tensors.values()):,} numbers ({', '.join(types)})",
     ]
     if file.classifier:
         size = sum(tensor.size for tensor in file.classifier.values())

@@ -13,13 +13,11 @@ import io
 import logging
 import math
 import warnings
-from pathlib import Path
 
 from PIL import Image, JpegImagePlugin, TiffImagePlugin
-from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH
+from PIL.TiffImagePlugin import BITSPERSAMPLE, TILELENGTH, TILEWIDTH
 
 from jaxcap.errors import InputError
-from jaxcap.files import read_bytes
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 """Pillow's names of the formats that are opened, besides those of `EXTRAS`."""
@@ -72,19 +70,16 @@ _SILENT = logging.NullHandler()
 _PILLOW = r"PIL\."  # matches Pillow's modules in a warning filter
 
 
-def open_image(data: bytes | Path, name: str) -> Image.Image:
+def open_image(data: bytes, name: str) -> Image.Image:
     """Open an image file without decoding its pixels.
 
     Args:
-      data: the bytes of a file, or its path.
+      data: the bytes of the file.
       name: the name of the image in error messages.
 
     Raises:
-      InputError: the file cannot be read, or is not in one of `FORMATS`; the message gives the
-        reason.
+      InputError: the file is not in one of `FORMATS`; the message gives the reason.
     """
-    if isinstance(data, Path):
-        data = read_bytes(data, at_most=MAX_FILE_BYTES, name=name)
     if not data:
         raise InputError(f"{name}: the file is empty")
     _silence_pillow()
@@ -98,6 +93,28 @@ def open_image(data: bytes | Path, name: str) -> Image.Image:
         if (shorter := _without_png_metadata(data)) is not None:
             return open_image(shorter, name)
         raise InputError(f"{name}: {_reason(data)}") from error
+
+
+_SOI, _SOS, _EOI = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"  # JPEG: ITU-T T.81, table B.1
+_NOISE = b"\x5a\xa5\x3c\x96" * 64
+
+
+def with_end(data: bytes) -> bytes:
+    """Return the file with JPEG's end marker, if that is all it lacks; else the file.
+
+    A scan is complete if noise after it changes no pixel.
+    """
+    if data[:2] != _SOI or data.rfind(_EOI) > data.rfind(_SOS):
+        return data
+    whole, decoded = data.rstrip(b"\xff"), []  # perhaps half of the marker is there
+    for tail in (b"", _NOISE):
+        try:
+            image = open_image(whole + tail + _EOI, "")
+            bound_memory(image, "")
+            decoded.append(image.tobytes())
+        except Exception:  # whoever decodes the file says what is wrong with it
+            return data
+    return whole + _EOI if decoded[0] == decoded[1] else data
 
 
 def bound_memory(image: Image.Image, name: str) -> None:
@@ -167,9 +184,21 @@ def _reason(data: bytes) -> str:
         try:
             Image.OPEN[kind][0](io.BytesIO(data), "")
         except Exception as error:
-            return f"this {kind} file is damaged, or of a kind that is not read: {error}"
+            found = f": {error}{_depth(data) if kind == 'TIFF' else ''}"
+            return f"this {kind} file is damaged, or of a kind that is not read{found}"
     formats = ", ".join((*FORMATS, *extras()))
     return f"not an image in one of the formats {formats}; it begins with {data[:16]!r}"
+
+
+def _depth(data: bytes) -> str:
+    """Return the depth of the pixels of a TIFF in words, or "" if it is not known."""
+    with contextlib.suppress(Exception):  # only for the message
+        tags, file = TiffImagePlugin.ImageFileDirectory_v2(data[:8]), io.BytesIO(data)
+        file.seek(tags.next)
+        tags.load(file)
+        bits = "+".join(map(str, tags[BITSPERSAMPLE]))
+        return f" ({bits} bits a pixel; convert it to 8 or 16 bits a channel)"
+    return ""
 
 
 def _without_png_metadata(data: bytes) -> bytes | None:
@@ -203,6 +232,9 @@ def _load_plugins() -> None:
     # `Image.init` would import Pillow's plugins of 40 formats that are never opened.
     for name in ("Avif", "Bmp", "Gif", "Jpeg2K", "Jpeg", "Png", "Ppm", "Tiff", "WebP"):
         importlib.import_module(f"PIL.{name}ImagePlugin")
+    # Grey values of 64-bit floats, which Pillow unpacks but has no entry for.
+    for order, mode in ((b"II", "F;64F"), (b"MM", "F;64BF")):
+        TiffImagePlugin.OPEN_INFO.setdefault((order, 1, (3,), 1, (64,), ()), ("F", mode))
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from jaxcap.config.local_paths import address_problem
 from jaxcap.data.suffixes import ABOUT_IMAGES, IMAGE_SUFFIXES, SHARD_SUFFIXES
-from jaxcap.errors import InputError
+from jaxcap.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from jaxcap.data.image_parquet import ParquetImage
@@ -101,7 +101,7 @@ def _check(argument: Path) -> None:
         if next(found, None) is None:
             expected = f"{argument}: no image in this folder; expected {', '.join(IMAGE_SUFFIXES)}"
             notes = [named_left_out(hidden)] if hidden else []
-            raise InputError("\n".join([expected, *problems, *notes]))
+            raise InputError(expected, *problems, *notes)
     elif not os.path.exists(argument) and next(_matches(argument), None) is None:
         what = (
             "no file matches this pattern"
@@ -286,7 +286,7 @@ def named_left_out(paths: Sequence[Path]) -> str:
     """Name the first of the files that `walk_images` left out, and count the others."""
     names = ", ".join(map(str, paths[:3]))
     more = f" and {len(paths) - 3:,} more" if len(paths) > 3 else ""
-    return f"left out, because they are hidden or not named like images: {names}{more}"
+    return one_line(f"left out, because they are hidden or not named like images: {names}{more}")
 
 
 @dataclass(frozen=True)

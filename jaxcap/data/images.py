@@ -13,8 +13,9 @@ from jaxtyping import UInt8
 from PIL import Image, ImageEnhance
 from PIL.TiffImagePlugin import SAMPLEFORMAT, TiffImageFile
 
-from jaxcap.data.image_files import bound_memory, open_image
+from jaxcap.data.image_files import MAX_FILE_BYTES, bound_memory, open_image, with_end
 from jaxcap.errors import InputError
+from jaxcap.files import read_bytes
 
 # The transposition that undoes each EXIF orientation (EXIF 2.32, tag 0x0112); 1 is upright.
 _ORIENTATION_TAG = 0x0112
@@ -58,7 +59,9 @@ def decode(
     elif isinstance(data, Image.Image):
         image = data
     else:
-        image = open_image(data, name)
+        if isinstance(data, Path):
+            data = read_bytes(data, at_most=MAX_FILE_BYTES, name=name)
+        image = open_image(with_end(data), name)
         if max_pixels is not None and image.width * image.height > max_pixels:
             raise InputError(
                 f"{name}: the image has {image.width}×{image.height} pixels; at most "

@@ -29,7 +29,7 @@ from jaxcap.data.image_paths import Part
 from jaxcap.datasets import Progress, no_progress
 from jaxcap.datasets.shards import Finished, Make, Shard, Workplace, plan
 from jaxcap.datasets.sources.findings import some
-from jaxcap.errors import InputError
+from jaxcap.errors import InputError, counted
 from jaxcap.files import check_space, lock_file
 
 VERSION = "1.0.0"
@@ -109,6 +109,7 @@ def build(
     """
     final = data_dir / recipe.name / VERSION
     place = Workplace(final.with_name(f"{VERSION}.unfinished-{_key(recipe)}"), recipe.name)
+    parents = [folder for folder in final.parent.parents if not folder.exists()]
 
     def waiting() -> None:
         report(f"{recipe.name}: another process is preparing it; waiting")
@@ -156,13 +157,9 @@ def build(
         ) from error
     finally:
         with contextlib.suppress(OSError):
-            final.parent.rmdir()  # only succeeds if nothing was built
+            for folder in (final.parent, *parents):
+                folder.rmdir()  # only succeeds if nothing was built
     return final
-
-
-def list_problems(heading: str, problems: Sequence[str]) -> str:
-    """Format a heading with the first ten problems below it, and the number of the others."""
-    return "\n".join([f"{heading}:", *some(problems)])
 
 
 def _key(recipe: Recipe) -> str:
@@ -332,7 +329,11 @@ def _report_unreadable(
     if problems and not skip_bad:
         _raise_unreadable(recipe, finished, "fix them, or leave them out with --skip-bad")
     if problems:
-        report(list_problems(f"{recipe.name}: left out {_count(problems)}", problems))
+        report(
+            "\n".join(
+                [f"{recipe.name}: left out {counted(len(problems), 'image')}:", *some(problems)]
+            )
+        )
 
 
 def _problems(finished: Sequence[tuple[Shard, Finished]]) -> list[str]:
@@ -344,12 +345,9 @@ def _raise_unreadable(
 ) -> NoReturn:
     problems = _problems(finished)
     raise InputError(
-        list_problems(f"{recipe.name}: {_count(problems)} cannot be read ({way_out})", problems)
+        f"{recipe.name}: {counted(len(problems), 'image')} cannot be read ({way_out}):",
+        *some(problems),
     )
-
-
-def _count(problems: Sequence[str]) -> str:
-    return "1 image" if len(problems) == 1 else f"{len(problems):,} images"
 
 
 # ---- metadata --------------------------------------------------------------------------------

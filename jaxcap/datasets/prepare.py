@@ -167,9 +167,9 @@ def _drawn(options: SourceOptions, name: str, max_side: int | None) -> Recipe:
 def _check_name(format: str, name: str | None) -> str:
     known = formats()
     if format not in known:
-        listed = "\n".join(f"  {name}: {summary}" for name, summary in known.items())
         raise InputError(
-            f"unknown format {format!r}.{did_you_mean(format, known)} Expected one of:\n{listed}"
+            f"unknown format {format!r}.{did_you_mean(format, known)} Expected one of:",
+            *(f"  {name}: {summary}" for name, summary in known.items()),
         )
     if name is None:
         if format not in _NAMED_BY_FORMAT:

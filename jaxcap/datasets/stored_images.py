@@ -1,8 +1,8 @@
 """Encode images for storage in a data set, as files that any TFDS program can decode.
 
 JPEG and PNG files are stored byte for byte, including CMYK, 16 bits and EXIF orientations:
-`jaxcap.data.images.decode` turns them into upright RGB when they are read. Images of other formats
-are decoded and stored as PNG, without loss.
+`jaxcap.data.images.decode` turns them into upright RGB when they are read. A JPEG that lacks its
+end marker gets one. Images of other formats are decoded and stored as PNG, without loss.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from jaxcap.data import images
+from jaxcap.data.image_files import with_end
 
 JPEG_QUALITY = 95
 """For images that are scaled down; the highest quality that Pillow recommends."""
@@ -33,6 +34,7 @@ def to_stored(data: bytes, *, name: str, max_side: int | None = None) -> bytes:
     Raises:
       InputError: the image cannot be decoded.
     """
+    data = with_end(data)
     keep_bytes = data.startswith((_JPEG, _PNG))
     if max_side is None:
         # Decoding at the smallest size reads the whole file, so it finds all damage.

@@ -237,12 +237,12 @@ def all_succeed() -> Iterator[None]:
         yield
     except InputError as error:
         failure = error
-    messages = gather(None if failure is None else str(failure))
+    messages = gather(None if failure is None else list(failure.args))
     if failure is not None:
         raise failure
     for process, message in enumerate(messages):
         if message is not None:
-            raise InputError(f"process {process}: {message}")
+            raise InputError(f"process {process}: {message[0]}", *message[1:])
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
-from jaxcap.errors import InputError
+from jaxcap.errors import InputError, counted
 
 
 def check_tokenised(captions: Iterable[object]) -> None:
@@ -66,7 +66,9 @@ def check_texts(candidates: Mapping[Any, object], references: Mapping[Any, Any])
             f"{_few(unknown)}. Check that captions and references belong to the same split."
         )
     if bare := [each for each, refs in references.items() if not refs]:
-        raise InputError(f"{len(bare)} images have an empty list of references: {_few(bare)}.")
+        raise InputError(
+            f"an empty list of references for {counted(len(bare), 'image')}: {_few(bare)}."
+        )
     if single := [each for each, refs in references.items() if isinstance(refs, str)]:
         raise InputError(
             "References must be a list of captions for each image; found a single string for "

@@ -15,7 +15,7 @@ import jax
 
 from jaxcap.config import Config
 from jaxcap.config.extensions import is_extension
-from jaxcap.errors import InputError
+from jaxcap.errors import InputError, counted
 
 _FLOAT = 4  # bytes
 _STRIDE = 32  # no encoder reduces images further
@@ -35,8 +35,9 @@ def check_captioning(config: Config, vocabulary_size: int, *, batch_size: int) -
     numbers = _pixels(config) + captions * attention + at_once * vocabulary_size
     _check(
         batch_size * numbers * _FLOAT,
-        f"captioning {batch_size} image{'s' * (batch_size > 1)} at once (data.image_size "
-        f"{config.data.image_size}, {captions} captions of up to {search.max_length} words each)",
+        f"captioning {counted(batch_size, 'image')} at once (data.image_size "
+        f"{config.data.image_size}, {counted(captions, 'caption')} of up to {search.max_length} "
+        "words each)",
         "Give a smaller batch, fewer beams or samples, or a lower search.max_length",
     )
 
@@ -63,8 +64,9 @@ def check_training(config: Config, state: Any, vocabulary_size: int) -> None:
     kept *= jax.local_device_count()
     _check(
         kept + pixels + logits,
-        f"training (parameters and optimizer: {kept / 1e9:,.1f} GB; {images} images at once, "
-        f"data.image_size {data.image_size}, {vocabulary_size} words to choose from)",
+        f"training (parameters and optimizer: {kept / 1e9:,.1f} GB; "
+        f"{counted(images, 'image')} at once, data.image_size {data.image_size}, "
+        f"{vocabulary_size} words to choose from)",
         "Give a smaller model, another train.optimizer, a lower train.batch_size, or a higher "
         "train.accumulate",
     )

@@ -21,6 +21,7 @@ from jaxcap.datasets.inspection import data_tables
 from jaxcap.datasets.inspection.caption_statistics import coverage
 from jaxcap.datasets.inspection.data_statistics import DataStatistics, Group, Place
 from jaxcap.datasets.inspection.hazards import DataWarning
+from jaxcap.errors import counted
 from jaxcap.files import write_text
 from jaxcap.report.assets import asset, policy
 from jaxcap.report.charts import number
@@ -296,4 +297,4 @@ def _samples(split: str, pictures: _Pictures, count: int, rng: np.random.Generat
             f'<p class="id">{escape(record["image_id"])}</p></div></li>'
         )
     shown = f'<ul class="cards">{"".join(cards)}</ul>' if cards else ""
-    return _section(f"{split}: {len(cards)} of {total:,} images at random", shown)
+    return _section(f"{split}: {len(cards)} of {counted(total, 'image')} at random", shown)

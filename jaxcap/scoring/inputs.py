@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from jaxcap.caption_files.reading import CaptionFile
-from jaxcap.errors import InputError
+from jaxcap.errors import InputError, counted
 from jaxcap.metrics import ScoringUnits, splitter
 from jaxcap.scoring.pairing import in_list, in_split
 from jaxcap.scoring.pitfalls import share
@@ -34,8 +34,8 @@ def references_of(
         rest = sum(image.split == "restval" for image in whole.images)
         if split is not None and "train" in split.split("+") and "restval" not in split and rest:
             notes.append(
-                f"{path}: --split {split} leaves out the {rest} images of 'restval'; most papers "
-                "also train on these (--split train+restval)"
+                f"{path}: --split {split} leaves out {counted(rest, 'image')} of 'restval'; most "
+                "papers also train on those (--split train+restval)"
             )
     return (file if image_list is None else in_list(file, image_list)), notes
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from jaxcap.caption_files.image_ids import examples, match
 from jaxcap.caption_files.reading import COCO, KARPATHY, TOKENS, CaptionFile, ImageCaptions
 from jaxcap.caption_files.text_files import numbered_lines, read_text
-from jaxcap.errors import InputError, did_you_mean
+from jaxcap.errors import InputError, counted, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def check_roles(predictions: CaptionFile, references: CaptionFile) -> None:
 def _counts(file: CaptionFile) -> str:
     low, high = count_range([image.captions for image in file.images])
     each = f"{low}" if low == high else f"{low} to {high}"
-    return f"{each} caption{'s' if high > 1 else ''} per image"
+    return f"{each} caption{'s' * (high > 1)} per image"
 
 
 def count_range(references: Sequence[Sequence[str]]) -> tuple[int, int]:
@@ -116,7 +116,7 @@ def in_split(file: CaptionFile, split: str | None, option: str = "--split") -> C
       InputError: the split is unknown, or is None although the file has several. Lists the splits.
     """
     sizes = Counter(image.split for image in file.images if image.split is not None)
-    known = ", ".join(f"{name} ({size} images)" for name, size in sizes.items())
+    known = ", ".join(f"{name} ({counted(size, 'image')})" for name, size in sizes.items())
     if split is None:
         if len(sizes) > 1:
             raise InputError(f"{file.path}: which split? Give {option}; the file has {known}.")

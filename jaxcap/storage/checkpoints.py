@@ -361,7 +361,8 @@ class Checkpoints:
         except MismatchError as error:
             raise InputError(
                 f"{path}: the {_CONTENT_OF[error.part]} of this checkpoint is not the one that "
-                f"config.json describes:{error}"
+                f"config.json describes:",
+                *error.lines,
             ) from error
 
     def _damage(self, step: int, parts: Sequence[str] | None = None) -> str | None:

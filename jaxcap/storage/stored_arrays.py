@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,16 @@ class UnreadableError(Exception):
 
 
 class MismatchError(Exception):
-    """The directory has arrays of other names or shapes; the message lists a few.
+    """The directory has arrays of other names or shapes.
 
     Attributes:
       part: the tree that differs.
+      lines: a few of the differences.
     """
 
-    def __init__(self, part: str, message: str):
-        super().__init__(message)
-        self.part = part
+    def __init__(self, part: str, lines: Sequence[str]):
+        super().__init__(part, *lines)
+        self.part, self.lines = part, lines
 
 
 def begin_saving(directory: Path, trees: dict[str, Any]) -> Any:
@@ -80,13 +81,13 @@ def _compare(directory: Path, part: str, like: Any) -> None:
         raise UnreadableError(f"nothing is in {part}")
     expected = _shapes(like)
     differ = [
-        f"\n  {name}: {found.get(name, 'absent')}, expected {expected.get(name, 'absent')}"
+        f"  {name}: {found.get(name, 'absent')}, expected {expected.get(name, 'absent')}"
         for name in sorted(found.keys() | expected.keys())
         if found.get(name) != expected.get(name)
     ]
     if differ:
-        more = f"\n  and {len(differ) - 3} more" if len(differ) > 3 else ""
-        raise MismatchError(part, "".join(differ[:3]) + more)
+        more = [f"  and {len(differ) - 3} more"] if len(differ) > 3 else []
+        raise MismatchError(part, differ[:3] + more)
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -29,6 +29,7 @@ from jaxcap.data.feature_cache import (
     rows_of_words,
 )
 from jaxcap.data.pipeline import Source, evaluation_batches, load_image
+from jaxcap.errors import counted
 from jaxcap.model.captioner import Captioner
 from jaxcap.progress import Display, print_line
 
@@ -84,8 +85,8 @@ def cached_features(
         size = decimal(len(source) * cache.image_bytes)
         print_line(
             console,
-            f"Features of {len(source)} {split} images, {size} in {cache.directory}"
-            + (f"; {done} images are done" if missing else ""),
+            f"Features of {counted(len(source), f'{split} image')}, {size} in {cache.directory}"
+            + (f"; {counted(done, 'image')} done" if missing else ""),
         )
         if missing:
             cache.check_room(missing)

@@ -182,28 +182,29 @@ class Loop:
         """Wait for the device, and check every step since the last call."""
         for step, metrics in self._meter.wait():
             if found := divergence(metrics, step, vocabulary=len(self._experiment.vocabulary)):
-                raise InputError(self._diverged(found))
+                raise InputError(*self._diverged(found))
 
-    def _diverged(self, found: Divergence) -> str:
+    def _diverged(self, found: Divergence) -> list[str]:
         experiment = self._experiment
         if not hosts.is_first():
-            return f"{found}."
+            return [f"{found}."]
         # The number of a step determines its batch, so the batch need not have been kept.
         batch = next(iter(experiment.batches(found.step - 1, found.step, whole=True)))
         try:
             path = save_offender(Offender(batch, found.step, after=self._saved), experiment.workdir)
         except OSError as error:
-            kept = f"Its batch could not be saved ({error.strerror}). "
+            kept = [f"Its batch could not be saved ({error.strerror})."]
         else:
             folder = experiment.config.data.directory
             where = [] if folder is None else ["--data-dir", str(folder)]
             command = shlex.join(["jaxcap", "replay", str(path), *where])
-            kept = f"Its batch is saved; to replay the step:\n  {command}\n"
+            kept = ["Its batch is saved; to replay the step:", f"  {command}"]
         saved = f"The checkpoint of step {self._saved} is kept. " if self._saved else ""
-        return (
-            f"{experiment.workdir}: {found}. {kept}{saved}Try a lower train.learning_rate or "
-            "train.clip_norm in a new --workdir."
-        )
+        return [
+            f"{experiment.workdir}: {found}.",
+            *kept,
+            f"{saved}Try a lower train.learning_rate or train.clip_norm in a new --workdir.",
+        ]
 
     def _end_epoch(self, state: TrainState, display: Display, interruption: Interruption) -> None:
         """Evaluate the state, which is already saved."""

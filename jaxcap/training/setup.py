@@ -19,7 +19,7 @@ from jaxcap.datasets.prepare import find_dataset, load_source
 from jaxcap.devices import hosts
 from jaxcap.devices.parallel import check_device, create_parallel, on_one_device, use_device
 from jaxcap.devices.promotion import standard_promotion
-from jaxcap.errors import InputError, did_you_mean
+from jaxcap.errors import InputError, counted, did_you_mean
 from jaxcap.evaluation import score_names
 from jaxcap.model.captioner import create_captioner, encoder_shapes, init_variables
 from jaxcap.model.encoders.weights.loading import load_classifier, load_weights
@@ -131,7 +131,9 @@ def set_up(config: Config, workdir: Path, *, console: Console) -> Experiment:
         config = recognising_as(config, load_config(saved))
     elif start is not None:
         config = recognising_as(config, start.config)
-    with timed(console, f"Reading the captions of {sum(map(len, sources.values()))} images"):
+    with timed(
+        console, f"Reading the captions of {counted(sum(map(len, sources.values())), 'image')}"
+    ):
         vocabulary, captions = training_text(
             list(sources.values()),
             dataclasses.replace(config.data, flip=flips),
@@ -156,8 +158,8 @@ def set_up(config: Config, workdir: Path, *, console: Console) -> Experiment:
     steps_per_epoch, *_ = [data.steps_per_epoch(stage) for stage in stages]
     print_line(
         console,
-        f"{data} and {len(validation)} {config.evaluation.split} images, "
-        f"{len(vocabulary)} {vocabulary.units.name}, {steps_per_epoch} steps per epoch",
+        f"{data} and {counted(len(validation), f'{config.evaluation.split} image')}, "
+        f"{len(vocabulary)} {vocabulary.units.name}, {counted(steps_per_epoch, 'step')} per epoch",
     )
     return Experiment(
         config=config,

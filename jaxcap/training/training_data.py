@@ -12,7 +12,7 @@ from jaxcap.data.mixture import shares_of, steps_of_epoch
 from jaxcap.data.pipeline import Source, TrainingSet, has_images
 from jaxcap.data.simulated_words import SimulatedWords
 from jaxcap.datasets.prepare import load_source
-from jaxcap.errors import InputError
+from jaxcap.errors import InputError, counted
 from jaxcap.model.recogniser.recogniser import Recogniser
 
 
@@ -86,7 +86,7 @@ class TrainingData:
             if len(each.captions) < size:
                 raise InputError(
                     f"train.batch_size is {size}, but the training split of '{name}' has only "
-                    f"{len(each.captions)} images; give at most that many."
+                    f"{counted(len(each.captions), 'image')}; give at most that many."
                 )
             if not has_images(each.source):
                 _check_text(name, config)
@@ -114,8 +114,8 @@ class TrainingData:
 
     def __str__(self) -> str:
         text = sum(len(each.captions) for each in self.sets.values()) - len(self.captions)
-        without = f", {text} texts without images" if text else ""
-        return f"{len(self.captions)} training images{without}"
+        without = f", {counted(text, 'text')} without images" if text else ""
+        return f"{counted(len(self.captions), 'training image')}{without}"
 
 
 def load_sources(data: DataConfig) -> dict[str, Source]:

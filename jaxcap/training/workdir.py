@@ -26,9 +26,9 @@ def check(workdir: Path, config: Config) -> None:
     if path.exists():
         if lines := differences(load_config(path), config):
             raise InputError(
-                f"{workdir} holds a run of another configuration:\n  "
-                + "\n  ".join(lines)
-                + "\nGive another --workdir, or the same options to resume it."
+                f"{workdir} holds a run of another configuration:",
+                *(f"  {line}" for line in lines),
+                "Give another --workdir, or the same options to resume it.",
             )
     elif workdir.exists() and (
         not workdir.is_dir() or any(p.name != LOCK for p in workdir.iterdir())

@@ -122,7 +122,7 @@ def test_utf16_is_read_with_and_without_its_mark(encoding: str, tmp_path: Path) 
 def test_excels_first_line_names_the_delimiter_and_is_no_row(first: str, tmp_path: Path) -> None:
     text = f"\ufeff{first}\r\nimage;caption\r\na.jpg;A girl, playing.\r\nb.jpg\r\n"
     path = write(tmp_path / "a.csv", text)
-    with pytest.raises(InputError, match="line 4: found 1 cells where the first line has 2"):
+    with pytest.raises(InputError, match="line 4: found 1 cell where the first line has 2"):
         read_captions(path)
     assert held(read_captions(write(path, text.removesuffix("b.jpg\r\n")))) == {
         "a.jpg": ["A girl, playing."]

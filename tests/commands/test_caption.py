@@ -46,7 +46,7 @@ def test_a_page_shows_any_images(command, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no image")
     outcome = command("red.png", "bad.png", "red.png", "--output", "page.html")
     assert outcome.code == 1
-    assert "1 images captioned: page.html" in outcome.err
+    assert "1 image captioned: page.html" in outcome.err
     assert "skipped: bad.png" in outcome.err
     page = (tmp_path / "page.html").read_text()
     (rows,) = re.findall(r'id="rows">(.*?)</script>', page)

@@ -16,6 +16,7 @@ from PIL import Image, PngImagePlugin
 
 from jaxcap.data import image_files, images
 from jaxcap.data.suffixes import IMAGE_SUFFIXES
+from jaxcap.datasets.stored_images import to_stored
 from jaxcap.errors import InputError
 
 SCENE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8))
@@ -191,7 +192,7 @@ def test_pipes_devices_and_folders_are_refused_at_once(tmp_path: Path) -> None:
 def test_a_file_of_too_many_bytes_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_files, "MAX_FILE_BYTES", 100)
+    monkeypatch.setattr(images, "MAX_FILE_BYTES", 100)
     (tmp_path / "a.bmp").write_bytes(encoded(SCENE, "BMP"))
     with pytest.raises(
         InputError, match=r"a\.bmp: the file has [\d,]+ bytes; expected at most 100"
@@ -224,3 +225,15 @@ def test_tiles_larger_than_the_image_count(monkeypatch: pytest.MonkeyPatch) -> N
     assert images.decode(tiff(32), name="x").shape == (16, 16, 3)
     with pytest.raises(InputError, match=r"^x: the image has too many pixels"):
         images.decode(tiff(64), name="x")
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("end", [b"", b"\xff", bytes(512), b"\r\n"])
+def test_a_jpeg_may_lack_its_end_marker_but_no_row(end: bytes, progressive: bool) -> None:
+    data = encoded(SCENE, "JPEG", progressive=progressive)
+    rows = images.decode(data, name="a.jpg")
+    np.testing.assert_array_equal(images.decode(data[:-2] + end, name="a.jpg"), rows)
+    assert to_stored(data[:-2], name="a.jpg") == data
+    for lost in (60, 300):
+        with pytest.raises(InputError, match=r"^a\.jpg: cannot decode this image: .* truncated"):
+            images.decode(data[:-lost], name="a.jpg")

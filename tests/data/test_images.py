@@ -113,10 +113,16 @@ def tiff(values):
         (([0.0, 5e-4, 1e-3], "float32"), [0, 128, 255]),
         (([0.0, np.nan, 4.0, np.inf], "float32"), [0, 0, 255, 255]),
         (([np.nan, np.nan], "float32"), [0, 0]),
+        (([0.0, 0.2, 0.4], "<f8"), [0, 51, 102]),
     ],
 )
 def test_the_range_of_wide_pixels_is_scaled_to_8_bits(values, grey):
     np.testing.assert_array_equal(images.decode(tiff(values), name="x")[0, :, 0], grey)
+
+
+def test_the_depth_of_pixels_that_are_not_read_is_named():
+    with pytest.raises(InputError, match=r"not read: .* \(64 bits a pixel; convert it to 8 or 16"):
+        images.decode(tiff(([1, 2], "uint64")), name="x")
 
 
 def test_a_pixel_far_outside_does_not_darken_the_others():

@@ -112,7 +112,7 @@ def test_cached_features_are_those_of_the_encoder_and_are_computed_once(
     found, printed = extract(config)
     assert numbers == list(range(50))
     assert f"{found.nbytes / 1000:.1f} kB in {config.encoder.cache_dir}" in printed
-    assert "0 images are done" in printed
+    assert "0 images done" in printed
     model, variables = model_of(config)
     records = load_source("shapes", "train", config.data.directory)
     pixels = np.stack([pipeline.load_image(r, config=config.data, rng=None) for r in records])
@@ -121,7 +121,7 @@ def test_cached_features_are_those_of_the_encoder_and_are_computed_once(
 
     again, printed = extract(config)
     assert len(numbers) == 50
-    assert "are done" not in printed
+    assert "images done" not in printed
     np.testing.assert_array_equal(again, found)
 
 
@@ -200,7 +200,7 @@ frozen_features.cached_features(
     first = numbers[0]
     assert first >= 20  # five chunks of four, at least, were not computed again
     assert numbers == list(range(first, 50))
-    assert f"; {first} images are done" in printed
+    assert f"; {first} images done" in printed
     whole, _ = extract(changed(config, encoder__cache_dir=str(tmp_path / "other")))
     np.testing.assert_array_equal(resumed, whole)
 

@@ -16,6 +16,7 @@ from jaxcap.datasets.inspection.caption_statistics import (
     percentile,
 )
 from jaxcap.datasets.inspection.data_statistics import TRAIN, DataStatistics, Repeats
+from jaxcap.errors import counted
 from jaxcap.metrics.lost_letters import loses_letters
 
 _FRAME = 2
@@ -84,7 +85,7 @@ def _split_warnings(statistics: DataStatistics) -> Iterator[DataWarning]:
     for split, captions in splits.items():
         if captions.images < _FEW:
             what = " to train on" if split == TRAIN else ", so scores are mostly chance"
-            number = _plural(captions.images, "image")
+            number = counted(captions.images, "image")
             yield DataWarning("near-empty", f"{split}: only {number}{what}")
         if bare := captions.per_image.get(0, 0):
             what = "are not trained on" if split == TRAIN else "cannot be scored"
@@ -93,7 +94,7 @@ def _split_warnings(statistics: DataStatistics) -> Iterator[DataWarning]:
                 f"{split}: {share(bare, captions.images)} images have no caption and {what}",
             )
         if captions.wordless:
-            number = _plural(captions.wordless, "caption")
+            number = counted(captions.wordless, "caption")
             yield DataWarning(
                 "no-words", f"{split}: {number} without words, which are ignored", "note"
             )
@@ -277,15 +278,11 @@ def _side_warnings(statistics: DataStatistics, config: DataConfig) -> Iterator[D
         return
     seen = {word: captions.words[word] for word in _SIDES if word in captions.words}
     if seen:
-        times = " and ".join(f"'{word}' {_plural(n, 'time')}" for word, n in seen.items())
+        times = " and ".join(f"'{word}' {counted(n, 'time')}" for word, n in seen.items())
         yield DataWarning(
             "mirrored",
-            f"{TRAIN}: {times} in {_plural(captions.captions, 'caption')}. If that means a "
+            f"{TRAIN}: {times} in {counted(captions.captions, 'caption')}. If that means a "
             "side, it is wrong for the half of the images that data.flip mirrors; turn that off "
             "with --data.no-flip",
             "warning" if sum(seen.values()) > _SIDED * captions.captions else "note",
         )
-
-
-def _plural(count: int, what: str) -> str:
-    return f"{count:,} {what}" + ("" if count == 1 else "s")

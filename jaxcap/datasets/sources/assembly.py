@@ -31,7 +31,7 @@ from jaxcap.datasets.sources.splits import (
     draw,
     in_order,
 )
-from jaxcap.errors import InputError
+from jaxcap.errors import InputError, counted
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def assemble(
         findings.add(
             entries[0].file,
             "",
-            f"none of its {len(entries):,} images is in {folder}; the first is {name}"
+            f"none of its {counted(len(entries), 'image')} is in {folder}; the first is {name}"
             f"{entries[0].reason}. Name the folder that holds them: --images DIR",
         )
         findings.fail()

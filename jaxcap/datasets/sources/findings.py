@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from jaxcap.caption_files.text_files import SHOWN, Problems
-from jaxcap.errors import InputError
+from jaxcap.errors import InputError, one_line
 
 
 class Findings:
@@ -35,12 +35,12 @@ class Findings:
 
     def add_note(self, text: str) -> None:
         """Add something that is worth knowing but not a problem."""
-        self._notes.append(text)
+        self._notes.append(one_line(text))
 
     def add_all(self, problems: Problems | InputError) -> None:
         """Add the problems of one file."""
         if isinstance(problems, InputError):
-            self._problems.append(str(problems))
+            self._problems += problems.args
         else:
             self._problems += [f"{problems.path}, {each}" for each in problems.found]
 
@@ -62,7 +62,7 @@ class Findings:
             lines = [f"{self._source}: {len(found):,} problems:", *some(found)]
             if self._gaps and not self._problems:
                 lines.append("Leave these images out with --skip-bad")
-        raise InputError("\n".join([*lines, *self._notes]))
+        raise InputError(*lines, *self._notes)
 
     def notes(self) -> tuple[str, ...]:
         """Return the notes, and one about the gaps if there are any."""
@@ -78,5 +78,5 @@ def _line(path: Path, place: str, text: str) -> str:
 
 def some(lines: Sequence[str]) -> list[str]:
     """Return the first ten lines, indented, and the number of the others."""
-    shown = [f"  {line}" for line in lines[:SHOWN]]
+    shown = [f"  {one_line(line)}" for line in lines[:SHOWN]]
     return shown if len(lines) <= SHOWN else [*shown, f"  … and {len(lines) - SHOWN:,} more"]

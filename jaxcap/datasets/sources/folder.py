@@ -36,7 +36,7 @@ from jaxcap.datasets.sources.assembly import Entry, assemble, entries_of, read_f
 from jaxcap.datasets.sources.findings import Findings
 from jaxcap.datasets.sources.locations import need_file, need_folder, need_source
 from jaxcap.datasets.sources.splits import DEFAULT_FRACTIONS, canonical_or_none
-from jaxcap.errors import InputError
+from jaxcap.errors import InputError, counted
 from jaxcap.files import read_bytes
 from jaxcap.json_data import MAX_BYTES
 
@@ -172,9 +172,10 @@ def _in_files(
     if bare and any(known) and not options.split_files:
         shown = ", ".join(path.relative_to(folder).as_posix() for path in bare[:3])
         more = f" and {len(bare) - 3:,} more" if len(bare) > 3 else ""
-        count = "1 image" if len(bare) == 1 else f"{len(bare):,} images"
         place = files[0].path if len(files) == 1 else folder
-        findings.add_gap(place, "", f"no captions for {count} in {folder}: {shown}{more}")
+        findings.add_gap(
+            place, "", f"no captions for {counted(len(bare), 'image')} in {folder}: {shown}{more}"
+        )
     return entries
 
 
@@ -210,15 +211,15 @@ def _beside(source: Path, folder: Path, findings: Findings) -> list[Entry]:
     if not any(there.values()):
         beside = " or ".join(paths[0].with_suffix(suffix).name for suffix in SIDECARS)
         raise InputError(
-            f"{folder}: {len(paths):,} images without captions; expected a caption file (.csv, "
-            f".tsv, .jsonl, .json), or {beside} beside {paths[0].name}. Name the file: --captions "
-            f"FILE{_elsewhere(source)}"
+            f"{folder}: {counted(len(paths), 'image')} without captions; expected a caption file "
+            f"(.csv, .tsv, .jsonl, .json), or {beside} beside {paths[0].name}. Name the file: "
+            f"--captions FILE{_elsewhere(source)}"
         )
     for file in _without_image(paths):
         findings.add_gap(file, "", "no image of this name beside it")
     unread = Counter(file.suffix.lower() for files in there.values() for file in files[1:])
     for suffix, count in unread.items():
-        findings.add_note(f"{suffix} is not read for {count:,} images, which have another file")
+        findings.add_note(f"{suffix} is not read for {counted(count, 'image')} with another file")
     entries: list[Entry] = []
     of_file: dict[Path, str] = {}
     for path in paths:

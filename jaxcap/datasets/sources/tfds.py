@@ -18,7 +18,7 @@ from jaxcap.datasets.sources import Example, Listing, SourceOptions
 from jaxcap.datasets.sources.findings import Findings
 from jaxcap.datasets.sources.shard_splits import divide
 from jaxcap.datasets.tfds_directory import open_directory
-from jaxcap.errors import InputError, did_you_mean
+from jaxcap.errors import InputError, counted, did_you_mean
 
 _IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF")
 _ID_KEYS = ("image/filename", *ID_NAMES, "image/id", *LAST_ID_NAMES)
@@ -111,7 +111,9 @@ def read(options: SourceOptions, progress: Progress = no_progress) -> Listing:
         )
     if reader.count != total and not findings:
         findings.add(
-            directory, "", f"holds {reader.count:,} records; expected {total:,}; copy it again"
+            directory,
+            "",
+            f"holds {counted(reader.count, 'record')}; expected {total:,}; copy it again",
         )
     splits = divide(found.items(), options, directory, findings)
     findings.raise_if_any()

@@ -29,7 +29,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxcap.config import RecognitionConfig
-from jaxcap.errors import InputError
+from jaxcap.errors import InputError, counted
 from jaxcap.model.encoders.base import Encoder
 from jaxcap.model.encoders.freezing import stages_between
 from jaxcap.model.recogniser.words import RecognisedWords, read_table, words_for_people
@@ -124,8 +124,8 @@ def recognisable(config: RecognitionConfig, vocabulary: Sequence[str]) -> Recogn
     unknown = [word for word in config.detected_words if word not in number]
     if unknown:
         raise InputError(
-            f"recognition.detected_words has {len(unknown)} words that are not in the vocabulary,"
-            f" such as '{unknown[0]}'; give words of the training captions."
+            f"recognition.detected_words has {counted(len(unknown), 'word')} not in the"
+            f" vocabulary, such as '{unknown[0]}'; give words of the training captions."
         )
     if len(config.class_words) != CLASSES:
         raise InputError(

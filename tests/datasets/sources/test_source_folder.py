@@ -468,7 +468,7 @@ def test_sidecars_of_image_generators_and_of_img2dataset(pictures, held):
         "00/3.png": ("a cat",),
         "00/4.jpg": ("one", "two"),
     }
-    assert listing.notes == (".json is not read for 1 images, which have another file",)
+    assert listing.notes == (".json is not read for 1 image with another file",)
 
 
 def test_problems_of_json_sidecars(pictures, problems):
@@ -614,6 +614,22 @@ def test_names_that_differ_in_case_are_two_images_if_both_are_there(pictures, he
     (root / "c.csv").write_text("image,caption\nA.jpg,one\na.jpg,two\nb.jpg,three\n")
     listing = read("folder", SourceOptions(source=root, split_fractions={"train": 1.0}))
     assert held(listing)["train"] == {"A.jpg": ("one",), "a.jpg": ("two",), "b.jpg": ("three",)}
+
+
+def test_no_name_of_a_file_begins_a_line_of_the_message(pictures, problems):
+    name = "a\nerror: all is lost\r.jpg"
+    root = pictures(f"x/{name}", f".{name}", "b.jpg")
+    (root / "c\nd.csv").write_text("image,caption\nb.jpg,A dog.\nb.jpg,\n")
+    lines = problems("folder", source=root).split("\n")
+    table, shown = f"{root}/c\\nd.csv", "a\\nerror: all is lost\\r.jpg"
+    assert lines[1:3] == [
+        f"  {table}: no captions for 1 image in {root}: x/{shown}",
+        f"  {table}, line 3: empty caption of b.jpg; expected text",
+    ]
+    assert lines[-1].endswith(
+        f"left out, because they are hidden or not named like images: {root}/.{shown}"
+    )
+    assert len(lines) == 5
 
 
 def test_the_narrow_space_in_names_of_screenshots_is_a_space(pictures, held):

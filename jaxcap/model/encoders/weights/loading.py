@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxcap import hub
 from jaxcap.downloads import fetch
-from jaxcap.errors import InputError
+from jaxcap.errors import InputError, counted
 from jaxcap.files import cache_dir
 from jaxcap.model.encoders import encoder_spec
 from jaxcap.model.encoders.weights.fitting import (
@@ -226,7 +226,7 @@ def _downloaded(encoder_name: str) -> Path:
 def misfit(found: Fit) -> str:
     """Describe a fit that is not exact, in sentences to append to a message."""
     if found.layout is None:
-        return f" It has {len(found.left_over)} tensors: {_some(found.left_over)}."
+        return f" It has {counted(len(found.left_over), 'tensor')}: {_some(found.left_over)}."
     return _listed(
         {
             "missing": found.missing,
