@@ -112,7 +112,7 @@ def pictures_of(ids: Sequence[dict[str, str]], directory: Path) -> Located:
     if not found.count:
         first = next(iter(ids[0].values())) if ids else "none"
         raise InputError(
-            f"--images {directory}: none of the {counted(len(ids), 'image')} is in this folder or "
+            f"--images {directory}: of {counted(len(ids), 'image')}, none is in this folder or "
             f"below it; the first is {first}{found.reason(0)}."
         )
     return found

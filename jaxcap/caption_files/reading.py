@@ -37,6 +37,8 @@ LINES = "JSON lines"
 TABLE = "table"
 PARQUET = "Parquet file"
 
+_NO_CAPTION = ("nan", "NaN", "<NA>", "None", "#N/A", "#NAME?")
+"""What pandas and Excel write into a cell without text."""
 _TOKEN_LINE = re.compile(r"(?P<image>[^\t]+)#(?P<number>[^\t#]+)\t(?P<caption>.*)")
 _NUMBERED_CAPTION = re.compile(r"(caption|reference|comment|sentence)_?\d+")
 _EXPECTED = (
@@ -151,7 +153,7 @@ def read_captions(
         found = _entries(path, LINES, read_json_lines(text, problems), problems, names)
     else:
         found = _read_document(path, read_json(path, text), problems, names)
-    if collected is not None and collected.found:
+    if collected is not None and (collected.found or collected.gaps):
         return found
     problems.raise_if_any()
     if not found.images:
@@ -192,9 +194,11 @@ def _objects(values: Any, what: str, problems: Problems) -> Iterator[tuple[str, 
 
 def _texts(value: object, place: str, problems: Problems) -> list[str]:
     """Return the captions in a text, a list of texts, or a list of objects with captions."""
-    if texts := caption_texts(value):
+    is_gap = value is None or value == [] or value != value
+    if not is_gap and (texts := caption_texts(value)):
         return texts
-    problems.add(place, f"the caption is {_kind(value)}; expected text")
+    add = problems.add_gap if is_gap else problems.add
+    add(place, f"the caption is {_kind(value)}; expected text")
     return []
 
 
@@ -266,7 +270,10 @@ def _entries(
             problems.add(place, f"no caption; {expected}; found {_names(entry)}")
         else:
             if format == TABLE:
-                entry = entry | {name: list_in_cell(entry[name]) for name in under}
+                entry = entry | {
+                    name: None if entry[name] in _NO_CAPTION else list_in_cell(entry[name])
+                    for name in under
+                }
             value = entry[under[0]] if len(under) == 1 else _joined(entry, under)
             collector.add(ids, value, place, names.split_of(entry))
     return CaptionFile(path, format, list(collector.images.values()))

@@ -19,6 +19,8 @@ from jaxcap.errors import InputError
 SIDECARS = (".txt", ".caption", ".json")
 """The suffixes of sidecars. If an image has several, the first of these is read."""
 
+_BOX = re.compile(r"\d+(?: [\d.]+){4,}")
+"""A line of YOLO's labels: a class, then the coordinates of its box or outline."""
 _NUMBERED = re.compile(r"(.*)(\(\d+\))(\.\w+)")
 _TAKEOUT_LENGTH = 46
 
@@ -46,11 +48,16 @@ def sidecar_captions(path: Path, data: bytes) -> list[tuple[str, str]]:
       data: the content.
 
     Raises:
-      InputError: the content cannot be decoded, or is JSON without a caption.
+      InputError: the content cannot be decoded, is JSON without a caption, or has boxes of objects.
     """
     text = decode_text(data, path)
     if path.suffix.lower() != ".json":
-        return [(line.strip(), f"line {number}") for number, line in numbered_lines(text)]
+        lines = [(line.strip(), f"line {number}") for number, line in numbered_lines(text)]
+        if lines and all(_BOX.fullmatch(line) for line, _ in lines):
+            raise InputError(
+                f"{path}: boxes (YOLO labels), not captions; found {shown(lines[0][0])}"
+            )
+        return lines
     if not text.strip():
         return []
     document = read_json(path, text)

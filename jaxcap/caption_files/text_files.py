@@ -27,25 +27,37 @@ SHOWN = 10
 
 @dataclass
 class Problems:
-    """The problems of one file, collected so that the user can correct them all at once."""
+    """The problems of one file, collected so that the user can correct them all at once.
+
+    Attributes:
+      path: the file.
+      found: the problems.
+      gaps: entries without a caption, which a caller may leave out.
+    """
 
     path: Path
     found: list[str] = field(default_factory=list)
+    gaps: list[str] = field(default_factory=list)
 
     def add(self, place: str, text: str) -> None:
         """Add a problem at `place`, such as "line 3"; `text` says what was found and expected."""
         self.found.append(f"{place}: {text}" if place else text)
 
+    def add_gap(self, place: str, text: str) -> None:
+        """Add an entry without a caption."""
+        self.gaps.append(f"{place}: {text}")
+
     def raise_if_any(self) -> None:
         """Raise `InputError` if there are problems, with the first ten and their total number."""
-        if not self.found:
+        found = self.found + self.gaps
+        if not found:
             return
-        if len(self.found) == 1:
-            raise InputError(f"{self.path}, {self.found[0]}")
-        lines = [f"{self.path}: {len(self.found)} problems:"]
-        lines += [f"  {each}" for each in self.found[:SHOWN]]
-        if len(self.found) > SHOWN:
-            lines.append(f"  … and {len(self.found) - SHOWN} more")
+        if len(found) == 1:
+            raise InputError(f"{self.path}, {found[0]}")
+        lines = [f"{self.path}: {len(found)} problems:"]
+        lines += [f"  {each}" for each in found[:SHOWN]]
+        if len(found) > SHOWN:
+            lines.append(f"  … and {len(found) - SHOWN} more")
         raise InputError(*lines)
 
 

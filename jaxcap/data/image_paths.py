@@ -55,8 +55,11 @@ def ignore(report: object) -> None:
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a file or folder of this name holds copies or metadata, not images."""
-    return (name.startswith(".") and name not in (".", "..")) or name in _HIDDEN
+    """Return whether a file or folder of this name holds copies or metadata, not images.
+
+    `~$NAME` is what Microsoft Office leaves beside an open file.
+    """
+    return (name.startswith((".", "~$")) and name not in (".", "..")) or name in _HIDDEN
 
 
 def image_paths(

@@ -28,7 +28,7 @@ def test_the_largest_searches_are_refused_and_usual_ones_are_not(
     # 64 x 1000 captions of 4096 words, with 7 x 7 weights each: 51.4 GB; the logits: 2.6 GB.
     with pytest.raises(
         InputError,
-        match=r"^captioning 64 images at once .*1000 captions of up to 4096 words each\) takes at "
+        match=r"^captioning 64 images at once .*1,000 captions of up to 4096 words each\) takes at "
         r"least 54\.0 GB of memory, but only 17\.2 GB are there\. Give a smaller batch",
     ):
         check_captioning(config, 10_000, batch_size=64)
@@ -57,8 +57,9 @@ def test_training_counts_state_pixels_and_logits(monkeypatch: pytest.MonkeyPatch
             continue
         with pytest.raises(
             InputError,
-            match=rf"^training \(parameters and optimizer: 0\.0 GB; 65536 images at once, .*, 1000 "
-            rf"words to choose from\) takes at least {gigabytes} GB of memory, but only 17\.2 GB",
+            match=rf"^training \(parameters and optimizer: 0\.0 GB; 65,536 images at once, .*, "
+            rf"1000 words to choose from\) takes at least {gigabytes} GB of memory, but only "
+            r"17\.2 GB",
         ):
             check_training(config, state, 1000)
 
@@ -72,7 +73,7 @@ def test_training_counts_a_copy_of_the_state_on_each_device(
     for devices, is_refused in {1: False, 2: False, 3: True}.items():
         monkeypatch.setattr(jax, "local_device_count", lambda n=devices: n)
         if is_refused:
-            with pytest.raises(InputError, match=r"optimizer: 12\.0 GB; 1 images"):
+            with pytest.raises(InputError, match=r"optimizer: 12\.0 GB; 1 image "):
                 check_training(config, state, 1000)
         else:
             check_training(config, state, 1000)

@@ -28,7 +28,7 @@ def test_what_a_split_leaves_out_is_said(karpathy: Path) -> None:
     file = read_captions(karpathy)
     chosen, notes = references_of(file, split="train")
     assert [image.captions for image in chosen.images] == [["A train dog."]]
-    assert "leaves out the 1 images of 'restval'" in notes[0]
+    assert "leaves out 1 image of 'restval'" in notes[0]
     assert references_of(file, split="train+restval")[1] == []
     assert references_of(file, split="test")[1] == []
 
@@ -64,7 +64,7 @@ def test_pictures_are_found_below_the_folder(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"")
     found = pictures_of([{"image": "b.PNG"}, {"image": "c.jpg"}, {"image": "a.jpg"}], tmp_path)
     assert found.paths == [tmp_path / "val/b.PNG", None, tmp_path / "val/a.jpg"]
-    with pytest.raises(InputError, match="none of the 1 images is in this folder"):
+    with pytest.raises(InputError, match="of 1 image, none is in this folder"):
         pictures_of([{"image": "z.jpg"}], tmp_path)
     with pytest.raises(InputError, match="expected the image folder"):
         pictures_of([{"image": "z.jpg"}], tmp_path / "none")

@@ -148,7 +148,7 @@ def assemble(
         findings.add(
             entries[0].file,
             "",
-            f"none of its {counted(len(entries), 'image')} is in {folder}; the first is {name}"
+            f"of its {counted(len(entries), 'image')}, none is in {folder}; the first is {name}"
             f"{entries[0].reason}. Name the folder that holds them: --images DIR",
         )
         findings.fail()

@@ -43,6 +43,7 @@ class Findings:
             self._problems += problems.args
         else:
             self._problems += [f"{problems.path}, {each}" for each in problems.found]
+            self._gaps += [f"{problems.path}, {each}" for each in problems.gaps]
 
     def __bool__(self) -> bool:
         return bool(self._problems or (self._gaps and not self._skip_gaps))

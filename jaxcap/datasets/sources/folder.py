@@ -28,7 +28,7 @@ from pathlib import Path
 from jaxcap.caption_files.column_names import Names
 from jaxcap.caption_files.reading import COCO, KARPATHY, TOKENS, ImageCaptions
 from jaxcap.caption_files.sidecars import SIDECARS, sidecar_captions, sidecar_names
-from jaxcap.data.image_paths import images_below, named_left_out, walk_images
+from jaxcap.data.image_paths import images_below, is_hidden, named_left_out, walk_images
 from jaxcap.data.suffixes import IMAGE_SUFFIXES
 from jaxcap.datasets import Progress, no_progress
 from jaxcap.datasets.sources import Listing, SourceOptions
@@ -121,7 +121,7 @@ def _candidates(folder: Path) -> list[Path]:
 
     Where most images have a sidecar, other files of its suffix belong to images that are missing.
     """
-    here = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    here = sorted(path for path in folder.iterdir() if not is_hidden(path.name))
     pictures = [path for path in here if path.suffix.lower() in IMAGE_SUFFIXES]
     beside = _names_beside(pictures)
     count = Counter(path.suffix.lower() for path in here if path.name in beside)
@@ -266,7 +266,7 @@ def _without_image(images: Sequence[Path]) -> Iterator[Path]:
     for folder, here in itertools.groupby(sorted(images, key=parent), parent):
         known = _names_beside(here)
         for path in sorted(folder.iterdir()):
-            is_sidecar = path.suffix.lower() in SIDECARS and not path.name.startswith(".")
+            is_sidecar = path.suffix.lower() in SIDECARS and not is_hidden(path.name)
             if is_sidecar and path.name not in known and not _NO_CAPTIONS.fullmatch(path.name):
                 yield path
 

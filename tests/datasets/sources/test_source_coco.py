@@ -225,7 +225,7 @@ def test_ids_are_not_file_names(pictures, problems):
     root = pictures("0.jpg", "1.jpg", "2.jpg", "3.jpg")
     entries = [("train", "", f"dog{i}.jpg", i) for i in (1, 2, 3)]
     (root / "dataset_x.json").write_text(karpathy(*entries))
-    assert "none of its 3 images is in" in problems("karpathy", source=root)
+    assert "of its 3 images, none is in" in problems("karpathy", source=root)
 
 
 def test_all_images_missing(pictures, problems, tmp_path):
@@ -234,7 +234,7 @@ def test_all_images_missing(pictures, problems, tmp_path):
         karpathy(*[("train", "", f"n{i}.jpg", i) for i in range(30)])
     )
     message = problems("karpathy", source=root)
-    assert "none of its 30 images is in" in message
+    assert "of its 30 images, none is in" in message
     assert "'n0.jpg'" in message
     assert message.endswith("--images DIR")
 

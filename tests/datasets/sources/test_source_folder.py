@@ -632,6 +632,48 @@ def test_no_name_of_a_file_begins_a_line_of_the_message(pictures, problems):
     assert len(lines) == 5
 
 
+@pytest.mark.parametrize("gap", [None, [], float("nan")])
+def test_entries_without_a_caption_may_be_left_out(gap, pictures, held, problems):
+    root = pictures("a.jpg", "b.jpg")
+    lines = [{"image": "a.jpg", "text": "null"}, {"image": "b.jpg", "text": gap}]
+    (root / "c.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    message = problems("folder", source=root)
+    assert message.count("line 2 (image b.jpg): the caption is") == 1
+    assert "with --skip-bad" in message
+    options = SourceOptions(source=root, skip_bad=True, split_fractions={"train": 1.0})
+    assert held(read("folder", options)) == {"train": {"a.jpg": ("null",)}}
+
+
+@pytest.mark.parametrize("gap", ["nan", "None", "#NAME?", ""])
+def test_cells_without_a_caption_may_be_left_out(gap, pictures, held, problems):
+    root = pictures("a.jpg", "b.jpg")
+    (root / "c.csv").write_text(f"image,caption,split\na.jpg,A nan.,train\nb.jpg,{gap},train\n")
+    assert problems("folder", source=root).count("c.csv, line 3") == 1
+    listing = read("folder", SourceOptions(source=root, skip_bad=True))
+    assert held(listing) == {"train": {"a.jpg": ("A nan.",)}}
+
+
+def test_labels_of_boxes_are_not_captions(pictures, problems):
+    root = pictures("a.jpg", "b.jpg")
+    (root / "a.txt").write_text("0 0.51 0.25 0.1 0.2\n17 0.3 0.2 0.1 0.1\n")
+    (root / "b.txt").write_text("7\n")
+    message = problems("folder", source=root)
+    assert (
+        message == f"{root}/a.txt: boxes (YOLO labels), not captions; found '0 0.51 0.25 0.1 0.2'"
+    )
+
+
+def test_what_office_leaves_beside_an_open_table_is_not_a_table(pictures, held):
+    root = pictures("a.jpg", "~$a.jpg")
+    for name in ("c.csv", "~$c.csv"):
+        (root / name).write_text("image,caption\na.jpg,A dog.\n")
+    listing = read("folder", SourceOptions(source=root, split_fractions={"train": 1.0}))
+    assert held(listing) == {"train": {"a.jpg": ("A dog.",)}}
+    assert listing.notes[0].endswith(
+        f"left out, because they are hidden or not named like images: {root}/~$a.jpg"
+    )
+
+
 def test_the_narrow_space_in_names_of_screenshots_is_a_space(pictures, held):
     name = "Screenshot at 9.41.00\u202fAM.jpg"
     root = pictures(name)
