@@ -201,8 +201,8 @@ class Loop:
             kept = ["Its batch is saved; to replay the step:", f"  {command}"]
         saved = f"The checkpoint of step {self._saved} is kept. " if self._saved else ""
         return [
-            f"{experiment.workdir}: {found}.",
-            *kept,
+            f"{experiment.workdir}: {found}. {kept[0]}",
+            *kept[1:],
             f"{saved}Try a lower train.learning_rate or train.clip_norm in a new --workdir.",
         ]
 
