@@ -154,7 +154,8 @@ def tiny_run(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> P
     from jaxcap.training import train
 
     workdir = tmp_path_factory.mktemp("runs") / "tiny"
-    train(tiny_config, workdir, console=Console(quiet=True))
+    with programs.shared():
+        train(tiny_config, workdir, console=Console(quiet=True))
     return workdir
 
 

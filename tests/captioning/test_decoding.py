@@ -182,6 +182,7 @@ def guided(images: jax.Array) -> Callable[..., Decoded]:
         probabilities[row, : len(words)] = list(words.values())
     given = ImageInput(features=features, words=RecognisedWords(ids, probabilities))
 
+    @functools.cache
     def run(**options: Any) -> Decoded:
         search = SearchConfig(max_length=6, **options)
         return jax.device_get(create_decode([model], search, VOCABULARY)((variables,), (given,)))

@@ -32,6 +32,8 @@ from jaxcap.text.vocabulary import SPECIALS
 from jaxcap.training import experiment, frozen_features, train
 from jaxcap.training.frozen_features import cached_features
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 VOCABULARY = 9
 
 

@@ -361,6 +361,7 @@ def _staged(tiny_config: Config) -> Config:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shared_programs")
 def test_a_stage_logs_its_rewards_and_resumes_where_it_was_killed(
     tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
