@@ -8,7 +8,7 @@ alternate on the same batch, so that other load affects both. Each turn begins w
 that warms up the caches. PyTorch runs eager, eager with channels last, and with `torch.compile`;
 the fastest counts. *forward* is inference; *train* is forward and backward with batch statistics,
 with the gradient of every parameter. Images are float32 and normalised; there is no classifier.
-Memory is the peak resident size of the process during the steps. Both processes use large pages
+Memory is the peak resident size of the process during the steps. Both processes use huge pages
 if the system has them, as jaxcap's commands do (`jaxcap.devices.huge_pages`).
 `--no-huge-pages` measures both without.
 
@@ -65,7 +65,7 @@ class Arguments:
     torch_compile: bool = True
     """Also time `torch.compile`, which needs a C++ compiler."""
     huge_pages: bool = True
-    """Give both processes large pages."""
+    """Give both processes huge pages."""
 
 
 @dataclass(frozen=True)

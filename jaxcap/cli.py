@@ -17,7 +17,7 @@ from jaxcap.errors import InputError, did_you_mean
 
 _COMMANDS = {
     "prepare": "Build a data set for training from your images and captions.",
-    "data": "Inspect a prepared data set, and warn of problems for training.",
+    "data": "Inspect a prepared data set, and warn about problems.",
     "configs": "List the configurations that come with jaxcap, or print one.",
     "train": "Train the captioner of a configuration, or resume a run.",
     "finetune": "Fine-tune the model in the package, or another, on your own data.",
@@ -26,7 +26,7 @@ _COMMANDS = {
     "score": "Score a file of captions as papers do.",
     "serve": "Caption photographs over HTTP, with a page.",
     "export": "Write a trained captioner to a file, in one of two formats.",
-    "replay": "Repeat the step at which a training diverged.",
+    "replay": "Repeat the step at which training diverged.",
     "weights": "Inspect a weight file: find the encoder that it fits, or convert it.",
 }
 """The modules of `jaxcap.commands`, imported on use, and the first line of their descriptions."""

@@ -50,8 +50,8 @@ class PublishedFile:
 def fetch(file: PublishedFile, folder: Path) -> Path:
     """Return the file in `folder`, downloaded if it is not there.
 
-    A broken download continues where it stopped, in this process or a later one. Only one process
-    downloads; others wait for it.
+    An interrupted download resumes where it stopped, in this process or a later one. Only one
+    process downloads; others wait for it.
 
     Raises:
       InputError: the file cannot be downloaded or written, or its digest is wrong. The message
@@ -70,8 +70,8 @@ def fetch(file: PublishedFile, folder: Path) -> Path:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
     if not _is_whole(path, file):
         raise InputError(
-            f"{path}: damaged or another file: its digest is not {file.digest}…. Delete it, and "
-            "it is downloaded again."
+            f"{path}: damaged or another file: its digest is not {file.digest}…. Delete it "
+            "to download it again."
         )
     return path
 

@@ -99,7 +99,7 @@ def evaluate_source(
     Several processes share the images, and each gets the whole result.
 
     Args:
-      features: what the encoder makes of each image, where that is known already.
+      features: the encoded images, if they were computed earlier.
       report: called with the number of images done.
       attention: keep where the model looked while it chose the words of the best captions, a
         byte for each word and position.
@@ -197,8 +197,8 @@ def write_evaluation(
     """Write predictions, scores and a report into `directory`, by default the run's.
 
     Args:
-      data: the data set of `source`; by default the one of the training. The name of any other
-        becomes part of the file names.
+      data: the data set of `source`; by default the one that the model was trained on. The name of
+        any other becomes part of the file names.
 
     Returns:
       `predictions-SPLIT.json` (COCO results format), `metrics-SPLIT.json` (scores, their 95 %

@@ -67,7 +67,7 @@ class Shard:
         return cls(file, tuple(paths), root)
 
     def to_row(self) -> dict[str, list[bytes]]:
-        """Return a row of a data set; bytes, because names of files may be no text."""
+        """Return a row of a data set, as bytes, because file names need not be valid text."""
         return {"paths": [os.fsencode(path) for path in (self.file, self.root, *self.paths)]}
 
     def images(self) -> list[tuple[str, Any]]:
@@ -88,8 +88,8 @@ class Finished:
 
     Attributes:
       shard: the images, or their file.
-      images: the number of images, with those that have an error.
-      failed: the number of images that have an error.
+      images: the number of images, including those with an error.
+      failed: the number of images with an error.
       problem: why there is no file of captions, or "".
     """
 
@@ -173,12 +173,13 @@ def plan_shards(found: Iterable[ImagePath], folder: Path, size: int) -> list[Sha
 def captions_folder(
     folder: Path, shards: Sequence[Shard], *, made_with: Record, restart: bool = False
 ) -> Iterator[tuple[list[Shard], int]]:
-    """Open a folder of captions, alone, and yield what is left to do.
+    """Lock a folder of captions, and yield the work that remains.
 
     Args:
       folder: created if it does not exist.
-      shards: all shards, with those that have captions.
-      made_with: what decides the captions, recorded beside the folder; see `made_with`.
+      shards: all shards, including those that have captions.
+      made_with: the settings that determine the captions, recorded beside the folder; see
+        `made_with`.
       restart: remove the captions that the folder holds.
 
     Yields:
@@ -195,7 +196,9 @@ def captions_folder(
             there = _open(folder, {**made_with, **_described(shards)}, restart=restart)
             before = sum(pq.read_metadata(folder / name).num_rows for name in there)
         except OSError as error:
-            raise InputError(f"{folder}: cannot write there: {error.strerror}.") from error
+            raise InputError(
+                f"{folder}: cannot write there: {error.strerror}. Give another --output."
+            ) from error
         check_space(folder, folder, _ROOM, "Free some space there, or give another --output.")
         yield [shard for shard in shards if shard.file.name not in there], before
 
@@ -314,7 +317,7 @@ def _connect() -> Any:
             # Ray itself would try for minutes.
             socket.create_connection((host.strip("[]"), int(port)), _SECONDS).close()
         with warnings.catch_warnings():
-            # JAX warns of forks; Ray's are followed by exec.
+            # JAX warns about forks; Ray's are followed by exec.
             warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
             ray.init(log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
     except Exception as error:  # Ray raises plain ones too

@@ -1,7 +1,7 @@
 """Write captions into files beside the images, where other programs look for them.
 
-Each file is replaced as a whole, so an interruption leaves the old one or the new one. What else
-it holds is kept: every other character of a JSON object or an XMP sidecar.
+Each file is replaced as a whole, so an interruption leaves the old one or the new one. Everything
+else in it is kept: every other character of a JSON object or an XMP sidecar.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class BesideWriter:
         photo managers show.
       prefix: text before each caption.
       suffix: text after each caption.
-      existing: what becomes of captions that are there: `skip` leaves the image out, `replace`
-        replaces them, `append` adds a line (in JSON: makes a list). A caption is not added twice.
+      existing: what to do with existing captions: `skip` leaves the image out, `replace` replaces
+        them, `append` adds a line (in JSON: makes a list). A caption is not added twice.
     """
 
     kind: Kind
@@ -67,7 +67,7 @@ class BesideWriter:
         """Return whether to leave out the image that this file belongs to.
 
         Raises:
-          InputError: the file is there, but cannot be read, so it cannot be kept either.
+          InputError: the file exists but cannot be read, so its other content could not be kept.
         """
         path = Path(str(key))
         return bool(self._captions(path, _read(path))) and self.existing == "skip"
@@ -95,8 +95,8 @@ class BesideWriter:
                     shutil.copymode(path, beside)
         except OSError as error:
             raise InputError(
-                f"{path}: cannot write: {error.strerror}. Once the cause is removed, the same "
-                "command continues."
+                f"{path}: cannot write: {error.strerror}. Remove the cause, then repeat the "
+                "command to continue."
             ) from error
 
     def _captions(self, path: Path, data: bytes) -> list[str]:

@@ -1,10 +1,10 @@
 """Match the images of two files by a single, named rule.
 
-Files refer to the same image as 42, "42", "val/COCO_val2014_000000000042.jpg" or without its
-extension, some were written on Windows, some with the folders of another machine, some on the web
-("my%20photo.jpg?w=800"), and some give several ids. The rule that matches the most images is used;
-of equal rules, the strictest. All images are matched by the same rule, and never by similarity. An
-image that the rule cannot tell from another stays unmatched.
+Files name the same image differently: 42, "42", or "val/COCO_val2014_000000000042.jpg", with or
+without the extension. Some were written on Windows, some list the folders of another machine, some
+contain web addresses ("my%20photo.jpg?w=800"), and some give several ids. The rule that matches the
+most images is used; among equal rules, the strictest. All images are matched by the same rule, and
+never by similarity. An image that the rule cannot tell from another stays unmatched.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from jaxcap.data.suffixes import IMAGE_SUFFIXES
 from jaxcap.errors import InputError, counted
 
 _MOST_PARTS = 6
-"""The most folders, with the name, by which paths of another machine are told apart."""
+"""Maximum number of trailing parts by which paths of another machine are told apart."""
 
 _COCO_NAME = re.compile(r"(?:coco_[a-z]+\d{4}_)?0*(\d+)")
 
@@ -77,7 +77,7 @@ _RULES: tuple[_Rule, ...] = (
 
 
 def from_address(text: str) -> str:
-    """Return a path as files have it: "my%20photo.jpg?w=800" as "my photo.jpg"."""
+    """Return the path in a web address: "my photo.jpg" for "my%20photo.jpg?w=800"."""
     return unquote_plus(text.partition("?")[0])
 
 
@@ -193,7 +193,7 @@ def match(
         )
     if rival:
         raise InputError(
-            f"{paths[0]} and {paths[1]} match in two ways that differ: {best.rule}, and "
+            f"{paths[0]} and {paths[1]} match by two rules that differ: {best.rule}, and "
             f"{rival} ({counted(len(best.pairs), 'image')} each). Keep only one kind of id in each "
             "file."
         )

@@ -24,7 +24,7 @@ Record = Mapping[str, Any]
 
 
 def record_of(path: Path) -> Path:
-    """Return the file with the record of a caption file."""
+    """Return the path of a caption file's record."""
     return path.with_name(f"{path.name}.made-with")
 
 

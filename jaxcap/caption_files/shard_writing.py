@@ -68,7 +68,7 @@ class ShardWriter:
         """
         folder = self.path.absolute().parent
         if not folder.is_dir():
-            raise InputError(f"{self.path}: there is no folder {self.path.parent}.")
+            raise InputError(f"{self.path}: no folder {self.path.parent}; create it first.")
         check_space(
             self.path, folder, _ROOM, "Free some space there, or give an --output elsewhere."
         )

@@ -86,8 +86,8 @@ def read_text(path: Path) -> str:
                 data = compressed.read(at_most + 1)
             if len(data) > at_most:
                 raise InputError(
-                    f"{path}: unpacks to more than {_MAX_RATIO} times its size; text does not. "
-                    "Unpack it yourself if it is sound."
+                    f"{path}: unpacks to more than {_MAX_RATIO} times its size, which text never "
+                    "does. If you trust it, unpack it first."
                 )
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
@@ -245,7 +245,7 @@ def column_name(cell: str) -> str:
 
 
 def read_table(table: Table, problems: Problems) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield ("line 3", column to cell) for each line but that with the names of the columns.
+    """Yield ("line 3", column to cell) for each line after the header, if there is one.
 
     Lines with a wrong number of cells or malformed quotes are added to `problems`.
     """

@@ -134,7 +134,8 @@ class CaptionWriter(_Keyed):
         """Open or create the file, and remove an unfinished entry from its end.
 
         Args:
-          made_with: what decides the captions, to be recorded beside the file; see `made_with`.
+          made_with: the settings that determine the captions, to be recorded beside the file; see
+            `made_with`.
           restart: discard the entries that the file holds.
 
         Raises:
@@ -149,7 +150,9 @@ class CaptionWriter(_Keyed):
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         except OSError as error:
-            raise InputError(f"{path}: cannot write there: {error.strerror}.") from error
+            raise InputError(
+                f"{path}: cannot write there: {error.strerror}. Give another --output."
+            ) from error
         try:
             self._lock()
             self._end = len(format.head.encode())

@@ -1,12 +1,13 @@
 """Let a model say when it does not know: familiarity of images, and calibrated confidence.
 
-*Familiarity* tells how like the training photographs an image is: the cosine similarity of its mean
-features to those of the nearest training photograph (Sun et al. 2022, "Out-of-Distribution
+*Familiarity* measures how similar an image is to the training photographs: the cosine similarity of
+its mean features to those of the nearest training photograph (Sun et al. 2022, "Out-of-Distribution
 Detection with Deep Nearest Neighbors", https://arxiv.org/abs/2204.06507), as a rank among held-out
 photographs of the training's kind.
 
 *Confidence* is the probability that a caption is good: that its CIDEr-D is at least `GOOD`.
-Logistic regression on held-out photographs estimates it from what is known after the search.
+Logistic regression on held-out photographs estimates it from the observations that are available
+after the search.
 
 I images   D features   R principal components   F observations
 """
@@ -62,7 +63,7 @@ class Familiarity(NamedTuple):
     def similarity(self, features: Float[np.ndarray, "I D"]) -> Float[np.ndarray, " I"]:
         """Return the cosine similarity to the nearest training photograph.
 
-        What the principal components do not explain counts as unlike all of them.
+        The part that the principal components do not explain counts as unlike all of them.
         """
         return (self.project(features) @ self.photographs.T).max(axis=-1)
 
@@ -145,7 +146,7 @@ class Calibration(NamedTuple):
 def observe(
     result: Captioned, caption: Caption, components: Float[np.ndarray, " R"]
 ) -> Float[np.ndarray, " F"]:
-    """Return what is known about a caption; NaN where a model cannot know it.
+    """Return the observations on a caption; NaN for those that a model cannot make.
 
     These are the mean log p of a word; the probabilities that the model recognises the surest word,
     anybody at all, and the things that the caption names, on average; and the principal components
@@ -222,7 +223,7 @@ def to_arrays(calibration: Calibration) -> dict[str, np.ndarray]:
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray], *, where: str) -> Calibration:
-    """Return the calibration that `to_arrays` took apart.
+    """Rebuild a calibration from the arrays that `to_arrays` returned.
 
     Raises:
       InputError: these are not its arrays; the message begins with `where`.

@@ -40,8 +40,8 @@ class ImageInput(NamedTuple):
     Attributes:
       pixels: decoded images in the model's size, not yet normalised.
       features: the output of the model's encoder, computed earlier.
-      words: what the model's recogniser found, computed earlier with the features, or what to read
-        in place of what it finds in the pixels.
+      words: recognised words: computed earlier with the features, or to be read in place of those
+        found in the pixels.
     """
 
     pixels: UInt8[Array | np.ndarray, "B S S 3"] | None = None
@@ -62,7 +62,7 @@ class Encoded(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """The captions of a batch of images, and what the model saw in them.
+    """The captions of a batch of images, with recognised words and mean features.
 
     Attributes:
       captions: N captions of each image.
@@ -318,8 +318,8 @@ def check_search(config: SearchConfig, vocabulary: Vocabulary, *, recognises: bo
     for name, value in (("guide", guide), ("unrecognised_penalty", config.unrecognised_penalty)):
         if value and not recognises:
             raise InputError(
-                f"search.{name} is {value:g}, but this model does not recognise words; give a "
-                "model with recognition.words above 0, or 0."
+                f"search.{name} is {value:g}, but this model does not recognise words; use "
+                "a model with recognition.words above 0, or set the option to 0."
             )
     banned = set(config.banned_words)
     required = [word for words in config.required_words for word in words.split("|")]
@@ -330,7 +330,7 @@ def check_search(config: SearchConfig, vocabulary: Vocabulary, *, recognises: bo
     for alternatives in config.required_words:
         if banned.issuperset(alternatives.split("|")):
             raise InputError(
-                f"search: '{alternatives}' is required and banned; leave one of the two out."
+                f"search: '{alternatives}' is both required and banned; leave one of the two out."
             )
     if len(config.required_words) > config.max_length:
         raise InputError(
@@ -360,7 +360,7 @@ def same_vocabulary(vocabularies: Mapping[str, Vocabulary]) -> Vocabulary:
     """Return the vocabulary that the runs of an ensemble, by name, have in common.
 
     Raises:
-      InputError: they differ; in what is said.
+      InputError: they differ; the message says how.
     """
     (first, expected), *others = vocabularies.items()
     for name, found in others:
@@ -386,7 +386,7 @@ def describe(config: SearchConfig, units: str = "words") -> str:
     """Describe how captions are decoded, for the protocol of an evaluation.
 
     Args:
-      units: what captions are made of, as in `data.units`.
+      units: the units of captions, as in `data.units`.
     """
     ranking = {
         "none": "no length normalisation",

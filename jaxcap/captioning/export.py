@@ -59,14 +59,15 @@ def export_program(
     images are encoded one after the other, since the size of the batch is not known.
 
     Args:
-      dtype: what the parameters are stored in, see `published.stored`; computed as configured.
+      dtype: the type in which parameters are stored (see `published.stored`). It does not change
+        the type of computation.
       platforms: some of `PLATFORMS`.
-      attention: return where the model looked, too.
+      attention: also return the attention weights.
 
     Returns:
       A program `images uint8 [B, S, S, 3] -> [tokens int32 [B, N, T], log_probs [B, N],
       word_log_probs [B, N, T]]`, with attention `[B, N, T, P]` as a fourth if it is asked for;
-      as in `SearchResult`, except that log p is -inf of a caption that does not exist.
+      as in `SearchResult`, except that log p of a missing caption is −inf.
     """
     kept = stored(captioner.variables, dtype)
     decode = create_decode([captioner.model], captioner.config.search, captioner.vocabulary)
@@ -105,9 +106,9 @@ def write_program(
     platforms: Sequence[str] = PLATFORMS,
     attention: bool = False,
 ) -> None:
-    """Write the exported program to a file, and its description beside it, see `description_path`.
+    """Write the exported program to a file, and its description to `description_path`.
 
-    Each file is replaced whole, and if one cannot be written, neither is.
+    Either both files are replaced, or neither is.
 
     Raises:
       InputError: a file cannot be written, the decoder has no attention to return, or a word of

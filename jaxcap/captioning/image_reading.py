@@ -70,7 +70,7 @@ def read_image(
 
     Args:
       image: an `ImageLike`; anything else gives a `ReadImage` with an error, and so does an address
-        such as https://…. `~` is expanded in a text.
+        such as https://…. `~` is expanded in a string.
       number: names an image that has no path.
       max_pixels: as of `decode`.
     """

@@ -94,8 +94,8 @@ def _load_member(path: Path, *, best: bool, store: Store | None) -> TrainedCapti
     ]
     if missing:
         raise InputError(
-            f"{path}: not a run directory, it has no {' and no '.join(missing)}. "
-            "Give the --workdir of a training (runs/NAME)."
+            f"{path}: not a run directory: it has no {' and no '.join(missing)}. "
+            "Give the --workdir of a run (runs/NAME)."
         )
     # Orbax takes a while to import, and published files do not need it.
     from jaxcap.storage.checkpoints import Checkpoints
@@ -192,7 +192,7 @@ class LoadedModel:
 
     @property
     def config(self) -> Config:
-        """The configuration of the training; `config.search` is how this model captions."""
+        """The training configuration; `config.search` is how this model captions."""
         return self.members[0].config
 
     @property
@@ -230,7 +230,7 @@ class LoadedModel:
         if len(self.members) > 1:
             raise InputError(
                 f"An ensemble of {len(self.members)} cannot be exported or evaluated as one model. "
-                "Use its members one by one, or the mean of their parameters (--average-with)."
+                "Use its members individually, or the mean of their parameters (--average-with)."
             )
         return self.members[0]
 

@@ -123,8 +123,8 @@ class Captioned:
       error: None if and only if there is a caption.
       image: the path, bytes, Pillow image or array that was captioned; None if it has an error.
       features: the mean of the encoder's features over the image, `[D]`.
-      familiarity: how like the training photographs the image is, from 0 to 1: the share of
-        held-out photographs that are less so. None if the model was not calibrated.
+      familiarity: how similar the image is to the training photographs, from 0 to 1: the share of
+        held-out photographs that are less similar. None if the model was not calibrated.
       recognised: the words that the model recognises in the image, each with the probability that
         people use it, in falling order. Empty for a model that recognises none.
       unsaid: recognised things that `search.guide` is sure enough of to require, but the best

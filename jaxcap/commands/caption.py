@@ -56,7 +56,7 @@ class CaptionArguments:
     """
 
     paths: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="PATH…")]
-    """Photographs, folders, .tar and .parquet files of photographs, patterns, or -."""
+    """Photographs, folders, .tar and .parquet files of photographs, patterns, or - for a list."""
     model: Annotated[tyro.conf.UseAppendAction[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")] = ()
     """Directory of a run, or a published model. Several, each with its own --model, form an
     ensemble. Default: the model in the package."""
@@ -69,15 +69,15 @@ class CaptionArguments:
     """Caption all images again, and replace the captions in --output."""
     beside: Literal["txt", "caption", "json", "xmp"] | None = None
     """Write each caption into a file beside its image: photo.txt or photo.caption, for trainers of
-    image generators; photo.json; or photo.jpg.xmp, for photo managers. What else the file holds is
-    kept."""
+    image generators; photo.json; or photo.jpg.xmp, for photo managers. Any other content of the
+    file is kept."""
     prefix: str = ""
     """--beside: text before each caption."""
     suffix: str = ""
     """--beside: text after each caption."""
     existing: Literal["skip", "replace", "append"] = "skip"
-    """--beside: what becomes of captions that are there. skip: leave the image out, so that the
-    same command continues; replace; or append a line."""
+    """--beside: what to do with an existing caption. skip: leave the image out, so that repeating
+    the command continues it; replace it; or append a line."""
     format: Literal["text", "jsonl", "csv", "coco"] | None = None
     """text: NAME<TAB>CAPTION. jsonl: one object per line, with all captions. csv: a table. coco:
     COCO results, one JSON array. Default: by the suffix of --output, else text."""
@@ -86,8 +86,8 @@ class CaptionArguments:
     words: bool = False
     """jsonl: add the probability and the attention weights of each word."""
     min_confidence: float = 0.0
-    """Leave out the captions of images whose best caption has less confidence, from 0 to 1; count
-    these images at the end."""
+    """Leave out images whose best caption has a confidence below this, from 0 to 1. Their number is
+    printed at the end."""
     part: str | None = None
     """Caption one share of the images: 2/4 is the second of four, for several processes or
     machines, each with its own --output. Processes started by srun or mpirun take one part each."""

@@ -1,4 +1,4 @@
-"""`jaxcap data`: inspect a prepared data set and warn of problems."""
+"""`jaxcap data`: inspect a prepared data set and warn about problems."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _STYLES = {"warning": "yellow", "note": None}
 
 @dataclass(frozen=True)
 class DataArguments:
-    """Inspect a prepared data set, and warn of problems for training.
+    """Inspect a prepared data set, and warn about problems for training.
 
     Prints counts, caption lengths, vocabulary and coverage, image sizes, and duplicates within and
     between splits; --page writes a page with samples. Without a name, lists the prepared data sets.
@@ -81,7 +81,7 @@ def run(arguments: DataArguments, console: Console) -> int:
     }
     train = splits.get("train") or next(iter(splits.values()), None)
     if train is None:
-        raise InputError(f"the data set {name} has no images.")
+        raise InputError(f"the data set {name} is empty; prepare it again.")
     units = create_units(config, lambda: (text for each in all_captions(train) for text in each))
     with Display(console, "reading", total=sum(map(len, splits.values()))) as display:
         done = 0
@@ -132,7 +132,8 @@ def _check(arguments: DataArguments) -> None:
             raise InputError(f"--page {page}: the page is HTML; give a name that ends in .html.")
         if page.is_dir() or not page.parent.is_dir():
             raise InputError(
-                f"--page {page}: this is a folder, or its parent folder does not exist."
+                f"--page {page}: this is a folder, or its parent folder does not exist; give a "
+                "file in an existing folder."
             )
     if arguments.list is not None and (arguments.name or arguments.config) is None:
         raise InputError(f"--list {arguments.list}: no data set is named; give its name first.")

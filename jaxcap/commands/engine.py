@@ -24,8 +24,9 @@ class EngineOptions:
 
     engine: Literal["ray"] | None = None
     """ray: caption in shards by Ray Data, on the cluster of RAY_ADDRESS or this machine. --output
-    is a folder, which receives a Parquet file for each shard; the same command continues after the
-    finished shards. A .tar or .parquet file is a shard, and images are divided."""
+    is a folder, which receives a Parquet file for each shard; repeating the command continues after
+    the finished shards. Each .tar or .parquet file is a shard; other images are divided into
+    shards."""
     actors: int | None = None
     """--engine: processes that caption. Default: one per GPU, or else one per machine."""
     cpus_per_actor: float = 1.0

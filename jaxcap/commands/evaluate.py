@@ -38,9 +38,9 @@ class EvaluateArguments:
     run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RUN]")] = None
     """Directory of a run, or a published model; default: the model in the package."""
     model: Path | None = None
-    """RUN, as other commands name it."""
+    """The same as RUN, for consistency with other commands."""
     data: str | None = None
-    """A data set built by jaxcap prepare; default: the one of the training."""
+    """A data set built by jaxcap prepare; default: the one that the model was trained on."""
     split: str = "dev"
     """The split to caption; dev[:100] is its first 100 images."""
     data_dir: Path | None = None
@@ -71,8 +71,8 @@ def run(arguments: EvaluateArguments, console: Console) -> int:
         captioner = captioner.with_search(**given_search(arguments.search))
         if hosts.is_first() and not (directory.is_dir() and os.access(directory, os.W_OK)):
             raise InputError(
-                f"{directory}: cannot write the results to this folder. Give --output, a folder "
-                "with write permission."
+                f"{directory}: cannot write the results to this folder. Give a writable folder "
+                "with --output."
             )
         data, data_dir = arguments.data, arguments.data_dir
         if data is None:

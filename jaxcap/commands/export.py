@@ -56,7 +56,7 @@ class ExportArguments:
     """The format, for names with another suffix."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the stored weights. float32 keeps every bit. bfloat16 halves the file and changes a
-    word here and there; the type of computation stays as it was trained."""
+    word here and there; it does not change the type of computation."""
     attention: bool = False
     """stablehlo: also return the attention weights of each word."""
     platforms: tuple[Literal["cpu", "cuda", "rocm", "tpu"], ...] = ("cpu", "cuda", "rocm", "tpu")
@@ -66,7 +66,7 @@ class ExportArguments:
     model in the package."""
     calibrate: tuple[str, ...] = ()
     """safetensors: fit confidence and familiarity to held-out photographs, as NAME:SPLIT of
-    prepared data sets; the first of them are of the training's kind. A few minutes."""
+    prepared data sets, with the one most like the training data first. Takes a few minutes."""
     data_dir: Path | None = None
     """calibrate: folder of the prepared data sets; default $TFDS_DATA_DIR, else
     ~/tensorflow_datasets."""
@@ -200,7 +200,7 @@ def _calibration(
 def _check_target(file: Path, files: list[Path], *, force: bool) -> None:
     """Refuse a file that cannot be written or would replace another, before the work starts."""
     if len(set(files)) < len(files):
-        raise InputError(f"{file}: this is the name of the description; give another name.")
+        raise InputError(f"{file}: the program's description gets this name; give another one.")
     if file.is_dir():
         raise InputError(f"{file}: this is a folder; give the name of a file.")
     if not file.parent.is_dir():

@@ -60,7 +60,7 @@ def parse(argv: list[str]) -> TrainArguments:
 
 
 def finetuning(arguments: FinetuneArguments) -> Config:
-    """Return the configuration of a fine-tuning.
+    """Return the configuration for fine-tuning.
 
     The encoder is frozen and its features are cached, so an epoch takes seconds. That rules out
     augmentation; dropout and label smoothing guard against overfitting instead.

@@ -16,7 +16,7 @@ from jaxcap.progress import print_out
 
 @dataclass(frozen=True)
 class ReplayArguments:
-    """Repeat the step at which a training diverged.
+    """Repeat the step at which training diverged.
 
     Exit status: 0 if it diverges again, 1 if it does not.
 

@@ -203,7 +203,7 @@ def _read(arguments: ScoreArguments) -> tuple[Pairing, Pairing | None, list[str]
         ours, theirs = common(ours, theirs)
         if not ours.names:
             raise InputError(
-                f"{arguments.predictions} and {arguments.against} caption no image in common."
+                f"{arguments.predictions} and {arguments.against} have no image in common."
             )
     for pairing, path in ((ours, arguments.predictions), (theirs, arguments.against)):
         if pairing is not None:

@@ -48,34 +48,35 @@ class ServeArguments:
     """Directory of a run, or a published model. Several, each with its own --model, form an
     ensemble. Default: the model in the package."""
     host: str = "127.0.0.1"
-    """Address to listen at. Others reach the server only with another one: 0.0.0.0 for all."""
+    """Address to listen on: 127.0.0.1 for this machine only, 0.0.0.0 for the whole network."""
     port: int = 8000
-    """Port to listen at; 0: any."""
+    """Port to listen on; 0: any free one."""
     token: str | None = None
-    """Answer only clients that send "Authorization: Bearer TOKEN". Better $JAXCAP_TOKEN, which
-    other users of the machine do not see."""
+    """Answer only clients that send "Authorization: Bearer TOKEN". Prefer $JAXCAP_TOKEN: other
+    users of the machine can see the command line."""
     allow_origin: Annotated[
         tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="URL")
     ] = ()
-    """Let the pages of this site use the server, such as https://example.org; once per site."""
+    """A site whose pages may use the server, such as https://example.org; repeatable."""
     batch_size: int = 16
-    """The most images captioned at once; 1 and its powers of two up to this are compiled."""
+    """Maximum number of images captioned at once. Programs for 1, 2, 4, … up to this are
+    compiled."""
     window: float = 5.0
-    """The most milliseconds that an image waits for others that are being decoded."""
+    """Maximum time in milliseconds that an image waits for others that are being decoded."""
     queue: int = 128
-    """The most images that wait; more get status 503."""
+    """Maximum number of waiting images; more get status 503."""
     timeout: float = 30.0
-    """The most seconds from a request's beginning to its answer."""
+    """Maximum time in seconds from the start of a request to its answer."""
     max_body: float = 20.0
-    """The largest request, in MB."""
+    """Maximum size of a request, in MB."""
     max_pixels: float = 50.0
-    """The largest image, in millions of pixels."""
+    """Maximum size of an image, in millions of pixels."""
     max_beams: int = 64
-    """The most beams or samples that a request may ask for; required words double beams."""
+    """Maximum number of beams or samples per request; each required word doubles the beams."""
     searches: int = 16
-    """The most combinations of search options that requests may let the server compile."""
+    """Maximum number of combinations of search options to compile for requests."""
     connections: int = 1000
-    """The most connections. A new one ends an idle one, or gets status 503 if none is idle."""
+    """Maximum number of connections. Beyond it, a new one ends an idle one, or gets status 503."""
     search: SearchGroup = field(default_factory=SearchOptions)
 
 
@@ -130,7 +131,7 @@ def run(arguments: ServeArguments, console: Console) -> int:
         is_local = ipaddress.ip_address(bound.getsockname()[0]).is_loopback
         if not is_local and token is None:
             console.print(
-                f"Everybody who reaches {address} may use it; --token keeps others out.",
+                f"Anyone who can reach {address} can use it; restrict access with --token.",
                 soft_wrap=True,
             )
         logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)

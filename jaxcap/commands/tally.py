@@ -1,4 +1,4 @@
-"""Count what became of the images of `jaxcap caption`, and report it."""
+"""Count the images that `jaxcap caption` could and could not caption, and report them."""
 
 from __future__ import annotations
 

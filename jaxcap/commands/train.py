@@ -61,7 +61,7 @@ def parse(argv: list[str]) -> TrainArguments:
 
 
 def parse_options(program: str, options: list[str], default: TrainArguments) -> TrainArguments:
-    """Parse the options of a training, each `--section.option VALUE`."""
+    """Parse the training options, each `--section.option VALUE`."""
     return parsing.parse(TrainArguments, f"jaxcap {program}", options, default=default)
 
 
@@ -120,7 +120,7 @@ def run(arguments: TrainArguments, console: Console) -> int:
 
 
 def tell_interrupted(interrupted: Interrupted, console: Console) -> int:
-    """Print how to resume an interrupted training; return its exit status."""
+    """Print how to resume an interrupted run; return its exit status."""
     console.print(f"{interrupted} To resume, repeat the command:", soft_wrap=True, highlight=False)
     console.print(f"  {shlex.join(sys.argv)}", soft_wrap=True)
     return interrupted.status

@@ -92,7 +92,10 @@ def _check_target(arguments: WeightsArguments) -> None:
             f"--to {target}: the format is .safetensors; give a name with this suffix."
         )
     if target.is_dir() or not target.parent.is_dir():
-        raise InputError(f"--to {target}: this is a folder, or its parent folder does not exist.")
+        raise InputError(
+            f"--to {target}: this is a folder, or its parent folder does not exist; give a file in "
+            "an existing folder."
+        )
     if target.exists() and not arguments.force:
         raise InputError(f"--to {target}: the file exists; --force replaces it.")
 

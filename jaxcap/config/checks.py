@@ -30,7 +30,7 @@ def validate(config: Config) -> Config:
             _check_fields(getattr(config, field.name), f"{field.name}.")
     buckets = config.data.length_buckets
     if not buckets or list(buckets) != sorted(set(buckets)):
-        raise InputError(f"data.length_buckets is {buckets}; it must be a list of rising lengths.")
+        raise InputError(f"data.length_buckets is {buckets}; give a list of increasing lengths.")
     _check_mixture(config.data)
     if config.data.pieces_model is not None and config.data.units != "pieces":
         raise InputError(
@@ -207,8 +207,8 @@ def _check_published_encoder(config: Config) -> None:
         why = f"a stage before stages[{last}] trains the encoder"
     if why is not None:
         raise InputError(
-            "recognition.trainable is true, which keeps what the published encoder's classifier "
-            f"says, but {why}. Detect words first, from published weights, or give "
+            "recognition.trainable is true, which keeps the predictions of the published "
+            f"classifier, but {why}. Detect words first, from published weights, or give "
             "--recognition.no-trainable."
         )
 

@@ -32,7 +32,8 @@ class Bounds:
     open_high: bool = False
 
     def accept(self, value: Any) -> bool:
-        """Return whether a value, or each element of a tuple, lies within; None always does."""
+        """Return whether a value, or each element of a tuple, is within the bounds; None always
+        is."""
         if value is None:
             return True
         if isinstance(value, tuple):
@@ -99,7 +100,7 @@ class Marker:
 
 
 PerStage = Marker("PerStage")
-"""A stage of a training may change the option."""
+"""A stage of a run may change the option."""
 Operational = Marker("Operational")
 """The option does not define the experiment: it may change when a run is resumed."""
 
@@ -111,7 +112,7 @@ class Option:
     Attributes:
       hint: the type, without metadata.
       default: the field's default.
-      bounds: the numbers it may be, or None.
+      bounds: the range of its value, or None.
       max_items: its largest number of elements, or None.
       applies_to: where it has an effect; None: everywhere.
       markers: `PerStage`, `Operational`.

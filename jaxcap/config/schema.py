@@ -34,7 +34,7 @@ _MAX_CAPTIONS = 1000
 _MAX_STEPS = 10**9
 _MAX_WORDS = 10**6
 MAX_REQUIRED = 4
-"""The most words that a search can require: the time doubles with each."""
+"""Maximum number of words that a search can require: the time doubles with each."""
 _Seed = Bounds(0, 2**32 - 1)
 
 _CrossEntropy = AppliesTo("objective", ("cross_entropy",))
@@ -51,7 +51,7 @@ class DataConfig:
     """The images and captions, and the form in which they reach the model."""
 
     name: str = "flickr8k"
-    """A data set built by `jaxcap prepare`. Its other splits are those to evaluate on."""
+    """A data set built by `jaxcap prepare`. Its other splits are for evaluation."""
     mixed_with: Annotated[tuple[str, ...], MaxItems(100)] = ()
     """Further prepared data sets to train on, photographs or text alone. The vocabulary is that of
     all of them."""
@@ -67,9 +67,9 @@ class DataConfig:
     image_size: Annotated[int, Count(2048)] = 224
     """Side in pixels of the square that every image is resized to."""
     captions_per_image: Annotated[int, Count(_MAX_CAPTIONS)] = 5
-    """N, the captions of one image that are trained on together."""
+    """N, the number of captions of each image that a step trains on."""
     min_count: Annotated[int, Count(_MAX_STEPS)] = 5
-    """Words (or other units) that the training split holds less often than this become <unk>."""
+    """Words (or other units) that occur less often than this in the training split become <unk>."""
     max_words: Annotated[int, Count(_MAX_WORDS)] = _MAX_WORDS
     """Largest number of words in the vocabulary; rarer ones become <unk>, too."""
     units: Literal["words", "characters", "pieces"] = "words"
@@ -77,7 +77,7 @@ class DataConfig:
     pieces of words, for any language (these need jaxcap[pieces])."""
     normalisation: Literal["none", "NFC", "NFKC"] = "NFC"
     """Unicode normal form of captions. NFC unifies the ways to write é; NFKC also unifies
-    full-width and half-width letters. English does not change."""
+    full-width and half-width letters. English text is unaffected."""
     pieces_model: Annotated[str | None, Operational] = None
     """A SentencePiece .model file for units pieces; the run keeps a copy. None: learn pieces from
     the training captions by byte-pair encoding."""
@@ -110,7 +110,7 @@ class EncoderConfig:
     """The convolutional network, and whether it is trained."""
 
     name: str = "resnet50"
-    """An architecture; an unknown name lists them. Or your own, module:SPEC."""
+    """The architecture, or your own as module:SPEC. An unknown name lists the architectures."""
     weights: str | None = None
     """"imagenet", the name of an installed weight package, a weight file, hf:OWNER/NAME on the
     Hugging Face Hub, or none (random)."""
@@ -142,9 +142,9 @@ class RecognitionConfig:
     """Words that are recognised in an image, for the decoder to read and the search to require."""
 
     words: Annotated[int, UpTo(_MAX_CAPTIONS)] = 0
-    """K, the most probable words of an image; 0: none are recognised. They come from the ImageNet
-    classifier that is published with the encoder, and from a detector that a stage with
-    train.objective word_detection trains."""
+    """K, the number of words recognised in an image, the most probable ones; 0: none. They come
+    from the ImageNet classifier that is published with the encoder, and from a detector that a
+    stage with train.objective word_detection trains."""
     detected: Annotated[int, Count(_MAX_WORDS)] = 800
     """Words with a detector: the most frequent content words of the vocabulary."""
     detected_words: Annotated[tuple[str, ...], MaxItems(100_000), Operational] = ()
@@ -155,15 +155,15 @@ class RecognitionConfig:
     default: a table for ImageNet's 1,000 classes. A run records its table."""
     people_threshold: Annotated[float, Rate] = 0.0
     """Words for people count as recognised only where somebody is in the image with at least this
-    probability. A caption's first word is nearly always somebody, so a decoder believes the least
-    doubtful sign of them."""
+    probability. Captions nearly always begin with somebody, so a decoder trusts even a weak sign of
+    people."""
     branch: str | None = None
     """A stage of the encoder, such as block7. Words are recognised from a copy of the published
-    encoder from this stage on; earlier stages are shared, and no stage of the training
-    may change them. None: from the encoder's own features, which then must stay frozen."""
+    encoder from this stage on; earlier stages are shared, and no training stage may change them.
+    None: from the encoder's own features, which then must stay frozen."""
     trainable: bool = False
     """Train the copied stages too, with train.objective word_detection and the learning rate of the
-    encoder. A penalty keeps what the published classifier says."""
+    encoder. A penalty keeps the classifier's predictions close to the published ones."""
 
 
 @dataclass(frozen=True)
@@ -209,15 +209,16 @@ class TrainConfig:
     """How the parameters are trained."""
 
     batch_size: Annotated[int, Count(_MAX_BATCH)] = 32
-    """B, images per step; each brings all its captions."""
+    """B, images per step, each with all its captions."""
     epochs: Annotated[int, UpTo(_MAX_EPOCHS)] = 10
-    """Passes over the training split; 0 only scores. A run with stages has theirs instead."""
+    """Passes over the training split; 0 only scores. In a run with stages, each stage sets its
+    own."""
     start_from: str | None = None
     """A run, or a file of jaxcap export, to fine-tune: training takes its parameters, batch
     statistics and vocabulary, and ignores encoder.weights. It is scored before the first step.
     None: start from scratch."""
     extend_vocabulary: bool = False
-    """start_from: add the words that the training split holds data.min_count times or more."""
+    """start_from: add the words that occur data.min_count times or more in the training split."""
     optimizer: Annotated[
         Literal[
             "adamw",
@@ -293,8 +294,8 @@ class TrainConfig:
     reward_bleu: Annotated[float, UpTo(1e6), PerStage, _SelfCritical] = 0.0
     """self_critical: weight of BLEU-4, from 0 to 1, in the reward."""
     accumulate: Annotated[int, Count(_MAX_BATCH), PerStage] = 1
-    """Gradient accumulation: compute the batch in this many parts, one after the other, with as
-    many times less memory. The loss is that of the whole batch, but batch normalisation sees one
+    """Gradient accumulation: compute the batch in this many parts, one after the other, to divide
+    the memory by this number. The loss is that of the whole batch, but batch normalisation sees one
     part at a time, unless encoder.batch_stats is frozen."""
     remat: Annotated[Literal["none", "encoder", "decoder", "both"], PerStage] = "none"
     """Rematerialisation: recompute the activations of the encoder's stages, of the decoder's steps,
@@ -381,21 +382,22 @@ class SearchConfig:
     probability, each in any of its forms ("cat", "cats"; Anderson et al. 2017); 0: require none.
     Needs a model that recognises words."""
     guide_words: Annotated[int, Count(MAX_REQUIRED), _Beam] = 2
-    """beam: the most recognised things that a caption must name; the most probable ones are kept.
-    The search takes up to 2, 4, 8 or 16 times as long. required_words come first: all in all at
-    most 4 are required."""
+    """beam: maximum number of recognised things that a caption must name; the most probable ones
+    are kept. The search takes up to 2, 4, 8 or 16 times as long. At most 4 requirements are
+    possible in total; required_words take precedence."""
     guide_bonus: Annotated[float, UpTo(1e6), _Beam] = 0.0
-    """beam: what a caption gains in the ranking by each recognised thing that it names, in the unit
-    of its score, so that naming it is worth only so much. 0: things are required."""
+    """beam: instead of requiring recognised things, add this to the score of a caption in the
+    ranking for each one that it names. 0: require them."""
     unrecognised_penalty: Annotated[float, UpTo(1e6)] = 0.0
     """Subtracted from the log probability of each word for a thing that the model has a detector
-    for and did not recognise in the image, such as "dog" or, all as one thing, people."""
+    for and did not recognise in the image, such as "dog". All words for people count as one
+    thing."""
     no_repetition: bool = False
     """Never repeat a word immediately."""
     no_repeated_ngram: Annotated[int, UpTo(_MAX_TOKENS)] = 0
     """Never repeat a sequence of this many words; 0: allowed, 3 is usual."""
     no_repeated_content: bool = False
-    """Never repeat a word, English function words such as "a" and "of" excepted."""
+    """Never repeat a word, except English function words such as "a" and "of"."""
     no_function_word_end: bool = False
     """Never end a caption with an English function word, such as "a" or "with"."""
 
@@ -417,7 +419,7 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a training with options of its own: `Stage(3, encoder={"trainable": False})`."""
+    """A part of a training run with its own options: `Stage(3, encoder={"trainable": False})`."""
 
     epochs: Annotated[int, Count(_MAX_EPOCHS)]
     """Passes over the training split."""

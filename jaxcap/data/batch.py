@@ -27,8 +27,8 @@ class Batch(NamedTuple):
       words: recognised words, with features, or in place of an image.
       valid: False for the images that pad the last batch of an evaluation. `train_step` does not
         read it.
-      numbers: the index of each image in its split, or among all images of a training on several
-        data sets. `train_step` does not read it.
+      numbers: the index of each image in its split, or, in training on several data sets, among all
+        images. `train_step` does not read it.
     """
 
     tokens: Int[Array | np.ndarray, "B N T"]

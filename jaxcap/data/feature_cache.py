@@ -54,7 +54,7 @@ def default_cache_dir() -> Path:
 
 @dataclass(frozen=True)
 class EncodedImages:
-    """What a frozen encoder, and a recogniser, made of all images of a split.
+    """The features, and recognised words if any, of all images of a split.
 
     Attributes:
       rows: the features of each image. With a recogniser, further rows of width D follow: the ids

@@ -143,7 +143,7 @@ def parquet_images(
 
     Args:
       column: the column of the images; None: found by its kind and its usual names.
-      values: the columns to read besides.
+      values: further columns to read.
 
     Raises:
       InputError: the file cannot be read, or has no such columns.

@@ -62,7 +62,7 @@ class TarMember:
         except OSError as error:
             raise InputError(f"{self.name}: cannot read it: {error.strerror}") from error
         if len(data) < self.size:
-            raise InputError(f"{self.name}: the tar file ends within this file; has it changed?")
+            raise InputError(f"{self.name}: the tar file ends within this file; copy it again")
         return data
 
 

@@ -1,4 +1,4 @@
-"""Decide which of several data sets each step of a training reads.
+"""Decide which of several data sets each training step reads.
 
 Each batch comes from one data set, as in weighted fair queueing: the one that is furthest behind
 its share. The choice depends on the step alone, so a resumed run continues exactly.
@@ -50,7 +50,7 @@ class Turns:
 
     @property
     def first_step(self) -> int:
-        """The number of steps in the stages before."""
+        """The number of steps in earlier stages."""
         return sum(self.read)
 
     def up_to(self, stop: int) -> tuple[Int[np.ndarray, " steps"], Int[np.ndarray, " steps"]]:

@@ -56,8 +56,7 @@ class TrainingSet:
     Attributes:
       source: the records.
       captions: their encoded captions.
-      features: what the encoder made of each image, to put into batches instead of pixels; `source`
-        is then not read.
+      features: the encoded images, which replace pixels in batches; `source` is then not read.
       words: the recognised words of captions without images, for a data set of text alone.
       first_number: the number of its first image among those of all data sets.
     """
@@ -304,7 +303,7 @@ def evaluation_batches(
       config: gives the image size and the shape of the empty `tokens`.
       batch_size: the number of images in a batch.
       numbers: the records to read, in this order; by default all.
-      features: what the encoder made of each image, to put into batches instead of pixels.
+      features: the encoded images, which replace pixels in batches.
       threads: the number of threads that read and decode ahead.
     """
     numbers = np.arange(len(source)) if numbers is None else numbers

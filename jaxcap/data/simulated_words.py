@@ -1,11 +1,11 @@
 """Recognised words for captions without an image, as a recogniser would have given them.
 
-Captions whose photographs are not at hand teach a captioner new words and what is said about them,
-if their content words stand in for the image: Hendricks et al. 2016, "Deep Compositional
-Captioning" (https://arxiv.org/abs/1511.05284), and Venugopalan et al. 2017, "Captioning Images
-with Diverse Objects" (https://arxiv.org/abs/1606.07770), train a language model on text beside a
-recogniser. Here both meet in one decoder that reads recognised words, so the words of a caption are
-thinned and disturbed, or the decoder would learn to trust every word that it is given.
+Captions without their photographs can teach a captioner new words and their contexts if their
+content words stand in for the image: Hendricks et al. 2016, "Deep Compositional Captioning"
+(https://arxiv.org/abs/1511.05284), and Venugopalan et al. 2017, "Captioning Images with Diverse
+Objects" (https://arxiv.org/abs/1606.07770), train a language model on text beside a recogniser.
+Here both meet in one decoder that reads recognised words. The words of a caption are therefore
+thinned and disturbed; otherwise the decoder would learn to trust every word that it is given.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class SimulatedWords:
 
         Args:
           numbers: the records.
-          seed: the seed of the training.
+          seed: the seed of the run.
           step: the step that reads them.
           first_row: the row of the first record in the whole batch.
           of_image: what was recognised in the random image that each record comes with. Where the

@@ -186,8 +186,8 @@ def _check_parts(recipe: Recipe, place: Workplace) -> None:
     differ = "; parts were prepared with other options or from other files" if others else ""
     raise InputError(
         f"{recipe.name}: {len(missing)} of {len(shards)} shards are missing in {place.root}"
-        f"{differ}. Run --part for each part with these options, and copy there what other "
-        "machines wrote; or leave out --join to prepare the rest here"
+        f"{differ}. Run --part for each part with these options, and copy the shards of other "
+        "machines into that folder; or leave out --join to prepare the rest here"
     )
 
 

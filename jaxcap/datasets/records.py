@@ -47,7 +47,8 @@ class Records:
 
     @property
     def identity(self) -> tuple[Any, ...]:
-        """Changes with the data set's files, by size and time, or with what is read of them."""
+        """A value that changes with the files, their sizes and times, and the slices read of
+        them."""
         stats = ((part, os.stat(part.filename)) for part in self._parts())
         return tuple((part, stat.st_size, stat.st_mtime_ns) for part, stat in stats)
 

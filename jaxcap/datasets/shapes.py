@@ -176,7 +176,8 @@ def scene_from_json(text: str) -> Scene:
 def draw(scene: Scene, rng: np.random.Generator) -> UInt8[np.ndarray, "80 80 3"]:
     """Draw the scene.
 
-    `rng` decides what captions do not mention: the colours of the background, small changes to
+    `rng` decides everything that captions do not mention: the colours of the background, small
+      changes to
     the objects' colours, and rotations of up to 8 degrees.
     """
     image = Image.fromarray(_draw_background(scene.background, rng))

@@ -345,7 +345,7 @@ def watch(
     interval: float = _BEAT,
     leave: Callable[[str], None] = _leave,
 ) -> None:
-    """Meet the other processes regularly, and exit when one of them does not come.
+    """Meet the other processes regularly, and exit when one of them does not arrive.
 
     A process with a dead peer blocks in a collective that never completes, so only another thread
     can end it.

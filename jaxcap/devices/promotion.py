@@ -1,4 +1,4 @@
-"""Compute with JAX's own rules of promotion and transfer, whatever the caller has set.
+"""Compute with JAX's default rules for promotion and transfers, whatever the caller has set.
 
 Projects that embed jaxcap may make JAX refuse implicit conversions (`jax_numpy_dtype_promotion`,
 `jax_numpy_rank_promotion`) or transfers to a device (`jax_transfer_guard`). These settings apply to

@@ -2,7 +2,7 @@
 
 Vedantam, Zitnick, Parikh 2015, "CIDEr: Consensus-based Image Description Evaluation",
 https://arxiv.org/abs/1411.5726, section 3 and, for the D of CIDEr-D (clipping and the Gaussian
-length penalty), section 8. 100 times what coco-caption prints as "CIDEr".
+length penalty), section 8. Scores are 100 times coco-caption's "CIDEr".
 """
 
 from __future__ import annotations

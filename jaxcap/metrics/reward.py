@@ -30,7 +30,7 @@ _BEYOND = -1  # padding after the end of a reference
 
 @dataclass(frozen=True)
 class CiderReward:
-    """Rewards samples by the references of training images.
+    """Scores samples against the references of training images.
 
     The reward of a sample is `cider` · CIDEr-D + `bleu` · BLEU-4, with CIDEr-D in [0, 10], as is
     usual in self-critical training, and BLEU-4 of the single sample in [0, 1]. BLEU-4 is not

@@ -21,5 +21,5 @@ def splitter(units: ScoringUnits) -> Callable[[str], list[str]]:
 
 
 def joined(tokens: list[str], units: ScoringUnits) -> str:
-    """Join tokens to readable text."""
+    """Join tokens into readable text."""
     return ("" if units == "characters" else " ").join(tokens)

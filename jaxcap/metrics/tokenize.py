@@ -98,7 +98,7 @@ class Scanner:
         return [] if token in _DROPPED else token.lower().split(), best.end(1)
 
     def tried(self, position: int) -> Iterator[re.Pattern[str]]:
-        """Yield the rules that may match at `position`: those that find ahead what they need."""
+        """Yield the rules that may match at `position`; see `needs`."""
         needed = needs()
         for rule in rules():
             if rule not in needed or self._is_ahead(needed[rule], position):

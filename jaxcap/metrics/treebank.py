@@ -236,7 +236,7 @@ _NEEDS = (
 
 @functools.cache
 def needs() -> dict[re.Pattern[str], re.Pattern[str]]:
-    """Return the patterns of what some rules need to find ahead.
+    """Return the patterns that some rules need to find ahead.
 
     A rule cannot match at a position if the next match of its pattern has no group.
     """

@@ -101,7 +101,7 @@ class Captioner(nn.Module):
         train: bool = False,
         own_words: OwnWords | None = None,
     ) -> StepOutput:
-        """Return a `Detection` of words in place of logits; called as `__call__` is."""
+        """Return a `Detection` of words in place of logits; takes the arguments of `__call__`."""
         recogniser = self.recogniser
         assert recogniser is not None
         pixels = self._normalise(images)
@@ -174,7 +174,8 @@ class Captioner(nn.Module):
         return self.preprocessing.normalise(images)
 
     def _shared(self, pixels: Float[Array, "B S S 3"], *, train: bool) -> Float[Array, "B ..."]:
-        """Return what the recogniser reads: the output of the stages that it shares, or of all."""
+        """Return the input of the recogniser: the output of the stages that it shares, or of
+        all."""
         assert self.recogniser is not None
         if self.recogniser.branch is None:
             return self.encoder(pixels, train=train)
@@ -242,10 +243,10 @@ def create_captioner(
 
 
 def _create_recogniser(config: Config, words: Sequence[str], build: Any) -> Recogniser:
-    """Make the recogniser, and check that the encoder never changes what it reads.
+    """Make the recogniser, and check that the encoder never changes its input.
 
     Raises:
-      InputError: the encoder cannot be branched off from there, or trains what is shared.
+      InputError: the encoder has no such branch, or trains shared stages.
     """
     name, branch = config.encoder.name, config.recognition.branch
     create = functools.partial(

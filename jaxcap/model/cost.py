@@ -88,14 +88,14 @@ def _check(needed: int, what: str, way_out: str) -> None:
     if available is not None and needed > available:
         raise InputError(
             f"{what} takes at least {needed / 1e9:,.1f} GB of memory, but only "
-            f"{available / 1e9:,.1f} GB are there. {way_out}."
+            f"{available / 1e9:,.1f} GB are available. {way_out}."
         )
 
 
 def memory_bytes() -> int | None:
     """Return the memory of all local devices, or of the machine or container if they share it.
 
-    None if the system does not tell.
+    None if the system does not report it.
     """
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     if limits := [each["bytes_limit"] for each in stats if "bytes_limit" in each]:

@@ -16,7 +16,7 @@ def policy(*, style: str, script: str = "", **sources: str) -> str:
     """Return a content security policy that allows only this style and this script.
 
     Args:
-      sources: what else may be used, by its directive: `img_src="data:"`.
+      sources: other permitted sources, by directive: `img_src="data:"`.
     """
 
     def sha256(text: str) -> str:

@@ -147,7 +147,7 @@ def in_list(file: CaptionFile, path: Path) -> CaptionFile:
     if absent := [i for i in range(len(wanted)) if i not in pairs]:
         raise InputError(
             f"{path}: no captions in {file.path} for {len(absent)} of {len(wanted)} images: "
-            f"{examples(wanted, absent)}."
+            f"{examples(wanted, absent)}. Caption them, or remove them from the list."
         )
     chosen = [file.images[pairs[i]] for i in range(len(wanted))]
     return CaptionFile(file.path, file.format, chosen, tokenised=file.tokenised)

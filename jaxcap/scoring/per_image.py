@@ -24,7 +24,7 @@ def check_writable(path: Path, option: str, suffixes: Sequence[str] = SUFFIXES) 
     if path.suffix.lower() not in suffixes:
         raise InputError(f"{option} {path}: expected a file that ends in {' or '.join(suffixes)}.")
     if not path.parent.is_dir():
-        raise InputError(f"{option} {path}: there is no folder {path.parent}.")
+        raise InputError(f"{option} {path}: there is no folder {path.parent}; create it first.")
     if path.is_dir():
         raise InputError(f"{option} {path}: this is a folder; expected a file.")
 

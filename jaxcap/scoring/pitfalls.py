@@ -1,4 +1,4 @@
-"""Warn of properties of captions and references that make scores incomparable."""
+"""Warn about properties of captions and references that make scores incomparable."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def share(part: int, whole: int) -> str:
 
 
 def of_captions(captions: Sequence[str], where: str) -> list[str]:
-    """Warn of predictions that are empty or contain special tokens.
+    """Warn about predictions that are empty or contain special tokens.
 
     Args:
       captions: the predictions.
@@ -50,7 +50,7 @@ def of_captions(captions: Sequence[str], where: str) -> list[str]:
 def of_references(
     references: Sequence[Sequence[str]], where: str, *, tokenised: bool = False
 ) -> list[str]:
-    """Warn of references that are empty, preprocessed, or of uneven number.
+    """Warn about references that are empty or preprocessed, or whose number varies.
 
     Args:
       references: the references of each image.
@@ -84,7 +84,7 @@ def of_references(
 
 
 def of_letters(texts: Sequence[str]) -> list[str]:
-    """Warn of captions and references from which the scorer's tokenizer drops letters."""
+    """Warn about captions and references from which the scorer's tokenizer drops letters."""
     if not (lost := sum(map(loses_letters, texts))):
         return []
     return [

@@ -44,9 +44,8 @@ def constrained_beam_search(
         not have. A set without words requires nothing.
       beam_size: beams of the state that accepts captions, in which no set is left.
       partial_beam_size: beams of each other state; by default `beam_size`.
-      optional: how many sets, the last ones, are wishes instead of requirements.
-      bonus: what a caption gains in the ranking by each wish that it fulfils, in the unit of its
-        score.
+      optional: the number of sets, counted from the last one, that are wishes, not requirements.
+      bonus: added to the score of a caption in the ranking for each wish that it fulfils.
       ranking: how finished captions are ranked, and how many are returned.
       processors: constraints, applied in order.
 

@@ -86,12 +86,12 @@ def guide_requirements(
 def unrecognised(
     group_of: Int[Array, " V"], ids: Int[Array, " K"], probabilities: Float[Array, " K"]
 ) -> Bool[Array, " V"]:
-    """Tell which words name a thing that none of the recognised words names.
+    """Mark the words that name a thing that none of the recognised words names.
 
     Args:
       group_of: the number of the thing that each word names, below V; 0 for other words.
       ids: the recognised words of an image.
-      probabilities: theirs; 0 where an image has fewer words.
+      probabilities: their probabilities; 0 where an image has fewer words.
     """
     found = jnp.zeros(group_of.shape[0], bool).at[group_of[ids]].max(probabilities > 0)
     return (group_of > 0) & ~found[group_of]

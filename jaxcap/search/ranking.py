@@ -1,4 +1,4 @@
-"""Rank finished captions: without allowing for length, log p favours short ones."""
+"""Rank finished captions; log p alone favours short ones."""
 
 from __future__ import annotations
 

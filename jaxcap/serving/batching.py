@@ -77,7 +77,7 @@ class Batcher:
         return future
 
     def close(self) -> None:
-        """Caption what is queued, then end the thread."""
+        """Caption all queued images, then end the thread."""
         self._pool.shutdown()
         with self._changed:
             self._closed = True

@@ -1,4 +1,4 @@
-"""Read the bodies of requests: counted while they stream, and never more than fits."""
+"""Read request bodies: count their bytes while they stream, and bound the memory of all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jaxcap.errors import InputError
 from jaxcap.json_data import parse_json
 
 MAX_PARTS = 64
-"""The most images in one request."""
+"""Maximum number of images in one request."""
 _MAX_JSON_VALUES = 10_000
 _NAME = 200
 _PARAMETER = re.compile(r';\s*([\w-]+\*?)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]*))')
@@ -132,7 +132,7 @@ def _plain(name: str) -> str:
 
 
 def json_object(body: bytes) -> dict[str, Any]:
-    """Parse a JSON object that has few values, as one with images in base64 has.
+    """Parse a JSON object with a bounded number of values; images in base64 need few.
 
     Raises:
       InputError: it is not such an object.

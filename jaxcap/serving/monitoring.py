@@ -1,4 +1,4 @@
-"""What a server counts, in the form of Prometheus (https://prometheus.io/docs/concepts)."""
+"""The counters of a server, in the format of Prometheus (https://prometheus.io/docs/concepts)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Monitor:
-    """Counters of one server; several servers in one process count apart."""
+    """Counters of one server; several servers in one process count separately."""
 
     def __init__(self, queue_length: Callable[[], float]) -> None:
         """Initialise with a function that returns the number of images in the queue."""

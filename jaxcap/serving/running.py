@@ -1,4 +1,4 @@
-"""Run the application: the socket, the connections, and an orderly end."""
+"""Run the application: the socket, the connections, and an orderly shutdown."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _GRACE = 0.3
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a socket that listens at this address; connections wait until somebody serves them.
+    """Return a socket that listens on this address; connections wait until `serve` accepts them.
 
     Raises:
       InputError: the address is unknown, taken, or not allowed.
@@ -48,7 +48,7 @@ def bind(host: str, port: int) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except (OSError, UnicodeError) as error:
-        raise InputError(f"--host {host}: no address of this machine ({error}).") from None
+        raise InputError(f"--host {host}: not an address of this machine ({error}).") from None
     bound = socket.socket(family, kind, protocol)
     try:
         if os.name == "posix":  # a restart need not wait for old connections to time out
@@ -60,8 +60,8 @@ def bind(host: str, port: int) -> socket.socket:
         reason = {
             errno.EADDRINUSE: f"--port {port}: another program uses it; give another --port.",
             errno.EACCES: f"--port {port}: not allowed; give a --port from 1024 to 65535.",
-            errno.EADDRNOTAVAIL: f"--host {host}: no address of this machine; give one of its own, "
-            "such as 127.0.0.1, or 0.0.0.0 for all.",
+            errno.EADDRNOTAVAIL: f"--host {host}: not an address of this machine; give one of its "
+            "own, such as 127.0.0.1, or 0.0.0.0 for all.",
         }
         raise InputError(
             reason.get(error.errno or 0, f"--host {host}, --port {port}: {error.strerror}.")
@@ -135,14 +135,14 @@ class _Connection(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """A server that ends connections without requests, and loses none of the others at its end."""
+    """A server that closes idle connections, and answers all accepted requests before it stops."""
 
     def __init__(self, service: Service, *, connections: int = 1000) -> None:
         """Initialise a server.
 
         Args:
-          connections: the most connections. One more ends the one that has had no request for the
-            longest time, or gets a 503 if all have one.
+          connections: the maximum number of connections. One more ends the one that has been idle
+            for the longest time, or gets status 503 if none is idle.
         """
         super().__init__(
             uvicorn.Config(
@@ -183,7 +183,7 @@ class Server(uvicorn.Server):
             await asyncio.sleep(0.1)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop listening, answer what was accepted, and close."""
+        """Stop listening, answer all accepted requests, and close."""
         for server in self.servers:
             server.close()
         self._service.draining = True
@@ -230,15 +230,15 @@ def serve(
     connections: int = 1000,
     ready: Callable[[], object] = lambda: None,
 ) -> None:
-    """Serve until SIGTERM, SIGINT, or a failure to compile the model; answer what was accepted.
+    """Serve until SIGTERM, SIGINT, or a failure to compile; answer all accepted requests.
 
     Args:
-      bound: what `bind` returned.
-      connections: the most connections.
+      bound: the socket from `bind`.
+      connections: the maximum number of connections.
       ready: called once the model is compiled.
 
     Raises:
-      Exception: why the model could not be compiled.
+      Exception: the model could not be compiled.
     """
     server = Server(service, connections=_fitting(connections))
     failures: list[BaseException] = []

@@ -1,7 +1,7 @@
-"""The search options of requests: read, checked, and bounded in what they cost.
+"""The search options of requests: read, checked, and bounded in cost.
 
-Every other combination of options is another compiled program. Strangers may ask for a bounded
-number of them, and for a bounded number of captions at once.
+Each combination of options is a separate compiled program. The number of programs that clients may
+ask for is bounded, and so is the number of captions at once.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Program:
     Attributes:
       model: the model, which returns all its beams.
       sizes: the batch sizes that are compiled, in rising order.
-      compiled: done once they are; its exception is why they could not be.
+      compiled: done once they are compiled; its exception says why they could not be.
     """
 
     model: LoadedModel
@@ -58,7 +58,7 @@ class Program:
 
 @dataclass(frozen=True)
 class Search:
-    """What one request asks for.
+    """The search and the captions that one request asks for.
 
     Attributes:
       n_best: how many captions to return; None: all.
@@ -98,17 +98,17 @@ class Searches:
         self._programs[self.own.model.config.search] = self.own
 
     def compile_own(self) -> Future[None]:
-        """Begin to compile the server's own program."""
+        """Start compiling the server's own program."""
         self._compiling.submit(self.own.compile, self._stop)
         return self.own.compiled
 
     def close(self) -> None:
-        """Compile nothing more."""
+        """Stop compiling."""
         self._stop.set()
         self._compiling.shutdown(wait=False, cancel_futures=True)
 
     def choose(self, options: dict[str, Any], *, attention: bool = False) -> Search:
-        """Return the search with these options, and begin to compile it if it is new.
+        """Return the search with these options, and start compiling it if it is new.
 
         Args:
           options: fields of `SearchConfig`.
@@ -130,8 +130,8 @@ class Searches:
                 if len(self._programs) >= self._limit:
                     raise InputError(
                         f"this server has compiled {self._limit} combinations of search options "
-                        "and compiles no more. Give options that were used before, or none; n_best "
-                        "and words may be any. The server's --searches sets the limit."
+                        "and compiles no more. Give options of an earlier request, or none; n_best "
+                        "and words may vary. The server's --searches sets the limit."
                     )
                 program = Program(model, self._few)
                 self._programs[model.config.search] = program

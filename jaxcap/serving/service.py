@@ -1,4 +1,4 @@
-"""Requests for captions: their limits, their place in the queue, and what becomes of bad ones."""
+"""Requests for captions: their limits, the queue, and the answers to bad ones."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class Settings:
       sizes: the batch sizes to compile, in rising order.
       window: seconds that an image waits for others that are being decoded.
       threads: threads that decode images.
-      queue: the most images that wait or are captioned.
-      seconds: the most time that a request may take, from its first byte to its answer.
-      body_bytes: the largest body.
-      total_bytes: the most memory that the bodies of all requests take together.
-      pixels: the largest image.
-      searches: the most programs, see `Searches`.
-      beams: the most beams or samples of a request.
+      queue: the maximum number of images that wait or are being captioned.
+      seconds: the maximum time of a request, from its first byte to its answer.
+      body_bytes: the maximum size of a body.
+      total_bytes: the maximum memory of the bodies of all requests together.
+      pixels: the maximum size of an image.
+      searches: the maximum number of programs, see `Searches`.
+      beams: the maximum number of beams or samples per request.
       token: what clients must send as `Authorization: Bearer TOKEN`; None: nothing.
       origins: the origins of pages that may use the server from a browser, besides its own.
     """
@@ -72,7 +72,7 @@ class Refused(Exception):
     """A request that is answered without captions.
 
     Attributes:
-      status: the status of HTTP.
+      status: the HTTP status.
       kind: how `/metrics` counts it.
     """
 
@@ -118,7 +118,7 @@ class Service:
         return compiled.done() and compiled.exception() is None
 
     def close(self) -> None:
-        """Caption what is queued, and end the threads."""
+        """Caption all queued images, and end the threads."""
         self.searches.close()
         self._batcher.close()
 
@@ -130,7 +130,7 @@ class Service:
         """Return a handler of requests for captions.
 
         It reads the body and calls `answer`, within the time of a request and as long as the
-        client is there. Whatever happens has a status and a message.
+        client is there. Every outcome has a status and a message.
 
         Args:
           answer: `answer(request, body)`; it may raise `Refused` or `InputError`.

@@ -337,7 +337,7 @@ class Checkpoints:
                 return step, self.restore_variables(step, like)
             except _DamagedError as error:
                 if not (self._directory / str(step)).exists():
-                    # A running training has removed it.
+                    # A training run in progress has removed it.
                     self._kept = self._found()
                     return self.restore_sound_variables(like, best=best)
                 self._report(str(error))

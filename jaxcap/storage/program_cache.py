@@ -6,8 +6,8 @@ stores the lowered program, serialized by `jax.export`. Its key covers all that 
 on: the code of this library, the versions of JAX and Flax, JAX's options, the caller's description
 of the function, and the shapes of the arguments. Weights are arguments and are not stored.
 
-A store that cannot be read or written, is damaged, or belongs to another user, costs only time:
-programs are code, so others' are not run.
+A store that cannot be read or written, is damaged, or belongs to another user, costs only time.
+Programs are code, so those of other users are never run.
 """
 
 from __future__ import annotations

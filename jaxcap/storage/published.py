@@ -4,7 +4,7 @@ Its tensors are the parameters and batch statistics, by their paths in the model
 (`params/decoder/output/kernel`); its header says in JSON which model they belong to: format
 version, configuration, vocabulary, step, origin, and the SHA-256 of it all. No optimizer state,
 nothing that could be run. One file and not a folder: it is replaced, copied and downloaded whole,
-and weights cannot come to lie beside the vocabulary of others.
+and weights cannot end up beside the vocabulary of another model.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FORMAT = 1
 """Version of the file format, raised when older readers would misread a file."""
 
 Precision = Literal["float32", "bfloat16"]
-"""What numbers are stored in; it has nothing to do with what is computed in."""
+"""The type that numbers are stored in, whatever the type of computation."""
 
 _KIND = "captioner"
 _CALIBRATION = "calibration/"
@@ -223,8 +223,8 @@ def _about(path: Path) -> dict[str, Any]:
     if about.get("format") != FORMAT:
         raise InputError(
             f"{path}: a captioner in format {shown(about.get('format'))}; this jaxcap "
-            f"({jaxcap.__version__}) reads format {FORMAT}. Install a newer one, or export the "
-            "file again with this one."
+            f"({jaxcap.__version__}) reads format {FORMAT}. Install a newer jaxcap, or export the "
+            "file again with this version."
         )
     return about
 

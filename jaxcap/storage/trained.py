@@ -1,4 +1,4 @@
-"""One trained captioner in memory: the weights and all that captioning needs beside them."""
+"""One trained captioner in memory: the weights, and everything else that captioning needs."""
 
 from __future__ import annotations
 

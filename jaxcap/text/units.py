@@ -4,7 +4,7 @@ A model generates a caption unit by unit. Words are Penn Treebank tokens, as in 
 captions, or Unicode's words where those would lose letters. Characters are for scripts without
 spaces between words. Pieces are for any language: frequent words are whole, rare words are split by
 a SentencePiece model (Kudo and Richardson 2018, https://aclanthology.org/D18-2012/). That model is
-given, or learnt from the training captions by byte-pair encoding (Sennrich et al. 2016,
+given, or learned from the training captions by byte-pair encoding (Sennrich et al. 2016,
 https://aclanthology.org/P16-1162/).
 
 Captions are normalised and lower-cased first. NFC unifies composed and decomposed letters such as
@@ -82,7 +82,7 @@ class Words:
         return [word for word in tokenize(text) if word.isascii() or not is_punctuation(word)]
 
     def join(self, units: Sequence[str]) -> str:
-        """Join units to text."""
+        """Join units into text."""
         return " ".join(units)
 
     def clean(self, caption: str) -> str:
@@ -108,7 +108,7 @@ class Characters:
         return graphemes(self.clean(caption))
 
     def join(self, units: Sequence[str]) -> str:
-        """Join units to text."""
+        """Join units into text."""
         return "".join(units)
 
     def clean(self, caption: str) -> str:
@@ -175,9 +175,9 @@ class Pieces:
                     f"least {match[1]} (some thousands are usual)."
                 ) from error
             reason = str(error).rpartition("] ")[2].strip() or str(error)
-            raise InputError(f"No pieces can be learnt from the training captions: {reason}") from (
-                error
-            )
+            raise InputError(
+                f"No pieces can be learned from the training captions: {reason}"
+            ) from error
         return cls(file.getvalue(), normalisation)
 
     def checked(self, where: str) -> Pieces:
@@ -211,7 +211,7 @@ class Pieces:
         return pieces
 
     def join(self, units: Sequence[str]) -> str:
-        """Join units to text, as the model does."""
+        """Join units into text, as the model does."""
         # With a space before it, "<unk>" is not a piece of the model and remains unchanged.
         shown = [_SPACE + UNKNOWN if unit == UNKNOWN else unit for unit in units]
         text: str = self._processor.decode_pieces(shown)
@@ -246,10 +246,10 @@ def create_units(config: DataConfig, captions: Callable[[], Iterable[str]]) -> T
 
     Args:
       config: the section `data` of a configuration.
-      captions: returns the training captions; called only if pieces are learnt.
+      captions: returns the training captions; called only if pieces are learned.
 
     Raises:
-      InputError: the SentencePiece model is missing or invalid, or cannot be learnt.
+      InputError: the SentencePiece model is missing or invalid, or cannot be learned.
     """
     form = config.normalisation
     if config.units == "words":
@@ -268,7 +268,7 @@ class StoredUnits:
     Attributes:
       units: the name of the units.
       normalisation: the Unicode normal form.
-      boundaries: of words: how they are split. Old runs, which do not say it, used treebank.
+      boundaries: of words: how they are split; "treebank" in old runs, which do not record it.
       model: of pieces: the contents of the `.model` file in base 64.
     """
 

@@ -89,7 +89,7 @@ class Vocabulary:
         if not kept:
             one, many = units.name.removesuffix("s"), units.name
             raise InputError(
-                f"The training captions hold no {one} {min_count} times or more "
+                f"No {one} occurs {min_count} times or more in the training captions "
                 f"({len(counts)} different {many} in all); lower data.min_count."
             )
         return cls(SPECIALS + kept, units)

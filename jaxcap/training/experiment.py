@@ -37,7 +37,7 @@ class Experiment:
       data: the data sets to train on.
       validation: the split to caption after every epoch.
       turns: which data set each step reads.
-      first_epoch: the number of epochs in the stages before.
+      first_epoch: the number of epochs in earlier stages.
       start: the `{"params": …, "batch_stats": …}` to start from, if given.
       validation_features: cached features of a frozen encoder for the images of `validation`.
     """
@@ -59,16 +59,16 @@ class Experiment:
 
     @property
     def first_step(self) -> int:
-        """The number of steps in the stages before."""
+        """The number of steps in earlier stages."""
         return self.turns.first_step
 
     def epoch(self, step: int) -> float:
-        """Return the number of epochs that end with a step, those of the stages before included."""
+        """Return the number of epochs completed after a step, including those of earlier stages."""
         return self.first_epoch + (step - self.first_step) / self.steps_per_epoch
 
     @property
     def total(self) -> int:
-        """The number of steps at the end of the training or stage."""
+        """The number of steps at the end of the run or stage."""
         return self.first_step + self.config.train.epochs * self.steps_per_epoch
 
     def step(self) -> Step:

@@ -107,7 +107,7 @@ def cached_features(
 
 @functools.lru_cache(maxsize=1)
 def _compiled(model: Captioner) -> Any:
-    """Return `_encode` for a model, which is compiled once for all data sets of a training."""
+    """Return `_encode` for a model, which is compiled once for all data sets."""
     return jax.jit(functools.partial(_encode, model))
 
 

@@ -148,7 +148,7 @@ class Loop:
         return self._experiment.epoch(done).is_integer()
 
     def _epochs(self) -> int:
-        """Count the epochs to the end of the stage, with those of the stages before."""
+        """Count the epochs to the end of the stage, including those of earlier stages."""
         return round(self._experiment.epoch(self._experiment.total))
 
     def _stalled(self) -> bool:

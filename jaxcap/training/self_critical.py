@@ -100,8 +100,8 @@ class SelfCritical:
         """Return a training step that samples and rewards captions, then calls `update` on them.
 
         Args:
-          text: the step for captions that have no photograph of their own. Rewards would teach to
-            put the recognised words into one and the same sentence.
+          text: the step for captions that have no photograph of their own. Rewards would teach the
+            model to put the recognised words into the same sentence every time.
         """
 
         def step(state: TrainState, batch: Batch, rng: Any) -> tuple[TrainState, StepMetrics]:

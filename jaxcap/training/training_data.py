@@ -1,4 +1,4 @@
-"""The data sets of a training: records, captions, and shares of the steps."""
+"""The data sets to train on: records, captions, and shares of the steps."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class TrainingData:
         ]
         if data.random_images and not any(has_images(each.source) for each in read):
             raise InputError(
-                f"data.random_images is true, but '{name}' is read without any data set of images. "
+                f"data.random_images is true, but no data set of images is read beside '{name}'. "
                 "Give one a weight above 0, or --data.no-random-images."
             )
 

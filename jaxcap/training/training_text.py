@@ -93,7 +93,7 @@ def training_text(
 
 
 def _split_once(sources: Sequence[Source], units: TextUnits) -> SplitCaptions:
-    """Split the captions of all sources, or read what an earlier run made of the same files.
+    """Split the captions of all sources, or read the result of an earlier run on the same files.
 
     Reading a million records and splitting their captions takes minutes.
     """

@@ -22,8 +22,8 @@ from jaxcap.training.step.losses import Loss, cross_entropy
 def validation_loss(experiment: Experiment) -> Callable[[Any], float]:
     """Return a function from variables to the mean cross-entropy per word, in nats.
 
-    As in training, decoders read the true words, and the same captions, buckets and label smoothing
-    count. Unlike there, nothing is dropped or augmented.
+    As in training, decoders read the true words, with the same captions, buckets and label
+    smoothing. Unlike in training, there is no dropout and no augmentation.
     """
     config, vocabulary, model = experiment.config, experiment.vocabulary, experiment.model
     smoothing = config.train.label_smoothing

@@ -68,8 +68,8 @@ def _locked(workdir: Path) -> Iterator[None]:
         if not files.locked(file):
             file.seek(0)
             raise InputError(
-                f"{workdir}: in use by another training ({file.read().strip()}). Wait for it, stop "
-                "it, or give another --workdir."
+                f"{workdir}: in use by another training run ({file.read().strip()}). Wait for it, "
+                "stop it, or give another --workdir."
             )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")

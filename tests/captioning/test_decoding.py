@@ -341,7 +341,7 @@ def test_an_ensemble_averages_probabilities_whatever_its_models(
         ({"required_words": ("<unk>",)}, "required_words"),
         ({"required_words": ("dog|",)}, "'' is not one word but 0"),
         ({"banned_words": ("gras",)}, "banned_words: .*no 'gras'.* Did you mean 'grass'"),
-        ({"banned_words": ("dog",), "required_words": ("dog",)}, "required and banned"),
+        ({"banned_words": ("dog",), "required_words": ("dog",)}, "both required and banned"),
         ({"banned_words": ("dog", "dogs"), "required_words": ("dog|dogs",)}, "required and ban"),
         ({"max_length": 1, "required_words": ("a", "dog")}, "max_length is 1"),
         ({"required_words": tuple(WORDS[:5])}, "at most 4"),

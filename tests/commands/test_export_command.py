@@ -93,7 +93,7 @@ def test_existing_files_are_kept(tiny_run, tmp_path) -> None:
         ("model.bin", {}, r"model\.bin: unknown format"),
         ("no/model.stablehlo", {}, r"the folder .*no does not exist; create it first"),
         (".", {"format": "safetensors"}, "this is a folder; give the name of a file"),
-        ("model.json", {"format": "stablehlo"}, "this is the name of the description"),
+        ("model.json", {"format": "stablehlo"}, "the program's description gets this name"),
         ("model.safetensors", {"attention": True}, "--attention is for .stablehlo only"),
         ("model.stablehlo", {"platforms": ()}, "--platforms is empty"),
         ("model.safetensors", {"beam_size": 0}, "beam size 0"),

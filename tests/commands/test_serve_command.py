@@ -48,9 +48,9 @@ def test_a_taken_port_is_named() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"host": "no.such.host.invalid"}, "--host no.such.host.invalid: no address"),
-        ({"host": "192.0.2.1"}, "--host 192.0.2.1: no address of this machine"),
-        ({"host": "a" * 300}, "no address of this machine"),
+        ({"host": "no.such.host.invalid"}, "--host no.such.host.invalid: not an address"),
+        ({"host": "192.0.2.1"}, "--host 192.0.2.1: not an address of this machine"),
+        ({"host": "a" * 300}, "not an address of this machine"),
         ({"port": 65_536}, "--port is 65536; it must be at least 0 and at most 65535"),
         ({"queue": 0}, "--queue is 0"),
         ({"batch_size": 0}, "--batch-size is 0"),
@@ -166,5 +166,5 @@ def test_the_commands_of_the_dockerfile_serve(tiny_run: Path, tmp_path: Path) ->
         process.send_signal(signal.SIGTERM)
         printed = process.communicate(timeout=120)[1]
     assert process.returncode == 0
-    assert "Everybody who reaches http://0.0.0.0:" in printed
+    assert "Anyone who can reach http://0.0.0.0:" in printed
     assert printed.splitlines()[-1] == "Stopped: 1 of 1 requests answered"

@@ -29,7 +29,7 @@ def test_the_largest_searches_are_refused_and_usual_ones_are_not(
     with pytest.raises(
         InputError,
         match=r"^captioning 64 images at once .*1,000 captions of up to 4096 words each\) takes at "
-        r"least 54\.0 GB of memory, but only 17\.2 GB are there\. Give a smaller batch",
+        r"least 54\.0 GB of memory, but only 17\.2 GB are available\. Give a smaller batch",
     ):
         check_captioning(config, 10_000, batch_size=64)
 

@@ -65,7 +65,7 @@ def test_the_kind_of_id_that_fits_all_is_taken() -> None:
     # 5 is a cocoid and an imgid; 9 is only a cocoid.
     assert match(images("image_id", "9", "5"), theirs, paths=PATHS).pairs == {0: 1, 1: 0}
     assert match(images("image_id", "y.jpg"), theirs, paths=PATHS).pairs == {0: 1}
-    with pytest.raises(InputError, match=r"match in two ways that differ: .* cocoid.* imgid"):
+    with pytest.raises(InputError, match=r"match by two rules that differ: .* cocoid.* imgid"):
         match(images("image_id", "5"), theirs, paths=PATHS)
 
 

@@ -144,7 +144,7 @@ def test_sizes_that_cannot_be() -> None:
     assert Pieces.train(["ab cd"], size=6).split("abc") == ["▁", "a", "b", "c"]
     # Asking for more than there are is not an error: the size is a limit.
     assert Pieces.train(["ab cd"] * 9, size=10_000).split("ab cd") == ["▁ab", "▁cd"]
-    with pytest.raises(InputError, match="No pieces can be learnt"):
+    with pytest.raises(InputError, match="No pieces can be learned"):
         Pieces.train(["", " "], size=100)
 
 

@@ -207,7 +207,7 @@ def test_data_sets_that_a_stage_cannot_read_are_refused(config, tmp_path):
     with pytest.raises(InputError, match=r"zebras.* train.objective is word_detection"):
         created(changed(config, **RECOGNISING, train__objective="word_detection"), tmp_path)
     alone = changed(config, **RECOGNISING, data__weights=(0.0, 1.0, 0.0), data__random_images=True)
-    with pytest.raises(InputError, match=r"'zebras' is read without any data set of images"):
+    with pytest.raises(InputError, match=r"no data set of images is read beside 'zebras'"):
         created(alone, tmp_path)
 
 

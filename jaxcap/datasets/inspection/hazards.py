@@ -47,7 +47,7 @@ class DataWarning:
 
 
 def warnings(statistics: DataStatistics, config: DataConfig) -> list[DataWarning]:
-    """Return what may hurt training with this configuration, warnings before notes.
+    """Return the findings that may hurt training with this configuration, warnings before notes.
 
     Parts that were not inspected (images, duplicates) produce no findings.
     """

@@ -31,7 +31,7 @@ _TFDS = (
 
 @dataclass(frozen=True)
 class Layout:
-    """A layout of files.
+    """A layout of files that a source may have.
 
     Attributes:
       summary: one line for the list of formats.
@@ -79,7 +79,7 @@ def read(format: str, options: SourceOptions, progress: Progress = no_progress) 
     Args:
       format: a key of `FORMATS`.
       options: where the source is and how to read it.
-      progress: called by readers that take long.
+      progress: called by readers that take a long time.
 
     Raises:
       InputError: an unknown format, an option that it does not take, or a faulty source; the

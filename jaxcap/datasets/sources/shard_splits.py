@@ -38,7 +38,7 @@ def read_shards(
     Args:
       examples: reads a shard, and adds its problems to the findings.
       suffix: of the files that are shards.
-      names: what they are called in progress, and when counted.
+      names: their names in progress reports, and when counted.
       description: of the data set, before the name of the source.
 
     Raises:

@@ -27,7 +27,7 @@ class Context(NamedTuple):
 
     Attributes:
       v: the features, `[B, P, H]`.
-      keys: Wᵥ v, what states are compared with, `[B, P, A]`.
+      keys: Wᵥ v, to compare states with, `[B, P, A]`.
       mean_gates: contribution of v^g to the gates of the LSTM, `[B, 1, 4H]`.
       mean_sentinel: contribution of v^g to the sentinel's gate, `[B, 1, H]`.
     """
@@ -74,7 +74,7 @@ class AdaptiveDecoder(Decoder[Carry, Context, State]):
         self.sentinel_key = dense(self.attention_size, self.dtype, use_bias=False)
 
     def start(self, features: Float[Array, "B P D"], *, train: bool) -> tuple[Carry, Context]:
-        """The encoder of section 2.3: vᵢ = ReLU(Wₐ aᵢ), v^g = ReLU(W_b Σ aᵢ / k)."""
+        """Section 2.3, the encoder: vᵢ = ReLU(Wₐ aᵢ), v^g = ReLU(W_b Σ aᵢ / k)."""
         v = nn.relu(self.project(features))
         v = self.drop_feature(v, deterministic=not train)
         mean = nn.relu(self.project_mean(features.mean(axis=1, keepdims=True)))

@@ -51,7 +51,7 @@ def orthogonal_gates(key: PRNGKeyArray, shape: tuple[int, int], dtype: Any) -> A
 
 
 class LSTMCell(nn.Module):
-    """Hochreiter and Schmidhuber 1997, with forget gates (Gers et al. 2000).
+    """An LSTM (Hochreiter and Schmidhuber 1997) with forget gates (Gers et al. 2000).
 
     i, f, o = σ(W x + U h + b), g = tanh(W x + U h + b); c' = f ⊙ c + i ⊙ g; h' = o ⊙ tanh(c').
     The four gates lie side by side, in the order i, f, g, o. If part v of an input [x; v] is the

@@ -25,7 +25,7 @@ class Context(NamedTuple):
 
     Attributes:
       v: the features, `[B, P, A]`.
-      keys: Wᵥ v, what states are compared with, `[B, P, A]`.
+      keys: Wᵥ v, to compare states with, `[B, P, A]`.
       mean: contribution of v̄ to the gates of the attention LSTM, `[B, 1, 4H]`.
     """
 

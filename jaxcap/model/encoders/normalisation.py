@@ -9,7 +9,8 @@ from jaxtyping import Array, Float
 
 
 class BatchNorm(nn.BatchNorm):
-    """Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167, algorithms 1 and 2.
+    """Batch normalisation (Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167, algorithms 1,
+    2).
 
     The same function of the same parameters and statistics as Flax's, written as x a + b with
     a = γ / √(σ² + ε) and b = β − μ a. From this form JAX derives dx = a dy + c₀ + c₁ x, with two

@@ -71,8 +71,8 @@ class Detection(NamedTuple):
 
     Attributes:
       logits: log-odds of each recognisable word.
-      forgotten: KL(p ‖ q) in nats, where the published classifier gives the classes the
-        probabilities p by the published encoder, and q by the recogniser's own stages.
+      forgotten: KL(p ‖ q) in nats between the published classifier's class probabilities: p from
+        the features of the published encoder, q from those of the recogniser's own stages.
     """
 
     logits: Float[Array, "B R"]
@@ -151,7 +151,7 @@ class Recogniser(nn.Module):
     """Finds words in images.
 
     Attributes:
-      words: what it can recognise.
+      words: the words that it can recognise.
       count: K, the words returned for each image.
       encoder: a copy of the encoder's stages from `branch` on; None to read the encoder's own
         features.
@@ -217,7 +217,7 @@ class Recogniser(nn.Module):
     def detect(
         self, x: Float[Array, "B ..."], published: Float[Array, "B P D"] | None = None
     ) -> Detection:
-        """Return the log-odds of words, and what the stages of a `trainable` recogniser forgot.
+        """Return the log-odds of words, and how much the stages of a `trainable` recogniser forgot.
 
         Args:
           x: see `features`.

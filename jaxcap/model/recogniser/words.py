@@ -33,7 +33,7 @@ def word_groups() -> tuple[tuple[str, ...], ...]:
 
 @functools.cache
 def words_for_people() -> frozenset[str]:
-    """Return "man", "people", "crowd", "surfer" and their like."""
+    """Return "man", "people", "crowd", "surfer" and similar words."""
     return frozenset(row["word"] for row in read_table("people.csv"))
 
 

@@ -1,4 +1,4 @@
-"""Gradient accumulation: a batch computed in parts takes longer, needs less memory, sums alike."""
+"""Gradient accumulation: compute a batch in parts, with the same sums in less memory."""
 
 from __future__ import annotations
 

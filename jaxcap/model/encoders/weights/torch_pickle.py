@@ -3,8 +3,8 @@
 A pickle is a program for a stack machine, and Python's own machine lets it call anything, nest
 values without limit and use any value as a key. This one knows only the instructions that
 `torch.save` writes. Keys are strings or small numbers, integers have at most 128 bits, and the
-number of instructions is bounded. Nothing here hashes, compares, prints or walks what a pickle
-has built.
+number of instructions is bounded. Nothing here hashes, compares, prints or walks the objects that a
+pickle builds.
 
 The instructions are documented in the standard library's `pickletools.py`.
 """
