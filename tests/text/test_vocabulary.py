@@ -51,7 +51,9 @@ def test_the_number_of_words_has_a_limit_within_which_some_come_first() -> None:
 
 
 def test_no_word_frequent_enough() -> None:
-    with pytest.raises(InputError, match=r"No word occurs 4 times.*6 different.*lower data\.min_count"):
+    with pytest.raises(
+        InputError, match=r"No word occurs 4 times.*6 different.*lower data\.min_count"
+    ):
         Vocabulary.from_captions(CAPTIONS, min_count=4)
 
 
