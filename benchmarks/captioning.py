@@ -31,7 +31,7 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from jaxcap.caption_files.formats import JsonLines
+from jaxcap.caption_files.output_formats import JsonLines
 from jaxcap.caption_files.writing import CaptionWriter
 from jaxcap.captioning.decoding import ImageInput
 from jaxcap.captioning.loaded_model import LoadedModel, load

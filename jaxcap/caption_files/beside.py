@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 
 from jaxcap.caption_files import xmp
 from jaxcap.caption_files.column_names import Names
-from jaxcap.caption_files.formats import Key
+from jaxcap.caption_files.output_formats import Key
 from jaxcap.caption_files.reading import caption_texts
 from jaxcap.caption_files.sidecars import sidecar_captions
 from jaxcap.caption_files.text_files import decode_text, read_json, shown

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jaxcap.caption_files.image_ids import from_address, match, stem_of
+from jaxcap.caption_files.image_matching import from_address, match, stem_of
 from jaxcap.caption_files.reading import ImageCaptions
 from jaxcap.data.image_paths import images_below
 from jaxcap.errors import InputError, counted
@@ -53,7 +53,7 @@ def locate(images: Sequence[ImageCaptions], folder: Path) -> Located:
 
     Each kind of name in the caption file ("file_name", "image_id", …) is first tried literally. If
     that does not find every image, names are compared with all image files below the folder, under
-    one looser rule for all (`jaxcap.caption_files.image_ids`): `\\` is read as `/`, paths of other
+    one looser rule for all (`caption_files.image_matching`): `\\` is read as `/`, paths of other
     machines are compared by their last parts, then without folders, without extensions, or by
     COCO's numbers. If the caption file has file names, its ids are ignored: it would be a
     coincidence if image 7 were 7.jpg.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from jaxcap.caption_files.formats import Key
+from jaxcap.caption_files.output_formats import Key
 from jaxcap.caption_files.writing import in_use
 from jaxcap.captioning.results import Caption, Captioned
 from jaxcap.errors import InputError

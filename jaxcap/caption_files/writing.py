@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxcap.caption_files.formats import Format, JsonLines, Key, encoded
 from jaxcap.caption_files.made_with import Record, check_record, record_of, write_record
+from jaxcap.caption_files.output_formats import Format, JsonLines, Key, encoded
 from jaxcap.caption_files.text_files import shown
 from jaxcap.captioning.results import Captioned
 from jaxcap.errors import InputError, counted

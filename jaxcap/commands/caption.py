@@ -31,7 +31,7 @@ from jaxcap.progress import print_out
 
 if TYPE_CHECKING:
     from jaxcap.caption_files.beside import BesideWriter
-    from jaxcap.caption_files.formats import Format, Key
+    from jaxcap.caption_files.output_formats import Format, Key
     from jaxcap.caption_files.shard_writing import ShardWriter
     from jaxcap.caption_files.writing import CaptionStream, CaptionWriter
     from jaxcap.captioning.image_reading import ImageLike
@@ -152,7 +152,7 @@ def run(arguments: CaptionArguments, console: Console) -> int:
     if arguments.engine.engine is not None:
         return _on_engine(arguments, console)
     from jaxcap.caption_files.beside import BesideWriter
-    from jaxcap.caption_files.formats import Text
+    from jaxcap.caption_files.output_formats import Text
     from jaxcap.caption_files.shard_writing import ShardWriter
     from jaxcap.caption_files.text_files import shown
     from jaxcap.caption_files.writing import CaptionStream, CaptionWriter
@@ -236,7 +236,7 @@ def _on_engine(arguments: CaptionArguments, console: Console) -> int:
     import jax
 
     from jaxcap.batch.ray_shards import require_ray
-    from jaxcap.caption_files.formats import SUFFIXES
+    from jaxcap.caption_files.output_formats import SUFFIXES
     from jaxcap.data.image_paths import LIST, image_paths, named_left_out
     from jaxcap.data.suffixes import SHARD_SUFFIXES
 
@@ -312,7 +312,7 @@ def _standard_input() -> io.BufferedIOBase:
 
 
 def _format(arguments: CaptionArguments) -> Format:
-    from jaxcap.caption_files.formats import FORMATS, SUFFIXES
+    from jaxcap.caption_files.output_formats import FORMATS, SUFFIXES
 
     if arguments.json and arguments.format not in (None, "jsonl"):
         raise InputError(

@@ -13,7 +13,7 @@ from rich.console import Console
 from jaxcap.errors import InputError, counted
 
 if TYPE_CHECKING:
-    from jaxcap.caption_files.formats import Format
+    from jaxcap.caption_files.output_formats import Format
     from jaxcap.data.image_paths import Part
 
 

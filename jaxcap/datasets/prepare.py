@@ -25,7 +25,7 @@ from jaxcap.datasets.recipes import listing_recipe
 from jaxcap.datasets.records import Records
 from jaxcap.datasets.sources import SourceOptions
 from jaxcap.datasets.sources.registry import FORMATS, read
-from jaxcap.datasets.tfds_directory import open_directory
+from jaxcap.datasets.tfds_opening import open_directory
 from jaxcap.errors import InputError, did_you_mean
 from jaxcap.progress import PlainConsole, print_line
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxcap.datasets.tfds_directory import open_directory
+from jaxcap.datasets.tfds_opening import open_directory
 from jaxcap.errors import InputError
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from jaxcap.caption_files.image_ids import examples, match
+from jaxcap.caption_files.image_matching import examples, match
 from jaxcap.caption_files.reading import COCO, KARPATHY, TOKENS, CaptionFile, ImageCaptions
 from jaxcap.caption_files.text_files import numbered_lines, read_text
 from jaxcap.errors import InputError, counted, did_you_mean

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from jaxcap.caption_files.formats import JsonLines, encoded
+from jaxcap.caption_files.output_formats import JsonLines, encoded
 from jaxcap.captioning.loaded_model import LoadedModel
 from jaxcap.captioning.results import Captioned
 from jaxcap.errors import InputError

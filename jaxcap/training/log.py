@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -200,10 +200,3 @@ class Log:
 
     def _scores(self, line: LogLine) -> bool:
         return any(name.startswith(f"{self._split}/") for name in line)
-
-
-def stalled(scores: Sequence[float], patience: int) -> bool:
-    """Return whether `patience` epochs passed since the best score; 0 means never."""
-    if not patience or not scores:
-        return False
-    return len(scores) - 1 - scores.index(max(scores)) >= patience

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import shlex
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -19,7 +20,7 @@ from jaxcap.training.divergence import Divergence, Offender, divergence, save_of
 from jaxcap.training.experiment import Experiment
 from jaxcap.training.input_wait import Waiting
 from jaxcap.training.interruption import Interrupted, Interruption
-from jaxcap.training.log import Log, Meter, figures, stalled
+from jaxcap.training.log import Log, Meter, figures
 from jaxcap.training.memory import peak_memory
 from jaxcap.training.step.state import TrainState
 from jaxcap.training.tensorboard import TensorBoard
@@ -273,6 +274,13 @@ class Loop:
             scores={k: v for k, v in scores.items() if k not in _NOT_SCORES},
             seconds=self._log.elapsed,
         )
+
+
+def stalled(scores: Sequence[float], patience: int) -> bool:
+    """Return whether `patience` epochs passed since the best score; 0 means never."""
+    if not patience or not scores:
+        return False
+    return len(scores) - 1 - scores.index(max(scores)) >= patience
 
 
 def _speed(trained: LogLine) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxcap.caption_files.formats import FORMATS, Csv, JsonLines
+from jaxcap.caption_files.output_formats import FORMATS, Csv, JsonLines
 from jaxcap.caption_files.writing import CaptionWriter, read_entries
 from jaxcap.captioning.results import Caption, Captioned
 from jaxcap.errors import InputError

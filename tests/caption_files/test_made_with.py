@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from jaxcap.caption_files.formats import FORMATS
 from jaxcap.caption_files.made_with import common_record, read_record, record_of
+from jaxcap.caption_files.output_formats import FORMATS
 from jaxcap.caption_files.writing import CaptionWriter
 from jaxcap.captioning.results import Caption, Captioned
 from jaxcap.errors import InputError

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxcap.caption_files.formats import FORMATS, Format
+from jaxcap.caption_files.output_formats import FORMATS, Format
 from jaxcap.caption_files.reading import read_captions
 from jaxcap.caption_files.writing import CaptionStream, CaptionWriter
 from jaxcap.captioning.results import Caption, Captioned

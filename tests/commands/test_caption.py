@@ -24,7 +24,7 @@ from PIL import Image
 from rich.console import Console
 
 from jaxcap import pretrained
-from jaxcap.caption_files.formats import FORMATS
+from jaxcap.caption_files.output_formats import FORMATS
 from jaxcap.caption_files.writing import read_entries
 from jaxcap.captioning import loaded_model
 from jaxcap.captioning.calibration import calibrate, to_arrays

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from jaxcap.caption_files.formats import FORMATS
+from jaxcap.caption_files.output_formats import FORMATS
 from jaxcap.caption_files.writing import read_entries
 from jaxcap.captioning import loaded_model
 from jaxcap.commands import caption, evaluate

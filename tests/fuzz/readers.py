@@ -32,8 +32,8 @@ from PIL import Image
 
 from jaxcap.caption_files import xmp
 from jaxcap.caption_files.beside import BesideWriter, Kind
-from jaxcap.caption_files.formats import FORMATS
 from jaxcap.caption_files.made_with import read_record
+from jaxcap.caption_files.output_formats import FORMATS
 from jaxcap.caption_files.reading import read_captions
 from jaxcap.caption_files.writing import CaptionWriter
 from jaxcap.captioning.results import Caption, Captioned

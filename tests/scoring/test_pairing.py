@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxcap.caption_files.image_ids import match
+from jaxcap.caption_files.image_matching import match
 from jaxcap.caption_files.reading import (
     KARPATHY,
     RESULTS,

@@ -19,7 +19,7 @@ import pytest
 from http_client import Client, form, picture
 from PIL import Image
 
-from jaxcap.caption_files.formats import JsonLines
+from jaxcap.caption_files.output_formats import JsonLines
 from jaxcap.captioning.image_reading import ReadImage
 from jaxcap.captioning.loaded_model import LoadedModel
 from jaxcap.captioning.results import Captioned

@@ -27,7 +27,7 @@ from jaxcap.errors import InputError
 from jaxcap.evaluation import read_metrics
 from jaxcap.text.vocabulary import Vocabulary
 from jaxcap.training import train
-from jaxcap.training.log import stalled
+from jaxcap.training.loop import stalled
 from jaxcap.training.replaying import replay
 from jaxcap.training.workdir import claim
 

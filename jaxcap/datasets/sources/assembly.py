@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jaxcap.caption_files.column_names import Names
-from jaxcap.caption_files.image_ids import match
 from jaxcap.caption_files.image_lookup import file_in, locate
+from jaxcap.caption_files.image_matching import match
 from jaxcap.caption_files.reading import (
     COCO,
     KARPATHY,

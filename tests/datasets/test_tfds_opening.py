@@ -19,7 +19,7 @@ from jaxcap.datasets.prepare import find_dataset, list_prepared, load_source
 from jaxcap.datasets.records import Records
 from jaxcap.datasets.sources import SourceOptions
 from jaxcap.datasets.sources.registry import read
-from jaxcap.datasets.tfds_directory import open_directory
+from jaxcap.datasets.tfds_opening import open_directory
 from jaxcap.errors import InputError
 
 PROGRAM = """
@@ -211,4 +211,4 @@ def test_no_other_module_opens_directories() -> None:
         for path in package.rglob("*.py")
         if "builder_from_director" in path.read_text(encoding="utf-8")
     }
-    assert found == {"tfds_directory.py"}
+    assert found == {"tfds_opening.py"}
