@@ -71,8 +71,8 @@ def shown(value: object, width: int = 60) -> str:
 def read_text(path: Path) -> str:
     """Return the text of a UTF-8 or UTF-16 file, with or without a byte order mark, perhaps .gz.
 
-    Pipes are read only if a shell made them, as in `jaxcap score <(zcat captions.gz) …`: one in
-    a folder would wait for ever.
+    Pipes are read only if a shell made them, as in `jaxcap score <(zcat captions.gz) …`: one in a
+    folder would block forever.
 
     Raises:
       InputError: the file does not exist, is empty, or is not text. Names the line.

@@ -3,7 +3,7 @@
 *Familiarity* measures how similar an image is to the training photographs: the cosine similarity of
 its mean features to those of the nearest training photograph (Sun et al. 2022, "Out-of-Distribution
 Detection with Deep Nearest Neighbors", https://arxiv.org/abs/2204.06507), as a rank among held-out
-photographs of the training's kind.
+photographs of the same kind.
 
 *Confidence* is the probability that a caption is good: that its CIDEr-D is at least `GOOD`.
 Logistic regression on held-out photographs estimates it from the observations that are available
@@ -52,7 +52,8 @@ class Familiarity(NamedTuple):
     def fit(
         cls, training: Float[np.ndarray, "N D"], held_out: Float[np.ndarray, "I D"]
     ) -> Familiarity:
-        """Learn from the features of training photographs, and of others of their kind."""
+        """Learn from the features of training photographs, and of held-out ones of the same
+        kind."""
         mean = training.mean(axis=0)
         *_, components = np.linalg.svd(training - mean, full_matrices=False)
         whole = cls(mean, components[:_COMPONENTS], np.zeros((1, 1)), np.zeros(1))
@@ -186,8 +187,8 @@ def calibrate(
       training: mean features of training photographs.
       results: held-out photographs with their captions.
       scores: CIDEr-D, ×100, of the best caption of each.
-      familiar: how many of them, the first, are of the training's kind. Familiarity is a rank
-        among these.
+      familiar: the number of them, counted from the first, that are of the same kind as the
+        training data. Familiarity is a rank among these.
 
     Returns:
       The calibration, and Spearman's correlation of confidence and CIDEr-D over the held-out
