@@ -6,6 +6,7 @@ pytest loads this file first, so no other file imports jaxcap before it.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +50,9 @@ os.environ["XLA_FLAGS"] = (
 
 # Threads of PyTorch that wait for each other on a busy processor took ten times as long as one.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# Looking for garbage among all objects that tracing makes took a tenth of the time.
+gc.set_threshold(100_000, 20, 20)
 
 # Two devices, so that data parallelism is tested on a machine with one processor.
 jax.config.update("jax_num_cpu_devices", 2)
