@@ -179,7 +179,6 @@ def _parity(smoke: bool) -> Iterator[Result]:
     quiet = dataclasses.replace(
         DECODER, embedding_dropout=0.0, feature_dropout=0.0, output_dropout=0.0
     )
-    jax.config.update("jax_default_matmul_precision", "highest")
     side = 32 if smoke else SIDE
     # Most of the time is XLA's, which compiles each for a CPU as well.
     names = ("resnet_small",) if smoke else ("resnet18", "efficientnet_lite0")
@@ -197,7 +196,7 @@ def _parity(smoke: bool) -> Iterator[Result]:
             )
             found = []
             for device in (jax.devices("cpu")[0], jax.devices()[0]):
-                with jax.default_device(device):
+                with jax.default_matmul_precision("highest"), jax.default_device(device):
                     state = TrainState.create(jax.device_put(variables, device), tx)
                     state, metrics = step(state, jax.device_put(batch, device), jax.random.key(1))
                     found.append(jax.device_get((metrics, state.params)))
