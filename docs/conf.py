@@ -217,7 +217,7 @@ def _link_files(app: Sphinx, doctree: nodes.document) -> None:
 
 def _drop_missing_sources(app: Sphinx) -> tuple[()]:
     """Leave modules without a page, such as `builtins`, out of the list of sources."""
-    modules = app.env._viewcode_modules
+    modules = getattr(app.env, "_viewcode_modules", {})  # none without viewcode
     app.env._viewcode_modules = {name: entry for name, entry in modules.items() if entry}
     return ()
 
