@@ -35,9 +35,9 @@ class Records:
         self._directory, self._split = directory, split
         self._builder = builder = open_directory(directory)
         for part in self._parts():
-            if not os.path.isfile(part.filename):  # array_record would only log it
+            if problem := _problem(Path(part.filename), part.examples_in_shard, directory):
                 raise InputError(
-                    f"{part.filename}: this file of the data set is missing. Prepare the data set "
+                    f"{part.filename}: this file of the data set {problem}. Prepare the data set "
                     "again, or copy the file again"
                 )
         encoded = {"image": tfds.decode.SkipDecoding()}
@@ -97,6 +97,17 @@ class Records:
     def __repr__(self) -> str:
         # Without parent directories: Grain compares it on resuming, perhaps on another host.
         return f"Records({'/'.join(self._directory.parts[-2:])!r}, {self._split!r})"
+
+
+def _problem(file: Path, records: int, directory: Path) -> str:
+    """Say what is wrong with a file that the description of a data set names, if anything is."""
+    if file.parent != directory:
+        return "would lie outside the data set"
+    if not os.path.isfile(file):  # array_record would only log it
+        return "is missing"
+    if file.stat().st_size < records:
+        return f"cannot hold {records:,} records, as the description says"
+    return ""
 
 
 def _to_record(features: dict[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,12 @@ from jaxcap.json_data import MAX_BYTES, parse_json
 _CLASS_KEYS = ("type", "pythonClassName", "python_class_name")
 """Keys of a class name: of TFDS before 4.5, and the two spellings that protobuf accepts."""
 
+_DESCRIPTIONS = (".json", ".txt")
+"""Suffixes of the files that TFDS reads as a whole: descriptions, and names of labels."""
+
+_MAX_FILES = 100_000
+"""Files of a split; TFDS takes seconds to name more."""
+
 
 def open_directory(directory: Path) -> tfds.core.DatasetBuilder:
     """Return the read-only builder of a prepared data set.
@@ -35,9 +41,16 @@ def open_directory(directory: Path) -> tfds.core.DatasetBuilder:
     try:
         if not features.is_file():
             raise FileNotFoundError(f"it has no {features.name}")
+        _check_files(directory)
         _check_classes(features)
         builder = tfds.builder_from_directory(directory)
         builder.info.metadata  # noqa: B018  (read lazily: damage to it is reported here)
+        for name, split in builder.info.splits.items():
+            if split.num_shards > _MAX_FILES:
+                raise InputError(
+                    f"{directory}: the split '{name}' claims {split.num_shards:,} files; "
+                    f"expected at most {_MAX_FILES:,}"
+                )
         return builder
     except InputError:
         raise
@@ -46,6 +59,15 @@ def open_directory(directory: Path) -> tfds.core.DatasetBuilder:
             f"{directory}: not a prepared TFDS data set, or a damaged one. Prepare it again, or "
             f"copy it again ({error})"
         ) from error
+
+
+def _check_files(directory: Path) -> None:
+    """Refuse pipes and devices, which TFDS would wait for or read without end."""
+    for path in directory.iterdir():
+        if not (path.is_dir() or path.is_file()):
+            raise InputError(f"{path}: not a regular file, but a pipe, a device or a broken link")
+        if path.suffix in _DESCRIPTIONS and (size := path.stat().st_size) > MAX_BYTES:
+            raise InputError(f"{path}: the file has {size:,} bytes; expected at most {MAX_BYTES:,}")
 
 
 def _check_classes(path: Path) -> None:

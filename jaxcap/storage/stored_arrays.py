@@ -74,7 +74,7 @@ def _compare(directory: Path, part: str, like: Any) -> None:
     """Compare shapes before loading: Orbax's own error would fill a screen."""
     try:
         with quiet_orbax():
-            found = _shapes(ocp.checkpointables_metadata(directory).metadata[part])
+            found = _shapes(ocp.metadata(directory, part).metadata)
     except Exception as error:  # whatever a damaged directory may cause
         raise UnreadableError(reason(error)) from error
     if not found:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -202,6 +203,55 @@ def test_damage_is_an_error_of_the_directory(directory: Path, file: str, content
     (directory / file).write_text(content)
     with pytest.raises(InputError, match=f"^{directory}: not a prepared TFDS data set, or a dam"):
         find_dataset("shapes", directory.parents[1])
+
+
+@pytest.mark.parametrize("file", ["dataset_info.json", "metadata.json", "label.labels.txt"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "large"])
+def test_descriptions_are_regular_files_of_bounded_size(
+    directory: Path, file: str, kind: str
+) -> None:
+    (directory / file).unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(directory / file)
+    elif kind == "device":
+        (directory / file).symlink_to("/dev/zero")
+    else:
+        with (directory / file).open("wb") as large:
+            large.truncate(2**40)
+    expected = "the file has 1,099,511,627,776 bytes" if kind == "large" else "not a regular file"
+    with pytest.raises(InputError, match=f"^{directory / file}: {expected}"):
+        open_directory(directory)
+
+
+def test_the_files_of_a_split_are_bounded(directory: Path) -> None:
+    change_train(directory, shardLengths=["1"] * 100_001)
+    with pytest.raises(InputError, match="the split 'train' claims 100,001 files; expected at"):
+        open_directory(directory)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"filepathTemplate": "../../../passwd"}, "passwd: .* would lie outside the data set"),
+        ({"filepathTemplate": "{SPLIT}" * 9999}, "is missing"),
+        ({"shardLengths": [str(2**62)]}, "cannot hold 4,611,686,018,427,387,904 records"),
+    ],
+)
+def test_a_description_names_only_what_lies_beside_it(
+    directory: Path, change: dict[str, Any], found: str
+) -> None:
+    change_train(directory, **change)
+    with pytest.raises(InputError, match=found):
+        Records(directory, "train")
+
+
+def change_train(directory: Path, **change: Any) -> None:
+    """Change the description of the training split."""
+    path = directory / "dataset_info.json"
+    about = json.loads(path.read_text())
+    about["splits"][0].update(change)
+    assert about["splits"][0]["name"] == "train"
+    path.write_text(json.dumps(about))
 
 
 def test_no_other_module_opens_directories() -> None:
