@@ -8,10 +8,11 @@ import os
 import secrets
 import shutil
 import stat
+import zipfile
 from collections.abc import Callable, Iterator
 from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from rich.filesize import decimal
 
@@ -166,6 +167,37 @@ def read_bytes(path: Path, *, at_most: int, name: str | None = None) -> bytes:
     except (OSError, ValueError) as error:  # ValueError: the path holds a NUL or a lone surrogate
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"{name}: cannot read the file: {reason}") from error
+
+
+_MAX_ZIP_DIRECTORY = 1 << 22
+"""Bytes of a zip archive's directory. Each of its entries takes ten times as much memory."""
+
+
+class _SmallReads:
+    """A file that refuses to read more than the directory of a zip archive at once."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        if size > _MAX_ZIP_DIRECTORY:
+            raise zipfile.BadZipFile(
+                f"its directory has {size:,} bytes; expected at most {_MAX_ZIP_DIRECTORY:,}"
+            )
+        return self._file.read(size)
+
+
+def open_zip(file: IO[bytes]) -> zipfile.ZipFile:
+    """Open a zip archive whose directory is small, for `zipfile` reads it as a whole.
+
+    Raises:
+      zipfile.BadZipFile: the directory is too large, or this is not a zip archive. Damaged bytes
+        cause other exceptions too.
+    """
+    archive = zipfile.ZipFile(cast("IO[bytes]", _SmallReads(file)))
+    archive.fp = file
+    return archive
 
 
 _NAME_BYTES = 100

@@ -10,18 +10,21 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import re
 import reprlib
 import types
 import typing
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+
+import numpy as np
 
 from jaxcap.errors import InputError, did_you_mean
 from jaxcap.files import read_bytes
 
-MAX_BYTES = 1 << 25
-"""The largest file of `read_json`. Its values take up to twenty times as much memory."""
+MAX_BYTES = 1 << 24
+"""The largest file of `read_json`, and the largest header of a `.safetensors` file. Its values take
+up to forty times as much memory."""
 
 MAX_DEPTH = 100
 """How deeply lists and objects may be nested."""
@@ -60,23 +63,20 @@ def parse_json(text: str, *, keep_repeated: bool = False) -> Any:
         raise
     except ValueError:  # the limit of Python's int
         raise ValueError("a number has too many digits") from None
-    # Most texts have too few brackets to be deep; counting them is much faster than walking.
-    if text.count("[") + text.count("{") > MAX_DEPTH and _is_deep(value):
+    # Most texts have too few brackets to be deep, and counting them takes no time.
+    if text.count("[") + text.count("{") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
         raise ValueError("nested too deeply")
     return value
 
 
-def _is_deep(value: Any) -> bool:
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        level = [v for each in level for v in _members(each) if isinstance(v, dict | list)]
-    return bool(level)
+_NO_BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+"|[^][{}"]++')
+_STEPS = bytes.maketrans(b"[{]}", b"\1\1\xff\xff")
 
 
-def _members(value: Any) -> Iterable[Any]:
-    if isinstance(value, Repeated):
-        return (member for _, member in value.pairs)
-    return value.values() if isinstance(value, dict) else value
+def _depth(text: str) -> int:
+    """Return how deeply the lists and objects in a JSON text are nested."""
+    steps = _NO_BRACKETS.sub("", text).encode().translate(_STEPS)
+    return int(np.cumsum(np.frombuffer(steps, np.int8), dtype=np.int32).max(initial=0))
 
 
 def read_json(path: Path, what: str) -> Any:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from jaxcap.files import cache_dir, is_disk_full, locked, replacing, write_text
+from jaxcap.files import cache_dir, is_disk_full, locked, open_zip, replacing, write_text
 
 
 def test_a_file_is_replaced_without_leftovers(tmp_path: Path) -> None:
@@ -143,3 +144,17 @@ def test_the_cache_is_in_no_folder_called_tilde(monkeypatch: pytest.MonkeyPatch)
     }.items():
         monkeypatch.setenv("XDG_CACHE_HOME", value)
         assert cache_dir("x") == Path(root) / "jaxcap" / "x"
+
+
+def test_the_directory_of_a_zip_archive_is_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("large", bytes(5 << 20))
+        for number in range(100):
+            archive.writestr(f"{number:060000d}", b"")
+    with path.open("rb") as file, pytest.raises(zipfile.BadZipFile, match="directory has 6,00"):
+        open_zip(file)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("large", bytes(5 << 20))
+    with path.open("rb") as file, open_zip(file) as archive:
+        assert archive.read("large") == bytes(5 << 20)

@@ -57,7 +57,7 @@ def test_malformed_text_is_a_value_error(text: str, message: str) -> None:
         (b"{", "not a readable manifest"),
         (b"\xff", "not a readable manifest"),
         (b"[" * 5000, r"not a readable manifest \(nested too deeply\)"),
-        (b" " * (MAX_BYTES + 1), "bytes; expected at most 33,554,432"),
+        (b" " * (MAX_BYTES + 1), "bytes; expected at most 16,777,216"),
     ],
 )
 def test_errors_name_the_file(tmp_path: Path, content: bytes, message: str) -> None:

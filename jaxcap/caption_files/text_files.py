@@ -23,6 +23,7 @@ from jaxcap.json_data import parse_json
 
 SHOWN = 10
 """The number of problems to list; the rest is counted."""
+MAX_PROBLEMS = 1_000_000
 
 
 @dataclass
@@ -40,8 +41,14 @@ class Problems:
     gaps: list[str] = field(default_factory=list)
 
     def add(self, place: str, text: str) -> None:
-        """Add a problem at `place`, such as "line 3"; `text` says what was found and expected."""
+        """Add a problem at `place`, such as "line 3"; `text` says what was found and expected.
+
+        Raises:
+          InputError: there are a million problems; more would fill the memory.
+        """
         self.found.append(f"{place}: {text}" if place else text)
+        if len(self.found) == MAX_PROBLEMS:
+            self.raise_if_any()
 
     def add_gap(self, place: str, text: str) -> None:
         """Add an entry without a caption."""

@@ -28,6 +28,8 @@ the size of an image before they decode it, so memory is bounded."""
 MAX_FILE_BYTES = 2**30
 MAX_DECODED_BYTES = 2**31
 """Memory that the pixels of one image may take while it becomes upright RGB."""
+_MAX_SMALL_BYTES, _MAX_EXPANSION = 15 * 2**26, 128
+"""A file of less than 8 MB may take the first, a larger one so many times its own size."""
 MAX_JPEG_PIXELS = 2**29
 """A JPEG larger than `MAX_DECODED_BYTES` is decoded at a reduced size, up to this bound."""
 
@@ -66,8 +68,28 @@ _STRANGERS: tuple[tuple[bytes, int, str], ...] = (
     (b"\x1f\x8b", 0, "a gzip archive; unpack it"),
 )
 
+MAX_PIECES = 1_000_000
+"""Pieces that Pillow may read of a file, beside one for each 256 bytes. Its loops over tiny chunks
+are so slow that 100 MB of them would take a minute."""
+MAX_PLAIN_BYTES = 2**24
+"""Bytes of a PPM in plain text, which Pillow decodes in Python."""
+
 _SILENT = logging.NullHandler()
 _PILLOW = r"PIL\."  # matches Pillow's modules in a warning filter
+
+
+class _Source(io.BytesIO):
+    """The bytes of an image file, which Pillow may read in a bounded number of pieces."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._left = MAX_PIECES + len(data) // 256
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._left -= 1
+        if self._left < 0:
+            raise OSError("the file has too many tiny parts; save it again as PNG")
+        return super().read(size)
 
 
 def open_image(data: bytes, name: str) -> Image.Image:
@@ -82,9 +104,11 @@ def open_image(data: bytes, name: str) -> Image.Image:
     """
     if not data:
         raise InputError(f"{name}: the file is empty")
+    if data[:2] in (b"P1", b"P2", b"P3") and len(data) > MAX_PLAIN_BYTES:
+        raise InputError(f"{name}: a bitmap of {len(data):,} bytes as plain text; save it as PNG")
     _silence_pillow()
     try:
-        return Image.open(io.BytesIO(data), formats=_formats(data))
+        return Image.open(_Source(data), formats=_formats(data))
     except Image.DecompressionBombError:
         if data[:2] == b"\xff\xd8":
             return _open_large_jpeg(data, name)
@@ -118,19 +142,24 @@ def with_end(data: bytes) -> bytes:
 
 
 def bound_memory(image: Image.Image, name: str) -> None:
-    """Make sure that decoding fits into `MAX_DECODED_BYTES`; reduce a JPEG that would not.
+    """Make sure that decoding fits into memory; reduce a JPEG that would not.
+
+    The bound is `MAX_DECODED_BYTES`, and half of that for small files.
 
     Raises:
       InputError: the image has too many pixels for its format.
     """
     cost, pixels = _COST.get(image.mode, _WIDE_COST), _pixels(image)
+    most, source = MAX_DECODED_BYTES, getattr(image, "fp", None)
+    if isinstance(source, _Source):
+        most = min(most, max(_MAX_SMALL_BYTES, _MAX_EXPANSION * source.getbuffer().nbytes))
     if isinstance(image, JpegImagePlugin.JpegImageFile):
-        scale = math.ceil(math.sqrt(image.width * image.height * cost / MAX_DECODED_BYTES))
+        scale = math.ceil(math.sqrt(image.width * image.height * cost / most))
         if scale > 1:  # Pillow heeds one call only, and rounds down to 2, 4 or 8
             scale = min(8, 2 ** math.ceil(math.log2(scale)))
             image.draft(None, (image.width // scale, image.height // scale))
             pixels = _pixels(image)
-    if pixels * cost <= MAX_DECODED_BYTES:
+    if pixels * cost <= most:
         return
     raise InputError(_too_large(name, *image.size, image.mode))
 
@@ -145,7 +174,7 @@ def _pixels(image: Image.Image) -> int:
 
 
 def _open_large_jpeg(data: bytes, name: str) -> Image.Image:
-    image = JpegImagePlugin.JpegImageFile(io.BytesIO(data))
+    image = JpegImagePlugin.JpegImageFile(_Source(data))
     if image.width * image.height > MAX_JPEG_PIXELS:
         raise InputError(_too_large(name, *image.size))
     return image
@@ -160,7 +189,7 @@ def _size_of(data: bytes) -> tuple[int, int]:
     """Return width and height from the header, or (0, 0)."""
     if (kind := _format_of(data)) is not None:
         with contextlib.suppress(Exception):  # the size is only for the message
-            return Image.OPEN[kind][0](io.BytesIO(data), "").size
+            return Image.OPEN[kind][0](_Source(data), "").size
     return 0, 0
 
 
@@ -182,7 +211,7 @@ def _reason(data: bytes) -> str:
             return what
     if kind is not None:
         try:
-            Image.OPEN[kind][0](io.BytesIO(data), "")
+            Image.OPEN[kind][0](_Source(data), "")
         except Exception as error:
             found = f": {error}{_depth(data) if kind == 'TIFF' else ''}"
             return f"this {kind} file is damaged, or of a kind that is not read{found}"
@@ -210,7 +239,9 @@ def _without_png_metadata(data: bytes) -> bytes | None:
     if data[:8] != b"\x89PNG\r\n\x1a\n":
         return None
     parts, place = [data[:8]], 8
-    while place + 12 <= len(data):
+    for _ in range(MAX_PIECES + len(data) // 256):
+        if place + 12 > len(data):
+            break
         end = place + 12 + int.from_bytes(data[place : place + 4], "big")
         kind = data[place + 4 : place + 8]
         if kind[:1].isupper() or kind == b"tRNS":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 
 from jaxcap.data.batch import Batch
 from jaxcap.errors import InputError
-from jaxcap.files import open_file, replacing
+from jaxcap.files import open_file, open_zip, replacing
 from jaxcap.model.recogniser.words import RecognisedWords
 from jaxcap.training.step.train_step import StepMetrics
 
@@ -87,7 +86,7 @@ def load_offender(path: Path) -> Offender:
     """
     try:
         with open_file(path) as opened:
-            with zipfile.ZipFile(opened) as entries:
+            with open_zip(opened) as entries:
                 if sum(entry.file_size for entry in entries.infolist()) > _MAX_BYTES:
                     raise InputError(f"{path}: it unpacks to more than {_MAX_BYTES:,} bytes.")
             opened.seek(0)

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jaxcap.caption_files import text_files
 from jaxcap.caption_files.reading import CaptionFile, read_captions
-from jaxcap.caption_files.text_files import harmless
+from jaxcap.caption_files.text_files import Problems, harmless
 from jaxcap.errors import InputError
 
 
@@ -314,3 +315,14 @@ def test_repeated_names_in_an_object_are_not_lost(tmp_path: Path) -> None:
     # json.loads keeps the last silently.
     found = read_captions(write(tmp_path / "x.json", '{"a.jpg": "one", "a.jpg": "two"}'))
     assert held(found) == {"a.jpg": ["one", "two"]}
+
+
+def test_a_file_of_nothing_but_problems_is_read_no_further(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_files, "MAX_PROBLEMS", 20)
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([7] * 1000))
+    problems = Problems(path)
+    with pytest.raises(InputError, match=r"a\.json: 20 problems:\n  entry 1: expected an object"):
+        read_captions(path, problems=problems)

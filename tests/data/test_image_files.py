@@ -237,3 +237,43 @@ def test_a_jpeg_may_lack_its_end_marker_but_no_row(end: bytes, progressive: bool
     for lost in (60, 300):
         with pytest.raises(InputError, match=r"^a\.jpg: cannot decode this image: .* truncated"):
             images.decode(data[:-lost], name="a.jpg")
+
+
+def test_a_small_file_takes_less_memory_than_a_large_one() -> None:
+    """95 million pixels need just over 1 GB to become RGB."""
+
+    def bitmap(size: int) -> bytes:
+        head = struct.pack("<2sIHHI", b"BM", size, 0, 0, 54)
+        about = struct.pack("<IiiHHIIiiII", 40, 10_000, 9_500, 1, 24, 0, 0, 0, 0, 0, 0)
+        return (head + about).ljust(size, b"\0")
+
+    image_files.bound_memory(image_files.open_image(bitmap(10**7), "x"), "x")
+    with pytest.raises(InputError, match=r"too many pixels to decode \(10000×9500, mode RGB\)"):
+        image_files.bound_memory(image_files.open_image(bitmap(10**6), "x"), "x")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "JPEG"])
+def test_files_of_tiny_parts_are_read_in_bounded_time(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = encoded(SCENE.convert("P") if kind == "GIF" else SCENE, kind)
+    place, parts = {
+        "PNG": (33, struct.pack(">I4sI", 0, b"ABCD", zlib.crc32(b"ABCD")) * 3000),
+        "GIF": (whole.find(b",\0\0\0\0"), b"\x21\xfe" + b"\1a" * 3000 + b"\0"),  # a comment
+        "JPEG": (2, b"\xff\xe5\0\2" * 3000),
+    }[kind]
+    data = whole[:place] + parts + whole[place:]
+    expected = images.decode(whole, name="x")
+    np.testing.assert_array_equal(images.decode(data, name="x"), expected)
+    monkeypatch.setattr(image_files, "MAX_PIECES", 1000)
+    np.testing.assert_array_equal(images.decode(whole, name="x"), expected)
+    with pytest.raises(InputError, match=r"^x: .*too many tiny parts"):
+        images.decode(data, name="x")
+
+
+def test_large_bitmaps_of_plain_text_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = b"P3 1 1 255 9 9 9 "
+    assert (images.decode(plain, name="x") == 9).all()
+    monkeypatch.setattr(image_files, "MAX_PLAIN_BYTES", 10)
+    with pytest.raises(InputError, match=r"^x: a bitmap of 17 bytes as plain text"):
+        images.decode(plain, name="x")

@@ -14,9 +14,9 @@ Python session. Here they are `conv2d_0`, `conv2d_1`, …, counted from the firs
 
 from __future__ import annotations
 
-import io
 import itertools
 import mmap
+import os
 import re
 import zipfile
 from collections import defaultdict
@@ -27,7 +27,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxcap.errors import InputError
-from jaxcap.files import open_file
+from jaxcap.files import open_file, open_zip
 from jaxcap.model.encoders.weights.hdf5 import Dataset, Group, Hdf5Error, read_hdf5
 
 # The names of weights in Keras 1 to 3, and those of today. The "running_std" of Keras 1 was in
@@ -110,17 +110,16 @@ def _content(path: Path) -> tuple[memoryview, bool]:
             raise Hdf5Error("it is empty")
         if start != b"PK":
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)), False
-        file.seek(0)
-        data = io.BytesIO(file.read())
-    try:
-        with zipfile.ZipFile(data) as archive:
-            info = archive.getinfo(_IN_KERAS_FILE)
-            # Keras does not compress; a compressed entry could expand to any size.
-            if info.compress_type != zipfile.ZIP_STORED or info.file_size > len(data.getbuffer()):
-                raise Hdf5Error(f"damaged: its '{_IN_KERAS_FILE}' is compressed")
-            return memoryview(archive.read(info)), True
-    except (KeyError, NotImplementedError, RuntimeError, ValueError, EOFError) as error:
-        raise Hdf5Error(f"a damaged .keras file ({error})") from None
+        size = os.fstat(file.fileno()).st_size
+        try:
+            with open_zip(file) as archive:
+                info = archive.getinfo(_IN_KERAS_FILE)
+                # Keras does not compress; a compressed entry could expand to any size.
+                if info.compress_type != zipfile.ZIP_STORED or info.file_size > size:
+                    raise Hdf5Error(f"damaged: its '{_IN_KERAS_FILE}' is compressed")
+                return memoryview(archive.read(info)), True
+        except (KeyError, NotImplementedError, RuntimeError, ValueError, EOFError) as error:
+            raise Hdf5Error(f"a damaged .keras file ({error})") from None
 
 
 def _legacy(root: Group, layout: str) -> KerasTensors:

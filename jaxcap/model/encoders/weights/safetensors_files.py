@@ -14,7 +14,7 @@ import safetensors.numpy
 
 from jaxcap.errors import InputError
 from jaxcap.files import open_file, replacing
-from jaxcap.json_data import parse_json
+from jaxcap.json_data import MAX_BYTES, parse_json
 
 
 def read_safetensors_file(path: str | Path) -> dict[str, np.ndarray]:
@@ -47,10 +47,15 @@ def read_about(path: str | Path) -> dict[str, Any] | None:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
-        open_file(path).close()  # the library would wait for a pipe
+        with open_file(path) as file:  # the library would wait for a pipe
+            size = int.from_bytes(file.read(8), "little")
+        if size > MAX_BYTES:
+            raise InputError(
+                f"{path}: damaged: its header has {size:,} bytes; expected at most {MAX_BYTES:,}."
+            )
         # The library checks the header: every byte belongs to exactly one tensor.
-        with safetensors.safe_open(path, framework="numpy") as file:
-            yield file
+        with safetensors.safe_open(path, framework="numpy") as opened:
+            yield opened
     except InputError:
         raise
     except OSError as error:

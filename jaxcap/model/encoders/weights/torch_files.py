@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from jaxcap.errors import InputError
-from jaxcap.files import open_file
+from jaxcap.files import open_file, open_zip
 from jaxcap.model.encoders.weights.torch_pickle import (
     PickleReader,
     Refused,
@@ -93,7 +93,7 @@ def _read_legacy(file: io.BufferedReader, file_size: int) -> dict[str, np.ndarra
 
 
 def _read_zip(file: io.BufferedReader, file_size: int) -> dict[str, np.ndarray]:
-    with zipfile.ZipFile(file) as archive:
+    with open_zip(file) as archive:
         entries = archive.infolist()
         # Entries that overlap would unfold a small file to any size.
         if sum(entry.file_size for entry in entries) > file_size:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -11,7 +10,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from jaxcap.errors import InputError, did_you_mean
-from jaxcap.files import open_file
+from jaxcap.files import open_file, open_zip
 from jaxcap.model.encoders.weights import hdf5
 from jaxcap.model.encoders.weights.keras_files import read_keras_file
 from jaxcap.model.encoders.weights.safetensors_files import read_safetensors_file
@@ -109,7 +108,7 @@ def _recognise(path: Path) -> str:
 
 def _kind_of_zip(path: Path) -> str:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_file(path) as file, open_zip(file) as archive:
             names = archive.namelist()
     except Exception as error:  # damaged bytes make zipfile raise nearly anything
         raise InputError(

@@ -213,9 +213,9 @@ def test_a_header_in_many_blocks_is_read_in_linear_time(tmp_path):
     content += struct.pack("<BxHII4x", 1, count, 1, count * len(message)) + count * message
     struct.pack_into("<Q", content, 40, len(content))
     struct.pack_into("<Q", content, 64, root)
-    start = time.perf_counter()
+    start = time.process_time()
     assert read_hdf5(bytes(content)) == Group({}, {})
-    assert time.perf_counter() - start < 10  # half a second; minutes if each block is a copy
+    assert time.process_time() - start < 10  # half a second; minutes if each block is a copy
 
 
 def test_warnings_of_pyfive_are_errors(tmp_path):
@@ -248,14 +248,14 @@ def test_no_flipped_bit_escapes_as_another_exception(libver, tmp_path):
         damaged = bytearray(content)
         for i in place:
             damaged[i] ^= 1 << int(rng.integers(8))
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             found = dict(_walk(read_hdf5(bytes(damaged))))
         except Hdf5Error:
             refused += 1
             continue
         finally:
-            slowest = max(slowest, time.perf_counter() - start)
+            slowest = max(slowest, time.process_time() - start)
         for name in whole.keys() & found.keys():
             item = found[name]
             if isinstance(item, Dataset) and item.array is not None:
