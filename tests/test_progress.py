@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import sys
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+import jaxcap
 from jaxcap.errors import InputError
 from jaxcap.progress import PlainConsole, escaped, print_line, print_out
 from jaxcap.storage.checkpoints import Checkpoints
@@ -94,3 +96,15 @@ def test_warnings_of_damaged_checkpoints_are_escaped(tmp_path: Path) -> None:
         pytest.raises(InputError, match="all checkpoints are damaged"),
     ):
         checkpoints.restore_sound_variables({}, best=True)
+
+
+def test_commands_print_only_escaped_text() -> None:
+    """`jaxcap weights` once printed the note of a model as it was."""
+    commands = Path(jaxcap.__file__).parent / "commands"
+    found = {
+        path.name
+        for path in commands.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "print"
+    }
+    assert found == {"parsing.py"}  # the help, which is jaxcap's own

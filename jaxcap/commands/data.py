@@ -158,7 +158,9 @@ def _list_data_sets(data_dir: Path | None, console: Console, *, as_json: bool) -
     where = data_dir or default_data_dir()
     there = [find_dataset(name, where) for name in list_prepared(where)]
     if as_json:
-        print(json.dumps({p.name: {"path": str(p.path), "splits": dict(p.splits)} for p in there}))
+        print_out(
+            json.dumps({p.name: {"path": str(p.path), "splits": dict(p.splits)} for p in there})
+        )
         return 0
     for prepared in there:
         print_out(f"{prepared.name}\t{prepared.counts}\t{prepared.path}")
@@ -180,7 +182,7 @@ def _print(
         print_out(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
         return
     if not sys.stdout.isatty():
-        print("\n".join(data_tables.as_lines(statistics, found, least)))
+        print_out("\n".join(data_tables.as_lines(statistics, found, least)))
         return
     out = PlainConsole()
     for table in data_tables.as_tables(statistics, least):

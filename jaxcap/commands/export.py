@@ -16,7 +16,7 @@ from jaxcap import hub
 from jaxcap.commands.data_folder import choose_data_dir
 from jaxcap.commands.search_options import SearchGroup, SearchOptions, given_search
 from jaxcap.errors import InputError, counted
-from jaxcap.progress import Display
+from jaxcap.progress import Display, print_out
 
 if TYPE_CHECKING:
     import numpy as np
@@ -125,11 +125,11 @@ def run(arguments: ExportArguments, console: Console) -> int:
             attention=arguments.attention,
         )
     for file in files:
-        print(f"{file}\t{decimal(file.stat().st_size)}")
+        print_out(f"{file}\t{decimal(file.stat().st_size)}")
     if arguments.to_hub is not None:
         card = model_card(single, arguments.to_hub, note=arguments.note)
         console.print(f"uploading {arguments.file} to {arguments.to_hub}…", soft_wrap=True)
-        print(hub.publish(arguments.to_hub, arguments.file, card, message="Export of jaxcap"))
+        print_out(hub.publish(arguments.to_hub, arguments.file, card, message="Export of jaxcap"))
     return 0
 
 

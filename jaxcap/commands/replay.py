@@ -40,7 +40,7 @@ def run(arguments: ReplayArguments, console: Console) -> int:
     if (run / "config.json").is_file():
         data_dir = choose_data_dir(data_dir, load_config(run / "config.json").data, run=run)
     found = replay(arguments.file, data_dir=data_dir, console=console)
-    print(f"step {found.step}: loss {found.loss:g}, grad_norm {found.grad_norm:g}")
+    print_out(f"step {found.step}: loss {found.loss:g}, grad_norm {found.grad_norm:g}")
     print_out(f"images: {' '.join(found.images)}")
     if found.divergence is None:
         console.print("The step did not diverge this time: this device is not deterministic.")

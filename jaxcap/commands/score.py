@@ -319,7 +319,7 @@ def _print(result: Result, *, as_json: bool) -> None:
         print_out(json.dumps(as_object(result), indent=1, ensure_ascii=False, allow_nan=False))
         return
     if not sys.stdout.isatty():
-        print("\n".join(as_lines(result)))
+        print_out("\n".join(as_lines(result)))
         return
     out = PlainConsole()
     for table in as_tables(result):

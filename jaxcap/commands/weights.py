@@ -12,6 +12,7 @@ import tyro
 from rich.console import Console
 
 from jaxcap.errors import InputError, counted
+from jaxcap.progress import print_out
 
 if TYPE_CHECKING:
     from jaxcap.model.encoders.weights.weight_files import WeightFile
@@ -45,13 +46,13 @@ def run(arguments: WeightsArguments, console: Console) -> int:
 
     captioner = _about_captioner(arguments.file)
     if captioner is not None:
-        print(captioner)
+        print_out(captioner)
         return 0
     if arguments.file == "imagenet":
         raise InputError("weights 'imagenet' differ for each encoder; give a file or a package.")
     path = weights_file(arguments.file, encoder_name="")
     file = read_weight_file(path)
-    print(_summary(file))
+    print_out(_summary(file))
     best, *_ = identify(file)
     if not best.is_exact:
         console.print(f"{path}: does not fit any jaxcap encoder.", soft_wrap=True)
@@ -63,13 +64,13 @@ def run(arguments: WeightsArguments, console: Console) -> int:
     except InputError as error:
         console.print(f"{error}", soft_wrap=True)
         return 1
-    print(f"fits: {best.encoder}, by the names of {best.layout}")
+    print_out(f"fits: {best.encoder}, by the names of {best.layout}")
     if arguments.to is not None:
         about = {"source": path.name, "format": file.format}
         export_weights(arguments.to, best.encoder, variables, about)
         console.print(f"wrote {arguments.to}", soft_wrap=True)
     given = arguments.file if arguments.to is None else str(arguments.to)
-    print(f"use:  --encoder.name {best.encoder} --encoder.weights {shlex.quote(given)}")
+    print_out(f"use:  --encoder.name {best.encoder} --encoder.weights {shlex.quote(given)}")
     return 0
 
 
