@@ -129,9 +129,18 @@ class Calibration(NamedTuple):
     confidence: Confidence
 
     def apply(self, result: Captioned) -> Captioned:
-        """Return a result with its familiarity and the confidence of each caption."""
+        """Return a result with its familiarity and the confidence of each caption.
+
+        Raises:
+          InputError: the calibration is of a model with features of another width.
+        """
         if result.features is None or not result.captions:
             return result
+        if (width := result.features.shape) != self.familiarity.mean.shape:
+            raise InputError(
+                f"{result.name}: the calibration of this model is of {self.familiarity.mean.shape} "
+                f"features, but the model has {width}. Export the model again with --calibrate."
+            )
         (familiarity,) = self.familiarity(result.features[None]).tolist()
         (components,) = self.familiarity.project(result.features[None])
         observed = np.stack([observe(result, each, components) for each in result.captions])

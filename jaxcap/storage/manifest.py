@@ -20,6 +20,7 @@ from jaxcap.json_data import from_dict, read_json
 
 NAME = "manifest.json"
 _BLOCK = 1 << 20
+_MAX_FILES = 20_000
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,12 @@ def damage(directory: Path, parts: Sequence[str] | None = None) -> str | None:
     except InputError:
         is_there = os.path.exists(directory / NAME)
         return f"{NAME} is {'not what was written' if is_there else 'missing'}"
+    if len(files) > _MAX_FILES:
+        return f"{NAME} names {len(files):,} files"
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            if not os.path.isfile(place := os.path.join(folder, name)):  # Orbax waits for pipes
+                return f"{os.path.relpath(place, directory)} is not a regular file"
     for name, (size, crc) in files.items():
         if not _is_below(directory, name):
             return f"{NAME} names {name!r}, which is not a file in this directory"

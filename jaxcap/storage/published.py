@@ -162,7 +162,7 @@ def read(path: str | os.PathLike[str], *, store: Store | None = None) -> Trained
         if store is not None and key is not None:
             store.put(key, b"")
     variables = _tree(tensors)
-    check_finite(variables, where=str(path))
+    check_finite({**variables, "calibration": calibration}, where=str(path))
     return TrainedCaptioner(
         path,
         config,
@@ -203,7 +203,8 @@ def _tree(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
         within = variables
         for parent in parents:
             within = within.setdefault(parent, {})
-        within[last] = tensor.astype(np.float32)
+        with np.errstate(over="ignore"):  # infinity is found afterwards
+            within[last] = tensor.astype(np.float32)
     return variables
 
 

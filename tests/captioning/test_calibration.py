@@ -155,6 +155,23 @@ def test_a_calibration_of_another_version_is_refused(change: str) -> None:
         from_arrays(arrays, where="x")
 
 
+def test_a_calibration_of_another_width_is_refused() -> None:
+    (result,) = _held_out(np.array([-1.0]))
+    assert _calibration().apply(result).familiarity is not None
+    with pytest.raises(InputError, match=r"is of \(3,\) features, but the model has \(4,\)"):
+        _calibration().apply(dataclasses.replace(result, features=np.zeros(4)))
+
+
+def test_a_published_calibration_is_finite(tiny_run: Any, tmp_path: Any) -> None:
+    arrays = to_arrays(_calibration())
+    arrays["confidence/centre"] = arrays["confidence/centre"] + np.float32("nan")
+    (captioner,) = load(tiny_run).members
+    path = tmp_path / "a.safetensors"
+    published.write(dataclasses.replace(captioner, calibration=arrays), path)
+    with pytest.raises(InputError, match="not finite: calibration/confidence/centre has"):
+        published.read(path)
+
+
 def test_a_published_model_keeps_its_calibration(tiny_run: Any, tmp_path: Any) -> None:
     run = load(tiny_run)
     images = list(np.random.default_rng(0).integers(0, 256, (3, 30, 40, 3), np.uint8))

@@ -354,11 +354,11 @@ def _read_data(path: Path) -> None:
     list(load_source("shapes", "train", path.parents[2]))
 
 
-def _data_reader(name: str, file: str, data: Path) -> Reader:
+def _data_reader(name: str, file: str, data: Path, *, is_slow: bool = False) -> Reader:
     path = data / "shapes" / "1.0.0" / file
     copy = functools.partial(shutil.copytree, data, dirs_exist_ok=True)
     return Reader(
-        name, (path.read_bytes(),), _read_data, f"shapes/1.0.0/{file}", copy, is_slow=True
+        name, (path.read_bytes(),), _read_data, f"shapes/1.0.0/{file}", copy, is_slow=is_slow
     )
 
 
@@ -519,7 +519,7 @@ def all_readers(folder: Path) -> dict[str, Reader]:
     store = "0" * 40
     found = [
         Reader("torch", _torch(), _weights, made=(*_ODD, b"\x80\x02" + b"]" * 200_000)),
-        Reader("keras", _keras(), _weights, made=(b"\x89HDF\r\n\x1a\n" + bytes(99),), is_slow=True),
+        Reader("keras", _keras(), _weights, made=(b"\x89HDF\r\n\x1a\n" + bytes(99),)),
         Reader(
             "safetensors",
             (safetensors.numpy.save({"conv1.weight": _KERNEL}),),
@@ -578,10 +578,10 @@ def all_readers(folder: Path) -> dict[str, Reader]:
         Reader(
             "sidecar, JSON", (b'{"caption": "a cat"}',), _sidecar("json"), "a.json", made=_ODD_JSON
         ),
-        Reader("published captioner", (_published(folder),), published.read, is_slow=True),
+        Reader("published captioner", (_published(folder),), published.read),
         _data_reader("features.json", "features.json", data),
         _data_reader("dataset_info.json", "dataset_info.json", data),
-        _data_reader("data set, shard", shard, data),
+        _data_reader("data set, shard", shard, data, is_slow=True),
     ]
     saved = folder / "seed-checkpoints"
     if not saved.exists():

@@ -62,6 +62,19 @@ def test_links_to_the_outside_are_refused(directory: Path, name: str) -> None:
     assert damage(directory) == f"{NAME} names 'variables/a', which is not a file in this directory"
 
 
+@pytest.mark.parametrize("name", ["pipe", "variables/pipe"])
+def test_a_pipe_that_the_manifest_does_not_name_is_damage(directory: Path, name: str) -> None:
+    os.mkfifo(directory / name)
+    assert damage(directory) == f"{name} is not a regular file"
+    assert damage(directory, ("training",)) == f"{name} is not a regular file"
+
+
+def test_a_manifest_of_very_many_files_is_damage(directory: Path) -> None:
+    files = {str(number): [0, 0] for number in range(20_001)}
+    sign(directory, {"files": files, "content": {"step": 1}})
+    assert damage(directory) == f"{NAME} names 20,001 files"
+
+
 def test_a_link_to_itself_and_a_fifo_end(directory: Path) -> None:
     path = directory / "config.json"
     path.unlink()
