@@ -79,16 +79,17 @@ def _depth(text: str) -> int:
     return int(np.cumsum(np.frombuffer(steps, np.int8), dtype=np.int32).max(initial=0))
 
 
-def read_json(path: Path, what: str) -> Any:
-    """Read a JSON file of at most `MAX_BYTES`.
+def read_json(path: Path, what: str, *, at_most: int = MAX_BYTES) -> Any:
+    """Read a small JSON file.
 
     Args:
       what: the content of the file for error messages, such as "configuration".
+      at_most: the largest size of the file, in bytes.
 
     Raises:
       InputError: the file cannot be read, is too large, or is not JSON.
     """
-    data = read_bytes(path, at_most=MAX_BYTES)
+    data = read_bytes(path, at_most=at_most)
     try:
         return parse_json(data.decode())
     except ValueError as error:

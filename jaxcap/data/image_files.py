@@ -34,17 +34,9 @@ MAX_JPEG_PIXELS = 2**29
 """A JPEG larger than `MAX_DECODED_BYTES` is decoded at a reduced size, up to this bound."""
 
 # Bytes per pixel while an image becomes RGB: Pillow's own, and the copies that conversion makes.
-_RGB_COST = 4 + 4 + 3
 _COST = {
-    "1": 8,
-    "L": 8,
-    "P": 8,
-    "RGB": _RGB_COST,
-    "YCbCr": _RGB_COST,
-    "CMYK": _RGB_COST,
-    "RGBA": 23,
-    "LA": 23,
-    "PA": 23,
+    **dict.fromkeys(("1", "L", "P", "RGB", "YCbCr", "CMYK"), 4 + 4 + 3),
+    **dict.fromkeys(("RGBA", "LA", "PA"), 23),
 }
 _WIDE_COST = 32  # more than 8 bits a channel: scaled in float64
 
