@@ -123,7 +123,7 @@ def test_tensors_stay_within_the_file(tensor, tmp_path):
 
 def test_a_header_cannot_be_longer_than_the_file(tmp_path):
     (tmp_path / "a").write_bytes((2**40).to_bytes(8, "little") + TWO[8:])
-    with pytest.raises(InputError, match="its header has 1,099,511,627,776 bytes; expected at most"):
+    with pytest.raises(InputError, match="its header has 1,099,511,627,776 bytes"):
         read_safetensors_file(tmp_path / "a")
 
 
