@@ -25,7 +25,7 @@ _STYLES = {"warning": "yellow", "note": None}
 
 @dataclass(frozen=True)
 class DataArguments:
-    """Inspect a prepared data set, and warn about problems for training.
+    """Inspect a prepared data set, and warn about problems.
 
     Prints counts, caption lengths, vocabulary and coverage, image sizes, and duplicates within and
     between splits; --page writes a page with samples. Without a name, lists the prepared data sets.
