@@ -84,7 +84,7 @@ class Tally:
         if self.doubtful:
             self.console.print(
                 f"{self.doubtful} of {counted(self.captioned + self.doubtful, 'caption')} left "
-                f"out, because their confidence is below {self.min_confidence:g}."
+                f"out: confidence below {self.min_confidence:g}."
             )
         if self.failed:
             total = self.captioned + self.doubtful + self.failed

@@ -30,7 +30,9 @@ def validate(config: Config) -> Config:
             _check_fields(getattr(config, field.name), f"{field.name}.")
     buckets = config.data.length_buckets
     if not buckets or list(buckets) != sorted(set(buckets)):
-        raise InputError(f"data.length_buckets is {buckets}; give a list of increasing lengths.")
+        raise InputError(
+            f"data.length_buckets is {buckets}; it must be a list of increasing lengths."
+        )
     _check_mixture(config.data)
     if config.data.pieces_model is not None and config.data.units != "pieces":
         raise InputError(

@@ -177,8 +177,7 @@ def draw(scene: Scene, rng: np.random.Generator) -> UInt8[np.ndarray, "80 80 3"]
     """Draw the scene.
 
     `rng` decides everything that captions do not mention: the colours of the background, small
-      changes to
-    the objects' colours, and rotations of up to 8 degrees.
+    changes to the objects' colours, and rotations of up to 8 degrees.
     """
     image = Image.fromarray(_draw_background(scene.background, rng))
     side = IMAGE_SIZE * _OVERSAMPLING

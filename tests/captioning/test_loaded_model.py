@@ -222,8 +222,9 @@ def test_bad_images_are_named_and_neither_stop_nor_shift_the_others(run, scenes,
                 assert result.captions == ()
                 assert result.name == str(item)
                 assert result.error is not None
-                assert result.error.startswith(f"{item}: ")
-                assert len(result.error.removeprefix(str(item))) > 10
+                named = str(item).replace("\0", r"\x00")
+                assert result.error.startswith(f"{named}: ")
+                assert len(result.error.removeprefix(named)) > 10
             else:
                 assert result.error is None
                 assert texts([result]) == alone[number : number + 1]

@@ -73,9 +73,7 @@ def test_doubtful_captions_are_left_out_and_counted(command, run, tmp_path):
     threshold = (confidences[0][0] + confidences[1][0]) / 2
     outcome = command(*names, "--output", "c.jsonl", "--min-confidence", threshold)
     assert outcome.code == 0
-    assert f"1 of 5 captions left out, because their confidence is below {threshold:g}." in (
-        outcome.err
-    )
+    assert f"1 of 5 captions left out: confidence below {threshold:g}." in outcome.err
     lines = [json.loads(line) for line in (tmp_path / "c.jsonl").read_text().splitlines()]
     assert sorted(line["image"] for line in lines) == sorted(others)
     assert min(line["captions"][0]["confidence"] for line in lines) > threshold - 1e-4
@@ -88,7 +86,7 @@ def test_doubtful_captions_are_left_out_and_counted(command, run, tmp_path):
     assert re.fullmatch(rf"{least}: confidence 0\.\d+ is below 0\.\d+", last["error"])
     again = command(*names, "--output", "c.jsonl", "--min-confidence", threshold)
     assert "4 images captioned, 4 of them before" in again.err
-    assert "1 of 1 captions left out" in again.err
+    assert "1 of 1 caption left out" in again.err
     with pytest.raises(InputError, match=r"--min-confidence is 2\.0; it must be from 0 to 1"):
         command(*names, "--min-confidence", 2)
 

@@ -225,7 +225,7 @@ def test_a_failed_write_loses_nothing_and_says_so(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(InputError, match=r"a\.txt: cannot write: No space left on device.*same"):
+    with pytest.raises(InputError, match=r"a\.txt: cannot write: No space left on device.*repeat"):
         command("a.jpg", "--beside", "txt", "--existing", "append")
     assert (tmp_path / "a.txt").read_text() == "x\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jpg", "a.txt", "b.png", "sub"]

@@ -76,7 +76,7 @@ def test_evaluate_captions_tokenises_and_scores_in_percent() -> None:
         ({"a.jpg": "a"}, {"a.jpg": ["a"], "b.jpg": ["b"]}, "no caption: b.jpg"),
         ({"a.jpg": "a", "b.jpg": "b"}, {"a.jpg": ["a"]}, "no references: b.jpg"),
         ({}, {str(i): ["a"] for i in range(9)}, "0, 1, 2 and 6 more"),
-        ({"a.jpg": "a"}, {"a.jpg": []}, "Empty list of references for 1 image: a.jpg"),
+        ({"a.jpg": "a"}, {"a.jpg": []}, "an empty list of references for 1 image: a.jpg"),
         ({"a.jpg": "a"}, {"a.jpg": "a dog"}, "single string for a.jpg"),
     ],
 )
