@@ -119,8 +119,16 @@ def _complain(message: str) -> None:
     PlainConsole(stderr=True).print(message, style="red", soft_wrap=True)
 
 
-_ENVIRONMENT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-"""Full disks and missing permissions, which the user can fix wherever they occur."""
+_ENVIRONMENT = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+)
+"""Full or broken disks, limits and missing permissions, which the user can fix anywhere."""
 
 
 def _abandon_stdout() -> None:

@@ -403,3 +403,19 @@ def test_a_closed_pipe_and_a_full_disk(tiny_run, tmp_path):
         assert result.returncode == 2
         assert "No space left on device" in result.stderr
         assert "Traceback" not in result.stderr
+
+
+def test_a_page_beyond_the_limit_of_a_file_is_named(tmp_path):
+    (tmp_path / "captions.csv").write_text("image,caption\na.jpg,a dog\n")
+    score = f"{sys.executable} -m jaxcap score captions.csv captions.csv --report page.html"
+    result = subprocess.run(
+        ["bash", "-c", f"ulimit -f 1; trap '' XFSZ; {score}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=environment(),
+    )
+    assert result.returncode == 2
+    assert "File too large: 'page.html'" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["captions.csv"]
