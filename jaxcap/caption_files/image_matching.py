@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote_plus
 
+from jaxcap.caption_files.column_names import one_spelling
 from jaxcap.caption_files.reading import ImageCaptions
 from jaxcap.data.suffixes import IMAGE_SUFFIXES
 from jaxcap.errors import InputError, counted
@@ -36,7 +37,7 @@ def _path(text: str) -> str:
 
     NFKC also makes a space of the narrow one that macOS writes in the names of screenshots.
     """
-    return posixpath.normpath(unicodedata.normalize("NFKC", text).replace("\\", "/").casefold())
+    return one_spelling(unicodedata.normalize("NFKC", text)).casefold()
 
 
 def _last(text: str, parts: int) -> str:

@@ -240,6 +240,6 @@ def with_features(experiment: Experiment, state: TrainState) -> Experiment:
 
 def _devices() -> str:
     devices = jax.devices()
-    kind = f"{devices[0].platform.upper()} device{'s' if len(devices) > 1 else ''}"
+    used = counted(len(devices), f"{devices[0].platform.upper()} device")
     _, processes = hosts.share()
-    return f"{len(devices)} {kind}" + (f" of {processes} processes" if processes > 1 else "")
+    return used + (f" of {processes} processes" if processes > 1 else "")
