@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from jaxcap.errors import InputError
-from jaxcap.files import locked
+from jaxcap.files import locked, no_link, open_file
 from jaxcap.progress import Display
 
 _TIMEOUT = 30.0
@@ -26,6 +26,8 @@ _PAUSE = 1.0
 """Seconds before the second attempt."""
 _BLOCK = 1 << 20
 _MEGABYTE = 1e6
+_MAX_BYTES = 1 << 32
+"""VGG-19's weights, the largest, have an eighth of this."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def fetch(file: PublishedFile, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             part = path.with_name(f"{path.name}.part")
-            with part.open("ab") as lock:
+            with open(part, "ab", opener=no_link) as lock:
                 locked(lock, lambda: None)
                 if not path.exists():
                     _download(file, part, path)
@@ -82,7 +84,7 @@ def _download(file: PublishedFile, part: Path, path: Path) -> None:
         try:
             _continue(file, part, console)
             break
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
             size = part.stat().st_size
             tries = 1 if size > before else tries + 1
             before = size
@@ -97,7 +99,9 @@ def _download(file: PublishedFile, part: Path, path: Path) -> None:
 
 def _is_final(error: Exception) -> bool:
     """Return whether another attempt would fail in the same way."""
-    return isinstance(error, urllib.error.HTTPError) and error.code < 500
+    if isinstance(error, urllib.error.HTTPError):
+        return error.code < 500
+    return isinstance(error, ValueError)
 
 
 def _continue(file: PublishedFile, part: Path, console: Console) -> None:
@@ -105,6 +109,7 @@ def _continue(file: PublishedFile, part: Path, console: Console) -> None:
 
     Raises:
       OSError, http.client.HTTPException: the connection failed or broke; what came is in `part`.
+      ValueError: the server redirects to no address, or sends without end.
     """
     done = part.stat().st_size
     request = urllib.request.Request(file.address)
@@ -126,18 +131,22 @@ def _continue(file: PublishedFile, part: Path, console: Console) -> None:
             while block := response.read(_BLOCK):
                 output.write(block)
                 done += len(block)
+                if done > _MAX_BYTES:
+                    output.truncate(0)
+                    raise ValueError(f"the server sends more than {_MAX_BYTES:,} bytes")
                 display.update(round(done / _MEGABYTE), "MB")
     if done < total:
         raise http.client.IncompleteRead(b"", total - done)
 
 
 def _length(response: Any) -> int:
-    return int(response.headers.get("Content-Length") or 0)
+    given = response.headers.get("Content-Length") or ""
+    return int(given) if given.isdecimal() and len(given) < 20 else 0
 
 
 def _is_whole(path: Path, file: PublishedFile) -> bool:
     algorithm, _, expected = file.digest.partition(":")
-    with path.open("rb") as opened:
+    with open_file(path) as opened:
         return hashlib.file_digest(opened, algorithm).hexdigest().startswith(expected)
 
 

@@ -11,6 +11,8 @@ import difflib
 import re
 from collections.abc import Iterable
 
+_LONGEST = 4000
+
 
 class InputError(ValueError):
     """A user's mistake; the message says what is wrong and how to fix it.
@@ -21,7 +23,7 @@ class InputError(ValueError):
 
     def __init__(self, *lines: str):
         """Take the message, or each of its lines."""
-        super().__init__(*map(one_line, lines))
+        super().__init__(*map(message_line, lines))
 
     def __str__(self) -> str:
         return "\n".join(self.args)
@@ -35,6 +37,12 @@ def counted(number: int, noun: str) -> str:
 def one_line(text: str) -> str:
     """Write line breaks, tabs and other control characters as escapes such as `\\n`."""
     return re.sub(r"[\x00-\x1f\x7f]", lambda found: repr(found[0])[1:-1], text)
+
+
+def message_line(text: str) -> str:
+    """Return `one_line(text)`; a very long one, such as a damaged file's, loses its middle."""
+    line = one_line(text)
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} … {line[-_LONGEST // 4 :]}"
 
 
 def did_you_mean(found: str, known: Iterable[str]) -> str:

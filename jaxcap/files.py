@@ -116,6 +116,19 @@ def check_space(name: str | Path, folder: Path, needed: int, way_out: str) -> No
         )
 
 
+def no_link(path: str, flags: int) -> int:
+    """Open a file that is no link, without waiting for a pipe: an `opener` of the built-in `open`.
+
+    For files of a fixed name that are changed in place. In a folder from a stranger, a link of that
+    name could lead to any file.
+
+    Raises:
+      OSError: it is a link, or a pipe that nobody reads.
+    """
+    here = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    return os.open(path, flags | here, 0o666)
+
+
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 """How a file begins that Git LFS has not downloaded."""
 

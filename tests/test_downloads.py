@@ -25,6 +25,7 @@ class Server(http.server.ThreadingHTTPServer):
       cuts: after how many bytes the next connections are cut.
       status: the status of every answer instead of 200.
       resumes: whether the server knows ranges.
+      length, moved: the header Content-Length, and where a redirect leads, if not the right ones.
     """
 
     def __init__(self) -> None:
@@ -33,6 +34,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.cuts: list[int] = []
         self.status = 200
         self.resumes = True
+        self.length = self.moved = ""
 
     def address(self, path: str = "/weights.pth") -> str:
         return f"http://127.0.0.1:{self.server_port}{path}"
@@ -44,7 +46,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/moved/weights.pth":
             self.send_response(302)
-            self.send_header("Location", self.server.address())
+            self.send_header("Location", self.server.moved or self.server.address())
             self.end_headers()
             return
         given = self.headers["Range"]
@@ -58,7 +60,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_error(416)
             return
         self.send_response(206 if resumes else 200)
-        self.send_header("Content-Length", str(len(CONTENT) - start))
+        self.send_header("Content-Length", self.server.length or str(len(CONTENT) - start))
         self.end_headers()
         end = start + self.server.cuts.pop(0) if self.server.cuts else len(CONTENT)
         self.wfile.write(CONTENT[start:end])
@@ -103,6 +105,39 @@ def test_md5_as_keras_gives_it(server: Server, tmp_path: Path) -> None:
     digest = hashlib.md5(CONTENT).hexdigest()
     file = PublishedFile(server.address(), f"md5:{digest}")
     assert fetch(file, tmp_path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("length", ["none", "9" * 400, "-1", "²"])
+def test_an_odd_length_is_ignored(server: Server, tmp_path: Path, length: str) -> None:
+    server.length = length
+    assert fetch(published(server), tmp_path).read_bytes() == CONTENT
+
+
+def test_a_body_without_end_is_not_kept(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jaxcap.downloads._MAX_BYTES", len(CONTENT) - 1)
+    with pytest.raises(InputError, match=r"the server sends more than 1,048,575 bytes"):
+        fetch(published(server), tmp_path)
+    assert len(server.ranges) == 1
+    assert (tmp_path / "weights.pth.part").stat().st_size == 0
+
+
+def test_a_planted_link_is_not_written_to(server: Server, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(b"dear")
+    (tmp_path / "weights.pth.part").symlink_to(other)
+    with pytest.raises(InputError, match=r"weights\.pth: cannot be written"):
+        fetch(published(server), tmp_path)
+    assert other.read_bytes() == b"dear"
+
+
+@pytest.mark.parametrize("to", ["file:///etc/passwd", "http://[", "http://127.0.0.1:x/a", "//"])
+def test_a_redirect_to_no_web_address_fails(server: Server, tmp_path: Path, to: str) -> None:
+    server.moved = to
+    with pytest.raises(InputError, match="cannot be downloaded"):
+        fetch(published(server, "/moved/weights.pth"), tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if path.stat().st_size] == []
 
 
 def test_redirects_are_followed(server: Server, tmp_path: Path) -> None:

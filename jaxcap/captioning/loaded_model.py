@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import functools
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +26,6 @@ from jaxcap.config.extensions import source_digests
 from jaxcap.config.local_paths import local_path
 from jaxcap.devices.promotion import standard_promotion
 from jaxcap.errors import InputError, did_you_mean
-from jaxcap.files import open_file
 from jaxcap.model.captioner import Captioner, create_captioner, variable_shapes
 from jaxcap.model.cost import check_captioning
 from jaxcap.pretrained import packaged
@@ -129,9 +129,8 @@ def _check_copies(run: Path, config: Config, vocabulary: Vocabulary, checkpoint:
     for name in ("config.json", "vocabulary.json"):
         file, copy = run / name, checkpoint / name
         try:
-            with open_file(file) as one, open_file(copy) as other:
-                if one.read() == other.read():
-                    continue
+            if filecmp.cmp(file, copy, shallow=False):
+                continue
         except FileNotFoundError:  # a running training may just have removed the step
             continue
         if name == "config.json":

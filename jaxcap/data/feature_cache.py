@@ -150,7 +150,8 @@ class FeatureCache:
         with contextlib.ExitStack() as stack:
             with self._failures():
                 self.directory.mkdir(parents=True, exist_ok=True)
-                lock = stack.enter_context((self.directory / "lock").open("w"))
+                path = self.directory / "lock"
+                lock = stack.enter_context(open(path, "a", opener=files.no_link))
                 files.locked(lock, waiting)
             yield
 
@@ -200,10 +201,10 @@ class FeatureCache:
         data = features.tobytes()
         with self._failures():
             self._features.touch()
-            with self._features.open("r+b") as file:
+            with open(self._features, "r+b", opener=files.no_link) as file:
                 file.seek(chunk * self.chunk * self.image_bytes)
                 file.write(data)
-            with self._notes.open("a", encoding="utf-8") as notes:
+            with open(self._notes, "a", encoding="utf-8", opener=files.no_link) as notes:
                 notes.write(_line(chunk, zlib.crc32(data)))
 
     def read(self) -> Float[np.ndarray, "images P D"]:

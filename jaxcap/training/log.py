@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxcap.devices import hosts
 from jaxcap.evaluation import LogLine, read_metrics
-from jaxcap.files import write_text
+from jaxcap.files import no_link, write_text
 from jaxcap.training.step.train_step import StepMetrics
 
 
@@ -182,7 +182,7 @@ class Log:
         line = line | {"elapsed_s": round(self.elapsed, 2)}
         self._lines.append(line)
         if hosts.is_first():
-            with self._path.open("a", encoding="utf-8") as file:
+            with open(self._path, "a", encoding="utf-8", opener=no_link) as file:
                 file.write(json.dumps(line) + "\n")
 
     @property

@@ -17,7 +17,7 @@ from jaxcap.data import images
 from jaxcap.data.pipeline import Source
 from jaxcap.errors import InputError
 from jaxcap.evaluation import Evaluation, LogLine
-from jaxcap.files import replacing
+from jaxcap.files import no_link, replacing
 from jaxcap.training import event_files
 
 SAMPLES = 8
@@ -89,7 +89,9 @@ class TensorBoard:
     def _create_file(self, lines: Sequence[LogLine]) -> Path:
         """Write the past of the run into a new file."""
         self._directory.mkdir(exist_ok=True)
-        there = sorted(self._directory.glob("events.out.tfevents.*"))
+        found = sorted(self._directory.glob("events.out.tfevents.*"))
+        # A link could lead to any file, and the last of these is emptied.
+        there = [path for path in found if path.is_file() and not path.is_symlink()]
         # If a session was killed between writing its file and emptying the previous one, the
         # newer file is complete.
         last = next((path for path in reversed(there) if path.stat().st_size), None)
@@ -133,7 +135,7 @@ class TensorBoard:
         if self._path is None:
             return
         try:
-            with self._path.open("ab") as file:
+            with open(self._path, "ab", opener=no_link) as file:
                 file.write(record.content)
         except OSError as error:
             self._give_up(error)

@@ -64,7 +64,7 @@ def claim(workdir: Path, config: Config, vocabulary: Vocabulary) -> Iterator[Non
 @contextlib.contextmanager
 def _locked(workdir: Path) -> Iterator[None]:
     """Hold the lock of the directory. The system releases it however the process ends."""
-    with (workdir / LOCK).open("a+", encoding="utf-8") as file:
+    with open(workdir / LOCK, "a+", encoding="utf-8", opener=files.no_link) as file:
         if not files.locked(file):
             file.seek(0)
             raise InputError(

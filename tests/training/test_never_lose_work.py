@@ -25,7 +25,7 @@ from jaxcap.captioning.loaded_model import load
 from jaxcap.config import Config, to_dict
 from jaxcap.errors import InputError
 from jaxcap.evaluation import read_metrics
-from jaxcap.text.vocabulary import Vocabulary
+from jaxcap.text.vocabulary import SPECIALS, Vocabulary
 from jaxcap.training import train
 from jaxcap.training.loop import stalled
 from jaxcap.training.replaying import replay
@@ -234,6 +234,19 @@ def test_a_directory_in_use_by_another_training_is_refused(
     # What an earlier one left of its lock keeps nobody out.
     assert (workdir / ".lock").exists()
     train(tiny_config, workdir, console=Console(quiet=True))
+
+
+def test_a_planted_lock_is_not_emptied(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text("dear")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(other)
+    with (
+        pytest.raises(InputError, match="run: cannot write there"),
+        claim(tmp_path / "run", Config(), Vocabulary((*SPECIALS, "a"))),
+    ):
+        pass
+    assert other.read_text() == "dear"
 
 
 @pytest.mark.parametrize("save_every", [0, 1])

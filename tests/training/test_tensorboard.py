@@ -138,6 +138,15 @@ def test_a_failure_to_write_is_reported_once(tmp_path: Path) -> None:
     assert "(Is a directory). TensorBoard will show nothing" in said[1]
 
 
+def test_a_planted_link_is_not_emptied(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text("dear")
+    (tmp_path / "board").mkdir()
+    (tmp_path / "board" / "events.out.tfevents.1.x").symlink_to(other)
+    TensorBoard(tmp_path / "board", [], split="dev", report=print).write(line(1, loss=1.0))
+    assert other.read_text() == "dear"
+
+
 def png(width: int, height: int) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (width, height), "red").save(buffer, "PNG")

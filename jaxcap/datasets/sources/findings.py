@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from jaxcap.caption_files.text_files import SHOWN, Problems
-from jaxcap.errors import InputError, one_line
+from jaxcap.errors import InputError, message_line
 
 
 class Findings:
@@ -35,7 +35,7 @@ class Findings:
 
     def add_note(self, text: str) -> None:
         """Add something that is worth knowing but not a problem."""
-        self._notes.append(one_line(text))
+        self._notes.append(message_line(text))
 
     def add_all(self, problems: Problems | InputError) -> None:
         """Add the problems of one file."""
@@ -79,5 +79,5 @@ def _line(path: Path, place: str, text: str) -> str:
 
 def some(lines: Sequence[str]) -> list[str]:
     """Return the first ten lines, indented, and the number of the others."""
-    shown = [f"  {one_line(line)}" for line in lines[:SHOWN]]
+    shown = [f"  {message_line(line)}" for line in lines[:SHOWN]]
     return shown if len(lines) <= SHOWN else [*shown, f"  … and {len(lines) - SHOWN:,} more"]
