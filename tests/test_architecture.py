@@ -1,6 +1,7 @@
 """The plan of the house (docs/architecture.md): what imports what, and where files are."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,16 @@ def test_imports_are_found_at_any_level(tmp_path: Path) -> None:
 def test_every_module_has_a_layer() -> None:
     assert len(MODULES) > 30
     assert {_part(path) for path in MODULES} == set(HEIGHT)
+
+
+def test_no_modules_import_each_other() -> None:
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in MODULES}
+    imports = {
+        name: {whole for found in _imports(path) for whole in (found, found.rpartition(".")[0])}
+        & names.keys()
+        for name, path in names.items()
+    }
+    graphlib.TopologicalSorter(imports).prepare()  # raises CycleError, which names the circle
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT / "jaxcap")))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jaxcap.caption_files.encodings import guess, utf16
-from jaxcap.data.suffixes import IMAGE_SUFFIXES
+from jaxcap.data.image_names import IMAGE_SUFFIXES
 from jaxcap.errors import InputError, counted
 from jaxcap.files import open_file
 from jaxcap.json_data import parse_json

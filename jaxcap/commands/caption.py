@@ -157,8 +157,8 @@ def run(arguments: CaptionArguments, console: Console) -> int:
     from jaxcap.caption_files.text_files import shown
     from jaxcap.caption_files.writing import CaptionStream, CaptionWriter
     from jaxcap.captioning.identity import identity
+    from jaxcap.data.image_names import SHARD_SUFFIXES
     from jaxcap.data.image_paths import LIST, image_paths
-    from jaxcap.data.suffixes import SHARD_SUFFIXES
 
     is_page = _suffix(arguments.output) in (".html", ".htm") and not (
         arguments.format or arguments.json
@@ -237,8 +237,8 @@ def _on_engine(arguments: CaptionArguments, console: Console) -> int:
 
     from jaxcap.batch.ray_shards import require_ray
     from jaxcap.caption_files.output_formats import SUFFIXES
+    from jaxcap.data.image_names import SHARD_SUFFIXES
     from jaxcap.data.image_paths import LIST, image_paths, named_left_out
-    from jaxcap.data.suffixes import SHARD_SUFFIXES
 
     without_effect = ("beside", "format", "json", "words", "min_confidence", "part")
     if given := [name for name in without_effect if getattr(arguments, name)]:
@@ -281,7 +281,7 @@ def _on_engine(arguments: CaptionArguments, console: Console) -> int:
 
 
 def _check_beside(arguments: CaptionArguments) -> None:
-    from jaxcap.data.suffixes import SHARD_SUFFIXES
+    from jaxcap.data.image_names import SHARD_SUFFIXES
 
     given = [
         f"--{name}"

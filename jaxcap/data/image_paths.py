@@ -16,15 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxcap.config.local_paths import address_problem
-from jaxcap.data.suffixes import ABOUT_IMAGES, IMAGE_SUFFIXES, SHARD_SUFFIXES
-from jaxcap.errors import InputError, one_line
+from jaxcap.data.image_names import ABOUT_IMAGES, IMAGE_SUFFIXES, SHARD_SUFFIXES, is_hidden
+from jaxcap.errors import InputError, ignore, one_line
 
 if TYPE_CHECKING:
     from jaxcap.data.image_parquet import ParquetImage
     from jaxcap.data.image_tar import TarMember
-
-_HIDDEN = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found")
-"""Folders of metadata in ZIP files from macOS, of thumbnails on Synology's disks, and of bins."""
 
 LIST = "-"
 """The argument that stands for a list of files and folders on standard input."""
@@ -48,18 +45,6 @@ class ImagePath:
     def image(self) -> Path | TarMember | ParquetImage:
         """The path or the bytes to read."""
         return self.part or self.path
-
-
-def ignore(report: object) -> None:
-    """Receive a report, and do nothing."""
-
-
-def is_hidden(name: str) -> bool:
-    """Return whether a file or folder of this name holds copies or metadata, not images.
-
-    `~$NAME` is what Microsoft Office leaves beside an open file.
-    """
-    return (name.startswith((".", "~$")) and name not in (".", "..")) or name in _HIDDEN
 
 
 def image_paths(

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxcap.data.image_files import MAX_FILE_BYTES
-from jaxcap.data.image_paths import ignore, is_hidden
-from jaxcap.data.suffixes import ABOUT_IMAGES, IMAGE_SUFFIXES
-from jaxcap.errors import InputError
+from jaxcap.data.image_names import ABOUT_IMAGES, IMAGE_SUFFIXES, is_hidden
+from jaxcap.errors import InputError, ignore
 from jaxcap.files import open_file
 
 

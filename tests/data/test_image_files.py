@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from jaxcap.data import image_files, images
-from jaxcap.data.suffixes import IMAGE_SUFFIXES
+from jaxcap.data.image_names import IMAGE_SUFFIXES
 from jaxcap.datasets.stored_images import to_stored
 from jaxcap.errors import InputError
 

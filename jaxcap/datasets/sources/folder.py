@@ -28,8 +28,8 @@ from pathlib import Path
 from jaxcap.caption_files.column_names import Names
 from jaxcap.caption_files.reading import COCO, KARPATHY, TOKENS, ImageCaptions
 from jaxcap.caption_files.sidecars import SIDECARS, sidecar_captions, sidecar_names
-from jaxcap.data.image_paths import images_below, is_hidden, named_left_out, walk_images
-from jaxcap.data.suffixes import IMAGE_SUFFIXES
+from jaxcap.data.image_names import IMAGE_SUFFIXES, is_hidden
+from jaxcap.data.image_paths import images_below, named_left_out, walk_images
 from jaxcap.datasets import Progress, no_progress
 from jaxcap.datasets.sources import Listing, SourceOptions
 from jaxcap.datasets.sources.assembly import Entry, assemble, entries_of, read_file

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jaxcap.caption_files.sidecars import SIDECARS, sidecar_captions
+from jaxcap.data.image_names import IMAGE_SUFFIXES
 from jaxcap.data.image_paths import named_left_out
 from jaxcap.data.image_tar import TarMember, tar_members
-from jaxcap.data.suffixes import IMAGE_SUFFIXES
 from jaxcap.datasets import Progress, no_progress
 from jaxcap.datasets.sources import Example, Listing, SourceOptions
 from jaxcap.datasets.sources.findings import Findings

@@ -1,4 +1,4 @@
-"""Suffixes of image files, of files about them, and of files that hold many images."""
+"""Tell by its name whether a file is an image, is about images, holds many, or is hidden."""
 
 from __future__ import annotations
 
@@ -17,3 +17,14 @@ ABOUT_IMAGES = (
 
 SHARD_SUFFIXES = (".tar", ".parquet")
 """Files that hold many images."""
+
+_HIDDEN = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found")
+"""Folders of metadata in ZIP files from macOS, of thumbnails on Synology's disks, and of bins."""
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder of this name holds copies or metadata, not images.
+
+    `~$NAME` is what Microsoft Office leaves beside an open file.
+    """
+    return (name.startswith((".", "~$")) and name not in (".", "..")) or name in _HIDDEN
