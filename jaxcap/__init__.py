@@ -17,7 +17,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jaxcap.errors import InputError
+from jaxcap.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from jaxcap import (
@@ -83,7 +83,7 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module(_LOCATIONS[name]), name)
     if name in __all__:
         return importlib.import_module(f"jaxcap.{name}")
-    raise AttributeError(f"module 'jaxcap' has no attribute '{name}'")
+    raise AttributeError(f"module 'jaxcap' has no attribute '{name}'.{did_you_mean(name, __all__)}")
 
 
 def __dir__() -> list[str]:

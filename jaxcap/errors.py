@@ -7,9 +7,22 @@ other exception is a bug and keeps its traceback.
 
 from __future__ import annotations
 
-import difflib
+import functools
+import inspect
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_NEAR = 0.65
+"""The least similarity of names that are suggested."""
+_LONG = 300
+"""Longer names are not compared, because that could take minutes."""
 
 _LONGEST = 4000
 
@@ -45,11 +58,76 @@ def message_line(text: str) -> str:
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} … {line[-_LONGEST // 4 :]}"
 
 
-def did_you_mean(found: str, known: Iterable[str]) -> str:
-    """Return `" Did you mean 'x'?"` for the known name nearest to `found`, or `""`."""
-    near = difflib.get_close_matches(found, list(known), n=1, cutoff=0.5)
-    return f" Did you mean '{near[0]}'?" if near else ""
-
-
 def ignore(report: object) -> None:
     """Receive a report, and do nothing."""
+
+
+def did_you_mean(found: str | Path, known: Iterable[str] = ()) -> str:
+    """Return `" Did you mean 'x'?"` for the known name nearest to `found`, or `""`.
+
+    The beginning of a name, or its part after a dot, counts as much as the name: "beam" is near
+    "beam_size", and "epochs" is near "train.epochs". For a `Path`, the known names are the files
+    and folders that are there.
+    """
+    if isinstance(found, Path):
+        # Only the first part that is missing can be compared.
+        missing = next((p for p in (found, *found.parents) if os.path.isdir(p.parent)), found)
+        beside = [] if os.path.exists(missing) else _names_in(missing.parent)
+        near = _nearest(missing.name, beside)
+        return _suggested(near and str(missing.with_name(near)))
+    return _suggested(_nearest(found, known))
+
+
+def _suggested(near: str | None) -> str:
+    return f" Did you mean '{near}'?" if near else ""
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return sorted(path.name for path in folder.iterdir())
+    except OSError:
+        return []
+
+
+def _nearest(found: str, known: Iterable[str]) -> str | None:
+    wanted = _plain(found)
+    matcher = SequenceMatcher(b=wanted)
+
+    def similarity(name: str) -> tuple[float, float]:
+        name = _plain(name)
+        ratios = []
+        for each in (name, name[: len(wanted)], name.rpartition(".")[2]):
+            matcher.set_seq1(each)
+            ratios.append(matcher.ratio())
+        return max(ratios), ratios[0]
+
+    names = [name for name in known if max(len(name), len(found)) <= _LONG]
+    best = max(names, key=similarity, default=None)
+    return best if best is not None and similarity(best)[0] >= _NEAR else None
+
+
+def _plain(name: str) -> str:
+    return name.lstrip("-").lower().replace("-", "_")
+
+
+def known_arguments(*also: str, hint: str = "") -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Return a decorator that names the nearest argument when a keyword is unknown.
+
+    Args:
+      also: further names that a user may have meant, which `hint` explains.
+      hint: a sentence after the message.
+    """
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        names = [*inspect.signature(function).parameters]
+
+        @functools.wraps(function)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> T:
+            for name in kwargs.keys() - names:
+                near = did_you_mean(name, [*names, *also])
+                raise InputError(f"{function.__name__} has no argument '{name}'.{near}{hint}")
+            return function(*args, **kwargs)
+
+        return checked
+
+    return decorate

@@ -16,7 +16,7 @@ from typing import IO, Any, cast
 
 from rich.filesize import decimal
 
-from jaxcap.errors import InputError
+from jaxcap.errors import InputError, did_you_mean
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
@@ -54,6 +54,20 @@ def locked(
         if error.errno not in _NO_LOCKS:
             raise
     return True
+
+
+def check_folder(file: Path, option: str = "") -> None:
+    """Refuse a file to write, named with `option`, whose folder does not exist.
+
+    Raises:
+      InputError: the folder does not exist. It may be a typing error, so it is not created.
+    """
+    folder = file.parent
+    if not folder.is_dir():
+        raise InputError(
+            f"{option} {file}: there is no folder {folder}; create it first."
+            f"{did_you_mean(folder)}".lstrip()
+        )
 
 
 @contextlib.contextmanager

@@ -95,11 +95,15 @@ def timed(console: Console, what: str) -> Iterator[None]:
 class Display:
     """Progress of one long task, for use in a `with` statement."""
 
-    def __init__(self, console: Console, label: str, *, total: int, done: int = 0):
-        """Args: total and done count the same units, such as steps."""
-        self._console, self._label, self._total = console, label, total
+    def __init__(self, console: Console, label: str, *, total: int | None, done: int = 0):
+        """Args: total, None if unknown, and done count the same units, such as steps."""
+        self._console, self._label = console, label
+        self._of = "" if total is None else f"/{total}"
+        self._total = float("inf") if total is None else total
         self._live = console.is_terminal
-        self._begin, self._begin_done, self._printed = time.monotonic(), done, time.monotonic()
+        # From the first update on: compilation comes before.
+        self._begin: tuple[float, int] | None = None
+        self._printed = time.monotonic()
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             *([BarColumn(bar_width=_BAR)] if console.width >= _WIDE else []),
@@ -127,16 +131,21 @@ class Display:
         """Show that `done` units are done, with a short note."""
         self._progress.update(self._task, completed=done, note=self._fitting(note))
         now = time.monotonic()
+        self._begin = self._begin or (now, done)
         if not self._live and now - self._printed >= _PLAIN_SECONDS:
             self._printed = now
-            rate = (done - self._begin_done) / max(1e-9, now - self._begin)
-            left = (self._total - done) / rate if rate > 0 else float("inf")
-            self.line(f"{self._label} {done}/{self._total}  {note}  left {_clock(left)}")
+            begin, begin_done = self._begin
+            rate = (done - begin_done) / max(1e-9, now - begin)
+            left = (self._total - done) / rate if rate else float("inf")
+            shown = [f"{self._label} {done}{self._of}", note]
+            if self._of and done < self._total:
+                shown.append(f"left {_clock(left)}")
+            self.line("  ".join(filter(None, shown)))
 
     def _fitting(self, note: str) -> str:
         """Cut a note to the width of the terminal; rich would cut the other columns instead."""
         width = self._console.width
-        taken = len(f"{self._label} {self._total}/{self._total} 00:00:00 left ")
+        taken = len(f"{self._label}{2 * self._of} 00:00:00 left ")
         room = width - taken - (_BAR + 1 if width >= _WIDE else 0)
         return note if len(note) <= room else note[: max(0, room - 1)] + "…"
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
-from jaxcap.errors import InputError, counted
+import pytest
+
+from jaxcap.errors import InputError, counted, did_you_mean, known_arguments
 
 
 def test_only_the_lines_of_a_message_break_it() -> None:
@@ -24,3 +27,42 @@ def test_one_thing_is_singular() -> None:
     assert [counted(n, "image") for n in (0, 1, 2, 1000)] == [
         "0 images", "1 image", "2 images", "1,000 images",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("found", "known", "near"),
+    [
+        ("--overwrite", ["--source", "--restart", "--workers"], None),
+        ("beem", ["seed", "beam_size", "method"], "beam_size"),
+        ("dgo", ["cat", "dog", "door"], "dog"),
+        ("--epohcs", ["--train.epochs", "--encoder.name"], "--train.epochs"),
+        ("Shapes", ["shapes", "shape"], "shapes"),
+        ("x", [], None),
+        ("x" * 10**6, ["x" * 10**6], None),
+        ("beam", ["beam" * 10**6], None),
+    ],
+)
+def test_only_near_names_are_suggested(found: str, known: list[str], near: str | None) -> None:
+    assert did_you_mean(found, known) == (f" Did you mean '{near}'?" if near else "")
+
+
+def test_a_missing_path_names_the_nearest_one(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "holiday").mkdir(parents=True)
+    near = did_you_mean(tmp_path / "runs" / "holidy")
+    assert near == f" Did you mean '{tmp_path / 'runs' / 'holiday'}'?"
+    assert did_you_mean(tmp_path / "run" / "x") == f" Did you mean '{tmp_path / 'runs'}'?"
+    assert did_you_mean(tmp_path / "runs") == did_you_mean(tmp_path / "photos") == ""
+
+
+def test_an_unknown_argument_names_the_nearest_one() -> None:
+    @known_arguments("beam_size", hint=" See the options.")
+    def caption(image: str, *, batch_size: int = 8) -> int:
+        return batch_size
+
+    assert caption("a.jpg", batch_size=4) == 4
+    for given, near in {"batch_sise": "batch_size", "beam_sise": "beam_size"}.items():
+        with pytest.raises(InputError) as error:
+            caption("a.jpg", **{given: 3})
+        assert str(error.value) == (
+            f"caption has no argument '{given}'. Did you mean '{near}'? See the options."
+        )

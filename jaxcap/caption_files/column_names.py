@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jaxcap.caption_files.text_files import column_name
@@ -31,11 +31,13 @@ class Names:
       image: the column of image ids.
       captions: the columns of captions, or of lists of captions.
       split: the column of splits.
+      nameable: whether the user can name them, for messages.
     """
 
     image: str | None = None
     captions: tuple[str, ...] = ()
     split: str | None = None
+    nameable: bool = False
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -44,10 +46,11 @@ class Names:
 
     def of_columns(self) -> Names:
         """Return the names as `find_table` normalises them."""
-        return Names(
-            None if self.image is None else column_name(self.image),
-            tuple(column_name(name) for name in self.captions),
-            None if self.split is None else column_name(self.split),
+        return replace(
+            self,
+            image=None if self.image is None else column_name(self.image),
+            captions=tuple(column_name(name) for name in self.captions),
+            split=None if self.split is None else column_name(self.split),
         )
 
     def ids(self, record: Mapping[str, Any]) -> dict[str, str]:

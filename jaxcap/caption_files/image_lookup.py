@@ -12,7 +12,7 @@ from pathlib import Path
 from jaxcap.caption_files.image_matching import from_address, match, stem_of
 from jaxcap.caption_files.reading import ImageCaptions
 from jaxcap.data.image_paths import images_below
-from jaxcap.errors import InputError, counted
+from jaxcap.errors import InputError, counted, did_you_mean
 
 _FILE_KINDS = (
     "file_name", "filename", "image_name", "image_path", "file_path", "filepath", "path", "file",
@@ -107,6 +107,7 @@ def pictures_of(ids: Sequence[dict[str, str]], directory: Path) -> Located:
     if not directory.is_dir():
         raise InputError(
             f"--images {directory}: expected the image folder; there is no such folder."
+            f"{did_you_mean(directory)}"
         )
     found = locate([ImageCaptions(each, []) for each in ids], directory)
     if not found.count:

@@ -260,13 +260,14 @@ def _entries(
         ids, under = names.ids(entry), names.captions_in(entry)
         if not ids:
             known = ID_NAMES[:4] if names.image is None else (names.image,)
-            expected = f"expected one of {', '.join(known)}, …"
+            expected = f"expected one of {', '.join(known)}, …{_option(names, '--image-column')}"
             problems.add(place, f"no image id; {expected}; found {_names(entry)}")
         elif "error" in entry and not any(entry[name] for name in under):
             # `jaxcap caption --json` writes such entries for files that are not images.
             problems.add(place, f"{next(iter(ids.values()))} has no caption: {entry['error']}")
         elif not under:
-            expected = f"expected one of {', '.join(names.captions or CAPTION_NAMES[:3])}, …"
+            columns = ", ".join(names.captions or CAPTION_NAMES[:3])
+            expected = f"expected one of {columns}, …{_option(names, '--caption-columns')}"
             problems.add(place, f"no caption; {expected}; found {_names(entry)}")
         else:
             if format == TABLE:
@@ -283,6 +284,10 @@ def _joined(entry: Mapping[str, Any], names: tuple[str, ...]) -> list[Any]:
     """Return the captions in several columns, such as caption_1, caption_2, …, unless empty."""
     values = [entry[name] for name in names if entry[name] not in ("", None)]
     return [each for value in values for each in (value if isinstance(value, list) else [value])]
+
+
+def _option(names: Names, option: str) -> str:
+    return f", or another with {option}" if names.nameable else ""
 
 
 def _names(entry: Mapping[str, Any]) -> str:
@@ -398,7 +403,9 @@ def _read_lines(path: Path, text: str, problems: Problems, names: Names) -> Capt
         fail(
             path,
             f"no {what} column (of {', '.join(known[:4])}, …) in the first line, {shown(first)}",
-            _EXPECTED,
+            "one of these names, or others with --image-column and --caption-columns"
+            if names.nameable and len(columns) > 1
+            else _EXPECTED,
         )
     if twice := [name for name in names.captions_in(record) if columns.count(name) > 1]:
         fail(path, f"{columns.count(twice[0])} columns {twice[0]!r}", "different names of columns")

@@ -15,7 +15,7 @@ from jaxcap.caption_files.output_formats import Key
 from jaxcap.caption_files.writing import in_use
 from jaxcap.captioning.results import Caption, Captioned
 from jaxcap.errors import InputError
-from jaxcap.files import check_space, lock_file, replacing
+from jaxcap.files import check_folder, check_space, lock_file, replacing
 
 _SHARD = re.compile(r".*?\.(?:tar|parquet)/", re.DOTALL | re.IGNORECASE)
 
@@ -67,8 +67,7 @@ class ShardWriter:
             is not writable, or the disk is full.
         """
         folder = self.path.absolute().parent
-        if not folder.is_dir():
-            raise InputError(f"{self.path}: no folder {self.path.parent}; create it first.")
+        check_folder(self.path)
         check_space(
             self.path, folder, _ROOM, "Free some space there, or give an --output elsewhere."
         )

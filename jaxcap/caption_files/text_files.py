@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from jaxcap.caption_files.encodings import guess, utf16
 from jaxcap.data.image_names import IMAGE_SUFFIXES
-from jaxcap.errors import InputError, counted
+from jaxcap.errors import InputError, counted, did_you_mean
 from jaxcap.files import open_file
 from jaxcap.json_data import parse_json
 
@@ -98,7 +98,7 @@ def read_text(path: Path) -> str:
                 )
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: cannot read it: {reason}") from None
+        raise InputError(f"{path}: cannot read it: {reason}.{did_you_mean(path)}") from None
     text = decode_text(data, path)
     if not text.strip():
         raise InputError(f"{path}: the file is empty.")

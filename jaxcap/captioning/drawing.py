@@ -15,7 +15,7 @@ from PIL import Image
 from jaxcap.errors import InputError
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _ORANGE, _OPACITY = (255, 140, 0), 190
 """The colour of attention, and its opacity (of 255) where the weight is largest."""
@@ -35,8 +35,8 @@ def overlay(photo: Image.Image, attention: Float[np.ndarray, "h w"]) -> Image.Im
     return Image.composite(Image.new("RGB", photo.size, _ORANGE), photo.convert("RGB"), mask)
 
 
-def plot(caption: str, panels: Sequence[Panel]) -> Axes:
-    """Draw panels with matplotlib below a caption, and return the axes of the first.
+def plot(caption: str, panels: Sequence[Panel]) -> Figure:
+    """Draw panels with matplotlib below a caption.
 
     Raises:
       InputError: matplotlib is not installed.
@@ -62,7 +62,7 @@ def plot(caption: str, panels: Sequence[Panel]) -> Axes:
     for each, (title, picture) in zip(axes.flat, panels, strict=False):
         each.imshow(picture)
         each.set_title(title, fontsize="medium")
-    return axes[0, 0]
+    return figure
 
 
 def html(caption: str, panels: Sequence[Panel]) -> str:

@@ -21,14 +21,14 @@ from jaxcap.captioning.decoding import Decode, Decoded, check_search, create_dec
 from jaxcap.captioning.image_reading import ImageLike, ReadImage, is_image, read_image
 from jaxcap.captioning.results import Captioned
 from jaxcap.captioning.stream import caption_images, caption_read, padded
-from jaxcap.config import Config, check_heeded, differences, load_config
+from jaxcap.config import Config, SearchConfig, check_heeded, differences, load_config
 from jaxcap.config.extensions import source_digests
 from jaxcap.config.local_paths import local_path
 from jaxcap.devices.promotion import standard_promotion
-from jaxcap.errors import InputError, did_you_mean
+from jaxcap.errors import InputError, did_you_mean, known_arguments
 from jaxcap.model.captioner import Captioner, create_captioner, variable_shapes
 from jaxcap.model.cost import check_captioning
-from jaxcap.pretrained import packaged
+from jaxcap.pretrained import model_name, packaged
 from jaxcap.storage import published
 from jaxcap.storage.program_cache import Store, default_store, keep_compiled_programs, kept
 from jaxcap.storage.trained import TrainedCaptioner, check_finite
@@ -37,9 +37,15 @@ from jaxcap.text.vocabulary import Vocabulary
 _MIN_COSINE = 0.5
 """Trainings from the same captioner have a higher cosine; independent ones are near 0."""
 
+_SEARCH_OPTIONS = known_arguments(
+    *SearchConfig.__dataclass_fields__,
+    hint=" Options of search: model.with_search(beam_size=3).caption(…)",
+)
+
 ModelPath = str | os.PathLike[str]
 
 
+@known_arguments(hint=" The models come first, without a name: load('runs/NAME')")
 @standard_promotion()
 def load(
     *models: ModelPath | Sequence[ModelPath], best: bool = True, cache: bool = True
@@ -86,7 +92,9 @@ def _load_member(path: Path, *, best: bool, store: Store | None) -> TrainedCapti
     if published.is_published(path):
         return published.read(path, store=store)
     if not path.exists():
-        raise InputError(f"{path}: no such run directory. Train one with jaxcap train.")
+        raise InputError(
+            f"{path}: no such run directory.{did_you_mean(path)} Train one with jaxcap train."
+        )
     missing = [
         name
         for name in ("config.json", "vocabulary.json", "checkpoints")
@@ -181,7 +189,7 @@ class LoadedModel:
     store: Store | None = None
 
     def __repr__(self) -> str:
-        names = ", ".join(str(member.directory) for member in self.members)
+        names = ", ".join(model_name(member.directory) for member in self.members)
         return f"<LoadedModel {names}: {self.config.encoder.name}, {self.config.decoder.name}>"
 
     @property
@@ -322,6 +330,7 @@ class LoadedModel:
             ),
         )
 
+    @_SEARCH_OPTIONS
     def caption(
         self,
         images: ImageLike | Iterable[ImageLike],
@@ -428,6 +437,7 @@ def _packaged_model() -> LoadedModel:
     return load()
 
 
+@_SEARCH_OPTIONS
 def caption(image: ImageLike) -> str:
     """Caption one image with the packaged model, which stays loaded for the next call.
 

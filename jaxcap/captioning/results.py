@@ -19,7 +19,7 @@ from jaxcap.data.images import decode
 from jaxcap.errors import InputError
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _LARGE, _SMALL = 320, 160
 """Longest side in pixels of the image in a notebook, and of the same image below each word."""
@@ -57,7 +57,7 @@ class Word:
         return enlarged / max(float(enlarged.max()), np.finfo(np.float32).tiny)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Caption:
     """A generated sentence.
 
@@ -76,10 +76,13 @@ class Caption:
     text: str
     log_prob: float
     word_log_probs: tuple[float, ...] = ()
-    attention: np.ndarray | None = field(default=None, compare=False, repr=False)
-    tokens: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    attention: np.ndarray | None = field(default=None, compare=False)
+    tokens: tuple[str, ...] = field(default=(), compare=False)
     satisfied: bool = True
     calibrated: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<Caption {self.text!r}: confidence {self.confidence:.2f}>"
 
     @property
     def confidence(self) -> float:
@@ -114,7 +117,7 @@ class Caption:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Captioned:
     """An image with its captions, best first, or with the reason why it has none.
 
@@ -134,19 +137,23 @@ class Captioned:
     name: str
     captions: tuple[Caption, ...] = ()
     error: str | None = None
-    image: Path | bytes | Image.Image | np.ndarray | None = field(
-        default=None, compare=False, repr=False
-    )
-    features: np.ndarray | None = field(default=None, compare=False, repr=False)
+    image: Path | bytes | Image.Image | np.ndarray | None = field(default=None, compare=False)
+    features: np.ndarray | None = field(default=None, compare=False)
     familiarity: float | None = None
-    recognised: Mapping[str, float] = field(default_factory=dict, hash=False, repr=False)
+    recognised: Mapping[str, float] = field(default_factory=dict, hash=False)
     unsaid: tuple[str, ...] = ()
 
-    def plot(self) -> Axes:
+    def __repr__(self) -> str:
+        if self.error is not None:
+            return f"<Captioned {self.name}: error={self.error!r}>"
+        return f"<Captioned {self.name}: {self.captions[0].text!r}>"
+
+    def plot(self) -> Figure:
         """Draw the image, its best caption, and the attention of each word, with matplotlib.
 
         Returns:
-          The axes of the image. `result.plot().figure.savefig("captioned.png")` saves the figure.
+          A figure of pyplot: `result.plot().savefig("captioned.png")`. In a notebook, which shows
+          it already, end the line with a semicolon.
 
         Raises:
           InputError: the image has an error, or matplotlib is not installed.

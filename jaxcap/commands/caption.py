@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import io
@@ -26,8 +27,9 @@ from jaxcap.commands.search_options import (
 )
 from jaxcap.commands.shares import choose_part, join_parts
 from jaxcap.commands.tally import Tally
-from jaxcap.errors import InputError, one_line
-from jaxcap.progress import print_out
+from jaxcap.errors import InputError, ignore, one_line
+from jaxcap.files import check_folder
+from jaxcap.progress import Display, print_out
 
 if TYPE_CHECKING:
     from jaxcap.caption_files.beside import BesideWriter
@@ -130,6 +132,8 @@ def paths_last(arguments: Sequence[str]) -> list[str]:
 
 def run(arguments: CaptionArguments, console: Console) -> int:
     """Print or write the captions of every image; return 1 if some could not be captioned."""
+    if arguments.output is not None and arguments.engine.engine is None:
+        check_folder(arguments.output, "--output")
     if arguments.join:
         if arguments.output is None:
             raise InputError("--join needs --output, the file to write.")
@@ -171,11 +175,7 @@ def run(arguments: CaptionArguments, console: Console) -> int:
     if is_page and part is not None:
         raise InputError("A page cannot be joined from parts; use one process, without --part.")
     listed = _standard_input() if Path(LIST) in arguments.paths else io.BytesIO()
-    tally = Tally(
-        console,
-        quiet=output is None and arguments.beside is None,
-        min_confidence=arguments.min_confidence,
-    )
+    tally = Tally(console, arguments.min_confidence)
     found = image_paths(
         arguments.paths, listed=listed, unreadable=tally.fail, left_out=tally.hidden.append
     )
@@ -184,6 +184,8 @@ def run(arguments: CaptionArguments, console: Console) -> int:
         assert output is not None
         write_page(captioner, found, output, tally, batch_size=arguments.batch_size)
         return tally.close()
+    if output is not None or arguments.beside is not None:
+        tally.display = Display(console, "captioning", total=_count(arguments, part))
     if arguments.beside is not None:
         writer = BesideWriter(
             arguments.beside, arguments.prefix, arguments.suffix, arguments.existing
@@ -372,7 +374,24 @@ def _caption(
     tally: Tally,
     arguments: CaptionArguments,
 ) -> None:
-    for result in captioner.caption(
-        wanted, batch_size=arguments.batch_size, attention=arguments.words
-    ):
-        file.add(tally.add(result))
+    with tally.display or contextlib.nullcontext():
+        for result in captioner.caption(
+            wanted, batch_size=arguments.batch_size, attention=arguments.words
+        ):
+            file.add(tally.add(result))
+
+
+def _count(arguments: CaptionArguments, part: Part | None) -> int | None:
+    """Count the images of this part; None if a list or a shard would have to be read for that."""
+    from jaxcap.data.image_paths import LIST, image_paths
+    from jaxcap.data.image_names import SHARD_SUFFIXES
+
+    if Path(LIST) in arguments.paths:
+        return None
+    found = image_paths(arguments.paths, listed=io.BytesIO(), unreadable=ignore, whole_shards=True)
+    count = 0
+    for image in found:
+        if image.path.suffix.lower() in SHARD_SUFFIXES:
+            return None
+        count += part is None or image in part
+    return count

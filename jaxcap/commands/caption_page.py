@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from jaxcap.commands.tally import Tally
 from jaxcap.errors import counted
+from jaxcap.progress import Display
 
 if TYPE_CHECKING:
     from jaxcap.captioning.loaded_model import LoadedModel
@@ -37,11 +38,12 @@ def write_page(
         picture = path if images[path] is path else result.image
         return ReportRow(str(path), picture, captions, scores=scores)
 
-    write_report(
-        output,
-        title="Captions",
-        rows=map(row, images, captioner.caption(images.values(), batch_size=batch_size)),
-        count=len(images),
-        facts={"model": ", ".join(str(member.directory.name) for member in captioner.members)},
-    )
+    with Display(tally.console, "captioning", total=len(images)) as tally.display:
+        write_report(
+            output,
+            title="Captions",
+            rows=map(row, images, captioner.caption(images.values(), batch_size=batch_size)),
+            count=len(images),
+            facts={"model": ", ".join(str(member.directory.name) for member in captioner.members)},
+        )
     tally.console.print(f"{counted(tally.captioned, 'image')} captioned: {output}", soft_wrap=True)

@@ -16,7 +16,7 @@ from jaxcap.commands import print_scores
 from jaxcap.commands.data_folder import choose_data_dir
 from jaxcap.commands.search_options import SearchGroup, SearchOptions, given_search
 from jaxcap.errors import InputError
-from jaxcap.pretrained import packaged
+from jaxcap.pretrained import model_name, packaged
 
 if TYPE_CHECKING:
     from jaxcap.captioning.loaded_model import LoadedModel
@@ -91,7 +91,9 @@ def run(arguments: EvaluateArguments, console: Console) -> int:
                 command=shlex.join(sys.argv),
                 directory=directory,
             )
-            print_scores(console, evaluation.corpus, f"{path} on {data} {arguments.split}")
+            print_scores(
+                console, evaluation.corpus, f"{model_name(path)} on {data} {arguments.split}"
+            )
             for written in paths:
                 console.print(f"wrote {written}", soft_wrap=True)
     return 0

@@ -16,6 +16,7 @@ from jaxcap import hub
 from jaxcap.commands.data_folder import choose_data_dir
 from jaxcap.commands.search_options import SearchGroup, SearchOptions, given_search
 from jaxcap.errors import InputError, counted
+from jaxcap.files import check_folder
 from jaxcap.progress import Display, print_out
 
 if TYPE_CHECKING:
@@ -203,7 +204,6 @@ def _check_target(file: Path, files: list[Path], *, force: bool) -> None:
         raise InputError(f"{file}: the program's description gets this name; give another one.")
     if file.is_dir():
         raise InputError(f"{file}: this is a folder; give the name of a file.")
-    if not file.parent.is_dir():
-        raise InputError(f"{file}: the folder {file.parent} does not exist; create it first.")
+    check_folder(file)
     if file.exists() and not force:
         raise InputError(f"{file}: the file exists; --force replaces it.")

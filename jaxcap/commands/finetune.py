@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxcap.commands.parsing import parse_known
-from jaxcap.commands.train import TrainArguments, parse_options, tell_interrupted
+from jaxcap.commands.train import TrainArguments, parse_options, print_next, tell_interrupted
 from jaxcap.config import Config, DataConfig, EvaluationConfig, TrainConfig
 from jaxcap.errors import counted
 from jaxcap.pretrained import packaged
@@ -94,7 +94,7 @@ def finetuning(arguments: FinetuneArguments) -> Config:
         train=TrainConfig(
             start_from=str(path),
             extend_vocabulary=True,
-            batch_size=16,
+            batch_size=min(16, len(source)),
             epochs=15,
             learning_rate=2e-4,
             label_smoothing=0.1,
@@ -103,11 +103,8 @@ def finetuning(arguments: FinetuneArguments) -> Config:
         evaluation=EvaluationConfig(
             batch_size=start.evaluation.batch_size, units=start.evaluation.units
         ),
-        # Habits of the packaged model: other captions may repeat words, as Chinese ones do, and an
-        # extended vocabulary has words that the recogniser does not know.
-        search=dataclasses.replace(
-            start.search, no_repeated_content=False, unrecognised_penalty=0.0
-        ),
+        # Longer captions repeat words ("blue shirt and blue jeans"), and so do other languages.
+        search=dataclasses.replace(start.search, no_repeated_content=False),
         stages=(),
     )
 
@@ -116,7 +113,7 @@ def run(arguments: TrainArguments, console: Console) -> int:
     """Fine-tune, and compare the best checkpoint with the captioner that it started from."""
     from jaxcap.captioning.loaded_model import load
     from jaxcap.commands.evaluate import evaluate_split
-    from jaxcap.datasets.prepare import load_source
+    from jaxcap.datasets.prepare import find_dataset, load_source
     from jaxcap.devices import hosts
     from jaxcap.evaluation import scoring_units, write_evaluation
     from jaxcap.training import Interrupted, train
@@ -132,7 +129,7 @@ def run(arguments: TrainArguments, console: Console) -> int:
     assert start is not None
     source = load_source(config.data.name, split, config.data.directory)
     tuned, original = load(workdir), load(start)
-    same = dataclasses.replace(original.config, search=config.search, evaluation=config.evaluation)
+    same = dataclasses.replace(original.config, evaluation=config.evaluation)
     original = dataclasses.replace(
         original, members=(dataclasses.replace(original.single, config=same),)
     )
@@ -149,8 +146,8 @@ def run(arguments: TrainArguments, console: Console) -> int:
             "Training did not improve the captions: the run keeps the original captioner."
         )
     console.print(f"Fine-tuned for {summary.seconds / 60:.1f} minutes; captions: {page}. Next:")
-    directory = shlex.quote(str(workdir))
-    console.print(f"  jaxcap caption PHOTO.jpg --model {directory}", soft_wrap=True)
+    splits = find_dataset(config.data.name, config.data.directory).splits
+    print_next(arguments, "test" if splits.get("test") else split, console)
     return 0
 
 

@@ -122,6 +122,7 @@ def run(arguments: ScoreArguments, console: Console) -> int:
 
     _check(arguments)
     ours, theirs, warnings = _read(arguments)
+    pictures = _pictures(arguments, ours, console)
     split = splitter(arguments.units)
     targets = [[split(text) for text in each] for each in ours.references]
     scored = _score(ours, targets, arguments)
@@ -159,7 +160,8 @@ def run(arguments: ScoreArguments, console: Console) -> int:
         write_per_image(arguments.per_image, ours.names, columns, alone)
         console.print(f"wrote {arguments.per_image}", soft_wrap=True)
     if arguments.images is not None or arguments.report is not None:
-        _write_report(arguments, result, scored, other, console)
+        _write_report(arguments, result, scored, other, pictures)
+        console.print(f"wrote {arguments.report or _REPORT}", soft_wrap=True)
     return 0
 
 
@@ -337,12 +339,17 @@ def _write_report(
     result: Result,
     scored: _Scored,
     other: _Scored | None,
-    console: Console,
+    pictures: Sequence[Path | None],
 ) -> None:
-    from jaxcap.report import OtherCaption, ReportCaption, ReportRow, write_report
+    from jaxcap.report import OtherCaption, OtherScores, ReportCaption, ReportRow, write_report
 
-    pairing, path = scored.pairing, arguments.report or _REPORT
-    pictures = _pictures(arguments, pairing, console)
+    pairing = scored.pairing
+    title, name = arguments.predictions.stem, ""
+    if arguments.against is not None:
+        ours, theirs = arguments.predictions, arguments.against
+        alike = ours.stem == theirs.stem
+        name = str(theirs) if alike else theirs.stem
+        title = f"{ours if alike else ours.stem} against {name}"
 
     def scores_of(scored: _Scored, i: int) -> dict[str, float]:
         return {name: float(scores[i]) for name, scores in scored.alone.items()}
@@ -351,9 +358,8 @@ def _write_report(
         best: Sequence[tuple[str, float | None]]
         best = pairing.n_best[i] or [(pairing.captions[i], None)]
         against = None
-        if other is not None and arguments.against is not None:
-            text = other.pairing.captions[i]
-            against = OtherCaption(arguments.against.stem, text, scores_of(other, i))
+        if other is not None:
+            against = OtherCaption(name, other.pairing.captions[i], scores_of(other, i))
         return ReportRow(
             image_id=pairing.names[i],
             image=pictures[i],
@@ -370,17 +376,25 @@ def _write_report(
         f"warning {n}": text for n, text in enumerate(result.warnings, start=1)
     }
     write_report(
-        path,
-        title=arguments.predictions.stem,
+        arguments.report or _REPORT,
+        title=title,
         rows=map(row, range(len(pairing.names))),
         count=len(pairing.names),
         scores=result.scores,
         intervals={name: (each.low, each.high) for name, each in result.intervals.items()},
+        against=None
+        if other is None
+        else OtherScores(
+            result.against,
+            {
+                name: (each.difference, each.interval.low, each.interval.high)
+                for name, each in result.comparison.items()
+            },
+        ),
         signature=result.signature,
         facts=facts,
         images="link" if arguments.link_images else "embed",
     )
-    console.print(f"wrote {path}", soft_wrap=True)
 
 
 def _pictures(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from jaxcap.errors import InputError, counted
+from jaxcap.errors import InputError, counted, did_you_mean
 
 if TYPE_CHECKING:
     from jaxcap.caption_files.output_formats import Format
@@ -94,5 +94,5 @@ def join_parts(
 def _matching(pattern: Path) -> list[Path]:
     found = sorted(map(Path, glob.glob(str(pattern), recursive=True)))
     if not found:
-        raise InputError(f"{pattern}: no such file.")
+        raise InputError(f"{pattern}: no such file.{did_you_mean(pattern)}")
     return found

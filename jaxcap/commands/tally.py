@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +13,10 @@ from jaxcap.errors import counted, one_line
 
 if TYPE_CHECKING:
     from jaxcap.captioning.results import Captioned
+    from jaxcap.progress import Display
 
 _LISTED = 1000
 """Failures that are listed; so many more have a common cause."""
-_SECONDS = 15.0
-"""Seconds between progress lines."""
 
 
 @dataclass
@@ -26,16 +24,14 @@ class Tally:
     """Counts of captioned and failed images, and why those failed."""
 
     console: Console
-    quiet: bool
     min_confidence: float
+    display: Display | None = None
     captioned: int = 0
     doubtful: int = 0
     before: int = 0
     failed: int = 0
     hidden: list[Path] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
-    began: float = field(default_factory=time.monotonic)
-    told: float = field(default_factory=time.monotonic)
 
     def fail(self, reason: str) -> None:
         self.failed += 1
@@ -43,10 +39,7 @@ class Tally:
             self.reasons.append(reason)
 
     def add(self, result: Captioned) -> Captioned:
-        """Count an image, and return it, without its captions if the best one is doubtful.
-
-        Report progress from time to time if captions go to a file.
-        """
+        """Count an image, and return it, without its captions if the best one is doubtful."""
         if result.error is not None:
             self.fail(result.error)
         elif (confidence := result.captions[0].confidence) < self.min_confidence:
@@ -55,12 +48,9 @@ class Tally:
             result = dataclasses.replace(result, captions=(), error=why)
         else:
             self.captioned += 1
-        now = time.monotonic()
-        if not self.quiet and now - self.told >= _SECONDS:
-            self.told = now
-            rate = self.captioned / (now - self.began)
-            failed = f", {self.failed} failed" if self.failed else ""
-            self.console.print(f"captioned {self.captioned}{failed}, {rate:.1f} images/s")
+        if self.display is not None:
+            done = self.before + self.captioned + self.doubtful + self.failed
+            self.display.update(done, f"{self.failed} failed" if self.failed else "")
         return result
 
     def say_where(self, where: str) -> None:

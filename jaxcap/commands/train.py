@@ -110,13 +110,19 @@ def run(arguments: TrainArguments, console: Console) -> int:
         return 0
     print_scores(console, summary.scores, f"best checkpoint, step {summary.best_step}")
     console.print(f"Trained for {summary.seconds / 60:.1f} minutes. Next:")
-    directory = shlex.quote(str(arguments.workdir))
-    split = shlex.quote(arguments.config.evaluation.split)
-    data_dir = arguments.config.data.directory
-    where = "" if data_dir is None else f" --data-dir {shlex.quote(str(data_dir))}"
-    console.print(f"  jaxcap evaluate {directory} --split {split}{where}", soft_wrap=True)
-    console.print(f"  jaxcap caption PHOTO.jpg --model {directory}", soft_wrap=True)
+    print_next(arguments, arguments.config.evaluation.split, console)
     return 0
+
+
+def print_next(arguments: TrainArguments, split: str, console: Console) -> None:
+    """Print the commands that score a split with the run, and caption with it."""
+    directory, data_dir = str(arguments.workdir), arguments.config.data.directory
+    where = [] if data_dir is None else ["--data-dir", str(data_dir)]
+    for command in (
+        ["jaxcap", "evaluate", directory, "--split", split, *where],
+        ["jaxcap", "caption", "PHOTO.jpg", "--model", directory],
+    ):
+        console.print(f"  {shlex.join(command)}", soft_wrap=True)
 
 
 def tell_interrupted(interrupted: Interrupted, console: Console) -> int:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from jaxcap.config.local_paths import address_problem
 from jaxcap.data.image_names import ABOUT_IMAGES, IMAGE_SUFFIXES, SHARD_SUFFIXES, is_hidden
-from jaxcap.errors import InputError, ignore, one_line
+from jaxcap.errors import InputError, did_you_mean, ignore, one_line
 
 if TYPE_CHECKING:
     from jaxcap.data.image_parquet import ParquetImage
@@ -96,7 +96,7 @@ def _check(argument: Path) -> None:
             if glob.has_magic(str(argument))
             else "no such file or folder"
         )
-        raise InputError(f"{argument}: {what}.")
+        raise InputError(f"{argument}: {what}.{did_you_mean(argument)}")
 
 
 def _images(

@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 from jaxcap.caption_files.reading import CaptionFile, ImageCaptions, read_captions
-from jaxcap.datasets.prepare import load_source
+from jaxcap.datasets.prepare import default_data_dir, find_dataset, list_prepared, load_source
+from jaxcap.errors import InputError
 
 _NAME_AND_SPLIT = re.compile(r"(\w+):([^/\\]+)")
 
@@ -23,8 +24,17 @@ def read_references(path: Path, data_dir: Path | None = None) -> CaptionFile:
     """
     prepared = _NAME_AND_SPLIT.fullmatch(str(path))
     if prepared is None or path.exists():
+        _refuse_name(path, data_dir)
         return read_captions(path)
     source = load_source(prepared[1], prepared[2], data_dir)
     records = (source[i] for i in range(len(source)))
     images = [ImageCaptions({"image_id": r["image_id"]}, r["captions"]) for r in records]
     return CaptionFile(path, "a prepared data set", images)
+
+
+def _refuse_name(path: Path, data_dir: Path | None) -> None:
+    """Refuse the name of a prepared data set without a split."""
+    name = str(path)
+    if not path.exists() and name in list_prepared(data_dir or default_data_dir()):
+        splits = ", ".join(f"{name}:{split}" for split in find_dataset(name, data_dir).splits)
+        raise InputError(f"{name}: a prepared data set; name one of its splits: {splits}.")

@@ -10,6 +10,11 @@ DEFAULT = "captioner"
 """The model that captions where none is named."""
 
 
+def model_name(path: Path) -> str:
+    """Return a model's path for messages, or "packaged model" if it is in the package."""
+    return "packaged model" if path.parent == Path(__file__).parent else str(path)
+
+
 def packaged(name: str = DEFAULT) -> Path:
     """The file of a model in the package, for `jaxcap.load`.
 

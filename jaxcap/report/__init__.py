@@ -23,6 +23,19 @@ opened offline. This package does not use JAX.
 from __future__ import annotations
 
 from jaxcap.report.page import write_report
-from jaxcap.report.rows import OtherCaption, ReportCaption, ReportRow, scale_attention
+from jaxcap.report.rows import (
+    OtherCaption,
+    OtherScores,
+    ReportCaption,
+    ReportRow,
+    scale_attention,
+)
 
-__all__ = ["OtherCaption", "ReportCaption", "ReportRow", "scale_attention", "write_report"]
+__all__ = [
+    "OtherCaption",
+    "OtherScores",
+    "ReportCaption",
+    "ReportRow",
+    "scale_attention",
+    "write_report",
+]

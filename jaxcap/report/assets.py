@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
+from html import escape
 from importlib import resources
 
 
 def asset(name: str, package: str = "jaxcap.report") -> str:
     """Return a file of a package, by default a style, a script, or a template of this one."""
     return resources.files(package).joinpath(name).read_text(encoding="utf-8")
+
+
+def prose(text: str) -> str:
+    """Escape text for HTML, and keep options such as `--beam-size` on one line."""
+    return re.sub(r"--[\w.-]+", r'<span class="option">\g<0></span>', escape(text))
 
 
 def policy(*, style: str, script: str = "", **sources: str) -> str:

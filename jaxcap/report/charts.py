@@ -29,6 +29,11 @@ def number(value: float, digits: int = 1) -> str:
     return f"{value:,.{digits}f}".replace("-", "−") if math.isfinite(value) else "–"
 
 
+def signed(value: float) -> str:
+    """Format a difference for people."""
+    return f"{'+' if value > 0 else ''}{number(value)}"
+
+
 def training_charts(lines: Sequence[Mapping[str, Any]], step: int | None = None) -> str:
     """Return the section "Training", or an empty string if there is nothing to draw.
 

@@ -23,7 +23,7 @@ from jaxcap.datasets.inspection.data_statistics import DataStatistics, Group, Pl
 from jaxcap.datasets.inspection.hazards import DataWarning
 from jaxcap.errors import counted
 from jaxcap.files import write_text
-from jaxcap.report.assets import asset, policy
+from jaxcap.report.assets import asset, policy, prose
 from jaxcap.report.charts import number
 from jaxcap.report.histograms import histogram
 from jaxcap.report.pictures import Embedded, thumbnail, thumbnail_side
@@ -112,7 +112,7 @@ def _summary(statistics: DataStatistics, config: DataConfig) -> str:
 
 
 def _warnings(found: Sequence[DataWarning]) -> str:
-    items = "".join(f'<li class="{w.level}"><b>{w.level}</b>{escape(w.text)}</li>' for w in found)
+    items = "".join(f'<li class="{w.level}"><b>{w.level}</b>{prose(w.text)}</li>' for w in found)
     return _section("Before training", f'<ul class="found">{items}</ul>' if items else "")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +15,8 @@ from string import Template
 from typing import Any, Literal
 
 from jaxcap.files import write_text
-from jaxcap.report.assets import asset, policy
-from jaxcap.report.charts import number, training_charts
+from jaxcap.report.assets import asset, policy, prose
+from jaxcap.report.charts import number, signed, training_charts
 from jaxcap.report.pictures import (
     Embedded,
     Linked,
@@ -25,7 +26,7 @@ from jaxcap.report.pictures import (
     thumbnail,
     thumbnail_side,
 )
-from jaxcap.report.rows import ReportRow, packed_row
+from jaxcap.report.rows import OtherScores, ReportRow, packed_row
 
 _TOGETHER = 100
 """Number of rows with images in memory at once, and of images in one block of the page."""
@@ -39,6 +40,7 @@ def write_report(
     count: int | None = None,
     scores: Mapping[str, float] | None = None,
     intervals: Mapping[str, tuple[float, float]] | None = None,
+    against: OtherScores | None = None,
     signature: str | None = None,
     facts: Mapping[str, object] | None = None,
     curves: Sequence[Mapping[str, Any]] = (),
@@ -59,6 +61,7 @@ def write_report(
         images.
       scores: scores of the whole set, by name, as shown (×100 by convention).
       intervals: 95 % intervals of some of these scores, (low, high).
+      against: scores of another model, shown beside `scores` in place of `intervals`.
       signature: the signature of the scores.
       facts: further short facts, by name. The value of "command" is shown as code.
       curves: the lines of `metrics.jsonl`, each with a "step". "loss" and every "SPLIT/METRIC"
@@ -89,7 +92,12 @@ def write_report(
         title=escape(title),
         style=style,
         script=script,
-        summary=_summary(scores or {}, intervals or {}, signature, facts or {}),
+        summary=(
+            _figures(scores or {}, intervals or {})
+            if against is None
+            else _versus(scores or {}, against)
+        )
+        + _facts(signature, facts or {}),
         training=training_charts(curves, step),
         gallery=asset("gallery.html") if packed else '<p class="none">There are no captions.</p>',
         config=_configuration(config),
@@ -147,12 +155,7 @@ def _json(value: Any) -> str:
 # Summary
 
 
-def _summary(
-    scores: Mapping[str, float],
-    intervals: Mapping[str, tuple[float, float]],
-    signature: str | None,
-    facts: Mapping[str, object],
-) -> str:
+def _figures(scores: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]) -> str:
     parts = []
     if scores:
         parts.append('<dl class="figures">')
@@ -168,6 +171,29 @@ def _summary(
         parts.append("</dl>")
     if any(name in intervals for name in scores):
         parts.append('<p class="quiet note">Below a score: its 95 % interval.</p>')
+    return "".join(parts)
+
+
+def _versus(scores: Mapping[str, float], against: OtherScores) -> str:
+    def row(name: str) -> str:
+        difference, low, high = against.differences.get(name, [math.nan] * 3)
+        cells = (
+            escape(name),
+            number(scores[name]),
+            number(against.scores.get(name, math.nan)),
+            f'{signed(difference)} <span class="quiet">{signed(low)} to {signed(high)}</span>',
+        )
+        return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+    names = ("metric", "predictions", "against", "difference, 95 % interval")
+    return (
+        f'<table class="others versus"><thead><tr>{"".join(f"<th>{n}</th>" for n in names)}</tr>'
+        f"</thead><tbody>{''.join(map(row, scores))}</tbody></table>"
+    )
+
+
+def _facts(signature: str | None, facts: Mapping[str, object]) -> str:
+    parts = []
     if signature:
         # Lines break between the parts, not within names such as CIDEr-D.
         spans = re.sub(r"[^|]+\|?", r"<span>\g<0></span>", escape(signature))
@@ -175,7 +201,7 @@ def _summary(
     if facts:
         parts.append('<dl class="facts">')
         for name, fact in facts.items():
-            text = escape(str(fact))
+            text = prose(str(fact))
             shown = f"<code>{text}</code>" if name.lower() == "command" else text
             parts.append(f"<div><dt>{escape(name)}</dt><dd>{shown}</dd></div>")
         parts.append("</dl>")

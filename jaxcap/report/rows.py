@@ -69,6 +69,20 @@ class OtherCaption:
 
 
 @dataclass(frozen=True)
+class OtherScores:
+    """Scores of another model on the whole set, to compare with.
+
+    Attributes:
+      scores: its scores, with the names of the first model's.
+      differences: name to the first model's score minus this one's, and the 95 % interval of that:
+        (difference, low, high).
+    """
+
+    scores: Mapping[str, float]
+    differences: Mapping[str, tuple[float, float, float]]
+
+
+@dataclass(frozen=True)
 class ReportRow:
     """One image with its captions.
 

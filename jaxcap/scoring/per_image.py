@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxcap.caption_files.text_files import harmless
 from jaxcap.errors import InputError
-from jaxcap.files import write_text
+from jaxcap.files import check_folder, write_text
 
 SUFFIXES = (".csv", ".jsonl")
 
@@ -23,8 +23,7 @@ def check_writable(path: Path, option: str, suffixes: Sequence[str] = SUFFIXES) 
     """Raise `InputError` early if a file could not be written later."""
     if path.suffix.lower() not in suffixes:
         raise InputError(f"{option} {path}: expected a file that ends in {' or '.join(suffixes)}.")
-    if not path.parent.is_dir():
-        raise InputError(f"{option} {path}: there is no folder {path.parent}; create it first.")
+    check_folder(path, option)
     if path.is_dir():
         raise InputError(f"{option} {path}: this is a folder; expected a file.")
 

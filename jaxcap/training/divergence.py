@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxcap.data.batch import Batch
-from jaxcap.errors import InputError
+from jaxcap.errors import InputError, did_you_mean
 from jaxcap.files import open_file, open_zip, replacing
 from jaxcap.model.recogniser.words import RecognisedWords
 from jaxcap.training.step.train_step import StepMetrics
@@ -100,8 +100,8 @@ def load_offender(path: Path) -> Offender:
         raise
     except FileNotFoundError:
         raise InputError(
-            f"{path}: no such file. Training that diverges saves diverged-STEP.npz in its "
-            "--workdir."
+            f"{path}: no such file.{did_you_mean(path)} Training that diverges saves "
+            "diverged-STEP.npz in its --workdir."
         ) from None
     except Exception as error:  # any other file may raise anything
         raise InputError(

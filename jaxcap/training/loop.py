@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shlex
 import time
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
+import numpy as np
 
 from jaxcap.devices import hosts
 from jaxcap.errors import InputError
@@ -98,8 +100,13 @@ class Loop:
                     self._save(state)
                 self._end_epoch(state, display, interruption)
             last = done if self._stalled() else experiment.total
+            compiled = set()
             for batch in waiting.batches(experiment.batches(done, last)):
-                state, metrics = step(state, batch, rng)
+                shapes = tuple(map(np.shape, jax.tree.leaves(batch)))
+                # The call returns when the step is compiled, long before it is computed.
+                with contextlib.nullcontext() if shapes in compiled else self._meter.paused():
+                    state, metrics = step(state, batch, rng)
+                compiled.add(shapes)
                 done += 1
                 waiting.watch_step(metrics.loss, functools.partial(display.advance, done))
                 self._meter.add(metrics, batch.tokens)

@@ -86,7 +86,8 @@ class TrainingData:
             if len(each.captions) < size:
                 raise InputError(
                     f"train.batch_size is {size}, but the training split of '{name}' has only "
-                    f"{counted(len(each.captions), 'image')}; give at most that many."
+                    f"{counted(len(each.captions), 'image')}; give --train.batch-size "
+                    f"{len(each.captions)} or less."
                 )
             if not has_images(each.source):
                 _check_text(name, config)

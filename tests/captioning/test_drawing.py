@@ -41,6 +41,13 @@ def test_attention_is_orange_where_it_is_high():
     assert np.asarray(overlay(blue, np.zeros((2, 2), np.float32)))[:, :, 0].max() == 0
 
 
+def test_the_representation_is_one_short_line():
+    assert repr(result()) == "<Captioned photo: 'a <dog>'>"
+    assert repr(result().captions) == "(<Caption 'a <dog>': confidence 0.72>,)"
+    torn = result(captions=(), error="photo: torn")
+    assert repr(torn) == "<Captioned photo: error='photo: torn'>"
+
+
 def test_a_notebook_shows_image_caption_and_attention():
     html = result()._repr_html_()
     assert "a &lt;dog&gt;</p>" in html
@@ -72,11 +79,11 @@ print(shown["text/html"])
 def test_a_plot_has_a_panel_for_each_word(tmp_path: Path):
     pyplot = pytest.importorskip("matplotlib.pyplot")
     pyplot.switch_backend("agg")
-    figure = result().plot().figure
+    figure = result().plot()
     assert figure.get_suptitle() == "a <dog>"
     assert [axes.get_title() for axes in figure.axes] == ["", "a  0.90", "<dog>  0.61"]
     figure.savefig(tmp_path / "plot.png")
-    alone = result(captions=(Caption("a dog", -1.0),)).plot().figure
+    alone = result(captions=(Caption("a dog", -1.0),)).plot()
     assert len(alone.axes) == 1
     pyplot.close("all")
 

@@ -154,7 +154,7 @@ def test_shards_that_cannot_be_read_are_named(
     assert "skipped: bad.parquet: cannot read this Parquet file" in messages
     with pytest.raises(InputError, match=r"no files beside them; give --output in-captions\.tar"):
         command("in.tar", "--beside", "txt")
-    with pytest.raises(InputError, match=r"no folder none"):
+    with pytest.raises(InputError, match=r"--output none/x\.tar: there is no folder none"):
         command("in.tar", "--output", "none/x.tar")
 
 

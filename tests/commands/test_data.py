@@ -95,7 +95,7 @@ def test_bad_input_is_refused_before_the_work(tiny_data, tmp_path):
         _run("shape", data_dir=tiny_data)
     with pytest.raises(InputError, match=r"ends in \.html"):
         _run("shapes", data_dir=tiny_data, page=tmp_path / "page.txt")
-    with pytest.raises(InputError, match="its parent folder does not exist"):
+    with pytest.raises(InputError, match="there is no folder"):
         _run("shapes", data_dir=tiny_data, page=tmp_path / "none" / "page.html")
     with pytest.raises(InputError, match="--samples is -1"):
         _run("shapes", samples=-1)

@@ -91,7 +91,7 @@ def test_existing_files_are_kept(tiny_run, tmp_path) -> None:
     ("file", "options", "message"),
     [
         ("model.bin", {}, r"model\.bin: unknown format"),
-        ("no/model.stablehlo", {}, r"the folder .*no does not exist; create it first"),
+        ("no/model.stablehlo", {}, r"there is no folder .*no; create it first"),
         (".", {"format": "safetensors"}, "this is a folder; give the name of a file"),
         ("model.json", {"format": "stablehlo"}, "the program's description gets this name"),
         ("model.safetensors", {"attention": True}, "--attention is for .stablehlo only"),

@@ -114,7 +114,7 @@ def test_a_file_is_replaced_only_by_force(vgg16, tmp_path):
     ("target", "message"),
     [
         ("out.h5", "the format is .safetensors"),
-        ("none/out.safetensors", "this is a folder, or its parent folder does not exist"),
+        ("none/out.safetensors", "there is no folder"),
         (".safetensors/", "the format is .safetensors"),
     ],
 )
@@ -152,7 +152,7 @@ def test_bad_input_is_an_error(tmp_path):
     (tmp_path / "page.h5").write_text("<!DOCTYPE html>")
     with pytest.raises(InputError, match="a web page"):
         _run(tmp_path / "page.h5")
-    with pytest.raises(InputError, match=r"no such file\. Did you mean 'page\.h5'"):
+    with pytest.raises(InputError, match=r"no such file\. Did you mean '.*page\.h5'"):
         _run(tmp_path / "pages.h5")
     with pytest.raises(InputError, match="give a file or a package"):
         _run("imagenet")

@@ -240,8 +240,16 @@ def captions_of(*lengths, per_image=1, images=100):
 
 
 def test_sound_data_has_no_warnings():
-    data = DataStatistics("d", {"train": captions_of(5, per_image=2)})
+    data = DataStatistics("d", {"train": captions_of(5, per_image=2, images=5000)})
     assert kinds(data, captions_per_image=2) | {"repeated-captions": 0} == {"repeated-captions": 0}
+
+
+def test_fine_tuning_is_advised_for_few_images():
+    def found(images):
+        return kinds(DataStatistics("mine", {"train": captions_of(5, images=images)}))["few-images"]
+
+    assert "jaxcap finetune --data mine" in found(241).text
+    assert (found(99).level, found(100).level) == ("warning", "note")
 
 
 def test_captions_beyond_the_longest_bucket():
@@ -322,7 +330,12 @@ def test_images_and_leaks():
         "60 of 100 (60.0 %) images have a side below data.image_size 100" in found["enlarged"].text
     )
     assert "by 2.0 times or more" in found["enlarged"].text
+    assert "--data.image-size 50" in found["enlarged"].text
     assert "enlarged" not in kinds(data, image_size=50)
+    # A few small images are no reason for another size.
+    smaller = dataclasses.replace(sizes, sizes={(300, 400): 60, (50, 80): 40})
+    few = kinds(dataclasses.replace(data, images={"train": smaller}), image_size=100)["enlarged"]
+    assert few.text.endswith("are enlarged")
     assert "1 of 101" in found["unreadable"].text
     assert found["leak"].text.startswith("test: 3 of 100 (3.0 %) images are also in train")
     assert found["repeated-images"].level == "note"
@@ -337,8 +350,8 @@ def test_images_and_leaks():
 def test_training_warns_about_its_captions():
     texts = SplitCaptions.collect([[["w"] * 40] * 5] * 100)
     found = caption_warnings(texts, DataConfig(min_count=30))
-    assert [w.kind for w in found] == ["too-long"]
-    assert caption_warnings(SplitCaptions.collect([]), DataConfig())[0].kind == "near-empty"
+    assert [w.kind for w in found] == ["too-long", "few-images"]
+    assert caption_warnings(SplitCaptions.collect([]), DataConfig())[0].kind == "few-images"
 
 
 def test_words_for_sides_are_reported_if_images_are_mirrored():

@@ -184,11 +184,20 @@ def test_without_a_terminal_there_are_plain_lines(monkeypatch: pytest.MonkeyPatc
     console = Console(file=io.StringIO(), width=40)
     with Display(console, "step", total=30, done=10) as display:
         display.advance(11)
-        clock.passes(10)
+        clock.passes(14)  # compilation, which says nothing about the time that is left
         display.update(12, "loss 3.000")  # too soon after the beginning
         clock.passes(10)
         display.update(14, "loss 2.000")
     assert console.file.getvalue() == "step 14/30  loss 2.000  left 0:01:20\n"
+
+
+def test_work_of_unknown_length_shows_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    console = Console(file=io.StringIO(), width=40)
+    with Display(console, "captioning", total=None) as display:
+        clock.passes(20)
+        display.update(40, "1 failed")
+    assert console.file.getvalue() == "captioning 40  1 failed\n"
 
 
 def test_slow_work_is_reported_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,9 @@ _FRAME = 2
 _FEW = 100
 """The minimum number of images of a split for meaningful scores."""
 
+_FEW_TO_TRAIN = 5000
+"""Below this number of images, fine-tuning is the better choice."""
+
 _CUT, _UNKNOWN, _ENLARGED, _SIDED = 0.001, 0.05, 0.01, 0.01
 """Fractions that cause a warning: truncated captions, unknown words, enlarged images, sides."""
 
@@ -83,10 +86,16 @@ def _split_warnings(statistics: DataStatistics) -> Iterator[DataWarning]:
         there = ", ".join(splits) or "none"
         yield DataWarning("no-train", f"no split '{TRAIN}' to train on; found {there}")
     for split, captions in splits.items():
-        if captions.images < _FEW:
-            what = " to train on" if split == TRAIN else ", so scores are mostly chance"
-            number = counted(captions.images, "image")
-            yield DataWarning("near-empty", f"{split}: only {number}{what}")
+        number = counted(captions.images, "image")
+        if split == TRAIN and captions.images < _FEW_TO_TRAIN:
+            yield DataWarning(
+                "few-images",
+                f"{split}: {number} are few for training from random parameters; jaxcap finetune "
+                f"--data {statistics.name} starts from the model in the package",
+                "warning" if captions.images < _FEW else "note",
+            )
+        elif captions.images < _FEW:
+            yield DataWarning("near-empty", f"{split}: only {number}, so scores are mostly chance")
         if bare := captions.per_image.get(0, 0):
             what = "are not trained on" if split == TRAIN else "cannot be scored"
             yield DataWarning(
@@ -113,15 +122,16 @@ def _image_warnings(statistics: DataStatistics, config: DataConfig) -> Iterator[
         shorter = images.sides(longer=False)
         small = sum(n for side, n in shorter.items() if side < config.image_size)
         if small > _ENLARGED * images.readable:
-            middle = percentile(shorter, 50)
-            times = f"; half of all by {config.image_size / middle:.1f} times or more"
+            middle = max(1, percentile(shorter, 50))
+            advice = (
+                f"; half of all by {config.image_size / middle:.1f} times or more. Enlarging adds "
+                f"no detail and costs time: --data.image-size {middle}"
+            )
             yield DataWarning(
                 "enlarged",
                 f"{split}: {share(small, images.readable)} images have a side below "
                 f"data.image_size {config.image_size} and are enlarged"
-                + (times if middle < config.image_size else "")
-                + ". Enlarging adds no detail and costs time: --data.image-size "
-                f"{max(1, min(config.image_size, middle))}",
+                + (advice if middle < config.image_size else ""),
                 "warning" if 2 * middle <= config.image_size else "note",
             )
 

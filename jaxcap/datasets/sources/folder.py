@@ -151,7 +151,9 @@ def _only(folder: Path, there: list[Path]) -> list[Path]:
 def _in_files(
     files: Sequence[_Captions], folder: Path, options: SourceOptions, findings: Findings
 ) -> list[Entry]:
-    names = Names(options.image_column, options.caption_columns, options.split_column)
+    names = Names(
+        options.image_column, options.caption_columns, options.split_column, nameable=True
+    )
     entries: list[Entry] = []
     for each in files:
         file = read_file(each.path, findings, names)
@@ -205,7 +207,7 @@ def _beside(source: Path, folder: Path, findings: Findings) -> list[Entry]:
     paths = _images(folder, findings)
     if not paths:
         expected = f"expected {', '.join(IMAGE_SUFFIXES)}"
-        findings.add(folder, "", f"no image in this folder; {expected}{_shards(source)}")
+        findings.add(folder, "", f"no image in this folder; {expected}{_others(source)}")
         findings.fail()
     there = {path: _sidecars(path) for path in paths}
     if not any(there.values()):
@@ -273,19 +275,21 @@ def _without_image(images: Sequence[Path]) -> Iterator[Path]:
 
 def _elsewhere(source: Path) -> str:
     """Name files below the source that may hold the captions."""
-    suffixes = (*_SUFFIXES, ".gz", ".xlsx", ".ods")
+    suffixes = (*_SUFFIXES, ".gz")
     files = (found.path for found in walk_images(source, suffixes=suffixes))
     found = [path for path in files if not _NO_CAPTIONS.fullmatch(path.name)]
     names = f", such as {', '.join(map(str, found[:3]))}" if found else ""
-    return f"{names}{_shards(source)}"
+    return f"{names}{_others(source)}"
 
 
-def _shards(source: Path) -> str:
-    """Say how to read the tar or Parquet files below the source, if there are any."""
+def _others(source: Path) -> str:
+    """Say how to read files of other kinds below the source, if there are any."""
     for suffix, format in ((".tar", "webdataset"), (".parquet", "parquet")):
         if found := next(walk_images(source, suffixes=(suffix,)), None):
             return f". To read {found.path.name}: jaxcap prepare {format} --source {source}"
     if found := next(walk_images(source, suffixes=(".arrow",)), None):
         load = f"datasets.load_from_disk('{found.path.parent}')"
         return f". {found.path.name} is an Arrow file; make Parquet of it: {load}.to_parquet(…)"
+    if found := next(walk_images(source, suffixes=(".xlsx", ".xls", ".ods")), None):
+        return f". {found.path} is a workbook; save it as CSV in UTF-8"
     return ""

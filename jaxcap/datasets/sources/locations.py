@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jaxcap.datasets.sources import SourceOptions
 from jaxcap.datasets.sources.findings import Findings
-from jaxcap.errors import InputError
+from jaxcap.errors import InputError, did_you_mean
 
 
 def need_source(options: SourceOptions, expected: str) -> Path:
@@ -20,7 +20,10 @@ def need_source(options: SourceOptions, expected: str) -> Path:
     if not options.source.is_dir():
         found = "is a file" if options.source.exists() else "does not exist"
         way_out = ". Give a caption file with --captions" if options.source.exists() else ""
-        raise InputError(f"{options.source}: the source {found}; expected {expected}{way_out}")
+        raise InputError(
+            f"{options.source}: the source {found}; expected {expected}{way_out}"
+            f"{_near(options.source)}"
+        )
     return options.source
 
 
@@ -33,7 +36,10 @@ def need_path(options: SourceOptions, expected: str) -> Path:
     if options.source is None:
         raise InputError(f"no source given; expected --source PATH, {expected}")
     if not options.source.exists():
-        raise InputError(f"{options.source}: the source does not exist; expected {expected}")
+        raise InputError(
+            f"{options.source}: the source does not exist; expected {expected}"
+            f"{_near(options.source)}"
+        )
     return options.source
 
 
@@ -41,7 +47,7 @@ def need_folder(path: Path, findings: Findings, hint: str = "") -> Path | None:
     """Return the folder; if it does not exist, add a problem and return None."""
     if path.is_dir():
         return path
-    findings.add(path, "", f"no such folder{f' ({hint})' if hint else ''}")
+    findings.add(path, "", f"no such folder{f' ({hint})' if hint else ''}{_near(path)}")
     return None
 
 
@@ -50,5 +56,10 @@ def need_file(path: Path, findings: Findings) -> Path | None:
     if path.is_file():
         return path
     found = "a folder; expected a file" if path.is_dir() else "no such file"
-    findings.add(path, "", found)
+    findings.add(path, "", f"{found}{_near(path)}")
     return None
+
+
+def _near(path: Path) -> str:
+    near = did_you_mean(path)
+    return f".{near}" if near else ""

@@ -31,7 +31,7 @@ from jaxcap.datasets import Progress, no_progress
 from jaxcap.datasets.sources import Example, Listing, SourceOptions
 from jaxcap.datasets.sources.assembly import read_file
 from jaxcap.datasets.sources.findings import Findings
-from jaxcap.errors import InputError
+from jaxcap.errors import InputError, did_you_mean
 
 _EXPECTED = (
     "a Flickr token file (NAME.jpg#0<TAB>caption), plain text with a caption a line, or a table "
@@ -48,7 +48,8 @@ def read(options: SourceOptions, progress: Progress = no_progress) -> Listing:
     path = options.source
     if path is None or not path.is_file():
         found = "no source given" if path is None else f"{path}: no such file"
-        raise InputError(f"{found}; expected --source FILE, {_EXPECTED}")
+        near = "" if path is None else did_you_mean(path)
+        raise InputError(f"{found}; expected --source FILE, {_EXPECTED}.{near}")
     findings, notes = Findings(path, skip_gaps=options.skip_bad), tuple[str, ...]()
     text = read_text(path)
     (_, first), *_ = numbered_lines(text)

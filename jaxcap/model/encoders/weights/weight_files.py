@@ -89,8 +89,7 @@ def _recognise(path: Path) -> str:
         with open_file(path) as file:
             start = file.read(512)
     except FileNotFoundError:
-        beside = path.parent.iterdir() if path.parent.is_dir() else ()
-        near = did_you_mean(path.name, [p.name for p in beside])
+        near = did_you_mean(path)
         raise InputError(f"{path}: cannot be read: there is no such file.{near}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None

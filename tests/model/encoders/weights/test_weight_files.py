@@ -112,7 +112,7 @@ def test_other_zip_files_are_named(tmp_path):
 
 def test_a_missing_file_suggests_its_neighbour(tmp_path):
     (tmp_path / "resnet50_notop.h5").touch()
-    with pytest.raises(InputError, match=r"no such file\. Did you mean 'resnet50_notop\.h5'\?"):
+    with pytest.raises(InputError, match=r"no such file\. Did you mean '.*resnet50_notop\.h5'\?"):
         read_weight_file(tmp_path / "resnet50_no_top.h5")
     with pytest.raises(InputError, match=r"a\.h5: cannot be read: there is no such file\.$"):
         read_weight_file(tmp_path / "none" / "a.h5")
