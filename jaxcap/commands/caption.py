@@ -383,8 +383,8 @@ def _caption(
 
 def _count(arguments: CaptionArguments, part: Part | None) -> int | None:
     """Count the images of this part; None if a list or a shard would have to be read for that."""
-    from jaxcap.data.image_paths import LIST, image_paths
     from jaxcap.data.image_names import SHARD_SUFFIXES
+    from jaxcap.data.image_paths import LIST, image_paths
 
     if Path(LIST) in arguments.paths:
         return None
