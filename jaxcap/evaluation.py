@@ -24,7 +24,7 @@ from jaxcap.devices import hosts
 from jaxcap.devices.parallel import round_up
 from jaxcap.errors import InputError
 from jaxcap.files import write_text
-from jaxcap.json_data import parse_json
+from jaxcap.files.json_data import parse_json
 from jaxcap.metrics import ScoringUnits, evaluate_captions, splitter
 from jaxcap.model.cost import check_captioning
 from jaxcap.progress import Report

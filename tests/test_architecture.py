@@ -26,8 +26,8 @@ LAYERS = (
     {"text"},
     {"metrics"},
     {"config"},
-    {"downloads", "hub"},
-    {"errors", "files", "json_data", "progress", "pretrained"},
+    {"files"},
+    {"errors", "progress", "pretrained"},
 )
 HEIGHT = {name: -i for i, layer in enumerate(LAYERS) for name in layer}
 LIBRARY = sorted((ROOT / "jaxcap").rglob("*.py"))
@@ -198,9 +198,6 @@ def test_no_private_module_of_jax_is_imported() -> None:
 
 INNER = {
     *("model", "search", "training.step", "data", "text", "config", "metrics", "errors", "files"),
-    "downloads",
-    "hub",
-    "json_data",
 }
 
 

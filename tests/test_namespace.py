@@ -45,7 +45,7 @@ def test_dir_lists_every_public_name() -> None:
 def test_every_package_of_the_library_is_listed() -> None:
     """But for those that only the commands and the package itself use."""
     packages = {path.parent.name for path in Path(jaxcap.__path__[0]).glob("*/__init__.py")}
-    assert packages - set(jaxcap.__all__) == {"commands", "pretrained", "serving"}
+    assert packages - set(jaxcap.__all__) == {"commands", "files", "pretrained", "serving"}
 
 
 def test_help_shows_the_public_names() -> None:

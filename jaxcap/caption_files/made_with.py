@@ -13,7 +13,7 @@ from typing import Any
 
 from jaxcap.errors import InputError
 from jaxcap.files import write_text
-from jaxcap.json_data import read_json
+from jaxcap.files.json_data import read_json
 
 _WAY_OUT = "To caption all images again, give --restart; to keep these captions, another --output."
 

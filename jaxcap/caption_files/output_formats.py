@@ -17,7 +17,7 @@ from typing import Any
 from jaxcap.caption_files.text_files import harmless
 from jaxcap.captioning.results import Caption, Captioned
 from jaxcap.errors import one_line
-from jaxcap.json_data import parse_json
+from jaxcap.files.json_data import parse_json
 
 Key = str | int
 """The name or number of an image in a file."""

@@ -26,7 +26,7 @@ from jaxcap.caption_files.text_files import (
     read_text,
     shown,
 )
-from jaxcap.json_data import Repeated
+from jaxcap.files.json_data import Repeated
 
 COCO = "COCO annotations"
 KARPATHY = "Karpathy's dataset file"

@@ -15,7 +15,6 @@ from typing import Any, cast
 import jax
 import numpy as np
 
-from jaxcap import hub
 from jaxcap.captioning.calibration import Calibration, from_arrays
 from jaxcap.captioning.decoding import Decode, Decoded, check_search, create_decode, same_vocabulary
 from jaxcap.captioning.image_reading import ImageLike, ReadImage, is_image, read_image
@@ -26,6 +25,7 @@ from jaxcap.config.extensions import source_digests
 from jaxcap.config.local_paths import local_path
 from jaxcap.devices.promotion import standard_promotion
 from jaxcap.errors import InputError, did_you_mean, known_arguments
+from jaxcap.files import hub
 from jaxcap.model.captioner import Captioner, create_captioner, variable_shapes
 from jaxcap.model.cost import check_captioning
 from jaxcap.pretrained import model_name, packaged

@@ -12,11 +12,10 @@ import tyro
 from rich.console import Console
 from rich.filesize import decimal
 
-from jaxcap import hub
 from jaxcap.commands.data_folder import choose_data_dir
 from jaxcap.commands.search_options import SearchGroup, SearchOptions, given_search
 from jaxcap.errors import InputError, counted
-from jaxcap.files import check_folder
+from jaxcap.files import check_folder, hub
 from jaxcap.progress import Display, print_out
 
 if TYPE_CHECKING:

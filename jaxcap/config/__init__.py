@@ -25,7 +25,7 @@ from jaxcap.config.schema import (
     Stage,
     TrainConfig,
 )
-from jaxcap.json_data import from_dict
+from jaxcap.files.json_data import from_dict
 
 __all__ = [
     "MAX_REQUIRED",

@@ -24,7 +24,7 @@ from jaxcap.config.schema import (
 )
 from jaxcap.errors import InputError, did_you_mean
 from jaxcap.files import write_text
-from jaxcap.json_data import from_dict, read_json
+from jaxcap.files.json_data import from_dict, read_json
 
 
 def shipped_configs() -> dict[str, Path]:

@@ -23,7 +23,7 @@ from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
 from jaxcap.errors import InputError
 from jaxcap.files import is_disk_full, replacing, write_text
-from jaxcap.json_data import from_dict, read_json
+from jaxcap.files.json_data import from_dict, read_json
 
 RECORDS_PER_SHARD = 512
 MOST_SHARDS = 256

@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 
 from jaxcap.errors import InputError
 from jaxcap.files import read_bytes
-from jaxcap.json_data import MAX_BYTES, parse_json
+from jaxcap.files.json_data import MAX_BYTES, parse_json
 
 _CLASS_KEYS = ("type", "pythonClassName", "python_class_name")
 """Keys of a class name: of TFDS before 4.5, and the two spellings that protobuf accepts."""

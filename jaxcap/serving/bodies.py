@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from starlette.requests import Request
 
 from jaxcap.errors import InputError
-from jaxcap.json_data import parse_json
+from jaxcap.files.json_data import parse_json
 
 MAX_PARTS = 64
 """Maximum number of images in one request."""

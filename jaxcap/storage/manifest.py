@@ -16,7 +16,7 @@ from typing import Any
 
 from jaxcap.errors import InputError
 from jaxcap.files import open_file, write_text
-from jaxcap.json_data import from_dict, read_json
+from jaxcap.files.json_data import from_dict, read_json
 
 NAME = "manifest.json"
 _BLOCK = 1 << 20

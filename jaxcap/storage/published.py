@@ -22,10 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxcap
-from jaxcap import hub
 from jaxcap.config import Config, to_dict, validate
 from jaxcap.errors import InputError
-from jaxcap.json_data import from_dict, shown
+from jaxcap.files import hub
+from jaxcap.files.json_data import from_dict, shown
 from jaxcap.model.captioner import create_captioner, variable_shapes
 from jaxcap.model.encoders.weights.safetensors_files import (
     read_about,

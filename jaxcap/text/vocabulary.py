@@ -12,7 +12,7 @@ from typing import Any
 
 from jaxcap.errors import InputError
 from jaxcap.files import write_text
-from jaxcap.json_data import from_dict, read_json, shown
+from jaxcap.files.json_data import from_dict, read_json, shown
 from jaxcap.text.units import (
     OLD_WORDS,
     WORDS,

@@ -14,14 +14,14 @@ from PIL import Image
 from rich.console import Console
 
 import jaxcap
-from jaxcap import hub, pretrained
+from jaxcap import pretrained
 from jaxcap.captioning import loaded_model
 from jaxcap.captioning.decoding import describe
 from jaxcap.captioning.export import export_program
 from jaxcap.commands import caption, evaluate
 from jaxcap.config import Config, from_dict
 from jaxcap.errors import InputError
-from jaxcap.files import cache_dir
+from jaxcap.files import cache_dir, hub
 from jaxcap.pretrained import DEFAULT, packaged
 from jaxcap.storage import published
 

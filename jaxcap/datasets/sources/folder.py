@@ -38,7 +38,7 @@ from jaxcap.datasets.sources.locations import need_file, need_folder, need_sourc
 from jaxcap.datasets.sources.splits import DEFAULT_FRACTIONS, canonical_or_none
 from jaxcap.errors import InputError, counted
 from jaxcap.files import read_bytes
-from jaxcap.json_data import MAX_BYTES
+from jaxcap.files.json_data import MAX_BYTES
 
 _SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".txt", ".token")
 _NO_CAPTIONS = re.compile(

@@ -23,7 +23,7 @@ from jaxcap.datasets.sources import Example, Listing, SourceOptions
 from jaxcap.datasets.sources.findings import Findings
 from jaxcap.datasets.sources.shard_splits import read_shards
 from jaxcap.errors import InputError
-from jaxcap.json_data import MAX_BYTES
+from jaxcap.files.json_data import MAX_BYTES
 
 
 def read(options: SourceOptions, progress: Progress = no_progress) -> Listing:

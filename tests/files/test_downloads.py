@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxcap.downloads import PublishedFile, fetch
 from jaxcap.errors import InputError
+from jaxcap.files.downloads import PublishedFile, fetch
 
 CONTENT = bytes(range(256)) * 4096  # a megabyte
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -116,7 +116,7 @@ def test_an_odd_length_is_ignored(server: Server, tmp_path: Path, length: str) -
 def test_a_body_without_end_is_not_kept(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jaxcap.downloads._MAX_BYTES", len(CONTENT) - 1)
+    monkeypatch.setattr("jaxcap.files.downloads._MAX_BYTES", len(CONTENT) - 1)
     with pytest.raises(InputError, match=r"the server sends more than 1,048,575 bytes"):
         fetch(published(server), tmp_path)
     assert len(server.ranges) == 1

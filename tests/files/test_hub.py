@@ -17,9 +17,9 @@ import pytest
 from rich.console import Console
 
 import jaxcap
-from jaxcap import hub
 from jaxcap.commands import export
 from jaxcap.errors import InputError
+from jaxcap.files import hub
 from jaxcap.pretrained import packaged
 from jaxcap.storage import published
 

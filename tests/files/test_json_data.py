@@ -11,7 +11,15 @@ from typing import Any, Literal
 import pytest
 
 from jaxcap.errors import InputError
-from jaxcap.json_data import MAX_BYTES, MAX_DEPTH, Repeated, from_dict, parse_json, read_json, shown
+from jaxcap.files.json_data import (
+    MAX_BYTES,
+    MAX_DEPTH,
+    Repeated,
+    from_dict,
+    parse_json,
+    read_json,
+    shown,
+)
 
 
 def nested(depth: int) -> str:

@@ -1,0 +1,33 @@
+"""Files, read with care: local ones, JSON, downloads, and the Hugging Face Hub."""
+
+from jaxcap.files.local import (
+    cache_dir,
+    check_folder,
+    check_space,
+    is_disk_full,
+    is_private,
+    lock_file,
+    locked,
+    no_link,
+    open_file,
+    open_zip,
+    read_bytes,
+    replacing,
+    write_text,
+)
+
+__all__ = [
+    "cache_dir",
+    "check_folder",
+    "check_space",
+    "is_disk_full",
+    "is_private",
+    "lock_file",
+    "locked",
+    "no_link",
+    "open_file",
+    "open_zip",
+    "read_bytes",
+    "replacing",
+    "write_text",
+]
