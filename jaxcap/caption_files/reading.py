@@ -7,6 +7,7 @@ The same reader serves predictions and references. It detects the format from th
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -407,8 +408,9 @@ def _read_lines(path: Path, text: str, problems: Problems, names: Names) -> Capt
             if names.nameable and len(columns) > 1
             else _EXPECTED,
         )
-    if twice := [name for name in names.captions_in(record) if columns.count(name) > 1]:
-        fail(path, f"{columns.count(twice[0])} columns {twice[0]!r}", "different names of columns")
+    count = Counter(columns)
+    if twice := [name for name in names.captions_in(record) if count[name] > 1]:
+        fail(path, f"{count[twice[0]]} columns {twice[0]!r}", "different names of columns")
     return _entries(path, TABLE, read_table(table, problems), problems, names)
 
 

@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import re
 import tokenize
 import zlib
@@ -86,6 +87,11 @@ def read_text(path: Path) -> str:
     """
     try:
         with path.open("rb") if path.parts[:2] == ("/", "dev") else open_file(path) as file:
+            if (size := os.fstat(file.fileno()).st_size) > _MAX_TEXT:
+                raise InputError(
+                    f"{path}: the file has {size:,} bytes; expected at most {_MAX_TEXT:,}. Split "
+                    "it."
+                )
             data = file.read()
         if path.suffix.lower() == ".gz":
             at_most = MAX_BYTES + _MAX_RATIO * len(data)
@@ -104,6 +110,8 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path}: the file is empty.")
     return text
 
+
+_MAX_TEXT = 1 << 32
 
 MAX_BYTES, _MAX_RATIO = 1 << 26, 100
 """Bounds of what a compressed file may unpack to. Captions are compressed 3 to 10 times."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Container
 from typing import Any
 
@@ -89,7 +90,7 @@ def stage_configs(config: Config) -> tuple[Config, ...]:
 def _check_mixture(data: DataConfig) -> None:
     """Refuse data sets that are named twice, and weights that do not fit them."""
     names, weights = data.names, data.weights
-    if twice := [name for name in names if names.count(name) > 1]:
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise InputError(
             f"data.mixed_with is {data.mixed_with}, but '{twice[0]}' is named twice, data.name "
             "included; name each data set once, and raise its entry in data.weights."

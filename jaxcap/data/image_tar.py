@@ -7,11 +7,12 @@ import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 
 from jaxcap.data.image_files import MAX_FILE_BYTES
 from jaxcap.data.image_names import ABOUT_IMAGES, IMAGE_SUFFIXES, is_hidden
 from jaxcap.errors import InputError, ignore
-from jaxcap.files import open_file
+from jaxcap.files import SmallReads, open_file
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def tar_members(path: Path, left_out: Callable[[Path], None] = ignore) -> list[T
     """
     found: dict[str, TarMember] = {}
     try:
-        with open_file(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with open_file(path) as file, _open(file) as tar:
             for info in _sound(tar):
                 name, place, size = _name(info.name), info.offset_data, info.size
                 if info.islnk():  # tar stores a file of several names once
@@ -112,6 +113,10 @@ def tar_members(path: Path, left_out: Callable[[Path], None] = ignore) -> list[T
         if found[name].suffix in IMAGE_SUFFIXES:
             left_out(path / name)
     return [member for name, member in found.items() if name not in hidden]
+
+
+def _open(file: IO[bytes]) -> tarfile.TarFile:
+    return tarfile.open(fileobj=cast("IO[bytes]", SmallReads(file)), mode="r:")
 
 
 def _name(name: str) -> str:

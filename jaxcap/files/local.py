@@ -196,22 +196,22 @@ def read_bytes(path: Path, *, at_most: int, name: str | None = None) -> bytes:
         raise InputError(f"{name}: cannot read the file: {reason}") from error
 
 
-_MAX_ZIP_DIRECTORY = 1 << 22
-"""Bytes of a zip archive's directory. Each of its entries takes ten times as much memory."""
+_MAX_READ = 1 << 22
 
 
-class _SmallReads:
-    """A file that refuses to read more than the directory of a zip archive at once."""
+class SmallReads:
+    """An archive whose headers or directory are small; the libraries read these as a whole.
+
+    Each entry of a zip archive takes ten times the memory that it takes in the directory.
+    """
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.seek, self.tell = file.seek, file.tell
 
     def read(self, size: int = -1) -> bytes:
-        if size > _MAX_ZIP_DIRECTORY:
-            raise zipfile.BadZipFile(
-                f"its directory has {size:,} bytes; expected at most {_MAX_ZIP_DIRECTORY:,}"
-            )
+        if size > _MAX_READ:
+            raise ValueError(f"a header has {size:,} bytes; expected at most {_MAX_READ:,}")
         return self._file.read(size)
 
 
@@ -219,10 +219,10 @@ def open_zip(file: IO[bytes]) -> zipfile.ZipFile:
     """Open a zip archive whose directory is small, for `zipfile` reads it as a whole.
 
     Raises:
-      zipfile.BadZipFile: the directory is too large, or this is not a zip archive. Damaged bytes
-        cause other exceptions too.
+      ValueError: the directory is too large.
+      zipfile.BadZipFile: this is not a zip archive. Damaged bytes cause other exceptions too.
     """
-    archive = zipfile.ZipFile(cast("IO[bytes]", _SmallReads(file)))
+    archive = zipfile.ZipFile(cast("IO[bytes]", SmallReads(file)))
     archive.fp = file
     return archive
 

@@ -31,6 +31,7 @@ from jaxcap.storage.stored_arrays import (
     quiet_orbax,
     reason,
 )
+from jaxcap.storage.trained import not_finite
 
 Metrics = Mapping[str, float]
 
@@ -316,7 +317,12 @@ class Checkpoints:
                 "training": like.training,
             },
         )
-        return type(like).from_parts(**loaded)
+        state: S = type(like).from_parts(**loaded)
+        if int(state.step) != step:
+            raise _DamagedError(self._damaged(step, f"its state is that of step {state.step}"))
+        if found := not_finite(loaded):
+            raise _DamagedError(self._damaged(step, f"its numbers are not finite: {found}"))
+        return state
 
     def restore_variables(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
         """Restore parameters and batch statistics at `step`, without the optimizer state."""

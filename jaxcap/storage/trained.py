@@ -50,17 +50,23 @@ def check_finite(variables: Mapping[str, Any], *, where: str) -> None:
     Raises:
       InputError: a weight is not finite. The message begins with `where`.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(variables)
-    bad = [(path, count) for path, leaf in leaves if (count := _count_not_finite(np.asarray(leaf)))]
-    if bad:
-        path, count = bad[0]
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        others = f", and {len(bad) - 1} more arrays have such values" if len(bad) > 1 else ""
+    if found := not_finite(variables):
         raise InputError(
-            f"{where}: its weights are not finite: {name} has {count} NaN or infinite "
-            f"value{'s' * (count > 1)}{others}. Such a model cannot caption. Use another "
-            "checkpoint or file, or train again with a lower learning rate."
+            f"{where}: its weights are not finite: {found}. Such a model cannot caption. Use "
+            "another checkpoint or file, or train again with a lower learning rate."
         )
+
+
+def not_finite(arrays: Any) -> str | None:
+    """Say which arrays of a pytree have NaN or infinite values; None if none has."""
+    leaves = jax.tree_util.tree_leaves_with_path(arrays)
+    bad = [(path, count) for path, leaf in leaves if (count := _count_not_finite(np.asarray(leaf)))]
+    if not bad:
+        return None
+    path, count = bad[0]
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    others = f", and {len(bad) - 1} more arrays have such values" if len(bad) > 1 else ""
+    return f"{name} has {count} NaN or infinite value{'s' * (count > 1)}{others}"
 
 
 def _count_not_finite(x: np.ndarray) -> int:

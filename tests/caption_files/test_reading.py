@@ -306,6 +306,19 @@ def test_another_encoding_is_named(data: bytes, message: str, tmp_path: Path) ->
         read_captions(path)
 
 
+def test_a_million_columns_take_linear_time(tmp_path: Path) -> None:
+    head = ",".join(["image", *(f"caption_{n}" for n in range(10**5))])
+    found = read_captions(write(tmp_path / "a.csv", f"{head}\na.jpg{',x' * 10**5}\n"))
+    assert held(found) == {"a.jpg": ["x"] * 10**5}
+
+
+def test_a_file_of_more_text_than_memory_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "a.csv").open("wb") as file:
+        file.truncate(2**37)
+    with pytest.raises(InputError, match=r"a\.csv: the file has 137,438,953,472 bytes; expected"):
+        read_captions(tmp_path / "a.csv")
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=re.escape(f"{tmp_path}/none.json: cannot read it")):
         read_captions(tmp_path / "none.json")

@@ -152,7 +152,7 @@ def test_the_directory_of_a_zip_archive_is_bounded(tmp_path: Path) -> None:
         archive.writestr("large", bytes(5 << 20))
         for number in range(100):
             archive.writestr(f"{number:060000d}", b"")
-    with path.open("rb") as file, pytest.raises(zipfile.BadZipFile, match="directory has 6,00"):
+    with path.open("rb") as file, pytest.raises(ValueError, match="header has 6,00"):
         open_zip(file)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("large", bytes(5 << 20))

@@ -1,6 +1,7 @@
 """What is on disk after a save, and what comes back."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -170,6 +171,25 @@ def test_a_damaged_checkpoint_says_so_and_the_one_before_is_used(tmp_path, damag
         if damage in ("empty", "manifest"):
             break
         victim.write_bytes(content)
+
+
+def test_a_state_of_another_step_or_without_numbers_is_damaged(tmp_path):
+    sound, other = make_state(1), make_state(2)
+    nan = jax.tree.map(lambda x: x * jnp.nan if x.ndim else x, other.opt_state)
+    for bad, message in (
+        (other.replace(step=jnp.array(9)), "its state is that of step 9"),
+        (other.replace(opt_state=nan), r"training/opt_state/.* NaN or infinite"),
+    ):
+        said = []
+        with Checkpoints(tmp_path, metric="m", report=said.append) as checkpoints:
+            checkpoints.save(sound, {"m": 1.0})
+            checkpoints.save(bad, {"m": 2.0})
+            checkpoints.wait()
+            if message.endswith("9"):
+                (tmp_path / "9").rename(tmp_path / "2")
+        with Checkpoints(tmp_path, metric="m", report=said.append) as checkpoints:
+            assert_equal(checkpoints.restore_newest(make_state(0)), sound)
+        assert re.search(message, "\n".join(said))
 
 
 def test_damage_to_what_is_not_read_does_not_matter(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -293,6 +294,16 @@ def test_members_are_bounded_before_they_are_read(tmp_path: Path) -> None:
         read("webdataset", SourceOptions(source=path))
 
 
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+def test_large_headers_of_a_tar_file_are_not_read(tmp_path: Path, kind: bytes) -> None:
+    path = tmp_path / "train.tar"
+    with path.open("wb") as file:
+        file.write(header("a.jpg", size=2**33, kind=kind))
+        file.truncate(2**34)
+    with pytest.raises(InputError, match="a header has 8,589,934,592 bytes; expected at most"):
+        tar_images(path)
+
+
 def test_an_image_of_many_rows_is_read_once(tmp_path: Path) -> None:
     """Parquet stores equal values once: a small file may hold a million rows of one image."""
     image = jpeg(3) + bytes(2**20)
@@ -325,6 +336,12 @@ def test_damaged_pages_and_impossible_counts_of_rows_are_named(tmp_path: Path) -
         held(read("parquet", SourceOptions(source=path, split_fractions={"train": 1.0})))
     table(path, {"image": [jpeg(0)], "text": pa.array([b"\xff"]).view(pa.string())})
     with pytest.raises(InputError, match=r"a\.parquet: cannot read this Parquet file: 'utf-8'"):
+        read("parquet", SourceOptions(source=path))
+    # pyarrow ends the process when it is asked for the size of this column.
+    table(path, {"image": [b"x"] * 2, "text": ["A dog.", "A cat."]})
+    data = re.sub(rb"\x19\x06\x19\x26(..)", b"\x19\x26\\1\x19\x06", path.read_bytes(), flags=re.S)
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="cannot read this Parquet file: Repetition level"):
         read("parquet", SourceOptions(source=path))
     rows = 10**6
     empty = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int8()), [b"x"])
