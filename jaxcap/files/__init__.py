@@ -1,6 +1,7 @@
 """Files, read with care: local ones, JSON, downloads, and the Hugging Face Hub."""
 
 from jaxcap.files.local import (
+    SmallReads,
     cache_dir,
     check_folder,
     check_space,
@@ -17,6 +18,7 @@ from jaxcap.files.local import (
 )
 
 __all__ = [
+    "SmallReads",
     "cache_dir",
     "check_folder",
     "check_space",
