@@ -15,8 +15,9 @@ def asset(name: str, package: str = "jaxcap.report") -> str:
 
 
 def prose(text: str) -> str:
-    """Escape text for HTML, and keep options such as `--beam-size` on one line."""
-    return re.sub(r"--[\w.-]+", r'<span class="option">\g<0></span>', escape(text))
+    """Escape text for HTML; lines break after the slashes of paths, not within `--beam-size`."""
+    kept = re.sub(r"--[\w.-]+", r'<span class="option">\g<0></span>', escape(text))
+    return re.sub(r"(?<=\w)/(?=\w)", "/<wbr>", kept)
 
 
 def policy(*, style: str, script: str = "", **sources: str) -> str:

@@ -185,7 +185,7 @@ def _versus(scores: Mapping[str, float], against: OtherScores) -> str:
         )
         return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 
-    names = ("metric", "predictions", "against", "difference, 95 % interval")
+    names = ("metric", "predictions", "against", "difference and 95 % interval")
     return (
         f'<table class="others versus"><thead><tr>{"".join(f"<th>{n}</th>" for n in names)}</tr>'
         f"</thead><tbody>{''.join(map(row, scores))}</tbody></table>"

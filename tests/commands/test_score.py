@@ -256,7 +256,16 @@ def test_a_page_compares_two_models(scoring: Scoring, monkeypatch) -> None:
     other = scoring.write("other.json", CAPTIONS | {"a.jpg": "a cat asleep"})
     path = scoring.folder / "page.html"
     scoring.run(report=path, against=other)
-    (rows,) = re.findall(r'id="rows">(.*?)</script>', path.read_text("utf-8"))
+    page = path.read_text("utf-8")
+    assert "<h1>pred against other</h1>" in page
+    ours, theirs = (
+        evaluate_captions(CAPTIONS, REFERENCES),
+        evaluate_captions(CAPTIONS | {"a.jpg": "a cat asleep"}, REFERENCES),
+    )
+    better = ours.corpus["CIDEr-D"], theirs.corpus["CIDEr-D"]
+    shown = "</td><td>".join(f"{score:.1f}" for score in better)
+    assert f"<td>CIDEr-D</td><td>{shown}</td><td>+{better[0] - better[1]:.1f} <span" in page
+    (rows,) = re.findall(r'id="rows">(.*?)</script>', page)
     first, second, *_ = json.loads(rows)
     model, text, scores = first["other"]
     assert (model, text) == ("other", "a cat asleep")

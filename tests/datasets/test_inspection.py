@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
+from rich.console import Console
 
 from jaxcap.config import DataConfig
 from jaxcap.data.captions import SplitCaptions
@@ -19,6 +20,7 @@ from jaxcap.datasets.inspection.caption_statistics import (
     coverage,
 )
 from jaxcap.datasets.inspection.data_statistics import DataStatistics, ImageStatistics, Repeats
+from jaxcap.datasets.inspection.data_tables import as_tables
 from jaxcap.datasets.inspection.duplicates import Shared
 from jaxcap.datasets.inspection.hazards import share
 from jaxcap.datasets.inspection.image_properties import difference, fingerprint, look_at
@@ -250,6 +252,22 @@ def test_fine_tuning_is_advised_for_few_images():
 
     assert "jaxcap finetune --data mine" in found(241).text
     assert (found(99).level, found(100).level) == ("warning", "note")
+    letters = DataStatistics("mine", {"train": captions_of(5, images=9)}, units="characters")
+    assert kinds(letters)["near-empty"].text == "train: only 9 images to train on"
+
+
+def test_tables_fit_a_terminal_of_80_columns():
+    splits = {name: captions_of(*range(9), per_image=5, images=6000) for name in ("train", "dev")}
+    splits["test"] = captions_of(300)
+    sizes = ImageStatistics({(500, 333): 90, (240, 320): 9}, {"JPEG RGB": 98, "PNG RGBA": 1}, 0, ())
+    data = DataStatistics("d", splits, images=dict.fromkeys(splits, sizes))
+    for table in as_tables(data, min_count=5):
+        console = Console(file=io.StringIO(), width=80)
+        console.print(table)
+        printed = console.file.getvalue()
+        cells = [cell for each in table.columns for cell in (each.header, *each.cells)]
+        # Cells may wrap, but no word is cut.
+        assert not [word for cell in cells for word in cell.split() if word not in printed]
 
 
 def test_captions_beyond_the_longest_bucket():

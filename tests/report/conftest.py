@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-VOID = {"meta", "img", "br", "link", "input"}
+VOID = {"meta", "img", "br", "link", "input", "wbr"}
 
 
 class Html(HTMLParser):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from jaxcap.report import ReportCaption, ReportRow, write_report
+from jaxcap.report import OtherScores, ReportCaption, ReportRow, write_report
 
 
 def row(image: Any = None, text: str = "a dog", name: str = "1", **rest: Any) -> ReportRow:
@@ -84,6 +84,18 @@ def test_scores_intervals_and_facts_are_shown(html: Callable) -> None:
     assert "interval" not in html(scores={"CIDEr-D": 52.0}).text
     assert "Configuration" not in page.text
     assert '"seed": 0' in html(config={"train": {"seed": 0}}).text
+
+
+def test_scores_of_two_models_stand_side_by_side(html: Callable) -> None:
+    against = OtherScores({"CIDEr-D": 50.0}, {"CIDEr-D": (2.0, -0.5, 4.0)})
+    page = html(scores={"CIDEr-D": 52.0, "SPICE": 9.0}, against=against)
+    assert "CIDEr-D52.050.0+2.0 −0.5 to +4.0" in page.text
+    assert "SPICE9.0––" in page.text
+
+
+def test_options_stay_on_one_line(html: Callable) -> None:
+    page = html(facts={"command": "jaxcap evaluate runs/mine --split <dev>"})
+    assert 'runs/<wbr>mine <span class="option">--split</span> &lt;dev&gt;' in page.source
 
 
 def test_rows_are_read_once_and_a_few_at_a_time(tmp_path: Path, jpeg: Callable) -> None:

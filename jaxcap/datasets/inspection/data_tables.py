@@ -149,7 +149,11 @@ def as_lines(statistics: DataStatistics, found: Sequence[DataWarning], min_count
 
 def as_tables(statistics: DataStatistics, min_count: int) -> list[Table]:
     """Return tables for a terminal."""
-    tables = [_splits_table(statistics), _coverage_table(statistics, min_count)]
+    tables = [
+        _splits_table(statistics),
+        _lengths_table(statistics),
+        _coverage_table(statistics, min_count),
+    ]
     if statistics.images:
         tables.append(_images_table(statistics))
     repeats = repeats_of(statistics)
@@ -175,20 +179,19 @@ def between(counts: Mapping[int, int]) -> str:
 
 
 def _splits_table(statistics: DataStatistics) -> Table:
-    shares = [f"{p} %" if p < 100 else "longest" for p in PERCENTILES]
-    table = _table(
-        f"Captions, and their length in {statistics.units}",
-        *("split", "images", "captions", "per image", "mean", *shares),
-    )
+    table = _table("Captions", "split", "images", "captions", "captions per image")
     for split, captions in statistics.captions.items():
-        table.add_row(
-            split,
-            f"{captions.images:,}",
-            f"{captions.captions:,}",
-            between(captions.per_image),
-            f"{captions.mean_length:.1f}",
-            *(str(captions.percentile(p)) for p in PERCENTILES),
-        )
+        counts = f"{captions.images:,}", f"{captions.captions:,}", between(captions.per_image)
+        table.add_row(split, *counts)
+    return table
+
+
+def _lengths_table(statistics: DataStatistics) -> Table:
+    shares = [f"{p} %" if p < 100 else "longest" for p in PERCENTILES]
+    table = _table(f"Length of captions in {statistics.units}", "split", "mean", *shares)
+    for split, captions in statistics.captions.items():
+        percentiles = (str(captions.percentile(p)) for p in PERCENTILES)
+        table.add_row(split, f"{captions.mean_length:.1f}", *percentiles)
     return table
 
 

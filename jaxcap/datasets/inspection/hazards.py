@@ -87,7 +87,8 @@ def _split_warnings(statistics: DataStatistics) -> Iterator[DataWarning]:
         yield DataWarning("no-train", f"no split '{TRAIN}' to train on; found {there}")
     for split, captions in splits.items():
         number = counted(captions.images, "image")
-        if split == TRAIN and captions.images < _FEW_TO_TRAIN:
+        # The packaged model writes English words.
+        if split == TRAIN and captions.images < _FEW_TO_TRAIN and statistics.units == "words":
             yield DataWarning(
                 "few-images",
                 f"{split}: {number} are few for training from random parameters; jaxcap finetune "
@@ -95,7 +96,8 @@ def _split_warnings(statistics: DataStatistics) -> Iterator[DataWarning]:
                 "warning" if captions.images < _FEW else "note",
             )
         elif captions.images < _FEW:
-            yield DataWarning("near-empty", f"{split}: only {number}, so scores are mostly chance")
+            what = " to train on" if split == TRAIN else ", so scores are mostly chance"
+            yield DataWarning("near-empty", f"{split}: only {number}{what}")
         if bare := captions.per_image.get(0, 0):
             what = "are not trained on" if split == TRAIN else "cannot be scored"
             yield DataWarning(
