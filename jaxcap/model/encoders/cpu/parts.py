@@ -13,9 +13,9 @@ from jaxtyping import Array, Float
 
 from jaxcap.model.encoders.conv import on_cpu
 
-# Images at a time: one per core. With so few, the output of a layer is still in the cache when
-# the next layer reads it.
-_PART = os.cpu_count() or 1
+# Images at a time: two per core. With so few, the output of a layer is still in the cache when the
+# next layer reads it; with fewer, small layers leave cores idle.
+_PART = 2 * (os.cpu_count() or 1)
 
 
 def encode_in_parts(
