@@ -93,13 +93,13 @@ def _nearest(found: str, known: Iterable[str]) -> str | None:
     wanted = _plain(found)
     matcher = SequenceMatcher(b=wanted)
 
-    def similarity(name: str) -> tuple[float, float]:
-        name = _plain(name)
+    def similarity(known: str) -> tuple[float, float, bool]:
+        name = _plain(known)
         ratios = []
         for each in (name, name[: len(wanted)], name.rpartition(".")[2]):
             matcher.set_seq1(each)
             ratios.append(matcher.ratio())
-        return max(ratios), ratios[0]
+        return max(ratios), ratios[0], known[:1] == found[:1]  # the case of the first letter
 
     names = [name for name in known if max(len(name), len(found)) <= _LONG]
     best = max(names, key=similarity, default=None)
@@ -124,7 +124,7 @@ def known_arguments(*also: str, hint: str = "") -> Callable[[Callable[P, T]], Ca
         @functools.wraps(function)
         def checked(*args: P.args, **kwargs: P.kwargs) -> T:
             for name in kwargs.keys() - names:
-                near = did_you_mean(name, [*names, *also])
+                near = "" if name in also else did_you_mean(name, [*names, *also])
                 raise InputError(f"{function.__name__} has no argument '{name}'.{near}{hint}")
             return function(*args, **kwargs)
 

@@ -37,6 +37,7 @@ def test_one_thing_is_singular() -> None:
         ("dgo", ["cat", "dog", "door"], "dog"),
         ("--epohcs", ["--train.epochs", "--encoder.name"], "--train.epochs"),
         ("Shapes", ["shapes", "shape"], "shapes"),
+        ("capton", ["Caption", "caption"], "caption"),
         ("x", [], None),
         ("x" * 10**6, ["x" * 10**6], None),
         ("beam", ["beam" * 10**6], None),
@@ -66,3 +67,5 @@ def test_an_unknown_argument_names_the_nearest_one() -> None:
         assert str(error.value) == (
             f"caption has no argument '{given}'. Did you mean '{near}'? See the options."
         )
+    with pytest.raises(InputError, match=r"^caption has no argument 'beam_size'\. See the options"):
+        caption("a.jpg", beam_size=3)

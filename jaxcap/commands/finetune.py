@@ -143,7 +143,7 @@ def run(arguments: TrainArguments, console: Console) -> int:
     )
     if not summary.best_step:
         console.print(
-            "Training did not improve the captions: the run keeps the original captioner."
+            "Training did not improve the captions: the run keeps the original parameters."
         )
     console.print(f"Fine-tuned for {summary.seconds / 60:.1f} minutes; captions: {page}. Next:")
     splits = find_dataset(config.data.name, config.data.directory).splits

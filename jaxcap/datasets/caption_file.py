@@ -23,7 +23,7 @@ def read_references(path: Path, data_dir: Path | None = None) -> CaptionFile:
       InputError: the file or the data set cannot be read, or there is no such split.
     """
     prepared = _NAME_AND_SPLIT.fullmatch(str(path))
-    if prepared is None or path.exists():
+    if prepared is None or path.is_file():
         _refuse_name(path, data_dir)
         return read_captions(path)
     source = load_source(prepared[1], prepared[2], data_dir)
@@ -35,6 +35,6 @@ def read_references(path: Path, data_dir: Path | None = None) -> CaptionFile:
 def _refuse_name(path: Path, data_dir: Path | None) -> None:
     """Refuse the name of a prepared data set without a split."""
     name = str(path)
-    if not path.exists() and name in list_prepared(data_dir or default_data_dir()):
+    if not path.is_file() and name in list_prepared(data_dir or default_data_dir()):
         splits = ", ".join(f"{name}:{split}" for split in find_dataset(name, data_dir).splits)
         raise InputError(f"{name}: a prepared data set; name one of its splits: {splits}.")

@@ -34,3 +34,15 @@ def test_a_missing_split_is_named(tiny_data: Path) -> None:
         read_references(Path("shapes:tets"), tiny_data)
     with pytest.raises(InputError, match="shape"):
         read_references(Path("shape:test"), tiny_data)
+
+
+def test_a_data_set_without_a_split_names_its_splits(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shapes").mkdir()  # the folder that it was prepared from
+    with pytest.raises(InputError, match=r"shapes: a prepared data set.*shapes:dev, shapes:test"):
+        read_references(Path("shapes"), tiny_data)
+    (tmp_path / "shapes").rmdir()
+    (tmp_path / "shapes").write_text("a.jpg#0\tA dog .\n")
+    assert read_references(Path("shapes"), tiny_data).images[0].captions == ["A dog ."]

