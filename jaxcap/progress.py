@@ -136,10 +136,9 @@ class Display:
             self._printed = now
             begin, begin_done = self._begin
             rate = (done - begin_done) / max(1e-9, now - begin)
-            left = (self._total - done) / rate if rate else float("inf")
             shown = [f"{self._label} {done}{self._of}", note]
-            if self._of and done < self._total:
-                shown.append(f"left {_clock(left)}")
+            if self._of and rate and done < self._total:
+                shown.append(f"left {_clock((self._total - done) / rate)}")
             self.line("  ".join(filter(None, shown)))
 
     def _fitting(self, note: str) -> str:
@@ -159,8 +158,6 @@ class Display:
 
 
 def _clock(seconds: float) -> str:
-    if seconds == float("inf"):
-        return "?"
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}"

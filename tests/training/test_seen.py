@@ -234,8 +234,9 @@ def test_harmful_captions_are_reported_in_a_new_run_but_not_on_resuming(
     said: list[str] = []
     saved = tmp_path / "vocabulary.json"
     vocabulary, _ = training_text([source], config, saved=saved, warn=said.append)
-    (warning,) = said
-    assert warning.startswith("warning: train: 'left' 120 times in 120 captions")
+    few, sides = said
+    assert few.startswith("warning: train: 120 images are few")
+    assert sides.startswith("warning: train: 'left' 120 times in 120 captions")
     vocabulary.save(saved)
     training_text([source], config, saved=saved, warn=said.append)
-    assert len(said) == 1
+    assert len(said) == 2

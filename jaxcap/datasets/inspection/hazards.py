@@ -93,7 +93,6 @@ def _split_warnings(statistics: DataStatistics) -> Iterator[DataWarning]:
                 "few-images",
                 f"{split}: {number} are few for training from random parameters; jaxcap finetune "
                 f"--data {statistics.name} starts from the model in the package",
-                "warning" if captions.images < _FEW else "note",
             )
         elif captions.images < _FEW:
             what = " to train on" if split == TRAIN else ", so scores are mostly chance"
