@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from jaxcap.commands.tally import Tally
 from jaxcap.errors import counted
+from jaxcap.pretrained import model_name
 from jaxcap.progress import Display
 
 if TYPE_CHECKING:
@@ -44,6 +45,6 @@ def write_page(
             title="Captions",
             rows=map(row, images, captioner.caption(images.values(), batch_size=batch_size)),
             count=len(images),
-            facts={"model": ", ".join(str(member.directory.name) for member in captioner.members)},
+            facts={"model": ", ".join(model_name(each.directory) for each in captioner.members)},
         )
     tally.console.print(f"{counted(tally.captioned, 'image')} captioned: {output}", soft_wrap=True)
