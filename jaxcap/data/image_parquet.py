@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from jaxcap.files import open_file
 _IMAGE_NAMES = ("image", "jpg", "jpeg", "png", "webp", "img", "picture", "photo", "bytes")
 _ID_NAMES = ("key", "__key__", "image_id", "file_name", "filename", "image_path", "path", "id")
 _BYTES, _PATH = "bytes", "path"
+_SMALL_BYTES, _MAX_RATIO = 1 << 26, 100
+"""What a row group may take beyond so many times the size of the file."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,8 @@ def open_parquet(path: Path, *, repeating: Sequence[str] = ()) -> Any:
         file = pq.ParquetFile(path, read_dictionary=list(repeating))
         if file.metadata.num_rows > (size := path.stat().st_size):
             raise pa.ArrowInvalid(f"{file.metadata.num_rows:,} rows in {size:,} bytes")
+        if twice := [n for n, count in Counter(file.schema_arrow.names).items() if count > 1]:
+            raise pa.ArrowInvalid(f"several columns are called {twice[0]!r}")
         return file
 
 
@@ -101,10 +106,12 @@ def _row_group(file: Any, path: Path, group: int, columns: Sequence[str]) -> Any
     with _readable(path):
         # Of all columns: where the metadata of one is damaged, asking for its size would end the
         # process.
-        if (size := file.metadata.row_group(group).total_byte_size) > MAX_DECODED_BYTES:
+        size = file.metadata.row_group(group).total_byte_size
+        most = min(MAX_DECODED_BYTES, _SMALL_BYTES + _MAX_RATIO * path.stat().st_size)
+        if size > most:
             raise pa.ArrowInvalid(
-                f"row group {group} has {size:,} bytes; expected at most {MAX_DECODED_BYTES:,}. "
-                "Write it with smaller row groups"
+                f"row group {group} has {size:,} bytes; expected at most {most:,}. Write it with "
+                "smaller row groups"
             )
         return file.read_row_group(group, columns=list(columns))
 
@@ -119,16 +126,23 @@ def image_column(path: Path, schema: Any, given: str | None = None) -> str:
     usual = sorted(kinds, key=lambda name: name.lower() not in _IMAGE_NAMES)
     for name in usual if given is None else [given]:
         kind = kinds.get(name)
-        if kind is not None and pa.types.is_struct(kind) and kind.get_field_index(_BYTES) >= 0:
-            return f"{name}.{_BYTES}"
-        if kind is not None and (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        if kind is None or "." in name:  # a dot stands before the field of a column
+            continue
+        if _is_binary(kind):
             return name
+        field = kind.get_field_index(_BYTES) if pa.types.is_struct(kind) else -1
+        if field >= 0 and _is_binary(kind.field(field).type):
+            return f"{name}.{_BYTES}"
     raise InputError(
         f"{path}: no column of images{f' named {given!r}' if given else ''}; expected encoded "
         f"bytes; found {', '.join(f'{name} ({kind})' for name, kind in kinds.items())}. If it "
         "holds addresses of images, download them first, for example with img2dataset; if it "
         f"holds names of files: jaxcap prepare folder --captions {path}"
     )
+
+
+def _is_binary(kind: Any) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def parquet_images(

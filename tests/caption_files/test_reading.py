@@ -306,10 +306,10 @@ def test_another_encoding_is_named(data: bytes, message: str, tmp_path: Path) ->
         read_captions(path)
 
 
-def test_a_million_columns_take_linear_time(tmp_path: Path) -> None:
-    head = ",".join(["image", *(f"caption_{n}" for n in range(10**5))])
-    found = read_captions(write(tmp_path / "a.csv", f"{head}\na.jpg{',x' * 10**5}\n"))
-    assert held(found) == {"a.jpg": ["x"] * 10**5}
+def test_many_columns_take_linear_time(tmp_path: Path) -> None:
+    head = ",".join(["image", *(f"caption_{n}" for n in range(20_000))])
+    found = read_captions(write(tmp_path / "a.csv", f"{head}\na.jpg{',x' * 20_000}\n"))
+    assert held(found) == {"a.jpg": ["x"] * 20_000}
 
 
 def test_a_file_of_more_text_than_memory_is_refused(tmp_path: Path) -> None:

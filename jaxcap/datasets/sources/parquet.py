@@ -12,6 +12,7 @@ from pathlib import Path
 
 from jaxcap.caption_files.column_names import CAPTION_NAMES, Names
 from jaxcap.caption_files.reading import caption_texts
+from jaxcap.caption_files.text_files import shown
 from jaxcap.data.image_parquet import open_parquet, parquet_images
 from jaxcap.datasets import Progress, no_progress
 from jaxcap.datasets.sources import Example, Listing, SourceOptions
@@ -44,7 +45,7 @@ def _examples(path: Path, options: SourceOptions, findings: Findings) -> Iterato
         texts = [caption_texts(value) for value in values]
         found = [text for each in texts for text in each or () if text.strip()]
         if None in texts:
-            findings.add(path, f"row {number}", f"the caption is {values[0]!r}; expected text")
+            findings.add(path, f"row {number}", f"the caption is {shown(values[0])}; expected text")
         elif not found:
             findings.add_gap(path, f"row {number}", f"no caption under {' or '.join(captions)}")
         else:

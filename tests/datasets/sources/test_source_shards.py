@@ -202,7 +202,7 @@ def test_parquet_with_columns_of_other_names(tmp_path: Path) -> None:
     assert held(read("parquet", options)) == {"train": {"k": (jpeg(1), ("Ein Hund.",))}}
 
 
-def test_problems_of_parquet_files(tmp_path: Path) -> None:
+def test_problems_of_parquet_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = table(tmp_path / "x.parquet", {"url": ["http://x"], "caption": ["x"]})
     with pytest.raises(InputError, match=r"no column of images.*url \(string\).*img2dataset"):
         read("parquet", SourceOptions(source=path))
@@ -216,6 +216,21 @@ def test_problems_of_parquet_files(tmp_path: Path) -> None:
     examples = read("parquet", options).splits["train"]
     with pytest.raises(InputError, match=r"x\.parquet/group 0 row 1: no image under 'image'"):
         examples[1].image.read()  # type: ignore[union-attr]
+    for columns in (
+        {"image.bytes": [jpeg(0)], "text": ["x"]},
+        {"image": [{"bytes": {"bytes": jpeg(0)}}], "text": ["x"]},
+    ):
+        table(path, columns)
+        with pytest.raises(InputError, match="no column of images"):
+            read("parquet", SourceOptions(source=path))
+    twice = pa.table([[jpeg(0)], ["x"], ["y"]], ["image", "text", "text"])
+    pq.write_table(twice, path)
+    with pytest.raises(InputError, match="several columns are called 'text'"):
+        read("parquet", SourceOptions(source=path))
+    monkeypatch.setattr("jaxcap.data.image_parquet._SMALL_BYTES", 0)
+    table(path, {"image": [jpeg(0)], "text": ["x" * 10**6]}, compression="zstd")
+    with pytest.raises(InputError, match=r"row group 0 has 1,00\d,\d\d\d bytes; expected at"):
+        read("parquet", SourceOptions(source=path))
     path.write_bytes(b"PAR1 damaged")
     with pytest.raises(InputError, match="cannot read this Parquet file"):
         read("parquet", SourceOptions(source=path))
