@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from jaxcap.data.image_parquet import ParquetImage
     from jaxcap.data.image_tar import TarMember
 
+_MAX_DEPTH = 100
+
 LIST = "-"
 """The argument that stands for a list of files and folders on standard input."""
 
@@ -229,6 +231,9 @@ def _walk(
     unreadable: Callable[[str], None],
     left_out: Callable[[Path], None],
 ) -> Iterator[ImagePath]:
+    if len(folder.parts) - len(top.parts) > _MAX_DEPTH:
+        unreadable(f"{folder}: more than {_MAX_DEPTH} folders deep; move it up")
+        return
     if (target := os.path.realpath(folder)) in entered:
         return
     entered.add(target)

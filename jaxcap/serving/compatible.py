@@ -62,8 +62,9 @@ class Compatible:
                 raise Refused(400, "unreadable", result.error)
         best = [result.captions[0] for result in results]
         model = values.get("model")
+        name = model[:200] if isinstance(model, str) and model else self.name
         common = {
-            "model": model[:200] if isinstance(model, str) and model else self.name,
+            "model": name.encode(errors="replace").decode(),  # JSON may hold half a character
             "created_at": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
         }
         spent = time.monotonic_ns() - began

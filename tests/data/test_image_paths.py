@@ -62,6 +62,18 @@ def test_links_to_folders_are_followed_once_and_never_in_a_circle(tree, tmp_path
     ]
 
 
+def test_folders_are_entered_to_a_bounded_depth(tree, monkeypatch):
+    monkeypatch.chdir(tree)
+    for _ in range(1100):  # a path of them all would be too long to open
+        os.mkdir("d")
+        os.chdir("d")
+    os.chdir(tree.parent)
+    problems = []
+    assert found("t", problems=problems)[-1] == "t/ü/ö.jpeg"
+    (problem,) = problems
+    assert problem.endswith("d: more than 100 folders deep; move it up")
+
+
 def test_linked_folders_within_one_another_lose_no_image(tree, tmp_path):
     """The first link leads into a folder that the second link leads to."""
     disk = tmp_path / "disk"

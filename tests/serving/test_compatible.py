@@ -62,6 +62,8 @@ def test_ollamas_request_gets_ollamas_answer(client: Client, model: Any) -> None
     assert values["model"] == "any"
     assert values["done"] is True
     assert values["total_duration"] > 0
+    odd = ollama(client, model="\ud800", images=[encoded(image)], stream=False)
+    assert odd.json["model"] == "?"
     # The default is a stream of JSON lines, whose responses are joined.
     # Ollama ignores the ends of lines that encoders like to add.
     streamed = ollama(
