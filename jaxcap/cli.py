@@ -127,8 +127,11 @@ _ENVIRONMENT = (
     errno.EROFS,
     errno.EACCES,
     errno.EPERM,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
 )
-"""Full or broken disks, limits and missing permissions, which the user can fix anywhere."""
+"""Full or broken disks, limits, missing permissions, and names that no file has. The user can fix
+these anywhere."""
 
 
 def _abandon_stdout() -> None:

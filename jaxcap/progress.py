@@ -57,10 +57,10 @@ def print_out(text: str, *, end: str = "\n") -> None:
 
 
 class PlainConsole(Console):
-    """A console that prints text without markup, highlighting or control characters."""
+    """A console that prints text as it is, but for control characters: without markup or emoji."""
 
     def __init__(self, *, stderr: bool = False):
-        super().__init__(stderr=stderr, markup=False, highlight=False)
+        super().__init__(stderr=stderr, markup=False, highlight=False, emoji=False)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Convert a string to a `Text`. Tables also call this, to measure their cells."""
@@ -78,7 +78,7 @@ class PlainConsole(Console):
 def print_line(console: Console, text: str) -> None:
     """Print a line without rich's markup, which may occur in file names, and without line breaks
     in long paths. Control characters are escaped."""
-    console.print(escaped(text), highlight=False, markup=False, soft_wrap=True)
+    console.print(escaped(text), highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 @contextlib.contextmanager

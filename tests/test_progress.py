@@ -57,7 +57,7 @@ def test_a_console_prints_them_escaped(monkeypatch: pytest.MonkeyPatch, terminal
     console.print(table)
     console.print(f"error: [b]{HOSTILE}", soft_wrap=True)
     console.print(Text("\u202ebuilt elsewhere"))
-    print_line(console, HOSTILE)
+    print_line(console, f":dog: {HOSTILE}")
     found = stream.getvalue()
     assert found.count(SHOWN) == 5
     assert f"error: [b]{SHOWN}\n" in found

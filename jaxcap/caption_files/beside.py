@@ -67,9 +67,11 @@ class BesideWriter:
         """Return whether to leave out the image that this file belongs to.
 
         Raises:
-          InputError: the file exists but cannot be read, so its other content could not be kept.
+          InputError: the file exists but cannot be read, so its other content could not be kept;
+            or it is a link to another folder.
         """
         path = Path(str(key))
+        _target(str(key))
         return bool(self._captions(path, _read(path))) and self.existing == "skip"
 
     def add(self, result: Captioned) -> None:
@@ -80,7 +82,7 @@ class BesideWriter:
         """
         if not result.captions:
             return
-        path = Path(os.path.realpath(self.key(result.name)))  # a link stays a link
+        path = _target(self.key(result.name))
         caption = one_line(f"{self.prefix}{result.captions[0].text}{self.suffix}")
         data = _read(path)
         before = self._captions(path, data)
@@ -122,6 +124,22 @@ class BesideWriter:
         else:
             text = "\n".join(captions) + "\n"
         return text.encode(errors="backslashreplace")
+
+
+def _target(key: str) -> Path:
+    """Return the file to replace; a link to it stays a link.
+
+    Raises:
+      InputError: the link leads out of its folder. In a folder from a stranger, it could lead to
+        any file of the user.
+    """
+    path = Path(os.path.realpath(key))
+    if os.path.islink(key) and not path.is_relative_to(os.path.realpath(os.path.dirname(key))):
+        raise InputError(
+            f"{key}: a link to {path}, outside its folder, where nothing is written. Replace the "
+            "link with the file."
+        )
+    return path
 
 
 def _read(path: Path) -> bytes:

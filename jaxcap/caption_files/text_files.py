@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import stat
 import tokenize
 import zlib
 from collections.abc import Iterator
@@ -87,10 +88,13 @@ def read_text(path: Path) -> str:
     """
     try:
         with path.open("rb") if path.parts[:2] == ("/", "dev") else open_file(path) as file:
-            if (size := os.fstat(file.fileno()).st_size) > _MAX_TEXT:
+            status = os.fstat(file.fileno())
+            if stat.S_ISCHR(status.st_mode) and not file.isatty():
+                raise InputError(f"{path}: a device, not a file")
+            if status.st_size > _MAX_TEXT:
                 raise InputError(
-                    f"{path}: the file has {size:,} bytes; expected at most {_MAX_TEXT:,}. Split "
-                    "it."
+                    f"{path}: the file has {status.st_size:,} bytes; expected at most "
+                    f"{_MAX_TEXT:,}. Split it."
                 )
             data = file.read()
         if path.suffix.lower() == ".gz":

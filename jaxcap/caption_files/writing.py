@@ -22,7 +22,9 @@ from jaxcap.caption_files.output_formats import Format, JsonLines, Key, encoded
 from jaxcap.caption_files.text_files import shown
 from jaxcap.captioning.results import Captioned
 from jaxcap.errors import InputError, counted
-from jaxcap.files import locked
+from jaxcap.files import locked, open_file
+
+_MAX_LINE = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def _entries(path: Path, file: io.BufferedReader, format: Format) -> Iterator[_E
     number, offset = 1 + format.head.count("\n"), len(head)
     first = separated = True
     ended = False
-    for row in format.rows(file):
+    for row in format.rows(_lines(path, file)):
         line, begin_of_row = number, offset
         number, offset = number + row.count(b"\n"), offset + len(row)
         if format.tail and row.strip() in (b"", b"]"):
@@ -73,6 +75,16 @@ def _entries(path: Path, file: io.BufferedReader, format: Format) -> Iterator[_E
         first = False
 
 
+def _lines(path: Path, file: io.BufferedReader) -> Iterator[bytes]:
+    while line := file.readline(_MAX_LINE):
+        if len(line) == _MAX_LINE:
+            raise InputError(
+                f"{path}: a line of more than {_MAX_LINE:,} bytes, which no entry has; the file "
+                "was not changed. Give another --output."
+            )
+        yield line
+
+
 def _refused(path: Path, line: int, found: bytes, expected: str) -> InputError:
     text = shown(found.decode(errors="replace").rstrip("\r\n"))
     return InputError(
@@ -89,7 +101,7 @@ def read_entries(path: Path, format: Format) -> Iterator[tuple[Key, bytes]]:
       InputError: the file cannot be read, or holds anything but entries of this format.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             for entry in _entries(path, file, format):
                 yield entry.key, entry.text
     except OSError as error:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import codecs
+import fnmatch
 import glob
 import io
 import os
@@ -198,8 +199,30 @@ def images_in(path: Path, left_out: Callable[[Path], None] = ignore) -> Iterator
 
 
 def _matches(pattern: Path) -> Iterator[Path]:
-    if glob.has_magic(str(pattern)):
-        yield from map(Path, glob.iglob(str(pattern), recursive=True))
+    if _ANY not in pattern.parts:
+        if glob.has_magic(str(pattern)):
+            yield from map(Path, glob.iglob(str(pattern)))
+        return
+    # `glob` would follow links in circles.
+    first = next(i for i, part in enumerate(pattern.parts) if glob.has_magic(part))
+    top, parts = Path(*pattern.parts[:first]), pattern.parts[first:]
+    for image in walk_images(top, suffixes=(*IMAGE_SUFFIXES, *SHARD_SUFFIXES)):
+        names = image.within.split("/")
+        if any(_fits(names[:end], parts) for end in range(1, len(names) + 1)):
+            yield image.path
+
+
+_ANY = "**"
+"""The part of a pattern that stands for any number of folders."""
+
+
+def _fits(names: Sequence[str], parts: Sequence[str]) -> bool:
+    """Return whether a path, given by its names, matches a pattern, given by its parts."""
+    if not parts or not names:
+        return not names and all(part == _ANY for part in parts)
+    if parts[0] == _ANY:
+        return _fits(names, parts[1:]) or _fits(names[1:], parts)
+    return fnmatch.fnmatch(names[0], parts[0]) and _fits(names[1:], parts[1:])
 
 
 def walk_images(

@@ -127,7 +127,7 @@ class Checkpoints:
         return {
             int(path.name): _metrics(path)
             for path in self._directory.iterdir()
-            if path.name.isdecimal() and path.is_dir()
+            if path.name.isdecimal() and path.is_dir() and _is_ours(path)
         }
 
     def __enter__(self) -> Checkpoints:
@@ -379,6 +379,15 @@ class Checkpoints:
     def _damaged(self, step: int, what: str) -> str:
         path = self._directory / str(step)
         return f"{path}: this checkpoint is damaged and not used: {what}."
+
+
+def _is_ours(path: Path) -> bool:
+    """Return whether a directory is a checkpoint, whole or damaged, which may be removed.
+
+    `checkpoints` may be a link, and a run from a stranger could lead it to a folder of the user.
+    """
+    names = {each.name for each in path.iterdir()}
+    return not names or not names.isdisjoint((manifest.NAME, *_CONTENT_OF, "_CHECKPOINT_METADATA"))
 
 
 _CONTENT_OF = {"variables": "model", "training": "optimizer"}

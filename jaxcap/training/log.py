@@ -6,6 +6,7 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +14,48 @@ import jax
 import numpy as np
 
 from jaxcap.devices import hosts
+from jaxcap.errors import InputError, counted
 from jaxcap.evaluation import LogLine, read_metrics
 from jaxcap.files import no_link, write_text
+from jaxcap.files.json_data import from_dict
 from jaxcap.training.step.train_step import StepMetrics
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """The return value of `Meter.note`."""
+
+    steps: tuple[tuple[float, ...], ...] = ()
+    loss: float = 0.0
+    words: float = 0.0
 
 
 class Meter:
     """Sums metrics over steps. Reading them waits for the device, so the loop reads rarely."""
 
-    def __init__(self, done: int, note: dict[str, Any] | None = None):
+    def __init__(
+        self, done: int, note: dict[str, Any] | None = None, *, where: str | Path = "note"
+    ):
         """Start after `done` steps.
 
         Args:
           note: the return value of `note` at this step in an earlier session, to continue it.
+          where: the place of the note, for error messages.
+
+        Raises:
+          InputError: the note is damaged.
         """
-        note = note or {}
+        sums = from_dict(_Sums, note or {}, where=str(where))
+        if bad := [row for row in sums.steps if len(row) != len(StepMetrics._fields)]:
+            raise InputError(
+                f"{where}.steps: a row of {counted(len(bad[0]), 'number')}; expected "
+                f"{len(StepMetrics._fields)}."
+            )
         self._done = done
         self._pending: list[StepMetrics] = []
         # float32, as on the device, so that sums do not depend on where sessions end.
-        rows: list[list[Any]] = [list(map(np.float32, row)) for row in note.get("steps", [])]
-        self._read = [StepMetrics(*row) for row in rows]
-        self._loss, self._words = note.get("loss", 0.0), note.get("words", 0.0)
+        self._read = [StepMetrics(*map(np.float32, row)) for row in sums.steps]  # type: ignore[arg-type]
+        self._loss, self._words = sums.loss, sums.words
         self._captions = self._images = self._steps = 0
         self._since = time.monotonic()
         # The part of the epoch that ran in this session.

@@ -73,7 +73,11 @@ class Loop:
         )
         self._board = self._tensorboard()
         in_epoch = self._unscored or not self._epoch_ends(done)
-        self._meter = Meter(done, checkpoints.note(done) if in_epoch else None)
+        self._meter = Meter(
+            done,
+            checkpoints.note(done) if in_epoch else None,
+            where=experiment.workdir / "checkpoints" / str(done) / "manifest.json: note",
+        )
         self._decode, self._rate = experiment.decode(), experiment.learning_rate()
         self._validation_loss = validation_loss(experiment)
 

@@ -83,6 +83,11 @@ def train(config: Config, workdir: Path, *, console: Console) -> Summary:
         if restored is not None:
             state = restored
             print_line(console, f"Resuming from step {int(state.step)}")
+        if (step := int(state.step)) > (total := stages[-1].total):
+            raise InputError(
+                f"{workdir}: its checkpoint is of step {step}, but training ends at step {total}: "
+                "the data set has fewer images than before. Give a new --workdir."
+            )
         for number, stage in enumerate(stages, start=1):
             if state.step > stage.total:
                 continue

@@ -54,9 +54,10 @@ def claim(workdir: Path, config: Config, vocabulary: Vocabulary) -> Iterator[Non
             save_config(config, workdir / "config.json")
             vocabulary.save(workdir / "vocabulary.json")
         except OSError as error:
+            reason = error.strerror or error
             raise InputError(
-                f"{workdir}: cannot write there ({error.strerror}). Give another --workdir, in a "
-                "folder that you may write to."
+                f"{workdir}: cannot write there ({reason}). Give another --workdir, in a folder "
+                "that you may write to."
             ) from error
         yield
 

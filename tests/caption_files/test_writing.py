@@ -13,7 +13,7 @@ import pytest
 
 from jaxcap.caption_files.output_formats import FORMATS, Format
 from jaxcap.caption_files.reading import read_captions
-from jaxcap.caption_files.writing import CaptionStream, CaptionWriter
+from jaxcap.caption_files.writing import CaptionStream, CaptionWriter, read_entries
 from jaxcap.captioning.results import Caption, Captioned
 from jaxcap.errors import InputError
 
@@ -163,6 +163,18 @@ def test_where_nothing_can_be_written(tmp_path):
     ]:
         with pytest.raises(InputError, match=message):
             CaptionWriter(path, format)
+
+
+def test_pipes_and_endless_lines_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="pipe: not a regular file"):
+        list(read_entries(tmp_path / "pipe", FORMATS["text"]()))
+    with (tmp_path / "long").open("wb") as file:
+        file.truncate(2**37)
+    for format in FORMATS.values():
+        with pytest.raises(InputError, match=r"long(: a line of more than|, line 1: found)"):
+            CaptionWriter(tmp_path / "long", format())
+    assert (tmp_path / "long").stat().st_size == 2**37
 
 
 def test_two_processes_do_not_write_one_file(tmp_path):

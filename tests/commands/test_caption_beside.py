@@ -216,6 +216,19 @@ def test_links_and_permissions_stay(command: Callable[..., Model], tmp_path: Pat
     assert (tmp_path / "elsewhere.txt").stat().st_mode & 0o777 == 0o640
 
 
+def test_a_link_out_of_the_folder_is_not_written_to(
+    command: Callable[..., Model], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = tmp_path_factory.mktemp("other") / "keys"
+    other.write_text("dear\n")
+    (tmp_path / "a.txt").symlink_to(other)
+    for existing in ("append", "replace"):
+        model = command("a.jpg", "--beside", "txt", "--existing", existing)
+        assert model.status == 1
+        assert f"a.txt: a link to {other}, outside its folder" in model.messages
+    assert other.read_text() == "dear\n"
+
+
 def test_a_failed_write_loses_nothing_and_says_so(
     command: Callable[..., Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -192,6 +192,17 @@ def test_a_state_of_another_step_or_without_numbers_is_damaged(tmp_path):
         assert re.search(message, "\n".join(said))
 
 
+def test_folders_that_are_no_checkpoints_are_not_removed(tmp_path):
+    (tmp_path / "2019").mkdir()
+    (tmp_path / "2019" / "photo.jpg").write_bytes(b"dear")
+    with Checkpoints(tmp_path, metric="m") as checkpoints:
+        assert checkpoints.restore_newest(make_state(0)) is None
+        for step in (1, 2, 3, 4):
+            checkpoints.save(make_state(step), {"m": 1.0})
+    assert steps_on_disk(tmp_path) == [3, 4, 2019]
+    assert (tmp_path / "2019" / "photo.jpg").read_bytes() == b"dear"
+
+
 def test_damage_to_what_is_not_read_does_not_matter(tmp_path):
     with Checkpoints(tmp_path, metric="m") as checkpoints:
         checkpoints.save(make_state(1), {"m": 1.0})

@@ -17,6 +17,7 @@ import pytest
 from rich.console import Console
 
 from jaxcap.config import DataConfig
+from jaxcap.errors import InputError
 from jaxcap.progress import Display, timed
 from jaxcap.training import compilations, log, memory
 from jaxcap.training.input_wait import Waiting
@@ -113,6 +114,9 @@ def test_speeds_leave_out_pauses_and_an_epoch_is_the_sum_of_its_lines(
         "waiting_share": pytest.approx(2 / 8),
     }
     # A session that only evaluates has no speed.
+    for note in ({"steps": "abc"}, {"steps": [[1]]}, {"loss": None}, {"words": 10**400}, {"x": 1}):
+        with pytest.raises(InputError, match=r"^here[.:]"):
+            log.Meter(6, note, where="here")
     assert log.Meter(6, {"loss": 30.0, "words": 10.0}).epoch() == {"loss": 3.0}
 
 
