@@ -5,16 +5,20 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 from rich.console import Console
 
 from jaxcap.config import load_config
+from jaxcap.data.batch import Batch
 from jaxcap.devices.parallel import use_device
 from jaxcap.errors import InputError
 from jaxcap.progress import Display, print_line
 from jaxcap.storage.checkpoints import Checkpoints
-from jaxcap.training.divergence import Divergence, divergence, load_offender
+from jaxcap.training.divergence import Divergence, Offender, divergence, load_offender
+from jaxcap.training.experiment import Experiment
 from jaxcap.training.setup import first_state, set_up, with_features
 from jaxcap.training.stages import create_stages, enter_stage, stage_at
 
@@ -60,6 +64,11 @@ def replay(path: Path, *, console: Console, data_dir: Path | None = None) -> Rep
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, device="auto"))
     experiment = set_up(config, workdir, console=console)
     stages = create_stages(experiment)
+    if not 0 <= offender.after < offender.step <= stages[-1].total:
+        raise InputError(
+            f"{path}: step {offender.step}, replayed from step {offender.after}, is none of the "
+            f"{stages[-1].total} steps of the run in this directory."
+        )
     experiment, state = stage_at(stages, offender.step), first_state(stages[0])
     if offender.after:
         with Checkpoints(
@@ -76,6 +85,7 @@ def replay(path: Path, *, console: Console, data_dir: Path | None = None) -> Rep
         state = enter_stage(experiment, state)
     if experiment.config.encoder.cache_features:
         experiment = with_features(experiment, state)
+    _check_batch(offender, experiment, path)
     step, rng = experiment.step(), jax.random.key(config.train.seed)
     print_line(console, f"Replaying steps {offender.after + 1} to {offender.step}")
     with Display(console, "step", total=offender.step, done=offender.after) as display:
@@ -94,3 +104,26 @@ def replay(path: Path, *, console: Console, data_dir: Path | None = None) -> Rep
         images=[str(experiment.data.record(int(i))["image_id"]) for i in offender.batch.numbers],
         divergence=divergence(metrics, offender.step, vocabulary=len(experiment.vocabulary)),
     )
+
+
+def _check_batch(offender: Offender, experiment: Experiment, path: Path) -> None:
+    """Compare the saved batch with the one that the number of the step determines.
+
+    Raises:
+      InputError: the arrays have other shapes, other images, or words that the vocabulary lacks.
+    """
+    found = offender.batch
+    expected = next(iter(experiment.batches(offender.step - 1, offender.step, whole=True)))
+    if (
+        _form(found) != _form(expected)
+        or not np.array_equal(found.numbers, expected.numbers)  # type: ignore[arg-type]
+        or not np.isin(found.tokens, np.arange(len(experiment.vocabulary))).all()
+    ):
+        raise InputError(
+            f"{path}: its batch is not that of step {offender.step} of the run in this directory. "
+            "It is damaged, or the data set has changed since."
+        )
+
+
+def _form(batch: Batch) -> Any:
+    return jax.tree.map(lambda x: (x.shape, str(x.dtype)), batch._asdict())

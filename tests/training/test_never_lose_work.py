@@ -277,6 +277,17 @@ def test_a_training_that_diverges_stops_and_can_be_replayed(
     assert str(found.divergence) in message
     assert len(found.images) == tiny_config.train.batch_size
 
+    saved = dict(np.load(file))
+    for bad in (
+        {"tokens": saved["tokens"] + 10**6},
+        {"numbers": saved["numbers"] + 10**6},
+        {"pixels": saved["pixels"][:, :16]},
+        {"after": 99},
+    ):
+        np.savez(file, **saved | bad)
+        with pytest.raises(InputError, match=r"its batch is not that of|is none of the 30 steps"):
+            replay(file, console=Console(quiet=True))
+
 
 def test_other_files_than_diverged_batches_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
