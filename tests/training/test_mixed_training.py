@@ -200,7 +200,7 @@ def test_faulty_mixtures_are_refused_before_anything_is_written(config, tmp_path
 
 def test_data_sets_that_a_stage_cannot_read_are_refused(config, tmp_path):
     read = (1.0, 0.0, 1.0)
-    with pytest.raises(InputError, match="split of 'more' has only 24 images; give at most that"):
+    with pytest.raises(InputError, match="split of 'more' has only 24 images; give --train"):
         created(changed(config, data__weights=read, train__batch_size=30), tmp_path)
     unread = changed(config, data__weights=(1.0, 0.0, 0.0), train__batch_size=30)
     assert created(unread, tmp_path).steps_per_epoch == 1
