@@ -54,8 +54,9 @@ class ParquetImage:
           InputError: the row has no image, or the file has changed or is damaged.
         """
         # A row group is read as a whole, so its rows share one reading.
-        values = _column(self.path, self.path.stat().st_mtime_ns, self.group, self.column)
-        data = values[self.row].as_py() if self.row < len(values) else None
+        with _readable(self.path):
+            values = _column(self.path, self.path.stat().st_mtime_ns, self.group, self.column)
+            data = values[self.row].as_py() if self.row < len(values) else None
         if not isinstance(data, bytes):
             raise InputError(f"{self.name}: no image under {self.column!r}")
         return data

@@ -343,6 +343,18 @@ def test_pipes_and_devices_are_refused(tmp_path: Path, suffix: str) -> None:
             read(name, SourceOptions(source=source))
 
 
+def test_any_damaged_byte_of_a_parquet_file_ends_with_a_message(tmp_path: Path) -> None:
+    path = table(tmp_path / "a.parquet", {"image": [b"xxx"], "text": ["A dog."]})
+    data, said = path.read_bytes(), []
+    for place in range(4, len(data)):
+        path.write_bytes(data[:place] + b"\x7f" + data[place + 1 :])
+        try:
+            held(read("parquet", SourceOptions(source=path, split_fractions={"train": 1.0})))
+        except InputError as error:
+            said.append(str(error))
+    assert any("out-of-bounds" in text for text in said)
+
+
 def test_damaged_pages_and_impossible_counts_of_rows_are_named(tmp_path: Path) -> None:
     path = table(tmp_path / "a.parquet", {"image": [jpeg(0)], "text": ["A dog."]})
     data = path.read_bytes()
