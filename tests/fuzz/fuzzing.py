@@ -29,8 +29,6 @@ HANG = 5.0
 """Seconds of the processor, or 60 of waiting."""
 MEMORY = 2**30
 """Bytes."""
-_SLOW = 20
-"""Slow readers get so many times fewer tries."""
 _PORTION = 500
 """Tries of one process, so that a crash costs little."""
 
@@ -235,8 +233,7 @@ def main() -> int:
         known = all_readers(Path(folder))
         worker = Worker(Path(folder))
         for name in arguments.readers or known:
-            count = arguments.tries // (_SLOW if known[name].is_slow else 1)
-            tries = range(arguments.first, arguments.first + max(1, count))
+            tries = range(arguments.first, arguments.first + arguments.tries)
             tally = worker.fuzz(name, tries)
             counts = [len(tally.faults.get(kind, ())) for kind in kinds]
             faults += sum(counts)

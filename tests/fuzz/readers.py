@@ -84,7 +84,6 @@ class Reader:
       prepare: makes the rest of that folder, once.
       made: whole files made by hand, which are read before damaged ones.
       sign: returns damaged bytes with the checksum that the reader checks first.
-      is_slow: one try takes more than a few milliseconds.
     """
 
     name: str
@@ -94,7 +93,6 @@ class Reader:
     prepare: Callable[[Path], object] = lambda folder: None
     made: tuple[bytes, ...] = ()
     sign: Callable[[bytes], bytes] | None = None
-    is_slow: bool = False
 
 
 _ODD = (b"", b"\0", b"\0" * 999, b"\xff" * 999, b"PK\5\6" + bytes(18), b"PK\3\4" + bytes(99))
@@ -354,12 +352,10 @@ def _read_data(path: Path) -> None:
     list(load_source("shapes", "train", path.parents[2]))
 
 
-def _data_reader(name: str, file: str, data: Path, *, is_slow: bool = False) -> Reader:
+def _data_reader(name: str, file: str, data: Path) -> Reader:
     path = data / "shapes" / "1.0.0" / file
     copy = functools.partial(shutil.copytree, data, dirs_exist_ok=True)
-    return Reader(
-        name, (path.read_bytes(),), _read_data, f"shapes/1.0.0/{file}", copy, is_slow=is_slow
-    )
+    return Reader(name, (path.read_bytes(),), _read_data, f"shapes/1.0.0/{file}", copy)
 
 
 def _tfrecord(path: Path) -> None:
@@ -581,7 +577,7 @@ def all_readers(folder: Path) -> dict[str, Reader]:
         Reader("published captioner", (_published(folder),), published.read),
         _data_reader("features.json", "features.json", data),
         _data_reader("dataset_info.json", "dataset_info.json", data),
-        _data_reader("data set, shard", shard, data, is_slow=True),
+        _data_reader("data set, shard", shard, data),
     ]
     saved = folder / "seed-checkpoints"
     if not saved.exists():
@@ -593,9 +589,7 @@ def all_readers(folder: Path) -> dict[str, Reader]:
                 name = "array" if path.parent.name == "d" else path.name
                 file = str(path.relative_to(saved))
                 seeds = (path.read_bytes(),)
-                found.append(
-                    Reader(f"checkpoint, {name}", seeds, _restore, file, copy, is_slow=True)
-                )
+                found.append(Reader(f"checkpoint, {name}", seeds, _restore, file, copy))
     cache = _cache(folder / "seed-cache")
     _fill_cache(folder / "seed-cache")
     for path in sorted(cache.directory.iterdir()):

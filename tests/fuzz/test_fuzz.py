@@ -34,7 +34,7 @@ def test_every_seed_is_read(readers: dict[str, Reader], tmp_path: Path) -> None:
 def test_every_reader_reads_or_complains(readers: dict[str, Reader], tmp_path: Path) -> None:
     faults = {}
     for reader in readers.values():
-        tries = range(len(reader.made) + (1 if reader.is_slow else 20))
+        tries = range(len(reader.made) + 20)
         tally = fuzz(reader, tries, tmp_path)
         assert tally.tries == len(tries)
         if tally.faults:
