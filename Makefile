@@ -85,7 +85,7 @@ docs: $(VENV)/.test
 	$(BIN)/python -m sphinx -qW --keep-going -d build/doctrees docs build/site
 	JAXCAP_SITE=build/site $(BIN)/python -m pytest tests/test_site.py
 
-# Damage files in TRIES ways for each reader; slow readers get a twentieth of them.
+# Damage files in TRIES ways for each reader; 100,000 take hours.
 TRIES ?= 100000
 fuzz: $(VENV)/.test
 	PYTHONPATH=. $(BIN)/python tests/fuzz/fuzzing.py --tries $(TRIES)

@@ -419,3 +419,13 @@ def test_a_page_beyond_the_limit_of_a_file_is_named(tmp_path):
     assert "File too large: 'page.html'" in result.stderr
     assert "Traceback" not in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["captions.csv"]
+
+
+def test_a_name_that_no_file_has_ends_with_a_message(tmp_path):
+    png(tmp_path / "photo.png")
+    arguments = ["caption", "photo.png", "--model", "x" * 5000]
+    done = subprocess.run(
+        [sys.executable, "-c", MAIN, *arguments], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: [Errno 36] File name too long: 'xxx")

@@ -71,6 +71,12 @@ def test_a_pipe_or_device_in_a_folder_is_refused(tmp_path: Path) -> None:
             read_text(tmp_path / name)
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="needs /dev/zero")
+def test_an_endless_device_is_refused() -> None:
+    with pytest.raises(InputError, match="/dev/zero: a device, not a file"):
+        read_text(Path("/dev/zero"))
+
+
 def test_a_pipe_of_the_shell_is_read() -> None:
     reading, writing = os.pipe()
     os.write(writing, b"a dog")
