@@ -18,12 +18,12 @@ help:
 	@echo "make setup      install jaxcap into the virtual environment $(VENV)"
 	@echo "make demo       train on drawn scenes, evaluate, caption photographs; a few minutes"
 	@echo "make model      RUN=runs/NAME: make a run the packaged model"
-	@echo "make test       run the tests"
+	@echo "make test       run the tests, except those of make tour"
 	@echo "make test-fast  run all but the slow tests"
-	@echo "make tour       run the chapters of the tour and the solutions of their exercises"
+	@echo "make tour       run the tour and the solutions of its exercises, and check a small site"
 	@echo "make docs       build the site in build/site, with the tour executed, and check it"
 	@echo "make fuzz       damage files in TRIES ways for each reader, and count tracebacks and hangs"
-	@echo "make parity     run the tests, and compare with PyTorch and Keras"
+	@echo "make parity     run the tests of make test, and compare with PyTorch and Keras"
 	@echo "make bench      run short benchmarks, and compare them with the last ones on this machine"
 	@echo "make lint       run ruff and mypy"
 	@echo "make format     let ruff fix what it can"
@@ -71,14 +71,18 @@ model: $(VENV)/.setup
 	cp runs/model/metrics-dev.json $(MODEL:.safetensors=.json)
 	$(BIN)/jaxcap caption examples
 
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+# Tests of pages that are executed or built, which take minutes.
+TOUR := tests/tour tests/test_site.py
+
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(PYTEST) $(TOUR:%=--ignore=%)
 
 test-fast: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 tour: $(VENV)/.test
-	$(BIN)/python -m pytest tests/tour
+	$(PYTEST) $(TOUR)
 
 docs: $(VENV)/.test
 	rm -rf build/site  # pages of modules that are gone; what was executed is in a cache
