@@ -6,9 +6,11 @@ pytest loads this file first, so no other file imports jaxcap before it.
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import functools
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,8 +107,21 @@ def shared_programs() -> Iterator[None]:
         yield
 
 
-# A data set and a training run that take seconds, shared by all tests of a session.
+# A data set and a training run that take seconds, shared by all tests of a session, in all workers.
 # They import jaxcap inside, after the hook above.
+
+
+def _made_once(name: str, factory: pytest.TempPathFactory, make: Callable[[Path], object]) -> Path:
+    """Return a path that the first worker makes; the others wait until it is finished."""
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # which all workers share
+    with (base / f"{name}.made").open("a") as made:
+        fcntl.flock(made, fcntl.LOCK_EX)
+        if not os.fstat(made.fileno()).st_size:
+            make(base / name)
+            made.write("yes")
+    return base / name
 
 
 @pytest.fixture(scope="session")
@@ -115,9 +130,8 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from jaxcap.datasets.building import build
     from jaxcap.datasets.shapes import recipe
 
-    directory = tmp_path_factory.mktemp("data")
-    build(recipe({"train": 50, "dev": 6, "test": 5}), directory)
-    return directory
+    scenes = recipe({"train": 50, "dev": 6, "test": 5})
+    return _made_once("tiny_data", tmp_path_factory, functools.partial(build, scenes))
 
 
 @pytest.fixture(scope="session")
@@ -157,10 +171,12 @@ def tiny_run(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> P
 
     from jaxcap.training import train
 
-    workdir = tmp_path_factory.mktemp("runs") / "tiny"
     with programs.shared():
-        train(tiny_config, workdir, console=Console(quiet=True))
-    return workdir
+        return _made_once(
+            "tiny",
+            tmp_path_factory,
+            lambda path: train(tiny_config, path, console=Console(quiet=True)),
+        )
 
 
 # A real browser, for the tests of pages.

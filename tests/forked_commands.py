@@ -50,11 +50,13 @@ def ask(address: str, arguments: list[str]) -> int:
 
 def serve(address: str) -> None:
     """Import all of jaxcap, then run commands, one after the other."""
+    import gc
     import importlib
     import pkgutil
 
     import jaxcap
 
+    gc.set_threshold(100_000, 20, 20)  # as in the tests
     for module in pkgutil.walk_packages(jaxcap.__path__, "jaxcap."):
         importlib.import_module(module.name)
     with socket.socket(socket.AF_UNIX) as listening:

@@ -21,6 +21,8 @@ import jaxcap
 from jaxcap import cli
 from jaxcap.config import to_dict
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 ROOT = Path(__file__).parents[1]
 MAIN = "import jaxcap.cli; jaxcap.cli.main()"
 TRAIN = functools.partial(cli.main, "train")

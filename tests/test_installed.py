@@ -17,6 +17,8 @@ import pytest
 from forked_commands import serving
 from PIL import Image
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 COLOURS = ["red", "green", "blue", "teal", "gold", "pink", "gray", "navy", "plum", "cyan"]
 
@@ -138,7 +140,6 @@ def test_no_message_names_a_file_of_the_checkout(installed: Path) -> None:
     assert not found
 
 
-@pytest.mark.slow
 def test_from_photographs_to_a_model_of_ones_own(newcomer: Newcomer) -> None:
     jaxcap = newcomer.run
     # Caption, in every format.
@@ -181,7 +182,6 @@ def test_from_photographs_to_a_model_of_ones_own(newcomer: Newcomer) -> None:
     assert exported == jaxcap("caption", "photos/25.png", "--model", "runs/posters").stdout
 
 
-@pytest.mark.slow
 def test_a_copy_of_a_configuration_is_trained(newcomer: Newcomer) -> None:
     jaxcap = newcomer.run
     (newcomer.home / "mine.py").write_text(jaxcap("configs", "shapes").stdout)

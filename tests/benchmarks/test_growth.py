@@ -12,6 +12,8 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import growth
 import short
 
+pytestmark = pytest.mark.slow
+
 
 def test_exponents_are_those_of_the_larger_half() -> None:
     sizes = [10, 100, 1000, 10_000]

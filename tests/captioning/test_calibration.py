@@ -25,6 +25,9 @@ from jaxcap.captioning.results import Caption, Captioned
 from jaxcap.errors import InputError
 from jaxcap.storage import published
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
+
 # Four photographs in the plane of the first two features, around (5, 5, 5).
 TRAINING = 5 + np.array([[2.0, 0, 0], [-2, 0, 0], [0, 1, 0], [0, -1, 0]])
 

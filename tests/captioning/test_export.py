@@ -53,6 +53,8 @@ def written(run, tmp_path_factory) -> Path:
 _ALONE = """
 import importlib.abc, json, sys
 
+pytestmark = pytest.mark.slow
+
 class Absent(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {

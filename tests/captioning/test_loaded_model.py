@@ -30,6 +30,8 @@ from jaxcap.storage import manifest, published
 from jaxcap.storage.trained import TrainedCaptioner
 from jaxcap.text.vocabulary import BOS
 
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_programs")]
+
 
 @pytest.fixture(scope="module")
 def run(tiny_run) -> LoadedModel:

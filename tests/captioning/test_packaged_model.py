@@ -25,6 +25,8 @@ from jaxcap.files import cache_dir, hub
 from jaxcap.pretrained import DEFAULT, packaged
 from jaxcap.storage import published
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 PEOPLE = {"man", "woman", "person", "people", "boy", "girl", "child", "men", "women", "lady"}

@@ -31,6 +31,9 @@ from jaxcap.captioning.calibration import calibrate, to_arrays
 from jaxcap.commands import caption
 from jaxcap.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
+
 every_format = pytest.mark.parametrize("name", FORMATS)
 SUFFIX = {"text": ".txt", "jsonl": ".jsonl", "csv": ".csv", "coco": ".json"}
 

@@ -21,6 +21,8 @@ from jaxcap.datasets.prepare import load_source
 from jaxcap.errors import InputError
 from jaxcap.storage import published
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 
 def _run(*arguments: Path | str, **options: object) -> int:
     console = Console(file=io.StringIO(), markup=False)

@@ -16,6 +16,8 @@ from jaxcap.config import load_config
 from jaxcap.datasets.prepare import load_source
 from jaxcap.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 
 @pytest.fixture
 def options(tiny_run: Path, tiny_data: Path, tmp_path: Path) -> list[str]:

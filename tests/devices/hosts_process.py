@@ -6,6 +6,7 @@ python hosts_process.py CONFIG.json WORKDIR COORDINATOR PROCESSES PROCESS
 from __future__ import annotations
 
 import dataclasses
+import gc
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from jaxcap.errors import InputError
 from jaxcap.training import Interrupted, train
 
 if __name__ == "__main__":
+    gc.set_threshold(100_000, 20, 20)  # as in the tests
     path, workdir, address, processes, process = sys.argv[1:]
     config = load_config(Path(path))
     several = dataclasses.replace(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import re
 import sys
 from pathlib import Path
@@ -135,6 +136,7 @@ def _without_dropout(config: Config) -> Config:
 
 
 if __name__ == "__main__":
+    gc.set_threshold(100_000, 20, 20)  # as in the tests
     out, variants, *several = sys.argv[1:]
     if several:
         address, processes, process = several

@@ -22,6 +22,8 @@ from jaxcap.errors import InputError
 from jaxcap.model.encoders.weights.loading import export_weights
 from jaxcap.storage import published
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 
 @pytest.fixture(scope="module")
 def run(tiny_run):

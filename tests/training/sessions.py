@@ -7,6 +7,7 @@ be told to fail, at a moment that the test chooses.
 from __future__ import annotations
 
 import functools
+import gc
 import itertools
 import json
 import os
@@ -125,4 +126,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    gc.set_threshold(100_000, 20, 20)  # as in the tests
     main()

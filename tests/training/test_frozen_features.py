@@ -32,7 +32,7 @@ from jaxcap.text.vocabulary import SPECIALS
 from jaxcap.training import experiment, frozen_features, train
 from jaxcap.training.frozen_features import cached_features
 
-pytestmark = pytest.mark.usefixtures("shared_programs")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_programs")]
 
 VOCABULARY = 9
 
@@ -360,7 +360,6 @@ def test_a_second_run_decodes_no_image_and_is_the_same(run, tmp_path, monkeypatc
     np.testing.assert_array_equal(losses(tmp_path / "second"), losses(run))
 
 
-@pytest.mark.slow
 def test_training_resumes_without_its_cache_and_with_the_option_changed(
     run, config, tmp_path, monkeypatch
 ):

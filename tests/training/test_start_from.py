@@ -22,6 +22,8 @@ from jaxcap.training import train
 from jaxcap.training.setup import first_state, set_up
 from jaxcap.training.start_from import extend_variables
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 QUIET = Console(quiet=True)
 
 

@@ -14,6 +14,8 @@ from jaxcap.evaluation import read_metrics
 from jaxcap.training.setup import set_up
 from jaxcap.training.validation_loss import validation_loss
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 
 @pytest.mark.parametrize("batch_size", [4, 8])  # the six images fill no batch
 def test_it_is_the_mean_over_all_words(tiny_run, tiny_config, tmp_path, batch_size) -> None:

@@ -15,6 +15,8 @@ from jaxcap.model.encoders.weights.fitting import encoder_shapes
 from jaxcap.model.encoders.weights.keras_files import read_keras_file
 from jaxcap.model.encoders.weights.loading import load_weights
 
+pytestmark = pytest.mark.slow
+
 h5py = pytest.importorskip("h5py")
 pytest.importorskip("pyfive")
 NORM = ("gamma", "beta", "moving_mean", "moving_variance")

@@ -31,6 +31,8 @@ from jaxcap.model.encoders.weights.safetensors_files import (
 )
 from jaxcap.model.encoders.weights.torch_files import read_torch_file
 
+pytestmark = pytest.mark.slow
+
 LITE0 = "efficientnet_lite0"
 
 
