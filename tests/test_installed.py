@@ -169,6 +169,8 @@ def test_from_photographs_to_a_model_of_ones_own(newcomer: Newcomer) -> None:
     before, after = (float(cell) for cell in table.split("│")[2:4])
     assert before < after
     assert "jaxcap caption PHOTO.jpg --model runs/posters" in tuned.stderr
+    # The recogniser, which sees no zebra there, does not help.
+    assert "search.unrecognised_penalty is now 0, not 3" in tuned.stderr
     assert "zebra" in jaxcap("caption", "photos/25.png", "--model", "runs/posters").stdout
 
     # Judge it, compare, and pass it on.

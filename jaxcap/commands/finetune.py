@@ -14,7 +14,14 @@ from rich.table import Table
 
 from jaxcap.commands.parsing import parse_known
 from jaxcap.commands.train import TrainArguments, parse_options, print_next, tell_interrupted
-from jaxcap.config import Config, DataConfig, EvaluationConfig, TrainConfig
+from jaxcap.config import (
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    TrainConfig,
+    load_config,
+    save_config,
+)
 from jaxcap.errors import counted
 from jaxcap.pretrained import packaged
 
@@ -55,8 +62,12 @@ def parse(argv: list[str]) -> TrainArguments:
     """
     arguments, options = parse_known(FinetuneArguments, "jaxcap finetune", argv)
     workdir = arguments.workdir or Path("runs") / arguments.data
-    default = TrainArguments(finetuning(arguments), workdir)
-    return parse_options("finetune", options, default)
+    config = finetuning(arguments)
+    if (workdir / "config.json").is_file():  # a finished run has chosen its penalty
+        penalty = load_config(workdir / "config.json").search.unrecognised_penalty
+        search = dataclasses.replace(config.search, unrecognised_penalty=penalty)
+        config = dataclasses.replace(config, search=search)
+    return parse_options("finetune", options, TrainArguments(config, workdir))
 
 
 def finetuning(arguments: FinetuneArguments) -> Config:
@@ -135,8 +146,24 @@ def run(arguments: TrainArguments, console: Console) -> int:
     )
     before = evaluate_split(original, source, split, console)
     after = evaluate_split(tuned, source, split, console)
+    dropped = config.search.unrecognised_penalty
+    if dropped:
+        without = tuned.with_search(unrecognised_penalty=0.0)
+        better = evaluate_split(without, source, split, console)
+        metric = config.evaluation.metric
+        if better.corpus[metric] >= after.corpus[metric]:
+            tuned, after = without, better
+        else:
+            dropped = 0.0
     if not hosts.is_first():
         return 0
+    if dropped:
+        save_config(tuned.config, workdir / "config.json")
+        console.print(
+            f"The {split} split scores no better with a penalty of unrecognised things: "
+            f"search.unrecognised_penalty is now 0, not {dropped:g}.",
+            soft_wrap=True,
+        )
     *_, page = write_evaluation(after, source, tuned, split=split, command=shlex.join(sys.argv))
     console.print(
         _comparison(before, after, scoring_units(config), counted(len(source), f"{split} image"))
