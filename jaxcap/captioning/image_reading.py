@@ -125,8 +125,8 @@ def read_ahead(
     failure: list[BaseException] = []
 
     def take() -> None:
-        numbered = enumerate(images)
         try:
+            numbered = enumerate(images)
             while room.acquire() and not stop.is_set():
                 number, image = next(numbered, (None, None))
                 if number is None:

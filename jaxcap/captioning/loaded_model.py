@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,6 +26,7 @@ from jaxcap.config.local_paths import local_path
 from jaxcap.devices.promotion import standard_promotion
 from jaxcap.errors import InputError, did_you_mean, known_arguments
 from jaxcap.files import hub
+from jaxcap.files.json_data import from_dict
 from jaxcap.model.captioner import Captioner, create_captioner, variable_shapes
 from jaxcap.model.cost import check_captioning
 from jaxcap.pretrained import model_name, packaged
@@ -248,13 +249,8 @@ class LoadedModel:
           InputError: an option is unknown or invalid, or has no effect with this search method.
         """
         first, *others = self.members
-        known = vars(first.config.search)
-        for name in options.keys() - known.keys():
-            raise InputError(
-                f"search has no option '{name}'.{did_you_mean(name, known)} "
-                f"Known: {', '.join(known)}."
-            )
-        search = replace(first.config.search, **options)
+        given = {**vars(first.config.search), **options}
+        search = from_dict(SearchConfig, given, where="search")
         check_heeded(options, search)
         recognises = any(member.config.recognition.words for member in self.members)
         check_search(search, first.vocabulary, recognises=recognises)
@@ -357,18 +353,23 @@ class LoadedModel:
           no captions, and does not stop the others.
 
         Raises:
-          InputError: `batch_size` or `threads` is below 1, or a batch does not fit into memory.
+          InputError: `images` is neither an image nor iterable, `batch_size` or `threads` is
+            below 1, or a batch does not fit into memory.
         """
         for name, value in (("batch_size", batch_size), ("threads", threads)):
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}; it must be at least 1.")
-        images = cast(Iterable[ImageLike], [images] if is_image(images) else images)
-        size = min(batch_size, len(images)) if isinstance(images, Sequence) else batch_size
+        several: Any = [images] if is_image(images) else images
+        if not isinstance(several, Iterable):
+            raise InputError(
+                f"caption takes an image, or several in a list or another iterable, not {images!r}."
+            )
+        size = min(batch_size, len(several)) if isinstance(several, Sequence) else batch_size
         for member in self.members:
             config = replace(member.config, search=self.config.search)
             check_captioning(config, len(self.vocabulary), batch_size=max(1, size))
         results = caption_images(
-            images,
+            several,
             self.decode,
             [member.variables for member in self.members],
             self.vocabulary,

@@ -64,5 +64,5 @@ def test_paths_stay_as_the_key_of_their_captions(model: Path, tmp_path: Path) ->
 def test_bad_arguments_are_named(model: Path) -> None:
     with pytest.raises(InputError, match=r"no column 'image' of images; found bytes, path"):
         Captioner(model)({"bytes": [], "path": []})
-    with pytest.raises(InputError, match=r"search has no option 'beams'"):
+    with pytest.raises(InputError, match=r"search: there is no option 'beams'"):
         Captioner(model, beams=3)({"image": []})

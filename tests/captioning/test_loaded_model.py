@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import re
@@ -350,6 +351,10 @@ def test_another_search(run, scenes):
             run.with_search(method=method, **{option: 1})
     with pytest.raises(InputError, match=r"no option 'beamsize'\. Did you mean 'beam_size'\?"):
         run.with_search(beamsize=3)
+    with pytest.raises(InputError, match=r"search\.beam_size is 'three' \(str\); expected int"):
+        run.with_search(beam_size="three")
+    with pytest.raises(InputError, match=r"search\.banned_words is 'dog'; expected a list of str"):
+        run.with_search(banned_words="dog")
     with pytest.raises(InputError, match=r"n_best is 4, but search\.beam_size is 3"):
         run.with_search(beam_size=3, n_best=4)
     mean = run.with_search(length_normalisation="average", n_best=2)
@@ -582,3 +587,10 @@ def test_loading_writes_nothing(tiny_run, tmp_path):
     before = sorted((p, p.stat().st_mtime_ns) for p in copy.rglob("*"))
     load(copy)
     assert sorted((p, p.stat().st_mtime_ns) for p in copy.rglob("*")) == before
+
+
+@pytest.mark.parametrize("nothing", [None, 3])
+def test_what_is_no_image_is_refused_at_once(run, nothing) -> None:
+    untyped = inspect.unwrap(LoadedModel.caption)  # outside the tests, nothing checks types
+    with pytest.raises(InputError, match=f"an image, or several in a list .* not {nothing}"):
+        untyped(run, nothing)
