@@ -7,7 +7,7 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from jaxcap.metrics import ScoringUnits
 
 _MAX_CAPTIONS = 5
+_RULES: dict[str, Any] = {"no_repeated_content": False, "unrecognised_penalty": 0.0}
+"""Rules that suit the packaged model, with the values that turn them off. Longer captions repeat
+words ("blue shirt and blue jeans"), as other languages do, and the recogniser may not know what new
+words mean."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +67,10 @@ def parse(argv: list[str]) -> TrainArguments:
     arguments, options = parse_known(FinetuneArguments, "jaxcap finetune", argv)
     workdir = arguments.workdir or Path("runs") / arguments.data
     config = finetuning(arguments)
-    if (workdir / "config.json").is_file():  # a finished run has chosen its penalty
-        penalty = load_config(workdir / "config.json").search.unrecognised_penalty
-        search = dataclasses.replace(config.search, unrecognised_penalty=penalty)
-        config = dataclasses.replace(config, search=search)
+    if (workdir / "config.json").is_file():  # a finished run has chosen its rules
+        chosen = load_config(workdir / "config.json").search
+        rules = {rule: getattr(chosen, rule) for rule in _RULES}
+        config = dataclasses.replace(config, search=dataclasses.replace(config.search, **rules))
     return parse_options("finetune", options, TrainArguments(config, workdir))
 
 
@@ -114,8 +118,6 @@ def finetuning(arguments: FinetuneArguments) -> Config:
         evaluation=EvaluationConfig(
             batch_size=start.evaluation.batch_size, units=start.evaluation.units
         ),
-        # Longer captions repeat words ("blue shirt and blue jeans"), and so do other languages.
-        search=dataclasses.replace(start.search, no_repeated_content=False),
         stages=(),
     )
 
@@ -146,22 +148,22 @@ def run(arguments: TrainArguments, console: Console) -> int:
     )
     before = evaluate_split(original, source, split, console)
     after = evaluate_split(tuned, source, split, console)
-    dropped = config.search.unrecognised_penalty
-    if dropped:
-        without = tuned.with_search(unrecognised_penalty=0.0)
-        better = evaluate_split(without, source, split, console)
-        metric = config.evaluation.metric
-        if better.corpus[metric] >= after.corpus[metric]:
-            tuned, after = without, better
-        else:
-            dropped = 0.0
+    dropped = []
+    for rule, off in _RULES.items() if summary.best_step else ():
+        if not getattr(config.search, rule):
+            continue
+        without = tuned.with_search(**{rule: off})
+        scored = evaluate_split(without, source, split, console)
+        if scored.corpus[config.evaluation.metric] >= after.corpus[config.evaluation.metric]:
+            tuned, after = without, scored
+            dropped.append(f"search.{rule}")
     if not hosts.is_first():
         return 0
     if dropped:
         save_config(tuned.config, workdir / "config.json")
         console.print(
-            f"The {split} split scores no better with a penalty of unrecognised things: "
-            f"search.unrecognised_penalty is now 0, not {dropped:g}.",
+            f"The {split} split scores no better with {' and '.join(dropped)}: now off in "
+            "config.json.",
             soft_wrap=True,
         )
     *_, page = write_evaluation(after, source, tuned, split=split, command=shlex.join(sys.argv))
@@ -170,7 +172,7 @@ def run(arguments: TrainArguments, console: Console) -> int:
     )
     if not summary.best_step:
         console.print(
-            "Training did not improve the captions: the run keeps the original parameters."
+            "Training did not improve the captions: the run keeps the original captioner."
         )
     console.print(f"Fine-tuned for {summary.seconds / 60:.1f} minutes; captions: {page}. Next:")
     splits = find_dataset(config.data.name, config.data.directory).splits

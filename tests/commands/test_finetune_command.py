@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -12,7 +13,7 @@ from rich.console import Console
 from jaxcap.captioning.loaded_model import load
 from jaxcap.commands.evaluate import evaluate_split
 from jaxcap.commands.finetune import parse, run
-from jaxcap.config import load_config
+from jaxcap.config import load_config, save_config
 from jaxcap.datasets.prepare import load_source
 from jaxcap.errors import InputError
 
@@ -44,11 +45,18 @@ def test_the_model_decides_architecture_and_preprocessing(
     assert not tuned.encoder.trainable
 
 
-def test_captions_may_repeat_words_but_are_still_of_things_recognised(options: list[str]) -> None:
+def test_a_finished_run_keeps_the_rules_that_it_chose(options: list[str], tmp_path: Path) -> None:
     at = options.index("--model")
-    search = parse([*options[:at], *options[at + 2 :]]).config.search
-    assert (search.no_repeated_content, search.unrecognised_penalty) == (False, 3.0)
-    assert search.beam_size == 5
+    packaged = [*options[:at], *options[at + 2 :]]
+    config = parse(packaged).config
+    assert config.search == load().config.search
+    assert (config.search.no_repeated_content, config.search.unrecognised_penalty) == (True, 3.0)
+
+    chosen = dataclasses.replace(config.search, no_repeated_content=False, beam_size=2)
+    (tmp_path / "tuned").mkdir()
+    save_config(dataclasses.replace(config, search=chosen), tmp_path / "tuned" / "config.json")
+    again = parse(packaged).config.search
+    assert again == dataclasses.replace(config.search, no_repeated_content=False)
 
 
 def test_before_and_after_are_compared(
