@@ -8,11 +8,9 @@ other exception is a bug and keeps its traceback.
 from __future__ import annotations
 
 import functools
-import inspect
 import os
 import re
 from collections.abc import Callable, Iterable
-from difflib import SequenceMatcher
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -90,6 +88,8 @@ def _names_in(folder: Path) -> list[str]:
 
 
 def _nearest(found: str, known: Iterable[str]) -> str | None:
+    from difflib import SequenceMatcher
+
     wanted = _plain(found)
     matcher = SequenceMatcher(b=wanted)
 
@@ -119,7 +119,9 @@ def known_arguments(*also: str, hint: str = "") -> Callable[[Callable[P, T]], Ca
     """
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
-        names = [*inspect.signature(function).parameters]
+        from inspect import signature  # with `difflib`, a third of what `import jaxcap` loads
+
+        names = [*signature(function).parameters]
 
         @functools.wraps(function)
         def checked(*args: P.args, **kwargs: P.kwargs) -> T:

@@ -148,13 +148,13 @@ def run(arguments: TrainArguments, console: Console) -> int:
     )
     before = evaluate_split(original, source, split, console)
     after = evaluate_split(tuned, source, split, console)
-    dropped = []
+    dropped, metric = [], config.evaluation.metric
     for rule, off in _RULES.items() if summary.best_step else ():
         if not getattr(config.search, rule):
             continue
         without = tuned.with_search(**{rule: off})
         scored = evaluate_split(without, source, split, console)
-        if scored.corpus[config.evaluation.metric] >= after.corpus[config.evaluation.metric]:
+        if scored.corpus[metric] >= after.corpus[metric]:
             tuned, after = without, scored
             dropped.append(f"search.{rule}")
     if not hosts.is_first():
@@ -170,10 +170,8 @@ def run(arguments: TrainArguments, console: Console) -> int:
     console.print(
         _comparison(before, after, scoring_units(config), counted(len(source), f"{split} image"))
     )
-    if not summary.best_step:
-        console.print(
-            "Training did not improve the captions: the run keeps the original captioner."
-        )
+    if after.corpus[metric] <= before.corpus[metric]:
+        console.print(f"{metric} did not improve: stay with the original captioner.")
     console.print(f"Fine-tuned for {summary.seconds / 60:.1f} minutes; captions: {page}. Next:")
     splits = find_dataset(config.data.name, config.data.directory).splits
     print_next(arguments, "test" if splits.get("test") else split, console)

@@ -26,6 +26,8 @@ from jaxcap.model.encoders.conv import written_for
 from jaxcap.text.units import Characters, Pieces
 from jaxcap.text.vocabulary import Vocabulary
 
+pytestmark = pytest.mark.slow
+
 DOCUMENT = Path(__file__).parents[2] / "docs" / "export.md"
 
 
@@ -52,8 +54,6 @@ def written(run, tmp_path_factory) -> Path:
 # (and what these need), and then the same program with other numbers of images.
 _ALONE = """
 import importlib.abc, json, sys
-
-pytestmark = pytest.mark.slow
 
 class Absent(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
