@@ -11,8 +11,10 @@ import functools
 import os
 import re
 from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -67,7 +69,7 @@ def did_you_mean(found: str | Path, known: Iterable[str] = ()) -> str:
     "beam_size", and "epochs" is near "train.epochs". For a `Path`, the known names are the files
     and folders that are there.
     """
-    if isinstance(found, Path):
+    if not isinstance(found, str):
         # Only the first part that is missing can be compared.
         missing = next((p for p in (found, *found.parents) if os.path.isdir(p.parent)), found)
         beside = [] if os.path.exists(missing) else _names_in(missing.parent)
