@@ -14,7 +14,7 @@ from rich.console import Console
 
 from jaxcap.config import DataConfig, load_config_file
 from jaxcap.errors import InputError, one_line
-from jaxcap.files import check_folder
+from jaxcap.files import check_target
 from jaxcap.progress import PlainConsole, print_out
 
 if TYPE_CHECKING:
@@ -131,9 +131,7 @@ def _check(arguments: DataArguments) -> None:
     if page is not None:
         if page.suffix.lower() not in (".html", ".htm"):
             raise InputError(f"--page {page}: the page is HTML; give a name that ends in .html.")
-        if page.is_dir():
-            raise InputError(f"--page {page}: this is a folder; give the name of a file.")
-        check_folder(page, "--page")
+        check_target(page, "--page")
     if arguments.list is not None and (arguments.name or arguments.config) is None:
         raise InputError(f"--list {arguments.list}: no data set is named; give its name first.")
     if arguments.samples < 0:

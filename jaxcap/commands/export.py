@@ -15,7 +15,7 @@ from rich.filesize import decimal
 from jaxcap.commands.data_folder import choose_data_dir
 from jaxcap.commands.search_options import SearchGroup, SearchOptions, given_search
 from jaxcap.errors import InputError, counted
-from jaxcap.files import check_folder, hub
+from jaxcap.files import check_target, hub
 from jaxcap.progress import Display, print_out
 
 if TYPE_CHECKING:
@@ -201,8 +201,6 @@ def _check_target(file: Path, files: list[Path], *, force: bool) -> None:
     """Refuse a file that cannot be written or would replace another, before the work starts."""
     if len(set(files)) < len(files):
         raise InputError(f"{file}: the program's description gets this name; give another one.")
-    if file.is_dir():
-        raise InputError(f"{file}: this is a folder; give the name of a file.")
-    check_folder(file)
+    check_target(file)
     if file.exists() and not force:
         raise InputError(f"{file}: the file exists; --force replaces it.")

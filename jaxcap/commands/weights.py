@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 
 from jaxcap.errors import InputError, counted
-from jaxcap.files import check_folder
+from jaxcap.files import check_target
 from jaxcap.progress import print_out
 
 if TYPE_CHECKING:
@@ -93,9 +93,7 @@ def _check_target(arguments: WeightsArguments) -> None:
         raise InputError(
             f"--to {target}: the format is .safetensors; give a name with this suffix."
         )
-    if target.is_dir():
-        raise InputError(f"--to {target}: this is a folder; give the name of a file.")
-    check_folder(target, "--to")
+    check_target(target, "--to")
     if target.exists() and not arguments.force:
         raise InputError(f"--to {target}: the file exists; --force replaces it.")
 

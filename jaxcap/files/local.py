@@ -70,6 +70,17 @@ def check_folder(file: Path, option: str = "") -> None:
         )
 
 
+def check_target(file: Path, option: str = "") -> None:
+    """Refuse a file to write, named with `option`, that is a folder or has none.
+
+    Raises:
+      InputError: it is a folder, or its folder does not exist.
+    """
+    if file.is_dir():
+        raise InputError(f"{option} {file}: this is a folder; give the name of a file.".lstrip())
+    check_folder(file, option)
+
+
 @contextlib.contextmanager
 def lock_file(
     path: Path, waiting: Callable[[], None] | None = None, *, shared: bool = False
