@@ -22,7 +22,7 @@ from jaxcap.config import (
     load_config,
     save_config,
 )
-from jaxcap.errors import counted
+from jaxcap.errors import InputError, counted
 from jaxcap.pretrained import packaged
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ def parse(argv: list[str]) -> TrainArguments:
     Raises:
       InputError: there is no such model or data set.
     """
+    if argv and not argv[0].startswith("-"):
+        raise InputError(f"unknown argument '{argv[0]}'. Name a data set with --data {argv[0]}.")
     arguments, options = parse_known(FinetuneArguments, "jaxcap finetune", argv)
     workdir = arguments.workdir or Path("runs") / arguments.data
     config = finetuning(arguments)

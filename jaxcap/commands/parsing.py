@@ -113,6 +113,28 @@ def _text(info: PrimitiveTypeInfo) -> _Spec:
 
 
 @_REGISTRY.primitive_rule
+def _number(info: PrimitiveTypeInfo) -> _Spec:
+    """Read a number; anything else gets a message without Python's terms."""
+    if info.type not in (int, float):
+        return None
+    number, what = info.type, "a whole number" if info.type is int else "a number"
+
+    def read(strings: list[str]) -> Any:
+        try:
+            return number(strings[0])
+        except ValueError:
+            raise ValueError(f"'{strings[0]}' is not {what}.") from None
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=number.__name__.upper(),
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, (int, number)),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+@_REGISTRY.primitive_rule
 def _choice(info: PrimitiveTypeInfo) -> _Spec:
     """Read one of several words; an unknown one names the nearest."""
     if info.type_origin is not Literal:

@@ -27,7 +27,10 @@ def load_start(config: Config) -> LoadedModel | None:
     name = config.train.start_from
     if name is None:
         return None
-    run = load(Path(name).expanduser())
+    try:
+        run = load(Path(name).expanduser())
+    except InputError as error:
+        raise InputError(f"train.start_from: {error}") from error
     found, expected = run.config, config
     if found.data.units != expected.data.units:
         raise InputError(

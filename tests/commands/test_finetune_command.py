@@ -88,3 +88,5 @@ def test_before_and_after_are_compared(
 def test_a_missing_data_set_is_named(options: list[str]) -> None:
     with pytest.raises(InputError, match="no data set 'holiday'"):
         parse([*options, "--data", "holiday"])
+    with pytest.raises(InputError, match="'holiday'. Name a data set with --data holiday"):
+        parse(["holiday"])

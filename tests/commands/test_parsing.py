@@ -33,6 +33,8 @@ class Arguments:
     """A number."""
     size: int = 3
     """A size."""
+    rate: float = 1
+    """A rate."""
     words: tuple[str, ...] = ()
     """Words."""
     quick: bool = False
@@ -41,9 +43,10 @@ class Arguments:
 
 def test_options_become_arguments() -> None:
     assert parse(Arguments, "program", ["x.txt"]) == Arguments(Path("x.txt"))
-    given = ["x.txt", "--kind", "red", "--number", "5", "--words", "a", "b", "--quick"]
+    given = ["x.txt", "--kind", "red", "--number", "5", "--rate", "1e-3", "--words", "a", "b"]
+    given += ["--quick"]
     assert parse(Arguments, "program", given) == Arguments(
-        Path("x.txt"), "red", 5, words=("a", "b"), quick=True
+        Path("x.txt"), "red", 5, rate=1e-3, words=("a", "b"), quick=True
     )
     default = Arguments(Path("y"), "green", 4)
     given = ["z", "--kind", "None", "--number", "None"]
@@ -83,7 +86,8 @@ def test_an_unknown_option_is_named_alone(given, message) -> None:
     ("given", "message"),
     [
         (["x", "--kind", "gren"], "'gren' is unknown. Did you mean 'green'? Expected red, green."),
-        (["x", "--number", "five"], "--number: invalid literal for int() with base 10: 'five'"),
+        (["x", "--number", "five"], "--number: 'five' is not a whole number."),
+        (["x", "--rate", "fast"], "--rate: 'fast' is not a number."),
         ([], "FILE"),
     ],
 )

@@ -158,6 +158,11 @@ def _in_files(
     for each in files:
         file = read_file(each.path, findings, names)
         if file is None:
+            if options.captions is None:
+                findings.add_note(
+                    f"{each.path} seemed to hold the captions. If others do, give --captions FILE; "
+                    "if none do, move it out of the folder"
+                )
             continue
         if file.format in (COCO, KARPATHY, TOKENS):
             _refuse_columns(options, f"{each.path} ({file.format})")

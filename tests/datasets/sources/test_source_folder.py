@@ -270,6 +270,14 @@ def test_problems_are_named_with_file_and_line(content, expected, pictures, prob
         assert part.format(file=file) in message
 
 
+def test_a_file_that_was_taken_for_the_captions_is_named(pictures, problems):
+    root = pictures("a.jpg", "b.jpg")
+    (root / "notes.txt").write_text("Some notes")
+    assert "notes.txt seemed to hold the captions" in problems("folder", source=root)
+    chosen = problems("folder", source=root, captions=root / "notes.txt")
+    assert "seemed" not in chosen
+
+
 def test_images_without_captions_can_be_left_out(pictures, held):
     root = pictures(*(f"{n}.jpg" for n in range(9)))
     (root / "c.csv").write_text(
