@@ -174,7 +174,12 @@ def _memory(arguments: Arguments, paths: list[Path], folder: Path) -> None:
         began = time.perf_counter()
         process = subprocess.Popen(
             [
-                *[sys.executable, "-c", "import jaxcap.cli; jaxcap.cli.main()", "caption"],
+                *[
+                    sys.executable,
+                    "-c",
+                    "from jaxcap.commands import cli; cli.main()",
+                    "caption",
+                ],
                 *[str(links), "--model", str(model), "--output", f"{folder}/{times}.jsonl"],
                 *["--batch-size", str(arguments.batch_size)],
             ]

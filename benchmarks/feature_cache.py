@@ -33,7 +33,7 @@ from jaxcap.data.feature_cache import EncodedImages
 from jaxcap.data.pipeline import Source, TrainingSet, tokenised_captions, training_batches
 from jaxcap.datasets.prepare import load_source
 from jaxcap.devices.huge_pages import restart_with_huge_pages
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.model.captioner import Captioner, create_captioner, init_variables
 from jaxcap.text.vocabulary import Vocabulary
 from jaxcap.training.frozen_features import cached_features

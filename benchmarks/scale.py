@@ -90,7 +90,7 @@ def seconds(folder: Path, options: list[str], place: Path) -> tuple[float, float
     """Run the command; return its seconds and those of all processors."""
     output = place / ("out" if options else "out.jsonl")
     options = [*options, "--shard-size", "32"] if options else []
-    program = "import jaxcap.cli; jaxcap.cli.main()"
+    program = "import jaxcap.commands.cli; jaxcap.commands.cli.main()"
     command = [sys.executable, "-c", program, "caption", str(folder), "--output", str(output)]
     used: dict[int, float] = {}
     began = time.perf_counter()

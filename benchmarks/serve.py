@@ -48,8 +48,8 @@ from jaxcap.captioning.loaded_model import LoadedModel, load
 from jaxcap.config import Config, DataConfig, DecoderConfig, EncoderConfig, SearchConfig
 from jaxcap.data.image_paths import images_below
 from jaxcap.model.captioner import create_captioner, init_variables
-from jaxcap.pretrained import packaged
 from jaxcap.storage import published
+from jaxcap.storage.packaged import packaged
 from jaxcap.storage.trained import TrainedCaptioner
 from jaxcap.text.vocabulary import SPECIALS, Vocabulary
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jaxcap.errors import InputError, did_you_mean
+from jaxcap.messages.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from jaxcap import (

@@ -19,7 +19,7 @@ def main(*command: str) -> None:
     _restart_in_utf8()
     restart_with_huge_pages()
     # Imported after the restart, which would repeat every import.
-    from jaxcap.cli import main as run
+    from jaxcap.commands.cli import main as run
 
     run(*command)
 

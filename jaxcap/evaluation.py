@@ -22,12 +22,12 @@ from jaxcap.data.pipeline import Source, evaluation_batches
 from jaxcap.datasets import shapes
 from jaxcap.devices import hosts
 from jaxcap.devices.parallel import round_up
-from jaxcap.errors import InputError
 from jaxcap.files import write_text
 from jaxcap.files.json_data import parse_json
+from jaxcap.messages.errors import InputError
+from jaxcap.messages.progress import Report
 from jaxcap.metrics import ScoringUnits, evaluate_captions, splitter
 from jaxcap.model.cost import check_captioning
-from jaxcap.progress import Report
 from jaxcap.report import ReportCaption, ReportRow, scale_attention, write_report
 from jaxcap.scoring import bootstrap
 from jaxcap.scoring.signature import signature

@@ -82,7 +82,7 @@ def _run(asked: dict[str, Any], files: list[int]) -> None:
     """Run a command in this process, a fork, and end it."""
     status = 1
     try:
-        from jaxcap import cli
+        from jaxcap.commands import cli
 
         for number, file in enumerate(files):
             os.dup2(file, number)

@@ -19,8 +19,8 @@ from jaxcap.captioning.loaded_model import load
 from jaxcap.config import Config
 from jaxcap.data import images
 from jaxcap.datasets.shapes import Object, Scene, draw
-from jaxcap.errors import InputError
 from jaxcap.evaluation import evaluate_source, read_metrics, write_evaluation
+from jaxcap.messages.errors import InputError
 from jaxcap.text.units import Characters, Pieces
 from jaxcap.text.vocabulary import Vocabulary
 from jaxcap.training import setup, training_data

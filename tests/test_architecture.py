@@ -13,7 +13,6 @@ ROOT = Path(__file__).parents[1]
 # From top to bottom. A module may import from its own layer and the layers below.
 LAYERS = (
     {"__main__"},
-    {"cli"},
     {"commands"},
     {"training"},
     {"evaluation", "serving"},
@@ -27,7 +26,7 @@ LAYERS = (
     {"metrics"},
     {"config"},
     {"files"},
-    {"errors", "progress", "pretrained"},
+    {"messages"},
 )
 HEIGHT = {name: -i for i, layer in enumerate(LAYERS) for name in layer}
 LIBRARY = sorted((ROOT / "jaxcap").rglob("*.py"))
@@ -98,7 +97,8 @@ def test_imports_run_downward(path: Path) -> None:
 def test_pure_parts_do_not_import_the_model(part: str) -> None:
     for path in MODULES:
         if _part(path) == part and (part != "training.step" or path.stem == "losses"):
-            assert _parts_imported(path) <= {part, "errors", "files", "text"}
+            assert _parts_imported(path) <= {part, "messages", "files", "text"}
+            assert not any(name.startswith("jaxcap.messages.progress") for name in _imports(path))
             assert not _packages_imported(path) & {"flax", "optax"}
 
 
@@ -110,12 +110,12 @@ def test_scoring_imports_only_files_and_metrics() -> None:
                 "scoring",
                 "caption_files",
                 "metrics",
-                "errors",
+                "messages",
                 "files",
             }
 
 
-@pytest.mark.parametrize("part", ["metrics", "scoring", "report", "config", "text", "errors"])
+@pytest.mark.parametrize("part", ["metrics", "scoring", "report", "config", "text", "messages"])
 def test_some_parts_do_not_import_jax(part: str) -> None:
     for path in MODULES:
         if _part(path) == part:
@@ -182,8 +182,8 @@ def test_tests_mirror_the_library() -> None:
     tests = {
         str(path.parent.relative_to(ROOT / "tests")) for path in (ROOT / "tests").rglob("*.py")
     }
-    # The first has no code; the second is tested as one, in tests/datasets/test_inspection.py.
-    assert library - tests <= {"pretrained", "datasets/inspection"}
+    # It is tested as one, in tests/datasets/test_inspection.py.
+    assert library - tests <= {"datasets/inspection"}
     assert tests - library <= {"benchmarks", "fuzz", "tour"}
 
 
@@ -197,7 +197,7 @@ def test_no_private_module_of_jax_is_imported() -> None:
 
 
 INNER = {
-    *("model", "search", "training.step", "data", "text", "config", "metrics", "errors", "files"),
+    *("model", "search", "training.step", "data", "text", "config", "metrics", "messages", "files"),
 }
 
 

@@ -45,7 +45,7 @@ def test_missing_files_are_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# A b\n[x](no.md) [y](#a-b) [z](#c) [page](page.md#a-b) [w](https://a.b)\n")
     assert _missing_links(page) == ["no.md", "#c"]
-    text = "run `jaxcap/cli.py`, docs/no.md, `model/captioner.py` and `tests/model/test_*.py`"
+    text = "run `jaxcap/__main__.py`, docs/no.md, `model/captioner.py` and `tests/model/test_*.py`"
     assert _missing_paths(text) == ["docs/no.md"]
 
 

@@ -45,7 +45,7 @@ def test_dir_lists_every_public_name() -> None:
 def test_every_package_of_the_library_is_listed() -> None:
     """But for those that only the commands and the package itself use."""
     packages = {path.parent.name for path in Path(jaxcap.__path__[0]).glob("*/__init__.py")}
-    assert packages - set(jaxcap.__all__) == {"commands", "files", "pretrained", "serving"}
+    assert packages - set(jaxcap.__all__) == {"commands", "files", "messages", "serving"}
 
 
 def test_help_shows_the_public_names() -> None:
@@ -77,8 +77,8 @@ def test_listing_names_loads_nothing() -> None:
     ("start", "most"),
     [
         ("import jaxcap", 40),
-        ("sys.argv = ['jaxcap', '--help']; from jaxcap import cli; cli.main()", 40),
-        ("sys.argv = ['jaxcap', '--version']; from jaxcap import cli; cli.main()", 40),
+        ("sys.argv = ['jaxcap', '--help']; from jaxcap.commands import cli; cli.main()", 40),
+        ("sys.argv = ['jaxcap', '--version']; from jaxcap.commands import cli; cli.main()", 40),
     ],
 )
 def test_a_start_imports_few_modules(start: str, most: int) -> None:

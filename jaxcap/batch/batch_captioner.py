@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxcap.captioning.loaded_model import LoadedModel, ModelPath, load
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 Columns = dict[str, np.ndarray]
 """Arrays of one length, by name."""

@@ -27,8 +27,8 @@ import pyarrow.parquet as pq
 from jaxcap.batch.batch_captioner import Captioner
 from jaxcap.caption_files.made_with import Record, check_record, record_of, write_record
 from jaxcap.data.image_paths import ImagePath, images_in, is_shard
-from jaxcap.errors import InputError
 from jaxcap.files import check_space, lock_file, replacing
+from jaxcap.messages.errors import InputError
 
 _ROOM = 64 * 2**20
 """Bytes that must be free before the first shard is captioned."""

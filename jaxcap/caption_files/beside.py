@@ -22,8 +22,8 @@ from jaxcap.caption_files.reading import caption_texts
 from jaxcap.caption_files.sidecars import sidecar_captions
 from jaxcap.caption_files.text_files import decode_text, read_json, shown
 from jaxcap.captioning.results import Captioned
-from jaxcap.errors import InputError, one_line
 from jaxcap.files import read_bytes, replacing
+from jaxcap.messages.errors import InputError, one_line
 
 Kind = Literal["txt", "caption", "json", "xmp"]
 Existing = Literal["skip", "replace", "append"]

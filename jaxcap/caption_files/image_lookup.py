@@ -12,7 +12,7 @@ from pathlib import Path
 from jaxcap.caption_files.image_matching import from_address, match, stem_of
 from jaxcap.caption_files.reading import ImageCaptions
 from jaxcap.data.image_paths import images_below
-from jaxcap.errors import InputError, counted, did_you_mean
+from jaxcap.messages.errors import InputError, counted, did_you_mean
 
 _FILE_KINDS = (
     "file_name", "filename", "image_name", "image_path", "file_path", "filepath", "path", "file",

@@ -23,7 +23,7 @@ from urllib.parse import unquote_plus
 from jaxcap.caption_files.column_names import one_spelling
 from jaxcap.caption_files.reading import ImageCaptions
 from jaxcap.data.image_names import IMAGE_SUFFIXES
-from jaxcap.errors import InputError, counted
+from jaxcap.messages.errors import InputError, counted
 
 _MOST_PARTS = 6
 """Maximum number of trailing parts by which paths of another machine are told apart."""

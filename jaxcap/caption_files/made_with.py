@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxcap.errors import InputError
 from jaxcap.files import write_text
 from jaxcap.files.json_data import read_json
+from jaxcap.messages.errors import InputError
 
 _WAY_OUT = "To caption all images again, give --restart; to keep these captions, another --output."
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from jaxcap.caption_files.text_files import harmless
 from jaxcap.captioning.results import Caption, Captioned
-from jaxcap.errors import one_line
 from jaxcap.files.json_data import parse_json
+from jaxcap.messages.errors import one_line
 
 Key = str | int
 """The name or number of an image in a file."""

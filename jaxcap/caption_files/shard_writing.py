@@ -14,8 +14,8 @@ from types import TracebackType
 from jaxcap.caption_files.output_formats import Key
 from jaxcap.caption_files.writing import in_use
 from jaxcap.captioning.results import Caption, Captioned
-from jaxcap.errors import InputError
 from jaxcap.files import check_folder, check_space, lock_file, replacing
+from jaxcap.messages.errors import InputError
 
 _SHARD = re.compile(r".*?\.(?:tar|parquet)/", re.DOTALL | re.IGNORECASE)
 

@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 from jaxcap.caption_files.column_names import CAPTION_NAMES, Names
 from jaxcap.caption_files.reading import caption_texts
 from jaxcap.caption_files.text_files import decode_text, numbered_lines, read_json, shown
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 SIDECARS = (".txt", ".caption", ".json")
 """The suffixes of sidecars. If an image has several, the first of these is read."""

@@ -19,9 +19,9 @@ from typing import Any, NoReturn
 
 from jaxcap.caption_files.encodings import guess, utf16
 from jaxcap.data.image_names import IMAGE_SUFFIXES
-from jaxcap.errors import InputError, counted, did_you_mean
 from jaxcap.files import open_file
 from jaxcap.files.json_data import parse_json
+from jaxcap.messages.errors import InputError, counted, did_you_mean
 
 SHOWN = 10
 """The number of problems to list; the rest is counted."""

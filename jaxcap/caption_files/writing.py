@@ -21,8 +21,8 @@ from jaxcap.caption_files.made_with import Record, check_record, record_of, writ
 from jaxcap.caption_files.output_formats import Format, JsonLines, Key, encoded
 from jaxcap.caption_files.text_files import shown
 from jaxcap.captioning.results import Captioned
-from jaxcap.errors import InputError, counted
 from jaxcap.files import locked, open_file
+from jaxcap.messages.errors import InputError, counted
 
 _MAX_LINE = 1 << 26
 

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxcap.captioning.results import Caption, Captioned
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.model.recogniser.words import group_of_word, words_for_people
 
 GOOD = 50.0

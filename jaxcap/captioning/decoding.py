@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, UInt8, UInt32
 
 from jaxcap.config import MAX_REQUIRED, Config, SearchConfig, validate
-from jaxcap.errors import InputError, counted, did_you_mean
+from jaxcap.messages.errors import InputError, counted, did_you_mean
 from jaxcap.model.captioner import Captioner
 from jaxcap.model.recogniser.recogniser import Recognisable
 from jaxcap.model.recogniser.words import RecognisedWords, word_groups, words_for_people

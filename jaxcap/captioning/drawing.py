@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

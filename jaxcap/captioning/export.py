@@ -25,8 +25,8 @@ import numpy as np
 import jaxcap
 from jaxcap.captioning.decoding import ImageInput, create_decode
 from jaxcap.devices.promotion import standard_promotion
-from jaxcap.errors import InputError
 from jaxcap.files import replacing
+from jaxcap.messages.errors import InputError
 from jaxcap.model.decoders import decoder_class
 from jaxcap.model.encoders.conv import written_for
 from jaxcap.storage.program_cache import without_source_lines

@@ -18,7 +18,7 @@ from PIL import Image
 
 from jaxcap.config.local_paths import local_path
 from jaxcap.data.images import decode, resize
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 T = TypeVar("T")
 R = TypeVar("R")

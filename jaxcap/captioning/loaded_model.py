@@ -24,13 +24,13 @@ from jaxcap.config import Config, SearchConfig, check_heeded, differences, load_
 from jaxcap.config.extensions import source_digests
 from jaxcap.config.local_paths import local_path
 from jaxcap.devices.promotion import standard_promotion
-from jaxcap.errors import InputError, did_you_mean, known_arguments
 from jaxcap.files import hub
 from jaxcap.files.json_data import from_dict
+from jaxcap.messages.errors import InputError, did_you_mean, known_arguments
 from jaxcap.model.captioner import Captioner, create_captioner, variable_shapes
 from jaxcap.model.cost import check_captioning
-from jaxcap.pretrained import model_name, packaged
 from jaxcap.storage import published
+from jaxcap.storage.packaged import model_name, packaged
 from jaxcap.storage.program_cache import Store, default_store, keep_compiled_programs, kept
 from jaxcap.storage.trained import TrainedCaptioner, check_finite
 from jaxcap.text.vocabulary import Vocabulary

@@ -16,7 +16,7 @@ from PIL import Image
 
 from jaxcap.captioning import drawing
 from jaxcap.data.images import decode
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -27,9 +27,9 @@ from jaxcap.commands.search_options import (
 )
 from jaxcap.commands.shares import choose_part, join_parts
 from jaxcap.commands.tally import Tally
-from jaxcap.errors import InputError, ignore, one_line
 from jaxcap.files import check_folder
-from jaxcap.progress import Display, print_out
+from jaxcap.messages.errors import InputError, ignore, one_line
+from jaxcap.messages.progress import Display, print_out
 
 if TYPE_CHECKING:
     from jaxcap.caption_files.beside import BesideWriter
@@ -224,7 +224,7 @@ def run(arguments: CaptionArguments, console: Console) -> int:
 
 def _load(arguments: CaptionArguments, console: Console) -> LoadedModel:
     from jaxcap.captioning.loaded_model import load
-    from jaxcap.pretrained import packaged
+    from jaxcap.storage.packaged import packaged
 
     captioner = load(*(arguments.model or (packaged(),)))
     if not arguments.model:

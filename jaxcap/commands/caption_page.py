@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxcap.commands.tally import Tally
-from jaxcap.errors import counted
-from jaxcap.pretrained import model_name
-from jaxcap.progress import Display
+from jaxcap.messages.errors import counted
+from jaxcap.messages.progress import Display
+from jaxcap.storage.packaged import model_name
 
 if TYPE_CHECKING:
     from jaxcap.captioning.loaded_model import LoadedModel

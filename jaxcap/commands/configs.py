@@ -10,7 +10,7 @@ import tyro
 from rich.console import Console
 
 from jaxcap.config import find_config_file, shipped_configs
-from jaxcap.progress import print_out
+from jaxcap.messages.progress import print_out
 
 
 @dataclass(frozen=True)

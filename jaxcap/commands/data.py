@@ -13,9 +13,9 @@ import tyro
 from rich.console import Console
 
 from jaxcap.config import DataConfig, load_config_file
-from jaxcap.errors import InputError, one_line
 from jaxcap.files import check_target
-from jaxcap.progress import PlainConsole, print_out
+from jaxcap.messages.errors import InputError, one_line
+from jaxcap.messages.progress import PlainConsole, print_out
 
 if TYPE_CHECKING:
     from jaxcap.data.pipeline import Source
@@ -71,7 +71,7 @@ def run(arguments: DataArguments, console: Console) -> int:
     from jaxcap.data.pipeline import all_captions
     from jaxcap.datasets.inspection import inspect, warnings
     from jaxcap.datasets.prepare import find_dataset, load_source
-    from jaxcap.progress import Display
+    from jaxcap.messages.progress import Display
     from jaxcap.text.units import create_units
 
     counts = find_dataset(name, data_dir).splits

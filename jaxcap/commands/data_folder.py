@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from jaxcap.config import DataConfig
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 
 def choose_data_dir(given: Path | None, data: DataConfig, *, run: Path) -> Path:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 
-from jaxcap.errors import InputError, counted
-from jaxcap.progress import Display, print_line
+from jaxcap.messages.errors import InputError, counted
+from jaxcap.messages.progress import Display, print_line
 
 if TYPE_CHECKING:
     from jaxcap.batch.ray_shards import Finished

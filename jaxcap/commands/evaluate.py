@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
+from rich.table import Table
 
-from jaxcap.commands import print_scores
 from jaxcap.commands.data_folder import choose_data_dir
 from jaxcap.commands.search_options import SearchGroup, SearchOptions, given_search
-from jaxcap.errors import InputError
-from jaxcap.pretrained import model_name, packaged
+from jaxcap.messages.errors import InputError
+from jaxcap.storage.packaged import model_name, packaged
 
 if TYPE_CHECKING:
     from jaxcap.captioning.loaded_model import LoadedModel
@@ -106,7 +106,7 @@ def evaluate_split(
     from jaxcap.devices import hosts
     from jaxcap.devices.parallel import on_local_devices, over_local_devices
     from jaxcap.evaluation import evaluate_source
-    from jaxcap.progress import Display
+    from jaxcap.messages.progress import Display
 
     with (
         hosts.ending_with_others(),
@@ -146,3 +146,12 @@ def _directory(model: Path, output: Path | None) -> Path:
     except OSError as error:
         raise InputError(f"--output {output}: {error.strerror}.") from None
     return output
+
+
+def print_scores(console: Console, scores: dict[str, float], title: str) -> None:
+    """Print scores as a table with one row."""
+    table = Table(title=title, title_justify="left")
+    for name in scores:
+        table.add_column(name, justify="right")
+    table.add_row(*(f"{value:.1f}" for value in scores.values()))
+    console.print(table)

@@ -14,9 +14,9 @@ from rich.filesize import decimal
 
 from jaxcap.commands.data_folder import choose_data_dir
 from jaxcap.commands.search_options import SearchGroup, SearchOptions, given_search
-from jaxcap.errors import InputError, counted
 from jaxcap.files import check_target, hub
-from jaxcap.progress import Display, print_out
+from jaxcap.messages.errors import InputError, counted
+from jaxcap.messages.progress import Display, print_out
 
 if TYPE_CHECKING:
     import numpy as np

@@ -22,8 +22,8 @@ from jaxcap.config import (
     load_config,
     save_config,
 )
-from jaxcap.errors import InputError, counted
-from jaxcap.pretrained import packaged
+from jaxcap.messages.errors import InputError, counted
+from jaxcap.storage.packaged import packaged
 
 if TYPE_CHECKING:
     from jaxcap.evaluation import Evaluation

@@ -27,7 +27,7 @@ from tyro.constructors import (
     UnsupportedTypeAnnotationError,
 )
 
-from jaxcap.errors import InputError, did_you_mean
+from jaxcap.messages.errors import InputError, did_you_mean
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from jaxcap.commands.data_folder import choose_data_dir
 from jaxcap.config import load_config
-from jaxcap.progress import print_out
+from jaxcap.messages.progress import print_out
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from rich.console import Console
 
-from jaxcap.errors import InputError, counted
-from jaxcap.progress import PlainConsole, print_out
+from jaxcap.messages.errors import InputError, counted
+from jaxcap.messages.progress import PlainConsole, print_out
 
 if TYPE_CHECKING:
     import numpy as np

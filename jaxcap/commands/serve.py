@@ -15,7 +15,7 @@ from rich.console import Console
 
 from jaxcap.commands.search_options import SearchGroup, SearchOptions, given_search
 from jaxcap.config.options import Bounds, Count, Positive
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 _BOUNDS: dict[str, Bounds] = {
     "port": Bounds(0, 65_535),
@@ -103,7 +103,7 @@ def run(arguments: ServeArguments, console: Console) -> int:
     except ImportError as error:
         raise InputError(f"jaxcap serve needs {error.name}: pip install 'jaxcap[serve]'") from error
     from jaxcap.captioning.loaded_model import load
-    from jaxcap.pretrained import packaged
+    from jaxcap.storage.packaged import packaged
 
     bound = running.bind(arguments.host, arguments.port)  # before the model: quick to fail
     with bound:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from jaxcap.errors import InputError, counted, did_you_mean
+from jaxcap.messages.errors import InputError, counted, did_you_mean
 
 if TYPE_CHECKING:
     from jaxcap.caption_files.output_formats import Format

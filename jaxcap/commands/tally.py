@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from jaxcap.errors import counted, one_line
+from jaxcap.messages.errors import counted, one_line
 
 if TYPE_CHECKING:
     from jaxcap.captioning.results import Captioned
-    from jaxcap.progress import Display
+    from jaxcap.messages.progress import Display
 
 _LISTED = 1000
 """Failures that are listed; so many more have a common cause."""

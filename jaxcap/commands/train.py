@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from rich.console import Console
 
-from jaxcap.commands import parsing, print_scores
+from jaxcap.commands import parsing
+from jaxcap.commands.evaluate import print_scores
 from jaxcap.config import Config, Stage, find_config_file, load_config_file
 from jaxcap.config.extensions import import_extensions
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 if TYPE_CHECKING:
     from jaxcap.training import Interrupted

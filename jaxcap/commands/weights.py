@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.console import Console
 
-from jaxcap.errors import InputError, counted
 from jaxcap.files import check_target
-from jaxcap.progress import print_out
+from jaxcap.messages.errors import InputError, counted
+from jaxcap.messages.progress import print_out
 
 if TYPE_CHECKING:
     from jaxcap.model.encoders.weights.weight_files import WeightFile

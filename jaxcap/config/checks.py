@@ -11,8 +11,8 @@ from typing import Any
 from jaxcap.config.local_paths import address_problem
 from jaxcap.config.options import AppliesTo, PerStage, options_of
 from jaxcap.config.schema import Config, DataConfig, SearchConfig, Stage, TrainConfig
-from jaxcap.errors import InputError, did_you_mean
 from jaxcap.files.json_data import from_dict
+from jaxcap.messages.errors import InputError, did_you_mean
 
 
 def validate(config: Config) -> Config:

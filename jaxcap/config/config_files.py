@@ -22,9 +22,9 @@ from jaxcap.config.schema import (
     Stage,
     TrainConfig,
 )
-from jaxcap.errors import InputError, did_you_mean
 from jaxcap.files import write_text
 from jaxcap.files.json_data import from_dict, read_json
+from jaxcap.messages.errors import InputError, did_you_mean
 
 
 def shipped_configs() -> dict[str, Path]:

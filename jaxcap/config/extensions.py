@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxcap.config.schema import Config
-from jaxcap.errors import InputError, did_you_mean
+from jaxcap.messages.errors import InputError, did_you_mean
 
 VARIABLE = "JAXCAP_MODULES"
 """Environment variable: comma-separated modules that a `config.json` may import."""

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # `Path` turns // into /; C:/ is a drive
 _OPTION = re.compile(r"(--[\w.-]+)=(.*)", re.DOTALL)

@@ -30,8 +30,8 @@ from jaxtyping import Float, Int
 from rich.filesize import decimal
 
 from jaxcap import files
-from jaxcap.errors import InputError
 from jaxcap.files import cache_dir, is_disk_full
+from jaxcap.messages.errors import InputError
 from jaxcap.model.recogniser.words import RecognisedWords
 
 _WAY_OUT = (

@@ -17,7 +17,7 @@ import warnings
 from PIL import Image, JpegImagePlugin, TiffImagePlugin
 from PIL.TiffImagePlugin import BITSPERSAMPLE, TILELENGTH, TILEWIDTH
 
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 """Pillow's names of the formats that are opened, besides those of `EXTRAS`."""

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jaxcap.data.image_files import MAX_DECODED_BYTES
-from jaxcap.errors import InputError
 from jaxcap.files import open_file
+from jaxcap.messages.errors import InputError
 
 _IMAGE_NAMES = ("image", "jpg", "jpeg", "png", "webp", "img", "picture", "photo", "bytes")
 _ID_NAMES = ("key", "__key__", "image_id", "file_name", "filename", "image_path", "path", "id")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from jaxcap.config.local_paths import address_problem
 from jaxcap.data.image_names import ABOUT_IMAGES, IMAGE_SUFFIXES, SHARD_SUFFIXES, is_hidden
-from jaxcap.errors import InputError, did_you_mean, ignore, one_line
+from jaxcap.messages.errors import InputError, did_you_mean, ignore, one_line
 
 if TYPE_CHECKING:
     from jaxcap.data.image_parquet import ParquetImage

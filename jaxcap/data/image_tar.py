@@ -11,8 +11,8 @@ from typing import IO, cast
 
 from jaxcap.data.image_files import MAX_FILE_BYTES
 from jaxcap.data.image_names import ABOUT_IMAGES, IMAGE_SUFFIXES, is_hidden
-from jaxcap.errors import InputError, ignore
 from jaxcap.files import SmallReads, open_file
+from jaxcap.messages.errors import InputError, ignore
 
 
 @dataclass(frozen=True)

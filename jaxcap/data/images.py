@@ -14,8 +14,8 @@ from PIL import Image, ImageEnhance
 from PIL.TiffImagePlugin import SAMPLEFORMAT, TiffImageFile
 
 from jaxcap.data.image_files import MAX_FILE_BYTES, bound_memory, open_image, with_end
-from jaxcap.errors import InputError
 from jaxcap.files import read_bytes
+from jaxcap.messages.errors import InputError
 
 # The transposition that undoes each EXIF orientation (EXIF 2.32, tag 0x0112); 1 is upright.
 _ORIENTATION_TAG = 0x0112

@@ -25,7 +25,7 @@ from jaxcap.data.captions import Captions, SplitCaptions, split_captions
 from jaxcap.data.feature_cache import EncodedImages
 from jaxcap.data.mixture import Turns
 from jaxcap.data.simulated_words import SimulatedWords
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.text.units import WORDS, TextUnits
 from jaxcap.text.vocabulary import PAD
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jaxcap.caption_files.reading import CaptionFile, ImageCaptions, read_captions
 from jaxcap.datasets.prepare import default_data_dir, find_dataset, list_prepared, load_source
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 _NAME_AND_SPLIT = re.compile(r"(\w+):([^/\\]+)")
 

@@ -26,8 +26,8 @@ from jaxcap.datasets.records import Records
 from jaxcap.datasets.sources import SourceOptions
 from jaxcap.datasets.sources.registry import FORMATS, read
 from jaxcap.datasets.tfds_opening import open_directory
-from jaxcap.errors import InputError, did_you_mean
-from jaxcap.progress import PlainConsole, print_line
+from jaxcap.messages.errors import InputError, did_you_mean
+from jaxcap.messages.progress import PlainConsole, print_line
 
 _NAMED_BY_FORMAT = ("flickr8k", "flickr30k", "coco", "shapes")
 """Formats of a single data set, which need no --name."""

@@ -14,8 +14,8 @@ from jaxcap.datasets.building import Recipe
 from jaxcap.datasets.shards import Record
 from jaxcap.datasets.sources import Example, ImageBytes, Listing
 from jaxcap.datasets.stored_images import to_stored
-from jaxcap.errors import InputError
 from jaxcap.files import read_bytes
+from jaxcap.messages.errors import InputError
 
 _SPLIT = re.compile(r"[\w-]{1,50}")
 

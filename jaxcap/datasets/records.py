@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxcap.datasets.tfds_opening import open_directory
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 
 class Records:

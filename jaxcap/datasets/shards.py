@@ -21,9 +21,9 @@ from typing import Any
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
-from jaxcap.errors import InputError
 from jaxcap.files import is_disk_full, replacing, write_text
 from jaxcap.files.json_data import from_dict, read_json
+from jaxcap.messages.errors import InputError
 
 RECORDS_PER_SHARD = 512
 MOST_SHARDS = 256

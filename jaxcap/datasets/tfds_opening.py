@@ -14,9 +14,9 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from jaxcap.errors import InputError
 from jaxcap.files import read_bytes
 from jaxcap.files.json_data import MAX_BYTES, parse_json
+from jaxcap.messages.errors import InputError
 
 _CLASS_KEYS = ("type", "pythonClassName", "python_class_name")
 """Keys of a class name: of TFDS before 4.5, and the two spellings that protobuf accepts."""

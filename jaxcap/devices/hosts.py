@@ -28,8 +28,8 @@ import jax
 import numpy as np
 
 from jaxcap.config import TrainConfig
-from jaxcap.errors import InputError
-from jaxcap.progress import escaped
+from jaxcap.messages.errors import InputError
+from jaxcap.messages.progress import escaped
 
 _BEAT = 2.0
 """Seconds between the meetings by which processes show that they are alive."""

@@ -22,7 +22,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxcap.config import TrainConfig
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 T = TypeVar("T")
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]

@@ -14,9 +14,9 @@ from typing import Any
 
 from rich.console import Console
 
-from jaxcap.errors import InputError
 from jaxcap.files.local import locked, no_link, open_file
-from jaxcap.progress import Display
+from jaxcap.messages.errors import InputError
+from jaxcap.messages.progress import Display
 
 _TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as broken."""

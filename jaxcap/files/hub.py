@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

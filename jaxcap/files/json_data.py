@@ -19,8 +19,8 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from jaxcap.errors import InputError, did_you_mean
 from jaxcap.files.local import read_bytes
+from jaxcap.messages.errors import InputError, did_you_mean
 
 MAX_BYTES = 1 << 24
 """The largest file of `read_json`, and the largest header of a `.safetensors` file. Its values take

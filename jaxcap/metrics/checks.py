@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
-from jaxcap.errors import InputError, counted
+from jaxcap.messages.errors import InputError, counted
 
 
 def check_tokenised(captions: Iterable[object]) -> None:

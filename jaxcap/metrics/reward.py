@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.metrics.bleu import count_matches
 from jaxcap.metrics.cider import cider_d_out_of_10
 from jaxcap.metrics.ngrams import Captions, References

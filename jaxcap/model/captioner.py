@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from jaxcap.config import Config
-from jaxcap.errors import InputError, did_you_mean
+from jaxcap.messages.errors import InputError, did_you_mean
 from jaxcap.model.decoders import Decoder, OwnWords, StepOutput, create_decoder, decoder_class
 from jaxcap.model.encoders import Preprocessing, encoder_spec, frozen_stages
 from jaxcap.model.encoders.base import Encoder

@@ -15,7 +15,7 @@ import jax
 
 from jaxcap.config import Config
 from jaxcap.config.extensions import is_extension
-from jaxcap.errors import InputError, counted
+from jaxcap.messages.errors import InputError, counted
 
 _FLOAT = 4  # bytes
 _STRIDE = 32  # no encoder reduces images further

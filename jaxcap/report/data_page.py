@@ -21,8 +21,8 @@ from jaxcap.datasets.inspection import data_tables
 from jaxcap.datasets.inspection.caption_statistics import coverage
 from jaxcap.datasets.inspection.data_statistics import DataStatistics, Group, Place
 from jaxcap.datasets.inspection.hazards import DataWarning
-from jaxcap.errors import counted
 from jaxcap.files import write_text
+from jaxcap.messages.errors import counted
 from jaxcap.report.assets import asset, policy, prose
 from jaxcap.report.charts import number
 from jaxcap.report.histograms import histogram

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from jaxcap.data import images
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 QUALITY = 75
 """Quality of embedded JPEGs. WebP would save a fifth of the bytes but take five times as long."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.metrics import BleuCounts
 from jaxcap.metrics.checks import check_pairs
 from jaxcap.metrics.cider import SIGMA

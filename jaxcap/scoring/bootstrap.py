@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.scoring.statistics import Statistics
 
 _TAILS = (2.5, 97.5)

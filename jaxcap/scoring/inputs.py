@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from jaxcap.caption_files.reading import CaptionFile
-from jaxcap.errors import InputError, counted
+from jaxcap.messages.errors import InputError, counted
 from jaxcap.metrics import ScoringUnits, splitter
 from jaxcap.scoring.pairing import in_list, in_split
 from jaxcap.scoring.pitfalls import share

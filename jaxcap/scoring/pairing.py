@@ -10,7 +10,7 @@ from pathlib import Path
 from jaxcap.caption_files.image_matching import examples, match
 from jaxcap.caption_files.reading import COCO, KARPATHY, TOKENS, CaptionFile, ImageCaptions
 from jaxcap.caption_files.text_files import numbered_lines, read_text
-from jaxcap.errors import InputError, counted, did_you_mean
+from jaxcap.messages.errors import InputError, counted, did_you_mean
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from jaxcap.caption_files.text_files import harmless
-from jaxcap.errors import InputError
 from jaxcap.files import check_folder, write_text
+from jaxcap.messages.errors import InputError
 
 SUFFIXES = (".csv", ".jsonl")
 

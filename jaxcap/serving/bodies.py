@@ -12,8 +12,8 @@ from urllib.parse import unquote
 
 from starlette.requests import Request
 
-from jaxcap.errors import InputError
 from jaxcap.files.json_data import parse_json
+from jaxcap.messages.errors import InputError
 
 MAX_PARTS = 64
 """Maximum number of images in one request."""

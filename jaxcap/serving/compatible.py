@@ -12,7 +12,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.serving.bodies import base64_images, form_files, is_multipart, json_object
 from jaxcap.serving.service import Refused, Service
 

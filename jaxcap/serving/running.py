@@ -18,7 +18,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.serving.app import create_app
 from jaxcap.serving.service import Service
 

@@ -17,7 +17,7 @@ from jaxcap.captioning.loaded_model import LoadedModel
 from jaxcap.captioning.results import Captioned
 from jaxcap.config import SearchConfig
 from jaxcap.config.options import Option, options_of
-from jaxcap.errors import InputError, did_you_mean
+from jaxcap.messages.errors import InputError, did_you_mean
 
 MAX_WORDS = 64
 """The longest captions that a request may ask for, unless the model's own are longer."""

@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from jaxcap.caption_files.output_formats import JsonLines, encoded
 from jaxcap.captioning.loaded_model import LoadedModel
 from jaxcap.captioning.results import Captioned
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.serving.batching import Batcher
 from jaxcap.serving.bodies import (
     BodyReader,

@@ -19,9 +19,9 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 
-from jaxcap.errors import InputError
 from jaxcap.files import is_disk_full
-from jaxcap.progress import escaped
+from jaxcap.messages.errors import InputError
+from jaxcap.messages.progress import escaped
 from jaxcap.storage import manifest
 from jaxcap.storage.stored_arrays import (
     MismatchError,

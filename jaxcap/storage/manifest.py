@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jaxcap.errors import InputError
 from jaxcap.files import open_file, write_text
 from jaxcap.files.json_data import from_dict, read_json
+from jaxcap.messages.errors import InputError
 
 NAME = "manifest.json"
 _BLOCK = 1 << 20

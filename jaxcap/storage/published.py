@@ -23,9 +23,9 @@ import numpy as np
 
 import jaxcap
 from jaxcap.config import Config, to_dict, validate
-from jaxcap.errors import InputError
 from jaxcap.files import hub
 from jaxcap.files.json_data import from_dict, shown
+from jaxcap.messages.errors import InputError
 from jaxcap.model.captioner import create_captioner, variable_shapes
 from jaxcap.model.encoders.weights.safetensors_files import (
     read_about,

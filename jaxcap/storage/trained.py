@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from jaxcap.config import Config
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.model.captioner import Captioner, create_captioner
 from jaxcap.text.vocabulary import Vocabulary
 

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from jaxcap.config import DataConfig
-from jaxcap.errors import InputError
 from jaxcap.files import read_bytes
+from jaxcap.messages.errors import InputError
 from jaxcap.metrics.graphemes import graphemes
 from jaxcap.metrics.lost_letters import loses_letters
 from jaxcap.metrics.tokenize import tokenize

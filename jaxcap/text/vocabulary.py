@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jaxcap.errors import InputError
 from jaxcap.files import write_text
 from jaxcap.files.json_data import from_dict, read_json, shown
+from jaxcap.messages.errors import InputError
 from jaxcap.text.units import (
     OLD_WORDS,
     WORDS,

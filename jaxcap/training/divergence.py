@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from jaxcap.data.batch import Batch
-from jaxcap.errors import InputError, did_you_mean
 from jaxcap.files import open_file, open_zip, replacing
+from jaxcap.messages.errors import InputError, did_you_mean
 from jaxcap.model.recogniser.words import RecognisedWords
 from jaxcap.training.step.train_step import StepMetrics
 

@@ -29,9 +29,9 @@ from jaxcap.data.feature_cache import (
     rows_of_words,
 )
 from jaxcap.data.pipeline import Source, evaluation_batches, load_image
-from jaxcap.errors import counted
+from jaxcap.messages.errors import counted
+from jaxcap.messages.progress import Display, print_line
 from jaxcap.model.captioner import Captioner
-from jaxcap.progress import Display, print_line
 
 CHUNK = 32
 """The number of images encoded, written and checked together."""

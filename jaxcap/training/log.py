@@ -14,10 +14,10 @@ import jax
 import numpy as np
 
 from jaxcap.devices import hosts
-from jaxcap.errors import InputError, counted
 from jaxcap.evaluation import LogLine, read_metrics
 from jaxcap.files import no_link, write_text
 from jaxcap.files.json_data import from_dict
+from jaxcap.messages.errors import InputError, counted
 from jaxcap.training.step.train_step import StepMetrics
 
 

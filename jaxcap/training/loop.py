@@ -13,9 +13,9 @@ import jax
 import numpy as np
 
 from jaxcap.devices import hosts
-from jaxcap.errors import InputError
 from jaxcap.evaluation import Evaluation, LogLine, evaluate_source
-from jaxcap.progress import Display, print_line
+from jaxcap.messages.errors import InputError
+from jaxcap.messages.progress import Display, print_line
 from jaxcap.storage.checkpoints import Checkpoints
 from jaxcap.training import compilations
 from jaxcap.training.divergence import Divergence, Offender, divergence, save_offender

@@ -14,8 +14,8 @@ from rich.console import Console
 from jaxcap.config import load_config
 from jaxcap.data.batch import Batch
 from jaxcap.devices.parallel import use_device
-from jaxcap.errors import InputError
-from jaxcap.progress import Display, print_line
+from jaxcap.messages.errors import InputError
+from jaxcap.messages.progress import Display, print_line
 from jaxcap.storage.checkpoints import Checkpoints
 from jaxcap.training.divergence import Divergence, Offender, divergence, load_offender
 from jaxcap.training.experiment import Experiment

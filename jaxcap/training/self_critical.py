@@ -29,7 +29,7 @@ from jaxcap.data.batch import Batch, Samples
 from jaxcap.data.captions import Captions
 from jaxcap.devices import hosts
 from jaxcap.devices.parallel import Step, over_local_devices
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.metrics.reward import CiderReward
 from jaxcap.model.captioner import Captioner
 from jaxcap.search import greedy_search, sample

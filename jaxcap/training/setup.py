@@ -19,12 +19,12 @@ from jaxcap.datasets.prepare import find_dataset, load_source
 from jaxcap.devices import hosts
 from jaxcap.devices.parallel import check_device, create_parallel, on_one_device, use_device
 from jaxcap.devices.promotion import standard_promotion
-from jaxcap.errors import InputError, counted, did_you_mean
 from jaxcap.evaluation import score_names
+from jaxcap.messages.errors import InputError, counted, did_you_mean
+from jaxcap.messages.progress import print_line, timed
 from jaxcap.model.captioner import create_captioner, encoder_shapes, init_variables
 from jaxcap.model.encoders.weights.loading import load_classifier, load_weights
 from jaxcap.model.recogniser.recogniser import with_words, words_to_recognise
-from jaxcap.progress import print_line, timed
 from jaxcap.storage.checkpoints import Checkpoints
 from jaxcap.training.experiment import Experiment
 from jaxcap.training.frozen_features import cached_features

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxcap.captioning.loaded_model import LoadedModel, load
 from jaxcap.config import Config
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.model.captioner import create_captioner, variable_shapes
 from jaxcap.text.vocabulary import UNK, Vocabulary
 

@@ -15,9 +15,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from jaxcap.data import images
 from jaxcap.data.pipeline import Source
-from jaxcap.errors import InputError
 from jaxcap.evaluation import Evaluation, LogLine
 from jaxcap.files import no_link, replacing
+from jaxcap.messages.errors import InputError
 from jaxcap.training import event_files
 
 SAMPLES = 8

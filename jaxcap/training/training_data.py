@@ -12,7 +12,7 @@ from jaxcap.data.mixture import shares_of, steps_of_epoch
 from jaxcap.data.pipeline import Source, TrainingSet, has_images
 from jaxcap.data.simulated_words import SimulatedWords
 from jaxcap.datasets.prepare import load_source
-from jaxcap.errors import InputError, counted
+from jaxcap.messages.errors import InputError, counted
 from jaxcap.model.recogniser.recogniser import Recogniser
 
 

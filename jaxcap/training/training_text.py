@@ -13,8 +13,8 @@ from jaxcap.data.captions import Captions, SplitCaptions, split_captions
 from jaxcap.data.pipeline import Source, all_captions
 from jaxcap.datasets.inspection import caption_warnings
 from jaxcap.datasets.records import Records
-from jaxcap.errors import InputError
 from jaxcap.files import cache_dir
+from jaxcap.messages.errors import InputError
 from jaxcap.storage.program_cache import Store, digest_of_sources
 from jaxcap.text.units import Pieces, TextUnits, create_units, units_to_json
 from jaxcap.text.vocabulary import Vocabulary

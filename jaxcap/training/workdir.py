@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jaxcap import files
 from jaxcap.config import Config, differences, load_config, save_config
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.text.vocabulary import Vocabulary
 
 LOCK = ".lock"

@@ -12,7 +12,7 @@ from tiny import jpeg, write_model
 
 import jaxcap
 from jaxcap.batch import Captioner
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 
 @pytest.fixture(scope="module")

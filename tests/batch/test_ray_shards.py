@@ -27,7 +27,7 @@ from jaxcap.batch.ray_shards import Shard, caption_shards, captions_folder, plan
 from jaxcap.captioning.loaded_model import load
 from jaxcap.commands import caption
 from jaxcap.data.image_paths import image_paths
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 DEADLINE = 900.0
 """Seconds until a run counts as hanging. A run takes ten on idle processors."""

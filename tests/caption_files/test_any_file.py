@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxcap.caption_files.reading import CaptionFile, read_captions
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 NAMES = st.sampled_from(
     ["images", "annotations", "image_id", "image", "id", "caption", "captions", "sentences", "raw",

@@ -13,7 +13,7 @@ import pytest
 from jaxcap.caption_files.output_formats import FORMATS, Csv, JsonLines
 from jaxcap.caption_files.writing import CaptionWriter, read_entries
 from jaxcap.captioning.results import Caption, Captioned
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 CSV_HEAD = b"image,caption,log_prob,confidence\n"
 FIVE = [("pipe.jpg", "a pipe"), ("b/é.jpg", "two dogs, one cat"), ("c.jpg", 'a "quoted" word'),

@@ -11,7 +11,7 @@ import pytest
 from jaxcap.caption_files import text_files
 from jaxcap.caption_files.encodings import guess, utf16
 from jaxcap.caption_files.text_files import read_text
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 CAPTIONS = [
     ("cp1252", "WINDOWS-1252", "un chien court à côté d'une fenêtre"),

@@ -11,7 +11,7 @@ from jaxcap.caption_files.made_with import common_record, read_record, record_of
 from jaxcap.caption_files.output_formats import FORMATS
 from jaxcap.caption_files.writing import CaptionWriter
 from jaxcap.captioning.results import Caption, Captioned
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 BEAMS = {"model": "ab12", "search.beam_size": 5, "words": False}
 WIDER = BEAMS | {"search.beam_size": 6}

@@ -15,7 +15,7 @@ import pytest
 from jaxcap.caption_files import text_files
 from jaxcap.caption_files.reading import CaptionFile, read_captions
 from jaxcap.caption_files.text_files import Problems, harmless
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 
 def write(path: Path, content: object) -> Path:

@@ -15,7 +15,7 @@ from jaxcap.caption_files.output_formats import FORMATS, Format
 from jaxcap.caption_files.reading import read_captions
 from jaxcap.caption_files.writing import CaptionStream, CaptionWriter, read_entries
 from jaxcap.captioning.results import Caption, Captioned
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 every_format = pytest.mark.parametrize("name", FORMATS)
 SUFFIX = {"text": ".txt", "jsonl": ".jsonl", "csv": ".csv", "coco": ".json"}

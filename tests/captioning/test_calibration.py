@@ -22,7 +22,7 @@ from jaxcap.captioning.calibration import (
 )
 from jaxcap.captioning.loaded_model import load
 from jaxcap.captioning.results import Caption, Captioned
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.storage import published
 
 pytestmark = pytest.mark.usefixtures("shared_programs")

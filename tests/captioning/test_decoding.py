@@ -32,7 +32,7 @@ from jaxcap.config import (
     check_heeded,
     validate,
 )
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.model.captioner import Captioner, create_captioner, init_variables
 from jaxcap.model.recogniser.words import RecognisedWords
 from jaxcap.search import SearchResult

@@ -15,7 +15,7 @@ from PIL import Image
 
 from jaxcap.captioning.drawing import overlay
 from jaxcap.captioning.results import Caption, Captioned
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 
 def result(**changes: object) -> Captioned:

@@ -21,7 +21,7 @@ from jaxcap.captioning import export
 from jaxcap.captioning.loaded_model import LoadedModel, load
 from jaxcap.data.images import decode
 from jaxcap.datasets.prepare import load_source
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.model.encoders.conv import written_for
 from jaxcap.text.units import Characters, Pieces
 from jaxcap.text.vocabulary import Vocabulary

@@ -25,7 +25,7 @@ from jaxcap.captioning.loaded_model import LoadedModel, load
 from jaxcap.captioning.results import Captioned, Word
 from jaxcap.data.images import decode, resize
 from jaxcap.datasets.prepare import Records, load_source
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.model.captioner import create_captioner, init_variables
 from jaxcap.storage import manifest, published
 from jaxcap.storage.trained import TrainedCaptioner

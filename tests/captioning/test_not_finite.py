@@ -20,8 +20,8 @@ from jaxcap.captioning import loaded_model
 from jaxcap.captioning.loaded_model import LoadedModel, load
 from jaxcap.commands import caption
 from jaxcap.datasets.prepare import load_source
-from jaxcap.errors import InputError
 from jaxcap.evaluation import evaluate_source
+from jaxcap.messages.errors import InputError
 from jaxcap.storage import published
 from jaxcap.storage.checkpoints import Checkpoints
 from jaxcap.storage.trained import check_finite

@@ -14,16 +14,15 @@ from PIL import Image
 from rich.console import Console
 
 import jaxcap
-from jaxcap import pretrained
 from jaxcap.captioning import loaded_model
 from jaxcap.captioning.decoding import describe
 from jaxcap.captioning.export import export_program
 from jaxcap.commands import caption, evaluate
 from jaxcap.config import Config, from_dict
-from jaxcap.errors import InputError
 from jaxcap.files import cache_dir, hub
-from jaxcap.pretrained import DEFAULT, packaged
+from jaxcap.messages.errors import InputError
 from jaxcap.storage import published
+from jaxcap.storage.packaged import DEFAULT, packaged
 
 pytestmark = pytest.mark.slow
 
@@ -139,7 +138,7 @@ def test_a_program_is_no_model(tmp_path):
 
 
 def test_a_package_without_its_model(monkeypatch, tmp_path):
-    monkeypatch.setattr(pretrained, "__file__", str(tmp_path / "__init__.py"))
+    monkeypatch.setattr("jaxcap.storage.packaged.FOLDER", tmp_path)
     with pytest.raises(InputError, match=r"without its model.*--model"):
         loaded_model.load()
 

@@ -23,13 +23,13 @@ import tyro
 from PIL import Image
 from rich.console import Console
 
-from jaxcap import pretrained
 from jaxcap.caption_files.output_formats import FORMATS
 from jaxcap.caption_files.writing import read_entries
 from jaxcap.captioning import loaded_model
 from jaxcap.captioning.calibration import calibrate, to_arrays
 from jaxcap.commands import caption
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
+from jaxcap.storage import packaged
 
 pytestmark = pytest.mark.usefixtures("shared_programs")
 
@@ -308,7 +308,7 @@ def test_mistakes(command, tmp_path, arguments, message):
 
 def test_the_model_in_the_package_is_named_once(monkeypatch, tmp_path, run, capsys):
     pictures(tmp_path / "in", 2)
-    monkeypatch.setattr(pretrained, "packaged", lambda: Path("box.safetensors"))
+    monkeypatch.setattr(packaged, "packaged", lambda: Path("box.safetensors"))
     asked: list[Path] = []
 
     def load(*paths: Path, **options: object) -> loaded_model.LoadedModel:
@@ -377,7 +377,7 @@ def test_several_models_and_words():
 # In a separate process
 
 
-MAIN = "import jaxcap.cli; jaxcap.cli.main()"
+MAIN = "import jaxcap.commands.cli; jaxcap.commands.cli.main()"
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from jaxcap.caption_files import xmp
 from jaxcap.captioning import loaded_model
 from jaxcap.captioning.results import Caption, Captioned
 from jaxcap.commands import caption
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 DC, RDF = "{http://purl.org/dc/elements/1.1/}", "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
 

@@ -25,7 +25,7 @@ from jaxcap.captioning import loaded_model
 from jaxcap.captioning.image_reading import read_image
 from jaxcap.captioning.results import Caption, Captioned
 from jaxcap.commands import caption
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 
 def png(shade: int) -> bytes:

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from jaxcap.commands.configs import ConfigsArguments, run
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

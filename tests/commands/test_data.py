@@ -13,7 +13,7 @@ from jaxcap.config import DataConfig
 from jaxcap.datasets.inspection import inspect, warnings
 from jaxcap.datasets.prepare import load_source, prepare
 from jaxcap.datasets.sources import SourceOptions
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.report.data_page import write_data_page
 from jaxcap.report.histograms import histogram
 

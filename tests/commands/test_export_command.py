@@ -18,7 +18,7 @@ from jaxcap.captioning.loaded_model import load
 from jaxcap.commands.export import ExportArguments, run
 from jaxcap.commands.search_options import SearchOptions
 from jaxcap.datasets.prepare import load_source
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.storage import published
 
 pytestmark = pytest.mark.usefixtures("shared_programs")
@@ -114,7 +114,7 @@ def test_a_missing_run_is_refused(tmp_path) -> None:
 
 
 def test_the_jaxcap_command_has_export(tmp_path) -> None:
-    command = [sys.executable, "-c", "from jaxcap.cli import main; main()", "export"]
+    command = [sys.executable, "-c", "from jaxcap.commands.cli import main; main()", "export"]
     arguments = [str(tmp_path / "run"), str(tmp_path / "x.safetensors")]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 2

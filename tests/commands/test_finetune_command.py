@@ -15,7 +15,7 @@ from jaxcap.commands.evaluate import evaluate_split
 from jaxcap.commands.finetune import parse, run
 from jaxcap.config import load_config, save_config
 from jaxcap.datasets.prepare import load_source
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("shared_programs")
 
@@ -88,5 +88,5 @@ def test_before_and_after_are_compared(
 def test_a_missing_data_set_is_named(options: list[str]) -> None:
     with pytest.raises(InputError, match="no data set 'holiday'"):
         parse([*options, "--data", "holiday"])
-    with pytest.raises(InputError, match="'holiday'. Name a data set with --data holiday"):
+    with pytest.raises(InputError, match=r"'holiday'\. Name a data set with --data holiday"):
         parse(["holiday"])

@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 import pytest
 import tyro
 
-from jaxcap import cli
+from jaxcap.commands import cli
 from jaxcap.commands.parsing import description, parse
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from jaxcap.commands.prepare import PrepareArguments, run
 from jaxcap.datasets.prepare import find_dataset, load_source
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from rich.console import Console
 from jaxcap.commands import score
 from jaxcap.commands.score import ScoreArguments
 from jaxcap.datasets.prepare import load_source
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.metrics import evaluate_captions
 
 REFERENCES = {

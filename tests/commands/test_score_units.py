@@ -13,7 +13,7 @@ from rich.console import Console
 
 from jaxcap.commands import score
 from jaxcap.commands.score import ScoreArguments
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.metrics import evaluate_captions
 
 REFERENCES = {f"{n}.jpg": ["一只狗在草地上跑。", "一只棕色的狗。"] for n in range(8)} | {

@@ -21,7 +21,7 @@ from PIL import Image
 from rich.console import Console
 
 from jaxcap.commands.serve import ServeArguments, run
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 

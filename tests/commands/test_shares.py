@@ -21,7 +21,7 @@ from jaxcap.caption_files.writing import read_entries
 from jaxcap.captioning import loaded_model
 from jaxcap.commands import caption, evaluate
 from jaxcap.devices.hosts import launched_share
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,7 +8,7 @@ import pytest
 
 from jaxcap.commands.train import parse
 from jaxcap.config import load_config_file
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 
 def test_a_configuration_is_found_by_its_name() -> None:

@@ -39,7 +39,7 @@ from jaxcap.config.options import (
     field_docstrings,
     options_of,
 )
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 DETECT = Stage(1, train={"objective": "word_detection"})
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -9,7 +9,7 @@ import pytest
 
 from jaxcap.config import Config, DataConfig, EncoderConfig, TrainConfig, validate
 from jaxcap.config.local_paths import local_arguments, local_path
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 
 def test_a_tilde_is_the_home_directory_wherever_it_is_written(

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxcap.data.feature_cache import EncodedImages, FeatureCache, default_cache_dir, rows_of_words
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 SHAPE = (10, 3, 2)  # in chunks of 4, 4 and 2 images
 EXPECTED = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)

@@ -17,7 +17,7 @@ from PIL import Image, PngImagePlugin
 from jaxcap.data import image_files, images
 from jaxcap.data.image_names import IMAGE_SUFFIXES
 from jaxcap.datasets.stored_images import to_stored
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 SCENE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jaxcap.data.image_paths import ImagePath, Part, image_paths
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 
 def found(*arguments: object, listed: bytes = b"", problems: list[str] | None = None) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from jaxcap.data import images
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
 RED = np.full((16, 24, 3), (220, 30, 40), np.uint8)

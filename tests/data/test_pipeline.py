@@ -24,7 +24,7 @@ from jaxcap.data.pipeline import (
     training_batches,
 )
 from jaxcap.data.simulated_words import SimulatedWords
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
 
 CONFIG = DataConfig(

@@ -27,7 +27,7 @@ from jaxcap.datasets.building import Recipe, build
 from jaxcap.datasets.prepare import load_source
 from jaxcap.datasets.recipes import listing_recipe
 from jaxcap.datasets.sources import Example, Listing
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 COUNTS = {"train": 70, "dev": 9, "test": 1}
 
@@ -89,7 +89,7 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from jaxcap.datasets import shards
 from jaxcap.datasets.building import build
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from test_building import recipe
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 
 from jaxcap.datasets.caption_file import read_references
 from jaxcap.datasets.prepare import load_source
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 
 def test_a_split_is_read_by_its_name(tiny_data: Path) -> None:

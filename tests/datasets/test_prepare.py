@@ -24,7 +24,7 @@ from jaxcap.datasets.building import build
 from jaxcap.datasets.prepare import find_dataset, list_prepared, load_source
 from jaxcap.datasets.recipes import listing_recipe
 from jaxcap.datasets.sources import Example, Listing, SourceOptions
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 QUIET = Console(quiet=True)
 

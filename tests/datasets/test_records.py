@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jaxcap.datasets.prepare import load_source
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 
 def test_a_damaged_shard_is_named(tiny_data: Path, tmp_path: Path) -> None:

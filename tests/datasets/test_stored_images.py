@@ -10,7 +10,7 @@ from PIL import Image
 
 from jaxcap.data import images
 from jaxcap.datasets.stored_images import to_stored
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 
 def gradient(width: int, height: int, mode: str = "RGB") -> Image.Image:

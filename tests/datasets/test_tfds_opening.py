@@ -21,7 +21,7 @@ from jaxcap.datasets.records import Records
 from jaxcap.datasets.sources import SourceOptions
 from jaxcap.datasets.sources.registry import read
 from jaxcap.datasets.tfds_opening import open_directory
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 PROGRAM = """
 from pathlib import Path

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from jaxcap.config import load_config
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.training import Interrupted, train
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from configurations import changed
 
 from jaxcap.config import Config, TrainConfig, load_config, save_config
 from jaxcap.devices import hosts
-from jaxcap.errors import InputError
 from jaxcap.evaluation import read_metrics
+from jaxcap.messages.errors import InputError
 
 pytestmark = pytest.mark.slow
 

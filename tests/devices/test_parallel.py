@@ -25,7 +25,7 @@ from jaxcap.devices.parallel import (
     over_local_devices,
     round_up,
 )
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.training.step.state import TrainState
 from jaxcap.training.step.train_step import StepMetrics
 
@@ -224,7 +224,7 @@ def test_a_machine_without_gpus_says_so() -> None:
         "from pathlib import Path\n"
         "from rich.console import Console\n"
         "from jaxcap.config import Config, TrainConfig\n"
-        "from jaxcap.errors import InputError\n"
+        "from jaxcap.messages.errors import InputError\n"
         "from jaxcap.training import train\n"
         "config = Config(train=TrainConfig(device='gpu'))\n"
         "try: train(config, Path('/nowhere'), console=Console(quiet=True))\n"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxcap.errors import InputError
 from jaxcap.files.downloads import PublishedFile, fetch
+from jaxcap.messages.errors import InputError
 
 CONTENT = bytes(range(256)) * 4096  # a megabyte
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -18,10 +18,10 @@ from rich.console import Console
 
 import jaxcap
 from jaxcap.commands import export
-from jaxcap.errors import InputError
 from jaxcap.files import hub
-from jaxcap.pretrained import packaged
+from jaxcap.messages.errors import InputError
 from jaxcap.storage import published
+from jaxcap.storage.packaged import packaged
 
 pytest.importorskip("huggingface_hub")
 

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import pytest
 
-from jaxcap.errors import InputError
 from jaxcap.files.json_data import (
     MAX_BYTES,
     MAX_DEPTH,
@@ -20,6 +19,7 @@ from jaxcap.files.json_data import (
     read_json,
     shown,
 )
+from jaxcap.messages.errors import InputError
 
 
 def nested(depth: int) -> str:

@@ -122,7 +122,7 @@ def fuzz(reader: Any, tries: range, folder: Path) -> Tally:
       reader: a `readers.Reader`.
       folder: where the damaged files are written.
     """
-    from jaxcap.errors import InputError
+    from jaxcap.messages.errors import InputError
 
     tally, place = Tally(), folder / "try"
     shutil.rmtree(place, ignore_errors=True)

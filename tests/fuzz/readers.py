@@ -55,8 +55,8 @@ from jaxcap.datasets.shards import Shard, Workplace
 from jaxcap.datasets.sources import SourceOptions
 from jaxcap.datasets.sources.record_files import records
 from jaxcap.datasets.sources.registry import read as read_source
-from jaxcap.errors import InputError
 from jaxcap.evaluation import read_metrics
+from jaxcap.messages.errors import InputError
 from jaxcap.metrics import tokenize
 from jaxcap.model.captioner import create_captioner, variable_shapes
 from jaxcap.model.encoders.weights.fitting import from_published

@@ -10,7 +10,7 @@ from fuzzing import Worker, fuzz
 from mutation import mutate, mutate_json
 from readers import Reader, all_readers
 
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 
 @pytest.fixture(scope="module")

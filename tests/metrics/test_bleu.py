@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.metrics import bleu, evaluate_captions, rouge_l
 
 

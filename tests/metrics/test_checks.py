@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.metrics import bleu, cider_d, rouge_l
 from jaxcap.metrics.checks import check_texts
 from jaxcap.scoring.baselines import best_constant, people

@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.metrics import bleu, cider_d
 from jaxcap.metrics.reward import CiderReward
 

@@ -14,7 +14,7 @@ from configurations import changed
 
 from jaxcap.config import Config, DecoderConfig, EncoderConfig
 from jaxcap.data.batch import Batch
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.model.captioner import Captioner, create_captioner, encoder_shapes, init_variables
 from jaxcap.model.decoders import DECODERS
 from jaxcap.search.interface import repeat_captions

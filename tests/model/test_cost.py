@@ -8,7 +8,7 @@ import pytest
 from configurations import changed
 
 from jaxcap.config import Config, validate
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.model import cost
 from jaxcap.model.cost import check_captioning, check_training, memory_bytes
 

@@ -12,7 +12,7 @@ import pytest
 import jaxcap
 from jaxcap.config import DecoderConfig
 from jaxcap.config.extensions import load_extension
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.model.decoders import create_decoder
 from jaxcap.model.encoders import encoder_spec
 

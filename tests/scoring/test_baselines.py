@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.metrics import bleu, cider_d, evaluate_captions
 from jaxcap.scoring.baselines import best_constant, bleu_of_constant, cider_of_constant, people
 

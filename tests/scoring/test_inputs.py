@@ -9,7 +9,7 @@ import pytest
 
 from jaxcap.caption_files.image_lookup import pictures_of
 from jaxcap.caption_files.reading import read_captions
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.scoring.inputs import references_of, training_captions
 
 

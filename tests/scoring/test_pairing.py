@@ -15,7 +15,7 @@ from jaxcap.caption_files.reading import (
     ImageCaptions,
     read_captions,
 )
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.scoring.pairing import Allowed, common, in_list, in_split, pair
 
 PATHS = (Path("ours"), Path("theirs"))

@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.metrics import BleuCounts, bleu, evaluate_captions
 from jaxcap.scoring.bootstrap import compare, intervals, resamples
 from jaxcap.scoring.statistics import METRICS, Statistics, collect

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxcap.config import EncoderConfig, TrainConfig
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.storage.checkpoints import Checkpoints
 from jaxcap.training.step.optimizer import create_optimizer
 from jaxcap.training.step.state import TrainState

@@ -171,7 +171,7 @@ def test_all_code_that_is_traced_is_part_of_the_key():
     root = Path(jaxcap.__file__).parent
     traced = {name.removesuffix(".py").split("/")[0] for name in program_cache._TRACED}
     # The configuration and the vocabulary are part of an identity; the rest computes no array.
-    told = {"config", "text", "metrics", "errors", "files", "devices", "json_data", "downloads"}
+    told = {"config", "text", "metrics", "messages", "files", "devices", "json_data", "downloads"}
     imported: set[str] = set()
     for name in program_cache._TRACED:
         path = root / name

@@ -18,7 +18,7 @@ import safetensors.numpy
 import jaxcap
 from jaxcap.captioning.loaded_model import load
 from jaxcap.datasets.prepare import load_source
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.model.encoders.weights.loading import export_weights
 from jaxcap.storage import published
 

@@ -14,7 +14,7 @@ import hypothesis.strategies as st
 import pytest
 
 from jaxcap.config import Config, DataConfig, differences, validate
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.metrics import tokenize
 from jaxcap.text.units import (
     OLD_WORDS,

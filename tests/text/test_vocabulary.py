@@ -7,7 +7,7 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.text.vocabulary import BOS, EOS, PAD, SPECIALS, UNK, Vocabulary
 
 CAPTIONS = [["the", "dog", "runs"], ["the", "cat"], ["a", "dog"], ["the", "zebra"]]

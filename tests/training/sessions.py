@@ -24,7 +24,7 @@ from rich.console import Console
 
 from jaxcap.commands import train as command
 from jaxcap.config import Config, from_dict
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.training import experiment, loop
 
 

@@ -25,8 +25,8 @@ from jaxcap.captioning.loaded_model import load
 from jaxcap.config import Config, load_config, save_config, validate
 from jaxcap.data import images, pipeline
 from jaxcap.datasets.prepare import load_source
-from jaxcap.errors import InputError
 from jaxcap.evaluation import evaluate_source, read_metrics
+from jaxcap.messages.errors import InputError
 from jaxcap.model.captioner import Captioner, create_captioner, init_variables
 from jaxcap.text.vocabulary import SPECIALS
 from jaxcap.training import experiment, frozen_features, train

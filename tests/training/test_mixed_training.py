@@ -20,8 +20,8 @@ from jaxcap.datasets.building import build
 from jaxcap.datasets.prepare import load_source, prepare
 from jaxcap.datasets.shapes import recipe
 from jaxcap.datasets.sources import SourceOptions
-from jaxcap.errors import InputError
 from jaxcap.evaluation import read_metrics
+from jaxcap.messages.errors import InputError
 from jaxcap.training import experiment, train
 from jaxcap.training.divergence import Offender, load_offender, save_offender
 from jaxcap.training.experiment import Experiment

@@ -23,8 +23,8 @@ from rich.console import Console
 
 from jaxcap.captioning.loaded_model import load
 from jaxcap.config import Config, to_dict
-from jaxcap.errors import InputError
 from jaxcap.evaluation import read_metrics
+from jaxcap.messages.errors import InputError
 from jaxcap.text.vocabulary import SPECIALS, Vocabulary
 from jaxcap.training import train
 from jaxcap.training.loop import stalled

@@ -17,8 +17,8 @@ import pytest
 from rich.console import Console
 
 from jaxcap.config import DataConfig
-from jaxcap.errors import InputError
-from jaxcap.progress import Display, timed
+from jaxcap.messages.errors import InputError
+from jaxcap.messages.progress import Display, timed
 from jaxcap.training import compilations, log, memory
 from jaxcap.training.input_wait import Waiting
 from jaxcap.training.step.train_step import StepMetrics

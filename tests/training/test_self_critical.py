@@ -34,8 +34,8 @@ from jaxcap.config import (
 from jaxcap.data.batch import Batch, Samples
 from jaxcap.data.captions import Captions
 from jaxcap.devices.parallel import Parallel
-from jaxcap.errors import InputError
 from jaxcap.evaluation import read_metrics
+from jaxcap.messages.errors import InputError
 from jaxcap.metrics.reward import CiderReward
 from jaxcap.model.captioner import Captioner, create_captioner
 from jaxcap.model.recogniser.words import RecognisedWords

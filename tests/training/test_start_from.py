@@ -15,8 +15,8 @@ from rich.console import Console
 from jaxcap.captioning.loaded_model import load
 from jaxcap.config import Config
 from jaxcap.datasets.prepare import load_source
-from jaxcap.errors import InputError
 from jaxcap.evaluation import evaluate_source, read_metrics
+from jaxcap.messages.errors import InputError
 from jaxcap.text.vocabulary import UNK
 from jaxcap.training import train
 from jaxcap.training.setup import first_state, set_up
@@ -68,7 +68,7 @@ def test_another_captioner_than_described_is_refused(
 
 def test_a_missing_captioner_is_named(tiny_config, tmp_path):
     config = changed(tiny_config, train__start_from=str(tmp_path / "absent"))
-    with pytest.raises(InputError, match="start_from: .*absent: no such run directory"):
+    with pytest.raises(InputError, match=r"start_from: .*absent: no such run directory"):
         set_up(config, tmp_path / "new", console=QUIET)
 
 

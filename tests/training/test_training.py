@@ -20,8 +20,8 @@ from jaxcap.captioning.loaded_model import load
 from jaxcap.config import Config, load_config
 from jaxcap.datasets.building import build
 from jaxcap.datasets.shapes import recipe
-from jaxcap.errors import InputError
 from jaxcap.evaluation import read_metrics
+from jaxcap.messages.errors import InputError
 from jaxcap.text.vocabulary import Vocabulary
 from jaxcap.training import Summary, experiment, train
 

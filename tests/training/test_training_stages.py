@@ -28,8 +28,8 @@ from jaxcap.config import (
     to_dict,
     validate,
 )
-from jaxcap.errors import InputError
 from jaxcap.evaluation import read_metrics
+from jaxcap.messages.errors import InputError
 from jaxcap.model import cost
 from jaxcap.model.captioner import init_variables
 from jaxcap.training import experiment, train

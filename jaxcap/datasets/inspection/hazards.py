@@ -16,7 +16,7 @@ from jaxcap.datasets.inspection.caption_statistics import (
     percentile,
 )
 from jaxcap.datasets.inspection.data_statistics import TRAIN, DataStatistics, Repeats
-from jaxcap.errors import counted
+from jaxcap.messages.errors import counted
 from jaxcap.metrics.lost_letters import loses_letters
 
 _FRAME = 2

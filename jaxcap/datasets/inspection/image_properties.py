@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from jaxcap.data import images
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 BITS = 128
 """The length of a perceptual fingerprint."""

@@ -35,7 +35,7 @@ from jaxcap.datasets.inspection.image_properties import (
     hash_of,
     look_at,
 )
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.text.units import WORDS, TextUnits
 
 T = TypeVar("T")

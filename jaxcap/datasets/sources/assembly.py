@@ -31,7 +31,7 @@ from jaxcap.datasets.sources.splits import (
     draw,
     in_order,
 )
-from jaxcap.errors import InputError, counted
+from jaxcap.messages.errors import InputError, counted
 
 
 @dataclass(frozen=True)

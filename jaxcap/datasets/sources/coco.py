@@ -25,7 +25,7 @@ from jaxcap.datasets.sources import Listing, SourceOptions
 from jaxcap.datasets.sources.assembly import Entry, assemble, entries_of, read_file
 from jaxcap.datasets.sources.findings import Findings
 from jaxcap.datasets.sources.locations import need_file, need_folder, need_source
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 KARPATHY_FILE = "dataset_coco.json"
 _OFFICIAL = re.compile(r"captions_(?P<split>train|val)(?P<year>\d{4})\.json")

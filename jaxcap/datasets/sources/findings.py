@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from jaxcap.caption_files.text_files import SHOWN, Problems
-from jaxcap.errors import InputError, message_line
+from jaxcap.messages.errors import InputError, message_line
 
 
 class Findings:

@@ -36,9 +36,9 @@ from jaxcap.datasets.sources.assembly import Entry, assemble, entries_of, read_f
 from jaxcap.datasets.sources.findings import Findings
 from jaxcap.datasets.sources.locations import need_file, need_folder, need_source
 from jaxcap.datasets.sources.splits import DEFAULT_FRACTIONS, canonical_or_none
-from jaxcap.errors import InputError, counted
 from jaxcap.files import read_bytes
 from jaxcap.files.json_data import MAX_BYTES
+from jaxcap.messages.errors import InputError, counted
 
 _SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".txt", ".token")
 _NO_CAPTIONS = re.compile(

@@ -16,7 +16,7 @@ from jaxcap.datasets.sources import Listing, SourceOptions
 from jaxcap.datasets.sources.assembly import assemble, entries_of, read_file
 from jaxcap.datasets.sources.findings import Findings
 from jaxcap.datasets.sources.locations import need_file, need_folder, need_source
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 
 def read(options: SourceOptions, progress: Progress = no_progress) -> Listing:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jaxcap.datasets.sources import SourceOptions
 from jaxcap.datasets.sources.findings import Findings
-from jaxcap.errors import InputError, did_you_mean
+from jaxcap.messages.errors import InputError, did_you_mean
 
 
 def need_source(options: SourceOptions, expected: str) -> Path:

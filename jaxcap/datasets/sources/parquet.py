@@ -18,7 +18,7 @@ from jaxcap.datasets import Progress, no_progress
 from jaxcap.datasets.sources import Example, Listing, SourceOptions
 from jaxcap.datasets.sources.findings import Findings
 from jaxcap.datasets.sources.shard_splits import read_shards
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 
 def read(options: SourceOptions, progress: Progress = no_progress) -> Listing:

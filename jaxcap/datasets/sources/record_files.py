@@ -22,8 +22,8 @@ from typing import Any
 from array_record.python import array_record_module
 
 from jaxcap.datasets.crc32c import masked_crc32c
-from jaxcap.errors import InputError
 from jaxcap.files import open_file
+from jaxcap.messages.errors import InputError
 
 ARRAY_RECORD, TFRECORD = "array_record", "tfrecord"
 

@@ -19,7 +19,7 @@ from jaxcap.datasets.sources import (
     tfds,
     webdataset,
 )
-from jaxcap.errors import InputError, did_you_mean
+from jaxcap.messages.errors import InputError, did_you_mean
 
 _FILES = ("source", "captions", "images", "split_files", "split_fractions", "skip_bad")
 _COLUMNS = ("split_column", "image_column", "caption_columns")

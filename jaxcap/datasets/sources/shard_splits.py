@@ -21,7 +21,7 @@ from jaxcap.datasets.sources.splits import (
     draw,
     in_order,
 )
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 
 def read_shards(

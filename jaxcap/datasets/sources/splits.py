@@ -12,7 +12,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 DEFAULT_FRACTIONS: Mapping[str, float] = {"train": 0.8, "dev": 0.1, "test": 0.1}
 _ORDER = ("train", "dev", "test")

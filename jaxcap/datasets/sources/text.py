@@ -31,7 +31,7 @@ from jaxcap.datasets import Progress, no_progress
 from jaxcap.datasets.sources import Example, Listing, SourceOptions
 from jaxcap.datasets.sources.assembly import read_file
 from jaxcap.datasets.sources.findings import Findings
-from jaxcap.errors import InputError, did_you_mean
+from jaxcap.messages.errors import InputError, did_you_mean
 
 _EXPECTED = (
     "a Flickr token file (NAME.jpg#0<TAB>caption), plain text with a caption a line, or a table "

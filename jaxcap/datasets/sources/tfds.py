@@ -18,7 +18,7 @@ from jaxcap.datasets.sources import Example, Listing, SourceOptions
 from jaxcap.datasets.sources.findings import Findings
 from jaxcap.datasets.sources.shard_splits import divide
 from jaxcap.datasets.tfds_opening import open_directory
-from jaxcap.errors import InputError, counted, did_you_mean
+from jaxcap.messages.errors import InputError, counted, did_you_mean
 
 _IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF")
 _ID_KEYS = ("image/filename", *ID_NAMES, "image/id", *LAST_ID_NAMES)

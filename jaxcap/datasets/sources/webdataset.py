@@ -22,8 +22,8 @@ from jaxcap.datasets import Progress, no_progress
 from jaxcap.datasets.sources import Example, Listing, SourceOptions
 from jaxcap.datasets.sources.findings import Findings
 from jaxcap.datasets.sources.shard_splits import read_shards
-from jaxcap.errors import InputError
 from jaxcap.files.json_data import MAX_BYTES
+from jaxcap.messages.errors import InputError
 
 
 def read(options: SourceOptions, progress: Progress = no_progress) -> Listing:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxcap.config import DecoderConfig
 from jaxcap.config.extensions import is_extension, load_extension
-from jaxcap.errors import InputError, did_you_mean
+from jaxcap.messages.errors import InputError, did_you_mean
 from jaxcap.model.decoders.adaptive import AdaptiveDecoder
 from jaxcap.model.decoders.aoa import AoADecoder
 from jaxcap.model.decoders.attention import AttentionDecoder

@@ -23,7 +23,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.model.encoders.cpu import winograd
 from jaxcap.model.encoders.cpu.depthwise import depthwise_conv_shifted
 from jaxcap.model.encoders.cpu.direct import conv_direct

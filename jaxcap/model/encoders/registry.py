@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, UInt8
 
 from jaxcap.config import EncoderConfig
 from jaxcap.config.extensions import is_extension, load_extension
-from jaxcap.errors import InputError, did_you_mean
+from jaxcap.messages.errors import InputError, did_you_mean
 from jaxcap.model.encoders import efficientnet_lite, inception, resnet, vgg
 from jaxcap.model.encoders.base import Encoder
 

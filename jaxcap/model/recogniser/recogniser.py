@@ -29,7 +29,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxcap.config import RecognitionConfig
-from jaxcap.errors import InputError, counted
+from jaxcap.messages.errors import InputError, counted
 from jaxcap.model.encoders.base import Encoder
 from jaxcap.model.encoders.freezing import stages_between
 from jaxcap.model.recogniser.words import RecognisedWords, read_table, words_for_people

@@ -9,7 +9,7 @@ import pytest
 
 from jaxcap.datasets.sources import Listing, SourceOptions
 from jaxcap.datasets.sources.registry import read
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from jaxcap.datasets.sources import SourceOptions
 from jaxcap.datasets.sources.registry import read
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 EXPECTED = {
     "train": {"a.jpg": ("a dog, asleep", "a brown dog")},

@@ -21,7 +21,7 @@ from jaxcap.data.image_tar import tar_images
 from jaxcap.datasets.prepare import load_source, prepare
 from jaxcap.datasets.sources import Listing, SourceOptions
 from jaxcap.datasets.sources.registry import read
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 
 def jpeg(shade: int) -> bytes:

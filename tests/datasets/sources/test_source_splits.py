@@ -8,7 +8,7 @@ import unicodedata
 import pytest
 
 from jaxcap.datasets.sources.splits import canonical, check_fractions, draw, in_order
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 THIRDS = {"train": 1 / 3, "dev": 1 / 3, "test": 1 / 3}
 

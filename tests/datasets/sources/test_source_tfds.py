@@ -22,7 +22,7 @@ from jaxcap.datasets.crc32c import masked_crc32c
 from jaxcap.datasets.sources import SourceOptions
 from jaxcap.datasets.sources.record_files import read_record, records
 from jaxcap.datasets.sources.registry import read
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
 
 def jpeg(number: int) -> bytes:

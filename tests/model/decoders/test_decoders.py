@@ -37,7 +37,7 @@ from family import (
 )
 
 from jaxcap.config import Config, DecoderConfig, validate
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.model.decoders import (
     AdaptiveDecoder,
     AoADecoder,

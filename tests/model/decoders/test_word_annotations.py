@@ -13,7 +13,7 @@ import pytest
 from family import WIDE, A, B, D, E, H, N, P, T, V, inputs
 
 from jaxcap.config import DecoderConfig
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.model.decoders import AttentionDecoder, create_decoder
 from jaxcap.model.decoders.word_annotations import Copies, CopyScores
 from jaxcap.model.recogniser.words import RecognisedWords

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.model.encoders import encoder_spec
 from jaxcap.model.encoders.efficientnet_lite import (
     EfficientNetLite,

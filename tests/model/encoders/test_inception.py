@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.model.encoders import encoder_spec
 from jaxcap.model.encoders.inception import keras_name, torchvision_name
 

@@ -8,7 +8,7 @@ import references
 from references import relative_error
 
 from jaxcap.data.images import decode, resize
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.model.encoders import ENCODERS
 from jaxcap.model.encoders.weights.loading import load_weights, weights_file
 from jaxcap.model.encoders.weights.torch_files import read_torch_file

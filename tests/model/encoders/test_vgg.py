@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.model.encoders import encoder_spec
 from jaxcap.model.encoders.vgg import VGG, VGG16_BLOCKS, VGG19_BLOCKS, torchvision_name
 

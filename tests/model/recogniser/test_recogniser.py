@@ -15,7 +15,7 @@ from configurations import changed
 
 from jaxcap.config import Config, DecoderConfig, EncoderConfig, RecognitionConfig, TrainConfig
 from jaxcap.data.batch import Batch
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.model.captioner import Captioner, create_captioner, encoder_shapes, init_variables
 from jaxcap.model.recogniser.recogniser import (
     CLASSES,

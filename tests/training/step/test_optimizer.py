@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from jaxcap.config import EncoderConfig, RecognitionConfig, TrainConfig
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.training.step.optimizer import (
     apply_nonzero_updates,
     create_optimizer,

@@ -26,8 +26,8 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
-from jaxcap.errors import InputError
 from jaxcap.files import open_file, open_zip
+from jaxcap.messages.errors import InputError
 from jaxcap.model.encoders.weights.hdf5 import Dataset, Group, Hdf5Error, read_hdf5
 
 # The names of weights in Keras 1 to 3, and those of today. The "running_std" of Keras 1 was in

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcap.errors import InputError, counted, did_you_mean
 from jaxcap.files import cache_dir, hub
 from jaxcap.files.downloads import fetch
+from jaxcap.messages.errors import InputError, counted, did_you_mean
 from jaxcap.model.encoders import encoder_spec
 from jaxcap.model.encoders.weights.fitting import (
     Fit,

@@ -12,9 +12,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from jaxcap.errors import InputError
 from jaxcap.files import open_file, replacing
 from jaxcap.files.json_data import MAX_BYTES, parse_json
+from jaxcap.messages.errors import InputError
 
 
 def read_safetensors_file(path: str | Path) -> dict[str, np.ndarray]:

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxcap.errors import InputError
 from jaxcap.files import open_file, open_zip
+from jaxcap.messages.errors import InputError
 from jaxcap.model.encoders.weights.torch_pickle import (
     PickleReader,
     Refused,

@@ -9,8 +9,8 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from jaxcap.errors import InputError, did_you_mean
 from jaxcap.files import open_file, open_zip
+from jaxcap.messages.errors import InputError, did_you_mean
 from jaxcap.model.encoders.weights import hdf5
 from jaxcap.model.encoders.weights.keras_files import read_keras_file
 from jaxcap.model.encoders.weights.safetensors_files import read_safetensors_file

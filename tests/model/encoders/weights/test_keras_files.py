@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import references
 
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.model.encoders import ENCODERS
 from jaxcap.model.encoders.weights.fitting import encoder_shapes
 from jaxcap.model.encoders.weights.keras_files import read_keras_file

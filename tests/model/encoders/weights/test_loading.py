@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import references
 
-from jaxcap.errors import InputError
 from jaxcap.files.downloads import PublishedFile
+from jaxcap.messages.errors import InputError
 from jaxcap.model.encoders import ENCODERS
 from jaxcap.model.encoders.weights import fitting, weight_files
 from jaxcap.model.encoders.weights.fitting import encoder_shapes

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.model.encoders.weights.safetensors_files import (
     read_safetensors_file,
     write_safetensors_file,

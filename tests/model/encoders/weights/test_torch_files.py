@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.model.encoders.weights.torch_files import read_torch_file
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
@@ -390,7 +390,7 @@ IN_PLACE_OF = [
 ]
 CHILD = """
 import json, resource, sys, time
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.model.encoders.weights.torch_files import read_torch_file
 
 with open("/proc/self/statm") as statm:

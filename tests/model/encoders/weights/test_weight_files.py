@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 from jaxcap.model.encoders.weights.safetensors_files import write_safetensors_file
 from jaxcap.model.encoders.weights.weight_files import SUFFIXES, read_weight_file
 

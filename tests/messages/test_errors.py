@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxcap.errors import InputError, counted, did_you_mean, known_arguments
+from jaxcap.messages.errors import InputError, counted, did_you_mean, known_arguments
 
 
 def test_only_the_lines_of_a_message_break_it() -> None:

@@ -18,13 +18,13 @@ import pytest
 from PIL import Image
 
 import jaxcap
-from jaxcap import cli
+from jaxcap.commands import cli
 from jaxcap.config import to_dict
 
 pytestmark = pytest.mark.usefixtures("shared_programs")
 
-ROOT = Path(__file__).parents[1]
-MAIN = "import jaxcap.cli; jaxcap.cli.main()"
+ROOT = Path(__file__).parents[2]
+MAIN = "import jaxcap.commands.cli; jaxcap.commands.cli.main()"
 TRAIN = functools.partial(cli.main, "train")
 EVALUATE = functools.partial(cli.main, "evaluate")
 
@@ -378,7 +378,9 @@ def test_the_scripts_start_quickly(tmp_path):
     assert result.returncode == 2
     assert re.fullmatch(r"error: .*none\.py: no such configuration file\. Give .*\n", result.stderr)
     # Help needs no module that takes seconds to import.
-    code = "import sys, jaxcap.cli; print([m for m in sys.modules if m in ('jax', 'grain')])"
+    code = (
+        "import sys, jaxcap.commands.cli; print([m for m in ('jax', 'grain') if m in sys.modules])"
+    )
     assert python("-c", code).stdout == "[]\n"
 
 

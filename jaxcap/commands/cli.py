@@ -13,7 +13,7 @@ import os
 import sys
 
 import jaxcap
-from jaxcap.errors import InputError, did_you_mean
+from jaxcap.messages.errors import InputError, did_you_mean
 
 _COMMANDS = {
     "prepare": "Build a data set for training from your images and captions.",
@@ -79,7 +79,7 @@ def _run(given: list[str]) -> int:
     # Imported here, because the list of commands needs none of it.
     from jaxcap.commands import parsing
     from jaxcap.config.local_paths import local_arguments
-    from jaxcap.progress import PlainConsole
+    from jaxcap.messages.progress import PlainConsole
 
     name, *rest = local_arguments(given)
     if name not in _COMMANDS:
@@ -114,7 +114,7 @@ def describe_commands() -> str:
 
 
 def _complain(message: str) -> None:
-    from jaxcap.progress import PlainConsole
+    from jaxcap.messages.progress import PlainConsole
 
     PlainConsole(stderr=True).print(message, style="red", soft_wrap=True)
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jaxcap.errors import InputError
+from jaxcap.messages.errors import InputError
 
+FOLDER = Path(__file__).parents[1] / "pretrained"
+"""Holds the models, and no code."""
 DEFAULT = "captioner"
 """The model that captions where none is named."""
 
 
 def model_name(path: Path) -> str:
     """Return a model's path for messages, or "packaged model" if it is in the package."""
-    return "packaged model" if path.parent == Path(__file__).parent else str(path)
+    return "packaged model" if path.parent == FOLDER else str(path)
 
 
 def packaged(name: str = DEFAULT) -> Path:
@@ -21,7 +23,7 @@ def packaged(name: str = DEFAULT) -> Path:
     Raises:
       InputError: the package was built without it.
     """
-    path = Path(__file__).with_name(f"{name}.safetensors")
+    path = FOLDER / f"{name}.safetensors"
     if not path.is_file():
         raise InputError(
             f"{path}: this jaxcap was installed without its model. Install it from a full copy of "

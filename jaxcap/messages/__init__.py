@@ -1,0 +1,1 @@
+"""What users are told: errors, other messages, and progress."""
