@@ -5,12 +5,12 @@ from __future__ import annotations
 import filecmp
 import functools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import numpy as np
@@ -18,11 +18,12 @@ import numpy as np
 from jaxcap.captioning.calibration import Calibration, from_arrays
 from jaxcap.captioning.decoding import Decode, Decoded, check_search, create_decode, same_vocabulary
 from jaxcap.captioning.image_reading import ImageLike, ReadImage, is_image, read_image
-from jaxcap.captioning.results import Captioned
+from jaxcap.captioning.results import Captioned, Results
 from jaxcap.captioning.stream import caption_images, caption_read, padded
 from jaxcap.config import Config, SearchConfig, check_heeded, differences, load_config
 from jaxcap.config.extensions import source_digests
 from jaxcap.config.local_paths import local_path
+from jaxcap.data.image_paths import images_below
 from jaxcap.devices.promotion import standard_promotion
 from jaxcap.files import hub
 from jaxcap.files.json_data import from_dict
@@ -94,7 +95,8 @@ def _load_member(path: Path, *, best: bool, store: Store | None) -> TrainedCapti
         return published.read(path, store=store)
     if not path.exists():
         raise InputError(
-            f"{path}: no such run directory.{did_you_mean(path)} Train one with jaxcap train."
+            f"{path}: no such run directory.{did_you_mean(path)} Train one with jaxcap train or "
+            "jaxcap finetune."
         )
     missing = [
         name
@@ -334,7 +336,7 @@ class LoadedModel:
         batch_size: int = 8,
         threads: int | None = None,
         attention: bool = True,
-    ) -> Iterator[Captioned]:
+    ) -> Results:
         """Caption images and yield the results in order.
 
         Images are decoded in threads while the device computes, and memory does not grow with
@@ -342,24 +344,26 @@ class LoadedModel:
 
         Args:
           images: paths, the bytes of image files, open files, Pillow images, or arrays uint8
-            `[H, W, 3]`; or one of these.
+            `[H, W, 3]`; or one of these, or a folder, whose images are found as by the command.
           batch_size: images per batch. The last batch is padded; fewer images than one batch
             take a smaller one, so that a single photograph is quick.
           threads: how many threads decode images; by default one per processor.
           attention: whether to return the attention of the best caption of each image.
 
         Returns:
-          One `Captioned` per image. An image that cannot be read or captioned has an `error` and
-          no captions, and does not stop the others.
+          An iterator over one `Captioned` per image. An image that cannot be read or captioned has
+          an `error` and no captions, and does not stop the others.
 
         Raises:
-          InputError: `images` is neither an image nor iterable, `batch_size` or `threads` is
-            below 1, or a batch does not fit into memory.
+          InputError: `images` is neither an image nor iterable, or a folder without images,
+            `batch_size` or `threads` is below 1, or a batch does not fit into memory.
         """
         for name, value in (("batch_size", batch_size), ("threads", threads)):
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}; it must be at least 1.")
         several: Any = [images] if is_image(images) else images
+        if _is_folder(images):
+            several = _images_in(images)
         if not isinstance(several, Iterable):
             raise InputError(
                 f"caption takes an image, or several in a list or another iterable, not {images!r}."
@@ -379,7 +383,9 @@ class LoadedModel:
             attention=attention,
             guide=self.config.search.guide,
         )
-        return results if self.calibration is None else map(self.calibration.apply, results)
+        if self.calibration is not None:
+            results = map(self.calibration.apply, results)
+        return Results(results)
 
     @property
     def _sizes(self) -> list[int]:
@@ -445,7 +451,7 @@ def caption(image: ImageLike) -> str:
     Raises:
       InputError: the image cannot be read, or there are several.
     """
-    if not is_image(image):
+    if not is_image(image) or _is_folder(image):
         raise InputError(
             "jaxcap.caption takes one image. For several: jaxcap.load().caption(images)"
         )
@@ -453,6 +459,20 @@ def caption(image: ImageLike) -> str:
     if result.error is not None:
         raise InputError(result.error)
     return result.captions[0].text
+
+
+def _is_folder(images: object) -> TypeGuard[str | os.PathLike[str]]:
+    return isinstance(images, str | os.PathLike) and os.path.isdir(os.path.expanduser(images))
+
+
+def _images_in(folder: str | os.PathLike[str]) -> list[Path]:
+    def refuse(reason: str) -> None:
+        raise InputError(reason)
+
+    found = images_below(Path(folder).expanduser(), unreadable=refuse)
+    if not found:
+        raise InputError(f"{os.fspath(folder)}: no images in this folder.")
+    return found
 
 
 def _decoder_cosine(a: dict[str, Any], b: dict[str, Any]) -> float:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import html
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -180,3 +180,29 @@ class Captioned:
             for word in self.captions[0].words
             if word.attention is not None
         ]
+
+
+class Results(Iterator[Captioned]):
+    """One `Captioned` for each image, in order, computed when it is asked for."""
+
+    def __init__(self, results: Iterator[Captioned]) -> None:
+        """Take the results from an iterator."""
+        self._results = results
+
+    def __next__(self) -> Captioned:
+        return next(self._results)
+
+    def close(self) -> None:
+        """Stop; images that were read ahead are dropped."""
+        self._results = iter(())
+
+    def __repr__(self) -> str:
+        return "<Results: for result in …, or next(…) for the first>"
+
+    def __getattr__(self, name: str) -> Any:
+        if hasattr(Captioned, name) or name in Captioned.__dataclass_fields__:
+            raise AttributeError(
+                f"caption returns one result for each image, and each has a '{name}'. Take the "
+                f"first with next(…): next(model.caption(image)).{name}"
+            )
+        raise AttributeError(f"'Results' object has no attribute '{name}'")

@@ -172,9 +172,12 @@ def run(arguments: TrainArguments, console: Console) -> int:
     console.print(
         _comparison(before, after, scoring_units(config), counted(len(source), f"{split} image"))
     )
+    console.print(f"Fine-tuned for {summary.seconds / 60:.1f} minutes; captions: {page}.")
     if after.corpus[metric] <= before.corpus[metric]:
-        console.print(f"{metric} did not improve: stay with the original captioner.")
-    console.print(f"Fine-tuned for {summary.seconds / 60:.1f} minutes; captions: {page}. Next:")
+        original_name = "the model in the package" if Path(start) == packaged() else start
+        console.print(f"{metric} did not improve: stay with the original, {original_name}.")
+        return 0
+    console.print("Next:")
     splits = find_dataset(config.data.name, config.data.directory).splits
     print_next(arguments, "test" if splits.get("test") else split, console)
     return 0

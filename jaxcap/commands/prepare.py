@@ -72,7 +72,8 @@ class PrepareArguments:
     """
 
     format: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FORMAT")]
-    """Kind of source."""
+    """Kind of source: flickr8k, flickr30k, coco, karpathy, folder, webdataset, parquet, text, tfds,
+    or shapes."""
     source: Path | None = None
     """Folder of the release, of the images, or of the TFDS data set; file of text; shapes needs
     none."""

@@ -53,7 +53,8 @@ def find_config_file(name: str | Path) -> Path:
     near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.py")] + [*shipped])
     raise InputError(
         f"{name}: no such configuration file.{near} Give a path, or the name of a configuration "
-        f"that comes with jaxcap: {', '.join(shipped)}."
+        f"that comes with jaxcap: {', '.join(shipped)}. "
+        "To adapt a model to a data set: jaxcap finetune --data NAME."
     )
 
 

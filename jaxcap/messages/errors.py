@@ -103,7 +103,7 @@ def _nearest(found: str, known: Iterable[str]) -> str | None:
             ratios.append(matcher.ratio())
         return max(ratios), ratios[0], known[:1] == found[:1]  # the case of the first letter
 
-    names = [name for name in known if max(len(name), len(found)) <= _LONG]
+    names = [name for name in known if name != found and max(len(name), len(found)) <= _LONG]
     best = max(names, key=similarity, default=None)
     return best if best is not None and similarity(best)[0] >= _NEAR else None
 

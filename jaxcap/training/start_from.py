@@ -16,6 +16,9 @@ from jaxcap.messages.errors import InputError
 from jaxcap.model.captioner import create_captioner, variable_shapes
 from jaxcap.text.vocabulary import UNK, Vocabulary
 
+_SHARE = 0.01
+"""What new words take of the probability of `<unk>`."""
+
 
 def load_start(config: Config) -> LoadedModel | None:
     """Load the captioner that `train.start_from` names, or return None without one.
@@ -59,9 +62,10 @@ def load_start(config: Config) -> LoadedModel | None:
 def extend_variables(start: LoadedModel, vocabulary: Vocabulary, config: Config) -> dict[str, Any]:
     """Return the variables of a captioner for a vocabulary that appends words to its own.
 
-    So far, a new word was `<unk>`, so it takes over the parameters of `<unk>`. The n new words and
-    `<unk>` share its probability equally: their output biases fall by log(n + 1). The
-    probabilities of all other words stay as they were.
+    So far, a new word was `<unk>`, so it takes over the parameters of `<unk>`. The new words share
+    1 % of its probability, and the probabilities of all other words stay as they were. With a
+    larger share, the first captions would change: search drops `<unk>`, and where it penalises
+    words, it normalises the probabilities of all others.
     """
     known, size = len(start.vocabulary), len(vocabulary)
     if size == known:
@@ -79,8 +83,8 @@ def extend_variables(start: LoadedModel, vocabulary: Vocabulary, config: Config)
     expected = variable_shapes(model, image_size=config.data.image_size)
     variables: dict[str, Any] = jax.tree.map(extend, start.variables, expected)
     output = variables["params"]["decoder"]["output"]
-    sharing = jnp.array([UNK, *range(known, size)])
-    output["bias"] = output["bias"].at[sharing].add(-math.log(len(sharing)))
+    bias = output["bias"].at[UNK].add(math.log1p(-_SHARE))
+    output["bias"] = bias.at[known:].add(math.log(_SHARE / (size - known)))
     return variables
 
 

@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from jaxcap.captioning.image_reading import read_image
-from jaxcap.captioning.loaded_model import LoadedModel, load
+from jaxcap.captioning.loaded_model import LoadedModel, caption, load
 from jaxcap.captioning.results import Captioned, Word
 from jaxcap.data.images import decode, resize
 from jaxcap.datasets.prepare import Records, load_source
@@ -594,3 +594,30 @@ def test_what_is_no_image_is_refused_at_once(run, nothing) -> None:
     untyped = inspect.unwrap(LoadedModel.caption)  # outside the tests, nothing checks types
     with pytest.raises(InputError, match=f"an image, or several in a list .* not {nothing}"):
         untyped(run, nothing)
+
+
+def test_a_folder_stands_for_its_images(run, scenes, tmp_path):
+    with pytest.raises(InputError, match=f"{tmp_path}: no images in this folder"):
+        run.caption(tmp_path)
+    (tmp_path / "b").mkdir()
+    paths = [tmp_path / "a.png", tmp_path / "b" / "c.png"]
+    for path, record in zip(paths, scenes, strict=False):
+        path.write_bytes(encoded(Image.fromarray(decode(record["image"], name="x"))))
+    (tmp_path / "notes.txt").write_text("notes")
+    found = list(run.caption(str(tmp_path)))
+    assert [result.name for result in found] == list(map(str, paths))
+    assert texts(found) == texts(list(run.caption(paths)))
+    with pytest.raises(InputError, match="takes one image"):
+        caption(tmp_path)
+
+
+def test_who_takes_the_results_for_one_result_is_told(run, scenes):
+    results = run.caption(scenes[0]["image"])
+    assert repr(results) == "<Results: for result in …, or next(…) for the first>"
+    with pytest.raises(AttributeError, match=r"next\(model.caption\(image\)\)\.plot"):
+        results.plot()
+    with pytest.raises(AttributeError, match=r"has a 'captions'"):
+        _ = results.captions
+    with pytest.raises(AttributeError, match="no attribute 'colour'"):
+        _ = results.colour
+    assert next(results).captions

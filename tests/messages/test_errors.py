@@ -44,6 +44,7 @@ def test_one_thing_is_singular() -> None:
     ],
 )
 def test_only_near_names_are_suggested(found: str, known: list[str], near: str | None) -> None:
+    assert not did_you_mean(found, [found])  # nobody means what did not help
     assert did_you_mean(found, known) == (f" Did you mean '{near}'?" if near else "")
 
 

@@ -92,7 +92,8 @@ def _split_warnings(statistics: DataStatistics) -> Iterator[DataWarning]:
             yield DataWarning(
                 "few-images",
                 f"{split}: {number} are few for training from random parameters; jaxcap finetune "
-                f"--data {statistics.name} starts from the model in the package",
+                f"--data {statistics.name} starts from the model in the package, and sets the "
+                "options below itself",
             )
         elif captions.images < _FEW:
             what = " to train on" if split == TRAIN else ", so scores are mostly chance"

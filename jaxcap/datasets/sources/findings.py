@@ -57,7 +57,7 @@ class Findings:
         """Raise an `InputError` with the first ten problems, their total, and the notes."""
         found = self._problems + ([] if self._skip_gaps else self._gaps)
         if len(found) == 1:
-            way_out = "" if self._problems else " (leave it out with --skip-bad)"
+            way_out = "" if self._problems else " (--skip-bad leaves such images out)"
             lines = [found[0] + way_out]
         else:
             lines = [f"{self._source}: {len(found):,} problems:", *some(found)]
@@ -69,7 +69,7 @@ class Findings:
         """Return the notes, and one about the gaps if there are any."""
         if not self._gaps:
             return tuple(self._notes)
-        gaps = "\n".join([f"left out ({len(self._gaps):,}):", *some(self._gaps)])
+        gaps = "\n".join(["left out:", *some(self._gaps)])
         return (*self._notes, gaps)
 
 

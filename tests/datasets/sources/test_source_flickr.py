@@ -72,7 +72,7 @@ def test_missing_images_can_be_left_out_and_are_named(release, held):
     listing = read("flickr8k", SourceOptions(source=release, skip_bad=True))
     names = {split: list(images) for split, images in held(listing).items()}
     assert names == {"train": ["1_a.jpg", "3_c.jpg"], "dev": ["4_d.jpg"]}
-    (note,) = [note for note in listing.notes if note.startswith("left out (2)")]
+    (note,) = [note for note in listing.notes if note.startswith("left out:")]
     assert "devImages.txt, line 2: no image 5_e.jpg" in note
     assert "trainImages.txt, line 2: no image '2_b.jpg'" in note
 

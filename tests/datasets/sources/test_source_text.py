@@ -69,7 +69,7 @@ def test_tables(
         ("1.jpg\tA dog.\n", "a column of images, 'image'"),
         ('[{"image_id": 1, "caption": "A dog."}]\n', "found JSON; expected a Flickr token file"),
         ("place\tweather\nhome\tfine\n", "no column of captions .*in the first line"),
-        ("1.jpg#0\tA dog.\n1.jpg#1\t\n", r"line 2: empty caption; .* --skip-bad"),
+        ("1.jpg#0\tA dog.\n1.jpg#1\t\n", r"line 2: empty caption; .*--skip-bad leaves"),
         ("1.jpg#0\tA dog.\n1.jpg#0\tA cat.\n", r"line 2: 1\.jpg#0 is also in line 1"),
         ("id,caption\n1,A dog, asleep.\n", "line 2: found 3 cells where the first line has 2"),
         ("", "the file is empty"),
