@@ -22,7 +22,7 @@ from jaxcap.data.pipeline import Source, evaluation_batches
 from jaxcap.datasets import shapes
 from jaxcap.devices import hosts
 from jaxcap.devices.parallel import round_up
-from jaxcap.files import write_text
+from jaxcap.files import read_bytes, write_text
 from jaxcap.files.json_data import parse_json
 from jaxcap.messages.errors import InputError
 from jaxcap.messages.progress import Report
@@ -40,6 +40,8 @@ captions that are true of their scene and leave nothing out."""
 
 LogLine = dict[str, int | float]
 """A line of `metrics.jsonl`."""
+
+_MAX_LOG = 1 << 26  # bytes; room for 250,000 lines
 
 
 @dataclass(frozen=True)
@@ -278,11 +280,16 @@ def _confidence(caption: Caption) -> dict[str, float]:
 
 
 def read_metrics(path: Path) -> list[LogLine]:
-    """Return the lines of a `metrics.jsonl`, up to the first that is cut off or damaged."""
+    """Return the lines of a `metrics.jsonl`, up to the first that is cut off or damaged.
+
+    Raises:
+      InputError: it cannot be read, or is too large.
+    """
     if not path.is_file():
         return []
     lines = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    data = read_bytes(path, at_most=_MAX_LOG)
+    for text in data.decode("utf-8", errors="replace").splitlines():
         try:
             line = parse_json(text)
         except ValueError:

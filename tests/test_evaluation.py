@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -29,6 +30,7 @@ from jaxcap.evaluation import (
     score_names,
     write_evaluation,
 )
+from jaxcap.messages.errors import InputError
 from jaxcap.metrics import evaluate_captions
 from jaxcap.model.recogniser.words import RecognisedWords
 from jaxcap.search import SearchResult
@@ -211,3 +213,10 @@ def test_a_log_that_was_cut_off(tmp_path: Path):
     ):
         (tmp_path / "log").write_text(f'{{"step": 1, "loss": 2.5}}\n{damage}\n{{"step": 2}}\n')
         assert read_metrics(tmp_path / "log") == [{"step": 1, "loss": 2.5}]
+
+
+def test_an_endless_log_is_refused(tmp_path: Path):
+    (tmp_path / "log").touch()
+    os.truncate(tmp_path / "log", 2**40)
+    with pytest.raises(InputError, match=r"log: the file has 1,099,511,627,776 bytes; expected at"):
+        read_metrics(tmp_path / "log")

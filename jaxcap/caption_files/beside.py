@@ -143,7 +143,13 @@ def _target(key: str) -> Path:
 
 
 def _read(path: Path) -> bytes:
-    return read_bytes(path, at_most=_MAX_BYTES) if os.path.lexists(path) else b""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return b""
+    except OSError as error:  # such as a name that is too long
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
+    return read_bytes(path, at_most=_MAX_BYTES)
 
 
 def _json_object(path: Path, data: bytes) -> tuple[dict[str, Any], str]:

@@ -103,7 +103,12 @@ def finetuning(arguments: FinetuneArguments) -> Config:
             length_buckets=own.length_buckets,
         ),
         encoder=dataclasses.replace(
-            start.encoder, weights=None, trainable=False, train_from=None, cache_features=True
+            start.encoder,
+            weights=None,
+            trainable=False,
+            train_from=None,
+            cache_features=True,
+            cache_dir=None,  # a model from a stranger names no folder to write to
         ),
         decoder=dataclasses.replace(
             start.decoder, embedding_dropout=0.3, feature_dropout=0.3, output_dropout=0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -56,9 +57,10 @@ def listing_recipe(
             files.update(content)
             size += len(content)
             if isinstance(example.image, Path):
-                stat = example.image.stat()
-                size += stat.st_size
-                files.update(json.dumps([stat.st_size, stat.st_mtime_ns]).encode())
+                with contextlib.suppress(OSError):  # `_Store` reports it
+                    stat = example.image.stat()
+                    size += stat.st_size
+                    files.update(json.dumps([stat.st_size, stat.st_mtime_ns]).encode())
             if example.image is not None:
                 files.update(json.dumps(_file_name(example.image)).encode())
     made_from = {"format": format, "max_side": max_side, "captions": contents.hexdigest()[:32]}

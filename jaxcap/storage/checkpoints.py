@@ -66,7 +66,7 @@ S = TypeVar("S", bound=State)
 _LATEST = 2
 """Keep the latest step, and the one before in case the latest is damaged."""
 
-_UNFINISHED = re.compile(r"\d+\.(saving|removing|orbax-checkpoint-tmp)")
+_UNFINISHED = re.compile(r"\d+\.(saving|removing|(saving\.)?orbax-checkpoint-tmp.*)")
 
 
 class _DamagedError(InputError):
@@ -118,7 +118,7 @@ class Checkpoints:
 
     def _remove_unfinished(self) -> None:
         for path in self._directory.iterdir():
-            if _UNFINISHED.match(path.name):
+            if _UNFINISHED.fullmatch(path.name) and path.is_dir() and _is_ours(path):
                 shutil.rmtree(path, ignore_errors=True)
 
     def _found(self) -> dict[int, Metrics | None]:

@@ -60,8 +60,13 @@ def replay(path: Path, *, console: Console, data_dir: Path | None = None) -> Rep
         config = dataclasses.replace(config, data=data)
     if config.train.device == "cpu":
         use_device("cpu")
-    # JAX finds other devices by itself, if this machine has them.
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, device="auto"))
+    config = dataclasses.replace(
+        config,
+        # A run from a stranger names no folder to write to.
+        encoder=dataclasses.replace(config.encoder, cache_dir=None),
+        # JAX finds other devices by itself, if this machine has them.
+        train=dataclasses.replace(config.train, device="auto"),
+    )
     experiment = set_up(config, workdir, console=console)
     stages = create_stages(experiment)
     if not 0 <= offender.after < offender.step <= stages[-1].total:

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from jaxcap.data import images
 from jaxcap.data.pipeline import Source
 from jaxcap.evaluation import Evaluation, LogLine
-from jaxcap.files import no_link, replacing
+from jaxcap.files import no_link, read_bytes, replacing
 from jaxcap.messages.errors import InputError
 from jaxcap.training import event_files
 
@@ -25,6 +25,7 @@ SAMPLES = 8
 
 _WIDTH, _HEIGHT, _MARGIN, _SIZE = 320, 240, 8, 15
 """Pixels: width of a picture, largest height of the image in it, margin and font size."""
+_MAX_BYTES = 1 << 30
 _FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf")
 """Fonts to try if Pillow's own font, which covers plain English, lacks a letter."""
 
@@ -56,7 +57,7 @@ class TensorBoard:
         self._path: Path | None = None
         try:
             self._path = self._create_file(lines)
-        except OSError as error:
+        except (OSError, InputError) as error:
             self._give_up(error)
 
     def write(self, line: LogLine) -> None:
@@ -95,9 +96,10 @@ class TensorBoard:
         # If a session was killed between writing its file and emptying the previous one, the
         # newer file is complete.
         last = next((path for path in reversed(there) if path.stat().st_size), None)
+        data = b"" if last is None else read_bytes(last, at_most=_MAX_BYTES)
         kept = [
             record
-            for record in event_files.records(b"" if last is None else last.read_bytes())
+            for record in event_files.records(data)
             if any(tag.startswith(f"{self._split} captions") for tag in record.tags)
             and any(record.step == line["step"] and self._scores(line) for line in lines)
         ]
@@ -140,9 +142,10 @@ class TensorBoard:
         except OSError as error:
             self._give_up(error)
 
-    def _give_up(self, error: OSError) -> None:
+    def _give_up(self, error: OSError | InputError) -> None:
+        reason = error.strerror if isinstance(error, OSError) else error
         self._report(
-            f"{self._directory}: cannot write there ({error.strerror}). TensorBoard will show "
+            f"{self._directory}: cannot write there ({reason}). TensorBoard will show "
             "nothing from here on; metrics.jsonl has all metrics."
         )
         self._path = None

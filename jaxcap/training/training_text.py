@@ -124,7 +124,7 @@ def _checked(units: TextUnits, saved: Path, config: DataConfig) -> TextUnits:
         )
     if isinstance(units, Pieces) and config.pieces_model is not None:
         file = Path(config.pieces_model).expanduser()
-        if file.exists() and file.read_bytes() != units.model:
+        if file.exists() and Pieces.read(file).model != units.model:
             raise InputError(
                 f"data.pieces_model is '{config.pieces_model}', but this run started with another "
                 f"model, which {saved} holds. Omit the option, or give a new --workdir."

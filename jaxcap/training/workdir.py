@@ -68,8 +68,9 @@ def _locked(workdir: Path) -> Iterator[None]:
     with open(workdir / LOCK, "a+", encoding="utf-8", opener=files.no_link) as file:
         if not files.locked(file):
             file.seek(0)
+            owner = file.read(200).strip()
             raise InputError(
-                f"{workdir}: in use by another training run ({file.read().strip()}). Wait for it, "
+                f"{workdir}: in use by another training run ({owner}). Wait for it, "
                 "stop it, or give another --workdir."
             )
         file.truncate(0)

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -194,6 +195,17 @@ def test_files_that_cannot_be_kept_are_left_alone(
         assert reason in model.messages
         assert path.read_bytes() == before
         path.unlink()
+
+
+def test_a_name_that_is_too_long_concerns_only_its_image(
+    command: Callable[..., Model], tmp_path: Path
+) -> None:
+    name = f"{'x' * 251}.jpg"
+    shutil.copy("a.jpg", name)
+    model = command(name, "b.png", "--beside", "json")
+    assert (model.status, model.seen) == (1, ["b.png"])
+    assert f"{'x' * 251}.json: cannot be written: File name too long" in model.messages
+    assert json.loads((tmp_path / "b.json").read_text())["caption"]
 
 
 def test_two_images_with_one_file_are_not_confused(

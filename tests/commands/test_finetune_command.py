@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from jaxcap.commands.finetune import parse, run
 from jaxcap.config import load_config, save_config
 from jaxcap.datasets.prepare import load_source
 from jaxcap.messages.errors import InputError
+from jaxcap.storage import manifest
 
 pytestmark = pytest.mark.usefixtures("shared_programs")
 
@@ -43,6 +45,24 @@ def test_the_model_decides_architecture_and_preprocessing(
     assert tuned.train.start_from == str(tiny_run)
     assert tuned.train.extend_vocabulary
     assert not tuned.encoder.trainable
+
+
+def test_the_model_names_no_folder_to_write_to(
+    options: list[str], tiny_run: Path, tmp_path: Path
+) -> None:
+    hostile = shutil.copytree(tiny_run, tmp_path / "hostile")
+    for path in (hostile / "config.json", *hostile.glob("checkpoints/*/config.json")):
+        config = load_config(path)
+        encoder = dataclasses.replace(config.encoder, cache_dir="/somewhere")
+        save_config(dataclasses.replace(config, encoder=encoder), path)
+    for path in hostile.glob("checkpoints/*"):
+        content = manifest.read_content(path)
+        assert content is not None
+        manifest.write_manifest(path, content)
+    options[options.index("--model") + 1] = str(hostile)
+    at = options.index("--encoder.cache-dir")
+    assert parse(options).config.encoder.cache_dir == str(tmp_path / "features")
+    assert parse([*options[:at], *options[at + 2 :]]).config.encoder.cache_dir is None
 
 
 def test_a_finished_run_keeps_the_rules_that_it_chose(options: list[str], tmp_path: Path) -> None:

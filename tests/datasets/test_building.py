@@ -287,14 +287,17 @@ def test_unreadable_images_are_listed_and_nothing_is_left(folder: Path, tmp_path
     mine = shutil.copytree(folder, tmp_path / "images")
     (mine / "03.jpg").write_bytes(b"")
     (mine / "75.jpg").write_bytes((folder / "75.jpg").read_bytes()[:-1000])
+    (mine / "76.jpg").unlink()
+    (mine / "76.jpg").symlink_to("76.jpg")
     with pytest.raises(InputError) as caught:
         build(recipe(mine), tmp_path / "data", workers=2)
     first, *others = str(caught.value).split("\n")
     assert first == (
-        "noise: 2 images cannot be read (fix them, or leave them out with --skip-bad):"
+        "noise: 3 images cannot be read (fix them, or leave them out with --skip-bad):"
     )
     assert others[0] == f"  {mine / '03.jpg'}: the file is empty"
     assert others[1].startswith(f"  {mine / '75.jpg'}: cannot decode this image: ")
+    assert others[2].startswith(f"  {mine / '76.jpg'}: cannot read the file: Too many levels")
     assert not (tmp_path / "data").exists()
 
 

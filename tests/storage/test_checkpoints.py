@@ -115,6 +115,23 @@ def test_what_a_killed_save_left_is_ignored_and_by_readers_not_touched(tmp_path)
         assert_equal(checkpoints.restore(2, make_state(0)), make_state(2))
 
 
+def test_folders_of_similar_names_stay(tmp_path):
+    for name in ("2024.savings", "5.saving", "6.removing", "7.saving.orbax-checkpoint-tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis").touch()
+    for name in ("8.saving", "9.removing", "10.saving.orbax-checkpoint-tmp"):
+        (tmp_path / name / "variables").mkdir(parents=True)
+    with Checkpoints(tmp_path, metric="m"):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "2024.savings",
+        "5.saving",
+        "6.removing",
+        "7.saving.orbax-checkpoint-tmp",
+    ]
+    assert len(list(tmp_path.glob("*/thesis"))) == 4
+
+
 def test_another_model_is_refused_by_naming_what_differs(tmp_path):
     with Checkpoints(tmp_path, metric="m") as checkpoints:
         checkpoints.save(make_state(1), {"m": 1.0})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,15 @@ def test_a_planted_link_is_not_emptied(tmp_path: Path) -> None:
     (tmp_path / "board" / "events.out.tfevents.1.x").symlink_to(other)
     TensorBoard(tmp_path / "board", [], split="dev", report=print).write(line(1, loss=1.0))
     assert other.read_text() == "dear"
+
+
+def test_an_endless_file_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "events.out.tfevents.1.x").touch()
+    os.truncate(tmp_path / "events.out.tfevents.1.x", 2**40)
+    told: list[str] = []
+    TensorBoard(tmp_path, [], split="dev", report=told.append).write(line(1, loss=1.0))
+    assert len(told) == 1
+    assert "1,099,511,627,776 bytes; expected at most" in told[0]
 
 
 def png(width: int, height: int) -> bytes:
