@@ -53,7 +53,10 @@ def parse(arguments: type[T], program: str, given: Sequence[str], *, default: T 
     known = _options(arguments, default) if named else []
     for each in named:
         if each.replace("_", "-") not in known:
-            raise InputError(f"unknown option '{each}'.{did_you_mean(each, known)} {lists}")
+            group, dot, name = each.rpartition(".")
+            beside = [option for option in known if dot and option.startswith(group + dot)]
+            near = did_you_mean(name, beside) or did_you_mean(name if beside else each, known)
+            raise InputError(f"unknown option '{each}'.{near} {lists}")
     parsed, unknown = parse_known(arguments, program, given, default=default)
     if unknown:
         raise InputError(f"unknown argument '{unknown[0]}'. {lists}")

@@ -65,8 +65,8 @@ def ignore(report: object) -> None:
 def did_you_mean(found: str | Path, known: Iterable[str] = ()) -> str:
     """Return `" Did you mean 'x'?"` for the known name nearest to `found`, or `""`.
 
-    The beginning of a name, or its part after a dot, counts as much as the name: "beam" is near
-    "beam_size", and "epochs" is near "train.epochs". For a `Path`, the known names are the files
+    The beginning of a name, its part after a dot, or the beginning of that count as much as the
+    name: "beam" is near "beam_size", and "epochs" is near "train.epochs". For a `Path`, the known names are the files
     and folders that are there.
     """
     if not isinstance(found, str):
@@ -97,8 +97,9 @@ def _nearest(found: str, known: Iterable[str]) -> str | None:
 
     def similarity(known: str) -> tuple[float, float, bool]:
         name = _plain(known)
+        last = name.rpartition(".")[2]
         ratios = []
-        for each in (name, name[: len(wanted)], name.rpartition(".")[2]):
+        for each in (name, name[: len(wanted)], last, last[: len(wanted)]):
             matcher.set_seq1(each)
             ratios.append(matcher.ratio())
         return max(ratios), ratios[0], known[:1] == found[:1]  # the case of the first letter
