@@ -66,8 +66,8 @@ def did_you_mean(found: str | Path, known: Iterable[str] = ()) -> str:
     """Return `" Did you mean 'x'?"` for the known name nearest to `found`, or `""`.
 
     The beginning of a name, its part after a dot, or the beginning of that count as much as the
-    name: "beam" is near "beam_size", and "epochs" is near "train.epochs". For a `Path`, the known names are the files
-    and folders that are there.
+    name: "beam" is near "beam_size", and "epochs" is near "train.epochs". For a `Path`, the known
+    names are the files and folders that are there.
     """
     if not isinstance(found, str):
         # Only the first part that is missing can be compared.

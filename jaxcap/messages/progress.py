@@ -34,14 +34,14 @@ _WIDE, _BAR = 80, 8
 
 _CONTROL = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 without tab and line feed, DEL, C1
-    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"  # bidirectional marks
+    "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"  # separators of lines, bidirectional marks
 )
 
 
 def escaped(text: str) -> str:
-    """Write control characters and bidirectional marks as escapes; keep tabs and line feeds.
+    """Write control characters, line separators, and bidirectional marks as escapes.
 
-    JSON, which escapes other control characters itself, stays valid JSON.
+    Tabs and line feeds stay. JSON, which escapes other control characters itself, stays valid JSON.
     """
     return _CONTROL.sub(_escape, text)
 

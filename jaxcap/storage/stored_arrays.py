@@ -49,7 +49,7 @@ def load_arrays(directory: Path, like: dict[str, Any]) -> dict[str, Any]:
         where there are none).
 
     Raises:
-      MismatchError: they have other names or shapes.
+      MismatchError: they have other names, shapes, or kinds of numbers.
       UnreadableError: anything else.
     """
     for part, tree in like.items():
@@ -71,15 +71,15 @@ def load_arrays(directory: Path, like: dict[str, Any]) -> dict[str, Any]:
 
 
 def _compare(directory: Path, part: str, like: Any) -> None:
-    """Compare shapes before loading: Orbax's own error would fill a screen."""
+    """Compare before loading: Orbax's own error would fill a screen, and it casts any type."""
     try:
         with quiet_orbax():
-            found = _shapes(ocp.metadata(directory, part).metadata)
+            found = _described(ocp.metadata(directory, part).metadata)
     except Exception as error:  # whatever a damaged directory may cause
         raise UnreadableError(reason(error)) from error
     if not found:
         raise UnreadableError(f"nothing is in {part}")
-    expected = _shapes(like)
+    expected = _described(like)
     differ = [
         f"  {name}: {found.get(name, 'absent')}, expected {expected.get(name, 'absent')}"
         for name in sorted(found.keys() | expected.keys())
@@ -90,9 +90,11 @@ def _compare(directory: Path, part: str, like: Any) -> None:
         raise MismatchError(part, differ[:3] + more)
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+def _described(tree: Any) -> dict[str, str]:
+    """Return the shape of each array, with its type unless that is a real floating one."""
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(x.shape)
+        jax.tree_util.keystr(path, simple=True, separator="/"): str(tuple(x.shape))
+        + ("" if jnp.issubdtype(x.dtype, jnp.floating) else f" {x.dtype}")
         for path, x in jax.tree_util.tree_leaves_with_path(tree)
     }
 

@@ -89,6 +89,8 @@ class TensorBoard:
 
     def _create_file(self, lines: Sequence[LogLine]) -> Path:
         """Write the past of the run into a new file."""
+        if self._directory.is_symlink():  # earlier event files are removed, maybe another run's
+            raise InputError(f"{self._directory}: a link, not a folder. Remove it.")
         self._directory.mkdir(exist_ok=True)
         found = sorted(self._directory.glob("events.out.tfevents.*"))
         # A link could lead to any file, and the last of these is emptied.

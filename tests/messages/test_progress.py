@@ -18,8 +18,8 @@ from jaxcap.messages.errors import InputError
 from jaxcap.messages.progress import PlainConsole, escaped, print_line, print_out
 from jaxcap.storage.checkpoints import Checkpoints
 
-HOSTILE = "a\x1b]0;title\x07\r\x9b2J\x7f\u202egnp\u2066\u200f\u061c"
-SHOWN = r"a\x1b]0;title\x07\r\u009b2J\u007f\u202egnp\u2066\u200f\u061c"
+HOSTILE = "a\x1b]0;title\x07\r\x9b2J\x7f\u202egnp\u2066\u200f\u061c\u2028"
+SHOWN = r"a\x1b]0;title\x07\r\u009b2J\u007f\u202egnp\u2066\u200f\u061c\u2028"
 
 
 class Terminal(io.StringIO):
@@ -33,7 +33,7 @@ def test_controls_and_bidirectional_marks_become_escapes() -> None:
     assert escaped(HOSTILE) == SHOWN
     assert escaped(SHOWN) == SHOWN
     controls = [chr(i) for i in range(0x3000) if escaped(chr(i)) != chr(i)]
-    assert len(controls) == 32 - 2 + 1 + 32 + 3 + 5 + 4
+    assert len(controls) == 32 - 2 + 1 + 32 + 3 + 2 + 5 + 4
     kept = "two\nlines\tand näïve 東京 می\u200cخواهم 👩\u200d🚀 \udcff"
     assert escaped(kept) == kept
 

@@ -150,6 +150,12 @@ def test_another_model_is_refused_by_naming_what_differs(tmp_path):
         assert "params/encoder/kernel: (3, 2), expected (5, 2)" in str(caught.value)
         with pytest.raises(InputError, match=r"encoder/scale: absent, expected \(4,\)"):
             checkpoints.restore(1, make_state(0, extra=["scale"]))
+        for other in (jnp.complex64, jnp.int32):  # Orbax would cast them without a word
+            like = jax.tree.map(lambda x, kind=other: x.astype(kind), make_state(0).variables)
+            with pytest.raises(
+                InputError, match=rf"bias: \(4,\), expected \(4,\) {other.__name__}"
+            ):
+                checkpoints.restore_variables(1, like)
         many = make_state(0, extra=[f"part{i}" for i in range(9)])
         with pytest.raises(InputError, match="and 6 more"):
             checkpoints.restore(1, many)

@@ -148,6 +148,17 @@ def test_a_planted_link_is_not_emptied(tmp_path: Path) -> None:
     assert other.read_text() == "dear"
 
 
+def test_a_linked_folder_keeps_its_files(tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    TensorBoard(theirs, [], split="dev", report=print).write(line(1, loss=1.0))
+    before = {path: path.read_bytes() for path in theirs.iterdir()}
+    (tmp_path / "board").symlink_to(theirs)
+    told: list[str] = []
+    TensorBoard(tmp_path / "board", [], split="dev", report=told.append).write(line(1, loss=1.0))
+    assert "board: a link, not a folder" in told[0]
+    assert {path: path.read_bytes() for path in theirs.iterdir()} == before
+
+
 def test_an_endless_file_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "events.out.tfevents.1.x").touch()
     os.truncate(tmp_path / "events.out.tfevents.1.x", 2**40)
