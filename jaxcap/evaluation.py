@@ -41,7 +41,7 @@ captions that are true of their scene and leave nothing out."""
 LogLine = dict[str, int | float]
 """A line of `metrics.jsonl`."""
 
-_MAX_LOG = 1 << 26  # bytes; room for 250,000 lines
+_MAX_LOG = 1 << 27  # bytes; room for 500,000 lines
 
 
 @dataclass(frozen=True)
