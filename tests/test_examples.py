@@ -37,6 +37,7 @@ def test_one_page_learns(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(shapes.parse(caption) for caption in captions)
 
 
+@pytest.mark.slow
 def test_attention_draws_the_photograph_and_a_panel_for_each_word() -> None:
     sheet = _load("attention").draw(EXAMPLES / "photographer.jpg", words=["man", "tripod"])
     assert sheet.size == (3 * 224, 224)

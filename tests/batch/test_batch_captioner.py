@@ -20,6 +20,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
 
 
+@pytest.mark.slow
 def test_columns_agree_with_the_model(model: Path, tmp_path: Path) -> None:
     (tmp_path / "2.jpg").write_bytes(jpeg(2))
     images = [jpeg(0), b"no image", str(tmp_path / "2.jpg")]
@@ -43,6 +44,7 @@ def test_columns_agree_with_the_model(model: Path, tmp_path: Path) -> None:
             assert columns["confidence"][row] == pytest.approx(best.confidence, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_model_that_has_captioned_pickles(model: Path) -> None:
     loaded = jaxcap.load(model)
     (result,) = loaded.caption([jpeg(0)])

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "side"),  # the package pads for one image size alone
     [
@@ -80,6 +81,7 @@ def test_every_row_measures(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert export["same captions"] == "2 of 2"
 
 
+@pytest.mark.slow
 def test_a_row_that_fails_is_recorded_and_the_others_run(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     program = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--smoke"]

@@ -48,6 +48,7 @@ def read(path: Path, data: bytes) -> CaptionFile | None:
     return None
 
 
+@pytest.mark.slow
 @given(VALUES)
 @settings(max_examples=300, deadline=None)
 def test_any_json(path: Path, value: Any) -> None:

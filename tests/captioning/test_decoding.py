@@ -108,6 +108,7 @@ def _texts(result: SearchResult) -> list[list[str]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1])
 @pytest.mark.parametrize("method", ["beam", "diverse", "greedy", "sample"])
 def test_log_probabilities_are_those_of_teacher_forcing(
@@ -130,6 +131,7 @@ def test_log_probabilities_are_those_of_teacher_forcing(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["beam", "diverse", "greedy", "sample"])
 @pytest.mark.parametrize("number", [0, 1])
 def test_captions_keep_their_options(number: int, method: str, search: Search) -> None:
@@ -159,6 +161,7 @@ def test_captions_keep_their_options(number: int, method: str, search: Search) -
             assert words[-1] not in ("a", "with")
 
 
+@pytest.mark.slow
 def test_required_words_are_in_the_captions(search: Search) -> None:
     result = search(required_words=("dog|dogs", "grass"))
     assert np.all(result.satisfied)
@@ -197,6 +200,7 @@ def guided(images: jax.Array) -> Callable[..., Decoded]:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -226,6 +230,7 @@ def test_recognised_words_are_in_the_captions_of_their_image(
             np.testing.assert_array_equal(result.captions.tokens[row], free.captions.tokens[row])
 
 
+@pytest.mark.slow
 def test_a_bonus_is_all_that_recognised_words_are_worth(guided: Callable[..., Decoded]) -> None:
     required, rich, poor = (
         guided(guide=0.5, **options).captions
@@ -239,6 +244,7 @@ def test_a_bonus_is_all_that_recognised_words_are_worth(guided: Callable[..., De
     assert all("with" in text.split() for texts in _texts(both.captions) for text in texts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["beam", "greedy"])
 def test_unrecognised_things_are_not_said_if_they_cost_much(
     method: str, guided: Callable[..., Decoded]
@@ -284,6 +290,7 @@ def test_scores_are_normalised_as_asked(normalisation: str, search: Search) -> N
     np.testing.assert_allclose(result.scores, expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_samples_of_an_image_depend_on_it_and_the_seed_alone(
     models: list[Model], images: jax.Array
 ) -> None:
@@ -319,6 +326,7 @@ def test_keys_of_images_that_differ_anywhere_differ() -> None:
         np.testing.assert_array_equal(jax.random.key_data(again)[::-1], keys)
 
 
+@pytest.mark.slow
 def test_an_ensemble_averages_probabilities_whatever_its_models(
     models: list[Model], images: jax.Array, search: Search
 ) -> None:

@@ -86,6 +86,7 @@ def test_weights_whose_sum_overflows_are_finite():
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "search",
     [

@@ -169,6 +169,7 @@ def test_a_repeated_command_continues(command, tmp_path, run, name):
     assert output.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_other_settings_need_a_restart(command, tmp_path):
     pictures(tmp_path / "in", 2)
     command("in", "--output", "out.jsonl", "--beam-size", 1)
@@ -325,6 +326,7 @@ def test_the_model_in_the_package_is_named_once(monkeypatch, tmp_path, run, caps
     assert capsys.readouterr().out.count("\n") == 2
 
 
+@pytest.mark.slow
 def test_search_options_are_respected(command, tmp_path, run):
     (path,) = pictures(tmp_path / "in", 1)
 
@@ -405,6 +407,7 @@ def process(tmp_path, tiny_run) -> Iterator[Callable[..., subprocess.Popen[str]]
                 stream.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["csv", "coco"])
 def test_a_killed_command_can_be_continued(process, command, tmp_path, name):
     pictures(tmp_path / "in", 24)
@@ -427,6 +430,7 @@ def test_a_killed_command_can_be_continued(process, command, tmp_path, name):
     assert output.read_bytes() == whole.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_list_that_arrives_slowly(process, tmp_path):
     """Captions of a full batch appear before the list on standard input ends."""
     paths = pictures(tmp_path / "in", 6)
@@ -442,6 +446,7 @@ def test_a_list_that_arrives_slowly(process, tmp_path):
     assert watching.wait() == 0
 
 
+@pytest.mark.slow
 def test_output_is_closed_while_waiting_for_a_list(process, tmp_path):
     paths = pictures(tmp_path / "in", 3)
     leaving = process("-", "--batch-size", 1, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -455,6 +460,7 @@ def test_output_is_closed_while_waiting_for_a_list(process, tmp_path):
     assert leaving.wait() == 1
 
 
+@pytest.mark.slow
 def test_output_is_closed(process, tmp_path):
     pictures(tmp_path / "in", 40)
     leaving = process("in", "--json", "--batch-size", 4, stdout=subprocess.PIPE)

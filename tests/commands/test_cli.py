@@ -388,6 +388,7 @@ def test_the_scripts_start_quickly(tmp_path):
     assert python("-c", code).stdout == "[]\n"
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_and_a_full_disk(tiny_run, tmp_path):
     for number in range(40):
         png(tmp_path / f"{number:02}.png")

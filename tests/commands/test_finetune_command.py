@@ -65,6 +65,7 @@ def test_the_model_names_no_folder_to_write_to(
     assert parse([*options[:at], *options[at + 2 :]]).config.encoder.cache_dir is None
 
 
+@pytest.mark.slow
 def test_a_finished_run_keeps_the_rules_that_it_chose(options: list[str], tmp_path: Path) -> None:
     at = options.index("--model")
     packaged = [*options[:at], *options[at + 2 :]]
@@ -79,6 +80,7 @@ def test_a_finished_run_keeps_the_rules_that_it_chose(options: list[str], tmp_pa
     assert again == dataclasses.replace(config.search, no_repeated_content=False)
 
 
+@pytest.mark.slow
 def test_before_and_after_are_compared(
     options: list[str], tiny_run: Path, tiny_data: Path, tmp_path: Path
 ) -> None:

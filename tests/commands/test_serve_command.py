@@ -83,6 +83,7 @@ def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "pip install 'jaxcap[serve]'" in refused()
 
 
+@pytest.mark.slow
 def test_a_model_that_does_not_fit_stops_the_server(
     tiny_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

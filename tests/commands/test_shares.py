@@ -87,6 +87,7 @@ def test_each_process_captions_one_part(
         caption.run(caption.CaptionArguments((Path("-"),), (tiny_run,)), console)
 
 
+@pytest.mark.slow
 def test_two_processes_evaluate_as_one(tiny_run: Path, tiny_data: Path, tmp_path: Path) -> None:
     def files(of: Path) -> tuple[object, object, object]:
         metrics = json.loads((of / "metrics-test.json").read_text())

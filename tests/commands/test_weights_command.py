@@ -48,6 +48,7 @@ def vgg16(tmp_path_factory):
     return variables, path
 
 
+@pytest.mark.slow
 def test_a_file_is_described(vgg16, capsys):
     _, path = vgg16
     assert _run(path) == (0, "")

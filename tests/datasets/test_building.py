@@ -189,6 +189,7 @@ def test_shards_are_of_about_equal_length_and_not_too_many(
     assert million[0].file_name("x") == "x-a.array_record-00000-of-00256"
 
 
+@pytest.mark.slow
 def test_three_processes_make_the_same_bytes(
     folder: Path, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
@@ -198,6 +199,7 @@ def test_three_processes_make_the_same_bytes(
     assert reports[-1] == ("noise: storing", 80, 80)
 
 
+@pytest.mark.slow
 def test_a_killed_build_resumes_to_the_same_bytes(
     folder: Path, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
@@ -234,6 +236,7 @@ def test_workers_end_when_their_parent_is_killed(folder: Path, tmp_path: Path) -
     assert process.returncode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_concurrent_builds_make_one_data_set(
     folder: Path, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
@@ -323,6 +326,7 @@ def test_a_split_must_not_become_empty(folder: Path, tmp_path: Path) -> None:
         build(recipe(mine), tmp_path / "data", workers=1, skip_bad=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_disk_that_becomes_full(folder: Path, tmp_path: Path, workers: int) -> None:
     """array_record reports a file size limit in the same way as a full disk."""

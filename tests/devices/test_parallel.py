@@ -121,6 +121,7 @@ def test_two_devices_train_as_one_and_resume_the_run_of_four(
     assert_same_training(found, one_device)
 
 
+@pytest.mark.slow
 def test_the_reference_learns_and_its_setups_differ(one_device: Results) -> None:
     """Otherwise equality would prove nothing."""
     random, still = one_device["jit/random"], one_device["jit/still"]

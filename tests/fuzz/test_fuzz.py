@@ -18,6 +18,7 @@ def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reader]:
     return all_readers(tmp_path_factory.mktemp("readers"))
 
 
+@pytest.mark.slow
 def test_every_seed_is_read(readers: dict[str, Reader], tmp_path: Path) -> None:
     for reader in readers.values():
         for number, seed in enumerate(reader.seeds):
@@ -42,6 +43,7 @@ def test_every_reader_reads_or_complains(readers: dict[str, Reader], tmp_path: P
     assert faults == {}, "\n".join(str(tally.examples) for tally in faults.values())
 
 
+@pytest.mark.slow
 def test_faults_are_counted(tmp_path: Path) -> None:
     """The harness finds what it is there to find."""
 
@@ -78,6 +80,7 @@ def test_damage_does_not_depend_on_earlier_damage() -> None:
     assert mutate_json(seed, random.Random("x")) == first
 
 
+@pytest.mark.slow
 def test_a_worker_runs_tries_of_a_reader(tmp_path: Path) -> None:
     worker = Worker(tmp_path)
     tally = worker.fuzz("TFRecord", range(7))

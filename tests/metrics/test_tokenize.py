@@ -174,6 +174,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_random_strings(kind: str) -> None:
     texts: dict[str, None] = {}
@@ -230,6 +231,7 @@ def steps(text: str) -> int:
     return matcher.steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "unit",
     [

@@ -245,6 +245,7 @@ def test_images_are_encoded_once_however_many_captions() -> None:
     assert flops[1] < 1.1 * flops[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainable", [True, False])
 def test_a_frozen_encoder_gives_no_gradient_and_keeps_its_statistics(trainable: bool) -> None:
     model, variables = _small(trainable)

@@ -156,6 +156,7 @@ def test_forbidden_words_are_skipped_even_where_they_are_likeliest() -> None:
     check_against_hand(chain, sample(chain.step, chain.carry, rngs, n=50, max_length=5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beam_size", [1, 2, 5, 7])
 @pytest.mark.parametrize("max_length", [1, 4])
 def test_beams_are_distinct_and_best_first(beam_size: int, max_length: int) -> None:
@@ -241,6 +242,7 @@ def test_search_gives_the_same_under_jit() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("least", "most"), [(0, 3), (2, 3), (3, 3), (0, 0), (1, 2)])
 def test_captions_between_two_lengths_are_those_of_brute_force(least: int, most: int) -> None:
     chain = Chain.random(9, images=2, time=4, words=2)
@@ -299,6 +301,7 @@ def test_what_the_model_holds_impossible_is_no_error() -> None:
     assert np.all(np.isfinite(beam_search(chain.step, chain.carry, beam_size=9, max_length=3)[1]))
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=25, deadline=None)
 @hypothesis.given(
     seed=st.integers(0, 2**32 - 1),

@@ -80,6 +80,7 @@ def test_a_wide_beam_is_brute_force(required: list[list[int]]) -> None:
         assert any(satisfied)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bonus", [0.3, 1e4])
 @pytest.mark.parametrize("required", SETS)
 def test_wishes_are_worth_their_bonus(required: list[list[int]], bonus: float) -> None:
@@ -107,6 +108,7 @@ def test_wishes_are_worth_their_bonus(required: list[list[int]], bonus: float) -
     assert result.satisfied[0].tolist() == satisfied
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beam_size", [1, 2, 5])
 @pytest.mark.parametrize("required", SETS)
 def test_a_word_that_the_model_avoids_is_found_all_the_same(
@@ -195,6 +197,7 @@ def test_it_stops_when_all_states_have_ended() -> None:
     assert np.all(result.satisfied)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("partial_beam_size", [None, 1])
 def test_each_image_has_its_own_requirements(partial_beam_size: int | None) -> None:
     """Together, in one program, as if each were searched alone; one of them requires nothing."""
@@ -235,6 +238,7 @@ def test_states_with_words_left_have_beams_of_their_own_number() -> None:
     assert seen == {(1, 1), (1, 4 + 3 * 2)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "required",
     [

@@ -133,6 +133,7 @@ def _assert_close(x: Tree, y: Tree, **tolerance: float) -> None:
         np.testing.assert_allclose(a, b, **tolerance)
 
 
+@pytest.mark.slow
 def test_the_gradient_is_reinforce_of_the_samples() -> None:
     tokens = np.array([[[1, 5, 2, 0], [1, 7, 8, 9]], [[1, 2, 0, 0], [1, 4, 4, 2]]], np.int32)
     rewards = np.array([[1.0, 0.25], [0.0, 3.0]], np.float32)
@@ -151,6 +152,7 @@ def test_the_gradient_is_reinforce_of_the_samples() -> None:
     assert (metrics.reward, metrics.baseline) == (4.25, 2.25)
 
 
+@pytest.mark.slow
 def test_in_expectation_it_is_the_gradient_of_the_expected_reward() -> None:
     """All captions of up to two words, weighted by their probabilities."""
     words = [EOS, *range(4, SIZE)]
@@ -239,6 +241,7 @@ def test_samples_are_as_short_as_the_buckets_allow() -> None:
     np.testing.assert_array_equal(samples.tokens, np.broadcast_to([BOS, EOS, PAD], (4, 4, 3)))
 
 
+@pytest.mark.slow
 def test_the_greedy_baseline_is_the_reward_of_the_likeliest_words() -> None:
     state, features = _ending(-50), jnp.asarray(_batch().features)
     said = np.full((IMAGES, 1, 1), BOS)
@@ -278,6 +281,7 @@ def test_two_devices_learn_as_one(method: Any) -> None:
     assert np.abs(samples.rewards - samples.baselines).max() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("baseline", ["mean", "greedy"])
 def test_rewards_rise(baseline: str) -> None:
     tx = optax.adam(0.05)

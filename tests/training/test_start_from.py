@@ -72,6 +72,7 @@ def test_a_missing_captioner_is_named(tiny_config, tmp_path):
         set_up(config, tmp_path / "new", console=QUIET)
 
 
+@pytest.mark.slow
 def test_new_words_share_a_hundredth_of_the_probability_of_unknown_words(tiny_run, tiny_config):
     other = load(tiny_run)
     vocabulary = other.vocabulary.extended(
@@ -114,6 +115,7 @@ def test_the_vocabulary_grows_by_the_frequent_words_of_the_new_data(tiny_config,
     assert state.params["decoder"]["word_embed"]["embedding"].shape[0] == len(words)
 
 
+@pytest.mark.slow
 def test_the_start_is_scored_and_kept_if_training_makes_it_worse(tiny_run, tiny_config, tmp_path):
     other = load(tiny_run)
     scores = evaluate_source(

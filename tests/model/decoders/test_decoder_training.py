@@ -20,6 +20,7 @@ def _program(decoder: Decoder, params: Tree) -> str:
     return re.sub("0x[0-9a-f]+", "", str(jax.make_jaxpr(evaluate)({"params": params}, *inputs())))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropout", ["embedding_dropout", "feature_dropout", "output_dropout"])
 @every_decoder
 def test_each_dropout_acts_in_training_only(decoder: Decoder, dropout: str) -> None:
@@ -75,6 +76,7 @@ def test_gradients_reach_every_parameter_and_position(decoder: Decoder) -> None:
     assert np.all(np.abs(of_features).max(axis=-1) > 1e-4)
 
 
+@pytest.mark.slow
 @every_decoder
 def test_bfloat16_rounds_products_and_nothing_else(decoder: Decoder) -> None:
     rounding = decoder.clone(dtype=jnp.dtype("bfloat16"))

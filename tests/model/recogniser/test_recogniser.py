@@ -150,6 +150,7 @@ def _apply(method: str) -> Any:
     return jax.jit(functools.partial(_model().apply, method=method))
 
 
+@pytest.mark.slow
 def test_a_recogniser_starts_with_a_copy_of_the_stages_from_its_branch_on() -> None:
     for kind in ("params", "batch_stats"):
         copy = _variables()[kind]["recogniser"]["encoder"]
@@ -158,6 +159,7 @@ def test_a_recogniser_starts_with_a_copy_of_the_stages_from_its_branch_on() -> N
         jax.tree.map(np.testing.assert_array_equal, copy, encoder)
 
 
+@pytest.mark.slow
 def test_recognising_leaves_the_features_as_they_are() -> None:
     features, words = _apply("encode_and_recognise")(_variables(), _images())
     expected = _apply("encode")(_variables(), _images())
@@ -176,6 +178,7 @@ def test_recognising_leaves_the_features_as_they_are() -> None:
     np.testing.assert_allclose(detection.logits, of_features, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_training_the_encoder_changes_features_and_no_words() -> None:
     variables = jax.tree.map(np.copy, _variables())
     variables["params"]["encoder"]["head"]["conv"]["kernel"] *= -1
@@ -185,6 +188,7 @@ def test_training_the_encoder_changes_features_and_no_words() -> None:
     jax.tree.map(np.testing.assert_array_equal, same, words)
 
 
+@pytest.mark.slow
 def test_captions_are_predicted_from_the_words_that_were_recognised() -> None:
     features, words = _apply("encode_and_recognise")(_variables(), _images())
     tokens = jnp.asarray(CAPTIONS)
@@ -252,6 +256,7 @@ def test_word_detection_moves_the_detector_alone() -> None:
     assert _moved("word_detection", trainable=True) == {f"recogniser/{part}" for part in parts}
 
 
+@pytest.mark.slow
 def test_forgetting_is_the_divergence_of_classes_from_the_published_encoder() -> None:
     train = dataclasses.replace(CONFIG.train, objective="word_detection")
     recognition = dataclasses.replace(CONFIG.recognition, trainable=True)

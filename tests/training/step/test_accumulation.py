@@ -111,6 +111,7 @@ def test_four_parts_train_as_one() -> None:
         np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [2])
 def test_trained_statistics_move_once_by_the_mean_over_the_parts(accumulate: int) -> None:
     batch, before = _batch(), jax.tree.map(jnp.asarray, _variables())

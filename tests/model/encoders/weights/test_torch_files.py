@@ -429,6 +429,7 @@ def answers(tmp_path_factory):
     return answers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "message"),
     [
