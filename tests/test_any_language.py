@@ -61,7 +61,7 @@ def test_a_captioner_learns_chinese(
 ) -> None:
     if units == "pieces":
         pytest.importorskip("sentencepiece")
-    splits = {"train": split(0, 48), "dev": split(100, 12)}
+    splits = {"train": split(0, 96), "dev": split(100, 12)}
     for module in (setup, training_data):
         monkeypatch.setattr(module, "load_source", lambda name, part, directory, **_: splits[part])
     config = changed(
@@ -72,7 +72,7 @@ def test_a_captioner_learns_chinese(
         data__captions_per_image=2,
         evaluation__units="characters",
         evaluation__metric="BLEU-4",
-        train__epochs=12,
+        train__epochs=6,
     )
     workdir = tmp_path / "run"
     training.train(config, workdir, console=Console(quiet=True))
