@@ -325,13 +325,16 @@ def list_in_cell(cell: str) -> str | list[str]:
 
 def _python_list(cell: str) -> list[Any] | None:
     """Parse `['a', 'b']`, also without the comma, as NumPy prints arrays; None if it is neither."""
+    texts, others = [], ""
     try:
-        tokens = list(tokenize.generate_tokens(io.StringIO(cell).readline))
-        texts = [ast.literal_eval(t.string) for t in tokens if t.type == tokenize.STRING]
+        for token in tokenize.generate_tokens(io.StringIO(cell).readline):
+            if token.type == tokenize.STRING:
+                texts.append(ast.literal_eval(token.string))
+            elif (others := others + token.string.strip().replace(",", "")) not in ("", "[", "[]"):
+                return None  # at once: after each open quote, the rest is scanned again
     except (tokenize.TokenError, SyntaxError, ValueError):
         return None
-    others = "".join(t.string for t in tokens if t.type != tokenize.STRING)
-    return texts if "".join(others.replace(",", "").split()) == "[]" else None
+    return texts if others == "[]" else None
 
 
 def _quoted(text: str) -> bool:

@@ -22,6 +22,8 @@ _ID_NAMES = ("key", "__key__", "image_id", "file_name", "filename", "image_path"
 _BYTES, _PATH = "bytes", "path"
 _SMALL_BYTES, _MAX_RATIO = 1 << 26, 100
 """What a row group may take beyond so many times the size of the file."""
+_ROWS = 16
+"""Rows that are read at once. Each may take as many bytes as the file has."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,9 @@ class ParquetImage:
 @functools.lru_cache(maxsize=2)
 def _column(path: Path, changed: int, group: int, column: str) -> Any:
     # Images that are stored once for many rows are read once, too.
-    values = _row_group(open_parquet(path, repeating=[column]), path, group, [column]).column(0)
+    file = open_parquet(path, repeating=[column])
+    _most_bytes(file, path, group)
+    values = file.read_row_group(group, columns=[column]).column(0)
     return values.combine_chunks().field(_BYTES) if "." in column else values
 
 
@@ -94,27 +98,31 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-        raise InputError(f"{path}: cannot read this Parquet file: {error}") from error
+    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+        why = str(error) or "too large for the memory"
+        raise InputError(f"{path}: cannot read this Parquet file: {why}") from error
 
 
-def _row_group(file: Any, path: Path, group: int, columns: Sequence[str]) -> Any:
-    """Read columns of a row group.
+def _most_bytes(file: Any, path: Path, group: int) -> int:
+    """Return the number of bytes that a row group may take.
 
     Raises:
-      InputError: they are damaged, or too large to read at once.
+      pa.ArrowInvalid: it says itself that it takes more.
     """
-    with _readable(path):
-        # Of all columns: where the metadata of one is damaged, asking for its size would end the
-        # process.
-        size = file.metadata.row_group(group).total_byte_size
-        most = min(MAX_DECODED_BYTES, _SMALL_BYTES + _MAX_RATIO * path.stat().st_size)
-        if size > most:
-            raise pa.ArrowInvalid(
-                f"row group {group} has {size:,} bytes; expected at most {most:,}. Write it with "
-                "smaller row groups"
-            )
-        return file.read_row_group(group, columns=list(columns))
+    # Of all columns: where the metadata of one is damaged, asking for its size would end the
+    # process.
+    size = file.metadata.row_group(group).total_byte_size
+    most = min(MAX_DECODED_BYTES, _SMALL_BYTES + _MAX_RATIO * path.stat().st_size)
+    if size > most:
+        raise _too_large(group, f"{size:,}", most)
+    return most
+
+
+def _too_large(group: int, size: str, most: int) -> pa.ArrowInvalid:
+    return pa.ArrowInvalid(
+        f"row group {group} has {size} bytes; expected at most {most:,}. Write it with smaller row "
+        "groups"
+    )
 
 
 def image_column(path: Path, schema: Any, given: str | None = None) -> str:
@@ -184,8 +192,21 @@ def parquet_rows(
     if columns is None:
         columns = [field.name for field in file.schema_arrow if "binary" not in str(field.type)]
     for group in range(file.num_row_groups):
-        rows = _row_group(file, path, group, list(dict.fromkeys(columns)))
-        for row in range(rows.num_rows):
-            with _readable(path):  # texts may not be UTF-8
-                record = {name: rows.column(name)[row].as_py() for name in rows.column_names}
+        for row, record in enumerate(_records(file, path, group, list(dict.fromkeys(columns)))):
             yield group, row, record
+
+
+def _records(file: Any, path: Path, group: int, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    with _readable(path):  # texts may not be UTF-8, and dates beyond Python's
+        most, size = _most_bytes(file, path, group), 0
+        # One text that is stored once for many rows takes its size for each.
+        for rows in file.iter_batches(_ROWS, row_groups=[group], columns=columns):
+            size += sum(map(_bytes_in_rows, rows.columns))
+            if size > most:
+                raise _too_large(group, f"over {size:,}", most)
+            yield from rows.to_pylist()
+
+
+def _bytes_in_rows(values: pa.Array) -> int:
+    repeated = pa.types.is_dictionary(values.type)
+    return (values.dictionary_decode() if repeated else values).nbytes

@@ -70,6 +70,8 @@ def did_you_mean(found: str | Path, known: Iterable[str] = ()) -> str:
     names are the files and folders that are there.
     """
     if not isinstance(found, str):
+        if len(str(found)) > _LONGEST:  # each part costs the length of the whole
+            return ""
         # Only the first part that is missing can be compared.
         missing = next((p for p in (found, *found.parents) if os.path.isdir(p.parent)), found)
         beside = [] if os.path.exists(missing) else _names_in(missing.parent)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import re
+import tokenize
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 
 from jaxcap.caption_files import text_files
 from jaxcap.caption_files.reading import CaptionFile, read_captions
-from jaxcap.caption_files.text_files import Problems, harmless
+from jaxcap.caption_files.text_files import Problems, harmless, list_in_cell
 from jaxcap.messages.errors import InputError
 
 
@@ -167,6 +169,23 @@ def test_a_list_in_one_cell_is_several_captions(
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["filename", "raw", "split"], ["a.jpg", cell, "train"]])
     assert held(read_captions(path)) == {"a.jpg": expected}
+
+
+def test_an_open_quote_in_a_cell_ends_the_search_for_a_list(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cell = "['" + r"\'" * 1000 + "]"
+    tokens = tokenize.generate_tokens
+    steps: list[object] = []
+
+    def counted(line: Callable[[], str]) -> Iterator[tokenize.TokenInfo]:
+        for token in tokens(line):
+            steps.append(token)
+            yield token
+
+    monkeypatch.setattr(tokenize, "generate_tokens", counted)
+    assert list_in_cell(cell) == cell
+    assert len(steps) < 10  # each scans the rest of the cell
 
 
 def test_the_mark_before_a_formula_is_not_part_of_the_cell(tmp_path: Path) -> None:

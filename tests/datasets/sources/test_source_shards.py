@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import random
 import re
 import tarfile
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from jaxcap.data.image_parquet import parquet_images
 from jaxcap.data.image_paths import named_left_out
 from jaxcap.data.image_tar import tar_images
 from jaxcap.datasets.prepare import load_source, prepare
@@ -375,4 +377,33 @@ def test_damaged_pages_and_impossible_counts_of_rows_are_named(tmp_path: Path) -
     table(path, {"image": empty.dictionary_decode(), "text": empty.dictionary_decode()})
     assert path.stat().st_size < rows
     with pytest.raises(InputError, match=r"1,000,000 rows in [\d,]+ bytes"):
+        read("parquet", SourceOptions(source=path))
+
+
+@pytest.mark.parametrize("column", ["text", "id"])
+def test_a_text_of_many_rows_takes_its_size_for_each(column: str, tmp_path: Path) -> None:
+    rows = 5000
+    texts = {"text": ["A dog."] * rows, "id": [str(row) for row in range(rows)]}
+    long = random.Random(0).randbytes(15_000).hex()
+    columns = {"image": [b"x"] * rows, **texts, column: [long] * rows}
+    path = table(tmp_path / "a.parquet", columns)
+    assert path.stat().st_size < 200_000
+    with pytest.raises(InputError, match=r"row group 0 has over [\d,]+ bytes; expected at most"):
+        read("parquet", SourceOptions(source=path))
+
+
+def test_texts_that_pandas_stored_as_categories_are_read(tmp_path: Path) -> None:
+    kinds, rows = [f"{number} {'dogs ' * 1000}" for number in range(500)] + ["A dog."], 3000
+    texts = pa.DictionaryArray.from_arrays([500] * rows, kinds)
+    path = table(tmp_path / "a.parquet", {"image": [b"x"] * rows, "text": texts})
+    found = [record["text"] for _, record in parquet_images(path, values=["text"])]
+    assert found == ["A dog."] * rows
+    assert len(list(parquet_images(path))) == rows
+
+
+@pytest.mark.parametrize("kind", [pa.duration("s"), pa.timestamp("us"), pa.date32()])
+def test_dates_beyond_those_of_python_are_named(kind: pa.DataType, tmp_path: Path) -> None:
+    far = pa.array([2 ** (kind.bit_width - 2)], pa.int32() if kind.bit_width == 32 else pa.int64())
+    path = table(tmp_path / "a.parquet", {"image": [b"x"], "text": ["x"], "id": far.view(kind)})
+    with pytest.raises(InputError, match=r"a\.parquet: cannot read this Parquet file: \w+"):
         read("parquet", SourceOptions(source=path))
