@@ -230,6 +230,12 @@ def _load(arguments: CaptionArguments, console: Console) -> LoadedModel:
     if not arguments.model:
         about = f" ({captioner.note})" if captioner.note else ""
         console.print(f"Captioning with the model in the package{about}", soft_wrap=True)
+    if arguments.min_confidence and captioner.calibration is None:
+        console.print(
+            "This model is not calibrated: confidence is the mean probability of a caption's "
+            "words. jaxcap export --calibrate makes it the probability that the caption is good.",
+            soft_wrap=True,
+        )
     options = given_search(arguments.search)
     return captioner.with_search(**options) if options else captioner
 

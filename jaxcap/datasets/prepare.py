@@ -348,8 +348,8 @@ def load_source(
         base = split.partition("[")[0]
         raise InputError(
             f"the data set {name} has no split {split!r}; expected one of {there_are}."
-            f"{did_you_mean(base, splits)} To draw splits, prepare it with --split-fractions "
-            "train 0.8 dev 0.1 test 0.1"
+            f"{did_you_mean(base, splits)} To draw splits, prepare it under another "
+            "--name with --split-fractions train 0.8 dev 0.1 test 0.1"
         ) from error
     if count == 0:
         raise InputError(f"the split {split!r} of {name} is empty; expected one of {there_are}")

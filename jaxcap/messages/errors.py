@@ -76,7 +76,11 @@ def did_you_mean(found: str | Path, known: Iterable[str] = ()) -> str:
         missing = next((p for p in (found, *found.parents) if os.path.isdir(p.parent)), found)
         beside = [] if os.path.exists(missing) else _names_in(missing.parent)
         near = _nearest(missing.name, beside)
-        return _suggested(near and str(missing.with_name(near)))
+        if near is None:
+            return ""
+        folder = missing.with_name(near)
+        path = folder / found.relative_to(missing)
+        return _suggested(str(path if os.path.exists(path) else folder))
     return _suggested(_nearest(found, known))
 
 

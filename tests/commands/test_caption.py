@@ -77,6 +77,7 @@ def test_doubtful_captions_are_left_out_and_counted(command, run, tmp_path):
     outcome = command(*names, "--output", "c.jsonl", "--min-confidence", threshold)
     assert outcome.code == 0
     assert f"1 of 5 captions left out: confidence below {threshold:g}." in outcome.err
+    assert "This model is not calibrated" in outcome.err
     lines = [json.loads(line) for line in (tmp_path / "c.jsonl").read_text().splitlines()]
     assert sorted(line["image"] for line in lines) == sorted(others)
     assert min(line["captions"][0]["confidence"] for line in lines) > threshold - 1e-4

@@ -53,6 +53,9 @@ def test_a_missing_path_names_the_nearest_one(tmp_path: Path) -> None:
     near = did_you_mean(tmp_path / "runs" / "holidy")
     assert near == f" Did you mean '{tmp_path / 'runs' / 'holiday'}'?"
     assert did_you_mean(tmp_path / "run" / "x") == f" Did you mean '{tmp_path / 'runs'}'?"
+    assert did_you_mean(tmp_path / "run" / "holiday") == (
+        f" Did you mean '{tmp_path / 'runs' / 'holiday'}'?"
+    )
     assert did_you_mean(tmp_path / "runs") == did_you_mean(tmp_path / "photos") == ""
     endless = tmp_path / "run" / ("x/" * 10_000)  # 3.5 GB for three times as many parts
     assert did_you_mean(endless) == ""

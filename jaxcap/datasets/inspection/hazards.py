@@ -133,7 +133,7 @@ def _image_warnings(statistics: DataStatistics, config: DataConfig) -> Iterator[
                 "enlarged",
                 f"{split}: {share(small, images.readable)} images have a side below "
                 f"data.image_size {config.image_size} and are enlarged"
-                + (advice if middle < config.image_size else ""),
+                + (advice if 1.05 * middle < config.image_size else ""),
                 "warning" if 2 * middle <= config.image_size else "note",
             )
 
