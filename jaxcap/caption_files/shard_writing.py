@@ -48,7 +48,10 @@ class ShardWriter:
     def key(self, name: str) -> str:
         """Return the name of an image within its shard; in tar files, without the suffix."""
         within = _SHARD.sub("", name, count=1).lstrip("/")
-        return within if self.path.suffix.lower() != ".tar" else posixpath.splitext(within)[0]
+        if self.path.suffix.lower() != ".tar":
+            return within
+        # What unpacks the file must not leave the folder.
+        return posixpath.splitext(posixpath.normpath(f"/{within}"))[0].lstrip("/")
 
     def has(self, key: Key) -> bool:
         """Return False: the captions are written as a whole."""

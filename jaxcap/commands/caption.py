@@ -350,19 +350,22 @@ def _wanted(
     tally: Tally,
 ) -> Iterator[ImageLike]:
     """Yield the images of this part that have no captions yet, each once."""
-    seen: dict[Key, Path] = {}
+    seen: dict[Key, ImagePath] = {}
     for image in found:
         key = file.key(str(image.path))
         # Before parts are checked: an image below two given folders has two names, and each name
         # may belong to another part.
-        other = seen.setdefault(key, image.path)
+        other = seen.setdefault(key, image)
         if part is not None and image not in part:
             continue
-        if other is not image.path:
-            if other != image.path:
-                tally.fail(f"{image.path}: {file.clash.format(key=key, other=other)}")
+        if other is not image and other.path != image.path:
+            tally.fail(f"{image.path}: {file.clash.format(key=key, other=other.path)}")
             continue
         try:
+            if other is not image:
+                if other.part != image.part and _content(other) != _content(image):
+                    tally.fail(f"{image.path}: another image of this name; give each its own")
+                continue
             has_captions = file.has(key)
         except InputError as error:
             tally.fail(str(error))
@@ -371,6 +374,10 @@ def _wanted(
             tally.before += 1
         else:
             yield image.image
+
+
+def _content(image: ImagePath) -> bytes | None:
+    return None if image.part is None else image.part.read()
 
 
 def _caption(

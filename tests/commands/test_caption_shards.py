@@ -122,6 +122,27 @@ def test_captions_of_a_parquet_file_go_to_a_parquet_file(
     ]
 
 
+def test_other_images_of_one_name_in_a_shard_are_named(
+    command: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    rows = {"image": [png(3), png(3), png(4)], "id": ["a"] * 3}
+    pq.write_table(pa.table(rows), tmp_path / "same.parquet")
+    status, out, messages = command("same.parquet", "same.parquet")
+    assert (status, out) == (1, "same.parquet/a\tred 3\n")
+    assert messages.count("skipped: same.parquet/a: another image of this name") == 2
+
+
+def test_no_member_leaves_the_folder_where_the_captions_are_unpacked(
+    command: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    tar(tmp_path / "up.tar", {"../../a.png": png(3), "../b.png": png(4), "b.png": png(5)})
+    status, _, messages = command("up.tar", "--output", "out.tar")
+    with tarfile.open(tmp_path / "out.tar") as file:
+        assert file.getnames() == ["a.txt", "a.json", "b.txt", "b.json"]
+    assert status == 1
+    assert "skipped: up.tar/b.png: it has the name b in the file of captions" in messages
+
+
 def test_other_files_of_captions_name_the_image_in_its_shard(
     command: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
