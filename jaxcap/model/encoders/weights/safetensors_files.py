@@ -58,6 +58,11 @@ def _opened(path: Path) -> Iterator[Any]:
             yield opened
     except InputError:
         raise
+    except AttributeError as error:  # the library asks NumPy for the type by its name
+        raise InputError(
+            f"{path}: NumPy does not know the type {error.name} of its tensors; convert them to "
+            "float32."
+        ) from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     except Exception as error:

@@ -127,10 +127,14 @@ def test_a_header_cannot_be_longer_than_the_file(tmp_path):
         read_safetensors_file(tmp_path / "a")
 
 
-def test_types_unknown_to_numpy_are_refused(tmp_path):
-    tensor = {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}
-    (tmp_path / "a").write_bytes(_by_hand({"t": tensor}, bytes(1)))
-    with pytest.raises(InputError, match="damaged or cut short"):
+@pytest.mark.parametrize(
+    ("dtype", "size", "message"),
+    [("F4", 1, "damaged or cut short"), ("F8_E4M3", 2, "type float8_e4m3fn of its .* float32")],
+)
+def test_types_unknown_to_numpy_are_refused(dtype, size, message, tmp_path):
+    tensor = {"dtype": dtype, "shape": [2], "data_offsets": [0, size]}
+    (tmp_path / "a").write_bytes(_by_hand({"t": tensor}, bytes(size)))
+    with pytest.raises(InputError, match=message):
         read_safetensors_file(tmp_path / "a")
 
 
