@@ -129,7 +129,7 @@ def test_a_header_cannot_be_longer_than_the_file(tmp_path):
 
 @pytest.mark.parametrize(
     ("dtype", "size", "message"),
-    [("F4", 1, "type float4_e2m1fn_x2 of its"), ("F8_E4M3", 2, "type float8_e4m3fn of its .* float32")],
+    [("F4", 1, "type float4_e2m1fn_x2 of its"), ("F8_E4M3", 2, "type float8_e4m3fn of its")],
 )
 def test_types_unknown_to_numpy_are_refused(dtype, size, message, tmp_path):
     tensor = {"dtype": dtype, "shape": [2], "data_offsets": [0, size]}
