@@ -23,7 +23,7 @@ from jaxcap.config import (
     save_config,
 )
 from jaxcap.messages.errors import InputError, counted
-from jaxcap.storage.packaged import packaged
+from jaxcap.storage.packaged import model_name, packaged
 
 if TYPE_CHECKING:
     from jaxcap.evaluation import Evaluation
@@ -179,8 +179,8 @@ def run(arguments: TrainArguments, console: Console) -> int:
     )
     console.print(f"Fine-tuned for {summary.seconds / 60:.1f} minutes; captions: {page}.")
     if after.corpus[metric] <= before.corpus[metric]:
-        original_name = "the model in the package" if Path(start) == packaged() else start
-        console.print(f"{metric} did not improve: stay with the original, {original_name}.")
+        original_name = model_name(Path(start))
+        console.print(f"{metric} did not improve: stay with the original ({original_name}).")
         return 0
     console.print("Next:")
     splits = find_dataset(config.data.name, config.data.directory).splits

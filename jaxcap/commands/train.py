@@ -13,7 +13,6 @@ import tyro
 from rich.console import Console
 
 from jaxcap.commands import parsing
-from jaxcap.commands.evaluate import print_scores
 from jaxcap.config import Config, Stage, find_config_file, load_config_file
 from jaxcap.config.extensions import import_extensions
 from jaxcap.messages.errors import InputError
@@ -98,6 +97,7 @@ def _stage_options(stage: Stage) -> dict[str, dict[str, Any]]:
 
 def run(arguments: TrainArguments, console: Console) -> int:
     """Train to the end and print the scores; after a signal, print how to resume."""
+    from jaxcap.commands.evaluate import print_scores
     from jaxcap.devices import hosts
     from jaxcap.storage.program_cache import keep_compiled_programs
     from jaxcap.training import Interrupted, train

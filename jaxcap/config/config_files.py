@@ -80,7 +80,7 @@ def load_config_file(name: str | Path) -> Config:
     try:
         return validate(config)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise error.within(str(path)) from error
 
 
 def _line_in(path: Path, error: Exception) -> str:

@@ -41,6 +41,11 @@ class InputError(ValueError):
     def __str__(self) -> str:
         return "\n".join(self.args)
 
+    def within(self, place: str) -> InputError:
+        """Return the same error after the file or option that it is about."""
+        first, *others = self.args
+        return InputError(f"{place}: {first}", *others)
+
 
 def counted(number: int, noun: str) -> str:
     """Return "1 image", or "2 images"."""

@@ -33,7 +33,7 @@ def load_start(config: Config) -> LoadedModel | None:
     try:
         run = load(Path(name).expanduser())
     except InputError as error:
-        raise InputError(f"train.start_from: {error}") from error
+        raise error.within("train.start_from") from error
     found, expected = run.config, config
     if found.data.units != expected.data.units:
         raise InputError(

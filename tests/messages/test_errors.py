@@ -23,6 +23,11 @@ def test_a_long_line_keeps_its_beginning_and_its_end() -> None:
     assert line.endswith("xx; rename it")
 
 
+def test_an_error_keeps_its_lines_after_a_place() -> None:
+    error = InputError("two things differ:", "  a", "  b").within("train.start_from")
+    assert str(error) == "train.start_from: two things differ:\n  a\n  b"
+
+
 def test_one_thing_is_singular() -> None:
     assert [counted(n, "image") for n in (0, 1, 2, 1000)] == [
         "0 images", "1 image", "2 images", "1,000 images",
