@@ -158,6 +158,8 @@ class Checkpoints:
         numbers = None if metrics is None else {k: float(v) for k, v in metrics.items()}
         saving = self._directory / f"{step}.saving"
         with self._naming(step):
+            if self._writes:
+                _check_ours(saving, self._directory / str(step))
             response = begin_saving(
                 saving,
                 {
@@ -210,7 +212,7 @@ class Checkpoints:
         with self._naming(step):
             content = manifest.read_content(path) or manifest.Content(step)
             manifest.change_content(path, dataclasses.replace(content, metrics=numbers))
-        self._remove_all_but(frozenset(self._kept))
+            self._remove_all_but(frozenset(self._kept))
 
     @contextlib.contextmanager
     def _naming(self, step: int) -> Iterator[None]:
@@ -245,6 +247,7 @@ class Checkpoints:
     def _remove(self, step: int) -> None:
         # Rename first: a half-removed directory would look like a damaged step.
         path, removing = self._directory / str(step), self._directory / f"{step}.removing"
+        _check_ours(path, removing)
         shutil.rmtree(removing, ignore_errors=True)
         with contextlib.suppress(FileNotFoundError):
             path.rename(removing)
@@ -388,6 +391,17 @@ def _is_ours(path: Path) -> bool:
     """
     names = {each.name for each in path.iterdir()}
     return not names or not names.isdisjoint((manifest.NAME, *_CONTENT_OF, "_CHECKPOINT_METADATA"))
+
+
+def _check_ours(*paths: Path) -> None:
+    """Refuse to remove or replace a directory that is not a checkpoint.
+
+    Raises:
+      FileExistsError: a path is such a directory.
+    """
+    for path in paths:
+        if path.is_dir() and not _is_ours(path):
+            raise FileExistsError(f"{path} is not a checkpoint")
 
 
 _CONTENT_OF = {"variables": "model", "training": "optimizer"}
