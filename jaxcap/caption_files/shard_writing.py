@@ -19,6 +19,8 @@ from jaxcap.messages.errors import InputError
 
 _SHARD = re.compile(r".*?\.(?:tar|parquet)/", re.DOTALL | re.IGNORECASE)
 
+_COLUMNS = ("image", "caption", "log_prob", "confidence")
+
 _ROOM = 16 * 2**20
 """Bytes that must be free before the first image is captioned. A caption takes about a hundred in
 Parquet, and 2,048 in a tar file."""
@@ -66,8 +68,9 @@ class ShardWriter:
         """Lock out other processes, and check that the file can be written.
 
         Raises:
-          InputError: the file exists, another process is writing it, its folder does not exist or
-            is not writable, or the disk is full.
+          InputError: the file exists, or is to be replaced and holds more than captions, another
+            process is writing it, its folder does not exist or is not writable, or the disk is
+            full.
         """
         folder = self.path.absolute().parent
         check_folder(self.path)
@@ -85,6 +88,11 @@ class ShardWriter:
                 raise InputError(
                     f"{self.path}: the file exists. The captions of a shard are written as a "
                     "whole; give another --output, or replace the file with --restart."
+                )
+            if self.path.exists() and not _is_of_captions(self.path):
+                raise InputError(
+                    f"{self.path}: it holds more than captions, so --restart does not replace it. "
+                    "Give another --output."
                 )
             self._closing = stack.pop_all()
         return self
@@ -107,6 +115,20 @@ class ShardWriter:
 
     def _failed(self, error: OSError) -> InputError:
         return InputError(f"{self.path}: cannot write: {error.strerror}.")
+
+
+def _is_of_captions(path: Path) -> bool:
+    """Return whether a file holds captions alone, as `ShardWriter` writes them."""
+    try:
+        if path.suffix.lower() == ".tar":
+            from jaxcap.data.image_tar import tar_members
+
+            return all(member.suffix in (".txt", ".json") for member in tar_members(path))
+        from jaxcap.data.image_parquet import open_parquet
+
+        return open_parquet(path).schema_arrow.names == [*_COLUMNS]
+    except InputError:  # damaged, or another kind of file
+        return False
 
 
 def _numbers(caption: Caption) -> dict[str, float]:
@@ -135,7 +157,6 @@ def _write_parquet(path: Path, captions: dict[str, Caption]) -> None:
         for key, caption in captions.items()
     ]
     schema = pa.schema(
-        {"image": pa.string(), "caption": pa.string()}
-        | dict.fromkeys(("log_prob", "confidence"), pa.float64())
+        {"image": pa.string(), "caption": pa.string()} | dict.fromkeys(_COLUMNS[2:], pa.float64())
     )
     pq.write_table(pa.Table.from_pylist(rows, schema), path)

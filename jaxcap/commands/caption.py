@@ -27,7 +27,7 @@ from jaxcap.commands.search_options import (
 )
 from jaxcap.commands.shares import choose_part, join_parts
 from jaxcap.commands.tally import Tally
-from jaxcap.files import check_folder
+from jaxcap.files import check_target
 from jaxcap.messages.errors import InputError, ignore, one_line
 from jaxcap.messages.progress import Display, print_out
 
@@ -133,7 +133,7 @@ def paths_last(arguments: Sequence[str]) -> list[str]:
 def run(arguments: CaptionArguments, console: Console) -> int:
     """Print or write the captions of every image; return 1 if some could not be captioned."""
     if arguments.output is not None and arguments.engine.engine is None:
-        check_folder(arguments.output, "--output")
+        check_target(arguments.output, "--output")
     if arguments.join:
         if arguments.output is None:
             raise InputError("--join needs --output, the file to write.")

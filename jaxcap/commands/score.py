@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from rich.console import Console
 
+from jaxcap.files import same_file
 from jaxcap.messages.errors import InputError, counted
 from jaxcap.messages.progress import PlainConsole, print_out
 
@@ -180,8 +181,21 @@ def _check(arguments: ScoreArguments) -> None:
         check_writable(arguments.per_image, "--per-image")
     if arguments.images is not None or arguments.report is not None:
         check_writable(arguments.report or _REPORT, "--report", (".html", ".htm"))
+    _check_inputs_stay(arguments)
     if arguments.train is None and (arguments.train_split or arguments.train_list):
         raise InputError("--train-split and --train-list select a part of --train; give --train.")
+
+
+def _check_inputs_stay(arguments: ScoreArguments) -> None:
+    """Refuse to write over a file that is read."""
+    target = arguments.per_image
+    for name in ("predictions", "references", "against", "image_list", "train", "train_list"):
+        path = getattr(arguments, name)
+        if target is not None and path is not None and same_file(path, target):
+            raise InputError(
+                f"--per-image {target}: this would replace the {name.replace('_', ' ')}; give "
+                "another file."
+            )
 
 
 def _read(arguments: ScoreArguments) -> tuple[Pairing, Pairing | None, list[str]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from jaxcap.files import same_file
 from jaxcap.messages.errors import InputError, counted, did_you_mean
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ def join_parts(
       restart: discard the entries that `output` holds.
 
     Raises:
-      InputError: a file does not exist, cannot be read or written, or was made with other settings.
+      InputError: a file does not exist, cannot be read or written, or was made with other settings;
+        or `restart` would empty a part.
     """
     from jaxcap.caption_files.made_with import common_record
     from jaxcap.caption_files.writing import CaptionWriter, read_entries
@@ -76,6 +78,11 @@ def join_parts(
     parts = [each for path in paths for each in ([path] if path.exists() else _matching(path))]
     if not parts:
         raise InputError("--join needs the files of all parts as PATHs.")
+    if restart and any(same_file(part, output) for part in parts):
+        raise InputError(
+            f"--output {output}: one of the parts to join, which --restart would empty. Leave out "
+            "--restart, or give another --output."
+        )
     for part in parts:  # read every file once before writing anything
         for _ in read_entries(part, format):
             pass

@@ -15,6 +15,7 @@ from jaxcap.files.local import (
     open_zip,
     read_bytes,
     replacing,
+    same_file,
     write_text,
 )
 
@@ -33,5 +34,6 @@ __all__ = [
     "open_zip",
     "read_bytes",
     "replacing",
+    "same_file",
     "write_text",
 ]

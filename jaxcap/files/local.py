@@ -71,14 +71,25 @@ def check_folder(file: Path, option: str = "") -> None:
 
 
 def check_target(file: Path, option: str = "") -> None:
-    """Refuse a file to write, named with `option`, that is a folder or has none.
+    """Refuse a file to write, named with `option`, that is no regular file or has no folder.
+
+    Replacing /dev/null would change the machine for every user.
 
     Raises:
-      InputError: it is a folder, or its folder does not exist.
+      InputError: it is a folder, a pipe or a device, or its folder does not exist.
     """
-    if file.is_dir():
-        raise InputError(f"{option} {file}: this is a folder; give the name of a file.".lstrip())
+    if file.exists() and not file.is_file():
+        kind = "folder" if file.is_dir() else "pipe or a device"
+        raise InputError(f"{option} {file}: this is a {kind}; give the name of a file.".lstrip())
     check_folder(file, option)
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Return whether two paths lead to the same existing file."""
+    try:
+        return one.samefile(other)
+    except (OSError, ValueError):  # one of them does not exist
+        return False
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxcap.caption_files.text_files import harmless
-from jaxcap.files import check_folder, write_text
+from jaxcap.files import check_target, write_text
 from jaxcap.messages.errors import InputError
 
 SUFFIXES = (".csv", ".jsonl")
@@ -23,9 +23,7 @@ def check_writable(path: Path, option: str, suffixes: Sequence[str] = SUFFIXES) 
     """Raise `InputError` early if a file could not be written later."""
     if path.suffix.lower() not in suffixes:
         raise InputError(f"{option} {path}: expected a file that ends in {' or '.join(suffixes)}.")
-    check_folder(path, option)
-    if path.is_dir():
-        raise InputError(f"{option} {path}: this is a folder; expected a file.")
+    check_target(path, option)
 
 
 def write_per_image(

@@ -267,6 +267,9 @@ def test_parts_are_joined(command, tmp_path, name):
     before = Path(f"all{suffix}").read_bytes()
     command("part-*" + suffix, "--join", "--output", f"all{suffix}")
     assert Path(f"all{suffix}").read_bytes() == before
+    with pytest.raises(InputError, match=f"part-1{suffix}: one of the parts to join"):
+        command("part-*" + suffix, "--join", "--output", f"./part-1{suffix}", "--restart")
+    assert len(entries("part-1") + entries("part-2") + entries("part-3")) == 9
     Path("part-2" + suffix).write_text("something else\n")
     with pytest.raises(InputError, match="part-2"):
         command("part-*" + suffix, "--join", "--output", f"other{suffix}")
@@ -295,6 +298,7 @@ def test_words_in_json_lines(command, tmp_path, run):
         (["--temperature", "0"], "temperature"),
         (["--batch-size", "0"], "--batch-size is 0"),
         (["--part", "3/2"], "--part is '3/2'"),
+        (["--output", "."], "--output .: this is a folder; give the name of a file"),
         (["--output", "captions.doc"], r"captions.doc: unknown format. Give --format text"),
         (["--output", "out.csv", "--words"], "--words needs --format jsonl"),
         (["--format", "csv", "--json"], "--json means --format jsonl, but --format is csv"),

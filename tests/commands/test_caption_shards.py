@@ -122,6 +122,19 @@ def test_captions_of_a_parquet_file_go_to_a_parquet_file(
     ]
 
 
+@pytest.mark.parametrize("name", ["in.tar", "in.parquet"])
+def test_a_restart_replaces_captions_but_no_images(
+    command: Callable[..., tuple[int, str, str]], tmp_path: Path, name: str
+) -> None:
+    before = (tmp_path / name).read_bytes()
+    with pytest.raises(InputError, match=f"{name}: it holds more than captions"):
+        command(name, "--output", name, "--restart")
+    assert (tmp_path / name).read_bytes() == before
+    other = f"out{Path(name).suffix}"
+    for _ in range(2):
+        assert command(name, "--output", other, "--restart")[0] in (0, 1)
+
+
 def test_other_images_of_one_name_in_a_shard_are_named(
     command: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:

@@ -280,6 +280,14 @@ def test_a_page_compares_two_models(scoring: Scoring, monkeypatch) -> None:
         ({"per_image": Path("x.xlsx")}, r"x\.xlsx: expected a file that ends in \.csv or"),
         ({"per_image": Path("none/x.csv")}, "there is no folder none"),
         ({"train_split": "train"}, "give --train"),
+        (
+            {"predictions": Path("p.csv"), "per_image": Path("./p.csv")},
+            "--per-image p.csv: this would replace the predictions",
+        ),
+        (
+            {"references": Path("p.csv"), "per_image": Path("p.csv")},
+            "would replace the references",
+        ),
         ({"bootstrap": True, "resamples": 3}, "--resamples 3: expected 100 or more"),
         ({"bootstrap": True, "seed": -1}, "--seed is -1"),
         ({"images": Path("none")}, "--images none: expected the image folder"),
@@ -288,6 +296,7 @@ def test_a_page_compares_two_models(scoring: Scoring, monkeypatch) -> None:
     ],
 )  # fmt: skip
 def test_mistakes_are_reported(scoring: Scoring, options: dict[str, Any], message: str) -> None:
+    (scoring.folder / "p.csv").touch()
     with pytest.raises(InputError, match=message):
         scoring.run(**options)
 

@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from jaxcap.files import cache_dir, is_disk_full, locked, open_zip, replacing, write_text
+from jaxcap.files import (
+    cache_dir,
+    check_target,
+    is_disk_full,
+    locked,
+    open_zip,
+    replacing,
+    write_text,
+)
+from jaxcap.messages.errors import InputError
 
 
 def test_a_file_is_replaced_without_leftovers(tmp_path: Path) -> None:
@@ -65,6 +74,18 @@ def test_a_planted_link_is_not_followed(tmp_path: Path, monkeypatch: pytest.Monk
         write_text(path, "new")
     assert victim.read_text() == "mine"
     assert (tmp_path / name).is_symlink()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no such files")
+def test_only_a_regular_file_is_a_target(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("file", "link", "new"):
+        check_target(tmp_path / name)
+    for path, kind in ((tmp_path, "folder"), (tmp_path / "pipe", "pipe"), (Path("/dev/null"), "")):
+        with pytest.raises(InputError, match=f"--to {path}: this is a {kind}.*give the name of a"):
+            check_target(path, "--to")
 
 
 @pytest.mark.parametrize("letter", ["a", "é", "語", os.fsdecode(b"\xff")])

@@ -230,12 +230,15 @@ def test_folders_that_are_no_checkpoints_are_not_removed(tmp_path):
 def test_no_step_takes_the_place_of_a_folder_that_is_no_checkpoint(tmp_path, name):
     (tmp_path / name).mkdir()
     (tmp_path / name / "photo.jpg").write_bytes(b"dear")
-    with (
-        pytest.raises(InputError, match=rf"step 2 could not be written.*{name}.*Intact: step 1"),
-        Checkpoints(tmp_path, metric="m") as checkpoints,
-    ):
-        checkpoints.save(make_state(1), {"m": 1.0})
-        checkpoints.save(make_state(2), {"m": 2.0})
+    message = rf"step 2 could not be written.*{name}.*Intact: step 1"
+
+    def save() -> None:
+        with Checkpoints(tmp_path, metric="m") as checkpoints:
+            checkpoints.save(make_state(1), {"m": 1.0})
+            checkpoints.save(make_state(2), {"m": 2.0})
+
+    with pytest.raises(InputError, match=message):
+        save()
     assert (tmp_path / name / "photo.jpg").read_bytes() == b"dear"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", name]
 
