@@ -74,11 +74,14 @@ def _compare(directory: Path, part: str, like: Any) -> None:
     """Compare before loading: Orbax's own error would fill a screen, and it casts any type."""
     try:
         with quiet_orbax():
-            found = _described(ocp.metadata(directory, part).metadata)
+            stored = ocp.metadata(directory, part).metadata
+        found, inflated = _described(stored), _inflated(stored)
     except Exception as error:  # whatever a damaged directory may cause
         raise UnreadableError(reason(error)) from error
     if not found:
         raise UnreadableError(f"nothing is in {part}")
+    if inflated:
+        raise UnreadableError(inflated)
     expected = _described(like)
     differ = [
         f"  {name}: {found.get(name, 'absent')}, expected {expected.get(name, 'absent')}"
@@ -97,6 +100,19 @@ def _described(tree: Any) -> dict[str, str]:
         + ("" if jnp.issubdtype(x.dtype, jnp.floating) else f" {x.dtype}")
         for path, x in jax.tree_util.tree_leaves_with_path(tree)
     }
+
+
+def _inflated(tree: Any) -> str:
+    """Name an array with a larger chunk than itself; a few bytes would decompress into gigabytes.
+
+    Orbax writes no such chunks.
+    """
+    for path, x in jax.tree_util.tree_leaves_with_path(tree):
+        chunk = x.storage_metadata.chunk_shape if x.storage_metadata else None
+        if chunk and any(size > most for size, most in zip(chunk, x.shape, strict=True)):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            return f"{name} has the shape {x.shape}, but chunks of {tuple(chunk)}"
+    return ""
 
 
 def reason(error: Exception) -> str:

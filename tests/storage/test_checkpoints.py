@@ -10,10 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from orbax.checkpoint import v1 as ocp
 
 from jaxcap.config import EncoderConfig, TrainConfig
 from jaxcap.messages.errors import InputError
 from jaxcap.storage.checkpoints import Checkpoints
+from jaxcap.storage.stored_arrays import UnreadableError, load_arrays
 from jaxcap.training.step.optimizer import create_optimizer
 from jaxcap.training.step.state import TrainState
 
@@ -241,6 +243,21 @@ def test_no_step_takes_the_place_of_a_folder_that_is_no_checkpoint(tmp_path, nam
         save()
     assert (tmp_path / name / "photo.jpg").read_bytes() == b"dear"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", name]
+
+
+def test_chunks_larger_than_their_array_are_not_decompressed(tmp_path):
+    kinds = ocp.options.ArrayOptions(saving=ocp.options.ArrayOptions.Saving(use_ocdbt=False))
+    with ocp.Context(array_options=kinds):
+        ocp.save_checkpointables(tmp_path / "1", {"variables": {"bias": jnp.arange(4.0)}})
+    like = {"variables": {"bias": jnp.zeros(4)}}
+    np.testing.assert_array_equal(
+        load_arrays(tmp_path / "1", like)["variables"]["bias"], [0, 1, 2, 3]
+    )
+    described = tmp_path / "1" / "variables" / "bias" / "zarr.json"
+    text = described.read_text()
+    described.write_text(text.replace('"chunk_shape":[4]', f'"chunk_shape":[{2**29}]'))
+    with pytest.raises(UnreadableError, match=r"bias has the shape \(4,\), but chunks of \(5"):
+        load_arrays(tmp_path / "1", like)
 
 
 def test_damage_to_what_is_not_read_does_not_matter(tmp_path):
