@@ -53,7 +53,8 @@ def load_extension(name: str, *, option: str) -> Any:
     module = sys.modules[module_name]
     if not hasattr(module, attribute):
         raise InputError(
-            f"{option} is '{name}', but {module.__file__} defines no {attribute}."
+            f"{option} is '{name}', but {getattr(module, '__file__', None) or module_name} defines "
+            f"no {attribute}."
             f"{did_you_mean(attribute, [x for x in vars(module) if not x.startswith('_')])}"
         )
     return getattr(module, attribute)

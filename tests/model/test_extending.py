@@ -92,6 +92,8 @@ def test_an_allowed_module_must_be_importable(monkeypatch: pytest.MonkeyPatch) -
     [
         ("os:system", "not a subclass of"),
         ("json:JSONDecoder", "not a subclass of"),
+        ("jaxcap.model.decoders:Decoder", "not a subclass of"),
+        ("sys:GRU", "sys defines no GRU"),
         ("os:sytem", "Did you mean 'system'"),
         ("os:", "module:Object"),
         (":x", "module:Object"),

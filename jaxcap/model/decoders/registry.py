@@ -38,7 +38,7 @@ def decoder_class(name: str) -> type[Decoder[Any, Any, Any]]:
     """
     if is_extension(name):
         found = load_extension(name, option="decoder.name")
-        if not (isinstance(found, type) and issubclass(found, Decoder)):
+        if not (isinstance(found, type) and issubclass(found, Decoder)) or found is Decoder:
             raise InputError(
                 f"decoder.name is '{name}', which is not a subclass of"
                 " jaxcap.model.decoders.Decoder; derive it from that."
