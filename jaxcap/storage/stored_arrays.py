@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -41,6 +42,29 @@ def begin_saving(directory: Path, trees: dict[str, Any]) -> Any:
         return ocp.save_checkpointables_async(directory, trees)
 
 
+@contextlib.contextmanager
+def _interrupted_afterwards() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of the block.
+
+    Orbax turns it into an error of its own. The checkpoint then seemed damaged, and an older one
+    was used.
+    """
+    usual = signal.default_int_handler
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not usual:
+        yield
+        return
+    arrived: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: arrived.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+        if arrived:
+            raise KeyboardInterrupt
+
+
+@_interrupted_afterwards()
 def load_arrays(directory: Path, like: dict[str, Any]) -> dict[str, Any]:
     """Load the trees named in `like`.
 

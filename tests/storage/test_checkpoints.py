@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -258,6 +259,17 @@ def test_chunks_larger_than_their_array_are_not_decompressed(tmp_path):
     described.write_text(text.replace('"chunk_shape":[4]', f'"chunk_shape":[{2**29}]'))
     with pytest.raises(UnreadableError, match=r"bias has the shape \(4,\), but chunks of \(5"):
         load_arrays(tmp_path / "1", like)
+
+
+def test_an_interrupt_while_loading_is_no_damage(tmp_path, monkeypatch):
+    def interrupted(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        raise KeyError("the interrupt, as Orbax passes it on")
+
+    monkeypatch.setattr("jaxcap.storage.stored_arrays.ocp.metadata", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        load_arrays(tmp_path, {"variables": {}})
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_damage_to_what_is_not_read_does_not_matter(tmp_path):
