@@ -262,6 +262,7 @@ def test_options_that_do_not_fit_are_named(arguments: list[str], message: str) -
         run("photo.jpg", *arguments)
 
 
+@pytest.mark.slow
 def test_a_missing_engine_and_a_missing_cluster_are_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -175,6 +175,7 @@ def test_a_published_calibration_is_finite(tiny_run: Any, tmp_path: Any) -> None
         published.read(path)
 
 
+@pytest.mark.slow
 def test_a_published_model_keeps_its_calibration(tiny_run: Any, tmp_path: Any) -> None:
     run = load(tiny_run)
     images = list(np.random.default_rng(0).integers(0, 256, (3, 30, 40, 3), np.uint8))

@@ -260,6 +260,7 @@ def test_unrecognised_things_are_not_said_if_they_cost_much(
     assert not any(false(unrecognised_penalty=1e4))
 
 
+@pytest.mark.slow
 def test_no_more_is_required_than_a_caption_can_hold(guided: Callable[..., Decoded]) -> None:
     assert np.all(guided(guide=0.5, required_words=tuple(WORDS[:4])).captions.satisfied)
 
@@ -276,6 +277,7 @@ def test_fewer_captions_are_the_best_of_all(search: Search) -> None:
     assert one.weights.shape == (3, 1, 7, *three.weights.shape[3:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalisation", ["none", "average", "exponent", "gnmt"])
 def test_scores_are_normalised_as_asked(normalisation: str, search: Search) -> None:
     result = search(length_normalisation=normalisation, length_penalty=0.5)

@@ -151,6 +151,7 @@ def pictures(folder: Path, count: int, *, seed: int = 0) -> list[Path]:
 # The command
 
 
+@pytest.mark.slow
 @every_format
 def test_a_repeated_command_continues(command, tmp_path, run, name):
     paths = pictures(tmp_path / "in", 11)
@@ -247,6 +248,7 @@ def test_an_image_found_twice_belongs_to_one_part(command, tmp_path):
     assert sum(counts) == 9
 
 
+@pytest.mark.slow
 @every_format
 def test_parts_are_joined(command, tmp_path, name):
     pictures(tmp_path / "in", 9)

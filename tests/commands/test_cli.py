@@ -77,6 +77,7 @@ def png(path: Path, colour: str = "red") -> Path:
 # Mistakes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -113,6 +114,7 @@ def test_mistakes_in_training(command, config_file, tmp_path, arguments, message
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -139,6 +141,7 @@ def test_mistakes_in_evaluation(command, tiny_run, tiny_data, arguments, message
     assert message in outcome.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -165,6 +168,7 @@ def test_mistakes_in_the_jaxcap_command(command, tiny_run, tmp_path, arguments, 
     assert message in outcome.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("entry", "arguments", "expected"),
     [
@@ -226,6 +230,7 @@ def test_prepare(command, monkeypatch, tmp_path):
     assert "prepared already" in again.err
 
 
+@pytest.mark.slow
 def test_train_resumes_and_prints_the_next_commands(
     command, config_file, tiny_run, tiny_data, tmp_path
 ):
@@ -309,6 +314,7 @@ def test_caption_prints_only_captions_to_standard_output(command, tiny_run, tmp_
     assert len({caption for _, caption in printed}) == 1  # all the same picture
 
 
+@pytest.mark.slow
 def test_caption_of_good_and_bad_images(command, tiny_run, tmp_path):
     good = png(tmp_path / "good.png")
     bad = tmp_path / "bad.jpg"
@@ -331,6 +337,7 @@ def test_caption_of_good_and_bad_images(command, tiny_run, tmp_path):
     assert plain.out.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="such names are impossible there")
 @pytest.mark.parametrize(
     ("name", "shown"),
@@ -346,6 +353,7 @@ def test_a_file_name_stays_on_one_line(command, tiny_run, tmp_path, name, shown)
     assert json.loads(as_json.out)["image"] == str(path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="such names are impossible there")
 def test_file_names_do_not_control_a_terminal(command, tiny_run, tmp_path, monkeypatch):
     good, bad = png(tmp_path / "\u202egnp\x9b2J.png"), tmp_path / "\x9b31m\u202e.jpg"
@@ -430,6 +438,7 @@ def test_a_page_beyond_the_limit_of_a_file_is_named(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["captions.csv"]
 
 
+@pytest.mark.slow
 def test_a_name_that_no_file_has_ends_with_a_message(tmp_path):
     png(tmp_path / "photo.png")
     arguments = ["caption", "photo.png", "--model", "x" * 5000]

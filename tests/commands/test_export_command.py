@@ -113,6 +113,7 @@ def test_a_missing_run_is_refused(tmp_path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_jaxcap_command_has_export(tmp_path) -> None:
     command = [sys.executable, "-c", "from jaxcap.commands.cli import main; main()", "export"]
     arguments = [str(tmp_path / "run"), str(tmp_path / "x.safetensors")]

@@ -34,6 +34,7 @@ def options(tiny_run: Path, tiny_data: Path, tmp_path: Path) -> list[str]:
     return [str(text) for option, value in named.items() for text in (f"--{option}", value)]
 
 
+@pytest.mark.slow
 def test_the_model_decides_architecture_and_preprocessing(
     options: list[str], tiny_run: Path
 ) -> None:
@@ -47,6 +48,7 @@ def test_the_model_decides_architecture_and_preprocessing(
     assert not tuned.encoder.trainable
 
 
+@pytest.mark.slow
 def test_the_model_names_no_folder_to_write_to(
     options: list[str], tiny_run: Path, tmp_path: Path
 ) -> None:

@@ -98,6 +98,7 @@ def test_wrong_values_are_named(given, message, capsys, monkeypatch) -> None:
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", sorted(set(re.findall(r"^  (\w+) ", cli.describe_commands(), re.MULTILINE)))
 )

@@ -18,6 +18,7 @@ def test_a_configuration_is_found_by_its_name() -> None:
     assert arguments.config.encoder == load_config_file("show_and_tell").encoder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "message"),
     [
@@ -46,6 +47,7 @@ def test_the_stages_of_ones_own_file_are_edited_there(tmp_path: Path) -> None:
         parse([str(path), "--train.epochs", "2"])
 
 
+@pytest.mark.slow
 def test_options_that_no_stage_overrides_pass() -> None:
     arguments = parse(["flickr8k_best", "--train.batch-size", "16", "--data.no-flip"])
     assert arguments.config.train.batch_size == 16

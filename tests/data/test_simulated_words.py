@@ -46,6 +46,7 @@ def test_frequent_words_are_missed_less_often():
     assert np.mean(given) == pytest.approx(simulated_words.KEPT_IF_FREQUENT, abs=0.03)
 
 
+@pytest.mark.slow
 def test_people_are_nearly_always_recognised_and_never_falsely():
     captions = Captions.encode(TEXTS, VOCABULARY, config=DataConfig())
     simulated = SimulatedWords(captions, (DOG, CAT, BOAT), people={DOG})

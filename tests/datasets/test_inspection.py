@@ -151,6 +151,7 @@ def test_groups_and_what_splits_share_by_hand():
     ]
 
 
+@pytest.mark.slow
 def test_similar_fingerprints_equal_brute_force():
     rng = np.random.default_rng(0)
     prints = rng.integers(0, 256, (60, 16), np.uint8)

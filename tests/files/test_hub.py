@@ -188,6 +188,7 @@ def test_what_is_published_can_be_fetched(server: Hub, tmp_path: Path) -> None:
     assert hub.fetch("hf:somebody/captioner").read_bytes() == b"weights"
 
 
+@pytest.mark.slow
 def test_an_export_is_published_with_its_card(server: Hub, tmp_path: Path, capsys) -> None:
     file, console = tmp_path / "x.safetensors", Console(file=io.StringIO())
     to = {"dtype": "bfloat16", "to_hub": "hf:somebody/captioner"}

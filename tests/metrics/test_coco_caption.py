@@ -41,6 +41,7 @@ def assert_equal_coco_caption(candidates: Candidates, references: References) ->
     assert cider_of(matches) == cider_d(candidates, references)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "images"), [(0, 1000), (1, 60), (2, 7), (3, 2)])
 def test_drawn_captions(seed: int, images: int) -> None:
     assert_equal_coco_caption(*drawn(seed, images))

@@ -199,6 +199,7 @@ def test_random_strings(kind: str) -> None:
     assert len(wrong) <= len(texts) / 1000, wrong
 
 
+@pytest.mark.slow
 def test_captions_with_mistakes_in_them() -> None:
     rng = random.Random(0)
     texts = []
@@ -215,6 +216,7 @@ def test_captions_with_mistakes_in_them() -> None:
     assert wrong == []
 
 
+@pytest.mark.slow
 def test_cached_words_have_the_tokens_of_the_rules() -> None:
     texts = [text for strings in HARD.values() for text in strings]
     assert [tokenize(text) for text in texts] == [tokenize_by_rules(text) for text in texts]

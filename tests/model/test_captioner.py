@@ -167,6 +167,7 @@ def _small(trainable: bool = True) -> tuple[Captioner, Any]:
     return model, init_variables(model, jax.random.key(0), image_size=32)
 
 
+@pytest.mark.slow
 def test_encode_start_and_step_equal_the_whole_call() -> None:
     model, variables = _small()
     images, tokens = _images(4, 32), np.stack([CAPTIONS, CAPTIONS[::-1]], axis=1)
@@ -270,6 +271,7 @@ def test_a_frozen_encoder_gives_no_gradient_and_keeps_its_statistics(trainable: 
         assert np.any(before != after) == trainable
 
 
+@pytest.mark.slow
 def test_pretrained_encoders_leave_the_decoder_initialisation_unchanged() -> None:
     model, variables = _small()
     given = {

@@ -49,6 +49,7 @@ SCORES: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("normalisation", "alpha"),
     [
@@ -90,6 +91,7 @@ def test_a_beam_wider_than_the_space_says_what_does_not_exist() -> None:
     assert np.all(result.exists.sum(axis=-1) == 1 + 2 + 4)
 
 
+@pytest.mark.slow
 def test_length_penalty_changes_the_winner_as_worked_by_hand() -> None:
     """ "a" has p = 0.5 · 0.5 and "b b" 0.5 · 0.6 · 0.6: shorter is likelier, longer averages more.
 
@@ -185,6 +187,7 @@ def test_no_caption_or_no_word_is_refused(n: int, max_length: int) -> None:
         sample(chain.step, chain.carry, rngs, n=n, max_length=max_length)
 
 
+@pytest.mark.slow
 def test_an_image_does_not_depend_on_its_neighbours() -> None:
     chain = Chain.random(7, images=5, time=5, words=5)
     beam = functools.partial(beam_search, beam_size=4, max_length=5)
@@ -272,6 +275,7 @@ def _nothing_after(time: int) -> Any:
     return process
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("time", [0, 2])
 def test_where_all_is_ruled_out_the_caption_ends(time: int) -> None:
     """The end is let through, with the model's own log probability, however unlikely."""

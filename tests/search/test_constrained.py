@@ -58,6 +58,7 @@ def _satisfies(caption: Sentence, required: Sequence[Sequence[int]]) -> int:
     return sum(bool(set(words) & set(caption)) for words in required)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("required", SETS)
 def test_a_wide_beam_is_brute_force(required: list[list[int]]) -> None:
     chain = Chain.random(0, images=2, time=3, words=3)
@@ -142,6 +143,7 @@ def test_a_word_that_the_model_likes_changes_nothing() -> None:
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), result, plain)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_is_said_and_the_rest_is_captioned() -> None:
     """A required word that is banned: the captions are those without it, not satisfied."""
     chain = Chain.random(3, images=2, time=4, words=5)
@@ -258,6 +260,7 @@ def test_sets_without_words_require_nothing(required: Any) -> None:
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), result, plain)
 
 
+@pytest.mark.slow
 def test_a_word_that_is_given_twice_gives_no_caption_twice() -> None:
     chain = Chain.random(7, images=2, time=3, words=4)
     search = functools.partial(
@@ -267,6 +270,7 @@ def test_a_word_that_is_given_twice_gives_no_caption_twice() -> None:
     jax.tree.map(np.testing.assert_array_equal, once, twice)
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=25, deadline=None)
 @hypothesis.given(seed=st.integers(0, 2**32 - 1), sharpness=st.sampled_from([0.1, 1.0, 10.0]))
 def test_properties_of_any_constrained_beam(seed: int, sharpness: float) -> None:

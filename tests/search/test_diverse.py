@@ -66,6 +66,7 @@ def _search(logits: Any, carry: Any, beam_size: int, groups: int, diversity: flo
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("beam_size", "groups", "diversity"),
     [(6, 3, 0.5), (4, 2, 2.0), (3, 3, 0.8), (6, 2, 0.0), (4, 1, 5.0)],
@@ -93,6 +94,7 @@ def test_it_finds_what_lists_find(
         np.testing.assert_allclose(result.scores[image], scores, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_groups_begin_with_different_words_as_worked_by_hand() -> None:
     """p(a, b, c) = 0.5, 0.3, 0.2. Two groups of one beam take a, then b as soon as λ > log(5/3).
 

@@ -74,6 +74,7 @@ def beginnings(draw: st.DrawFn) -> list[list[int]]:
     return draw(st.lists(caption, min_size=6, max_size=6))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RULES)
 @hypothesis.given(captions=beginnings())
 @hypothesis.settings(deadline=None, max_examples=60)
@@ -164,6 +165,7 @@ ADVERSARIES: dict[str, dict[int, Sequence[int]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adversary", ADVERSARIES)
 @pytest.mark.parametrize("name", [n for n in RULES if n != "never, of no words"])
 def test_no_search_breaks_a_rule_however_much_the_model_wants_to(name: str, adversary: str) -> None:
@@ -177,6 +179,7 @@ def test_no_search_breaks_a_rule_however_much_the_model_wants_to(name: str, adve
             assert not spoken or spoken[-1] not in (4, 6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "adversary"),
     [
@@ -194,6 +197,7 @@ def test_without_the_rule_the_models_do_break_it(name: str, adversary: str) -> N
         assert any(breaks(words[:i], word) for i, word in enumerate(words))
 
 
+@pytest.mark.slow
 def test_all_rules_together_hold_and_leave_the_log_probabilities_alone() -> None:
     rules = [RULES[n] for n in ("never", "no repetition", "no repeated 2-gram", "no ending")]
     step = _stubborn(ADVERSARIES["one word for ever"])

@@ -45,6 +45,7 @@ _UNLIKELY = {1: 10.83, 2: 13.82, 3: 16.27, 4: 18.47, 5: 20.52, 6: 22.46, 7: 24.3
 _UNLIKELY |= {9: 27.88, 10: 29.59, 11: 31.26, 12: 32.91, 13: 34.53, 14: 36.12}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("temperature", "top_k", "top_p"),
     [(0.5, 9, 1.0), (1.0, 9, 1.0), (2.0, 9, 1.0), (1.0, 2, 1.0), (2.0, 9, 0.7), (3.0, 2, 0.8)],
@@ -80,6 +81,7 @@ def test_samples_are_as_frequent_as_they_are_likely(
         assert chi_square < _UNLIKELY[len(possible) - 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("top_k", "top_p", "kept"),
     [
@@ -147,6 +149,7 @@ def test_samples_carry_the_models_own_log_probabilities() -> None:
         np.testing.assert_allclose(result.scores, result.log_probs, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_samples_follow_the_key_of_their_image_and_nothing_else() -> None:
     """Neither the neighbours, nor the place in the batch, nor how many are drawn."""
     chain = Chain.random(11, images=3, time=4, words=6)

@@ -97,6 +97,7 @@ class LogitsAlone(NamedTuple):
     logits: Any
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", ["none", "absent"])
 def test_a_step_without_attention_finds_the_same_captions(weights: str) -> None:
     chain = Chain.random(6, images=2, time=4, words=5)
@@ -135,6 +136,7 @@ def _guided(step: Any, carry: Any, **options: Any) -> SearchResult:
     return constrained_beam_search(step, carry, required, beam_size=2, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "search",
     [

@@ -58,6 +58,7 @@ POST = b"POST /v1/caption HTTP/1.1\r\nHost: a\r\n"
 # Captions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
 def test_the_answer_is_what_the_command_writes(client: Client, model: Any, format: str) -> None:
     image = picture(1, format)
@@ -77,6 +78,7 @@ def test_words_have_probabilities_and_attention(client: Client, model: Any) -> N
     assert len(word["attention"]) == len(word["attention"][0])
 
 
+@pytest.mark.slow
 def test_options_are_those_of_the_command(client: Client, model: Any) -> None:
     image = picture(3)
     best = client("POST", "/v1/caption?n_best=1", image).json

@@ -80,6 +80,7 @@ def test_variables_alone_need_no_optimizer(tmp_path):
         assert_equal(checkpoints.restore_variables(3, state.variables), state.variables)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scores", "best"),
     [
@@ -164,6 +165,7 @@ def test_another_model_is_refused_by_naming_what_differs(tmp_path):
             checkpoints.restore(1, many)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["empty", "flipped", "truncated", "deleted", "manifest"])
 def test_a_damaged_checkpoint_says_so_and_the_one_before_is_used(tmp_path, damage):
     with Checkpoints(tmp_path, metric="m") as checkpoints:
@@ -286,6 +288,7 @@ def test_damage_to_what_is_not_read_does_not_matter(tmp_path):
             checkpoints.restore(1, make_state(0))
 
 
+@pytest.mark.slow
 def test_a_state_may_be_donated_while_it_is_being_written(tmp_path):
     spend = jax.jit(lambda s: jax.tree.map(lambda x: x * 0 - 1, s), donate_argnums=0)
     with Checkpoints(tmp_path, metric="m") as checkpoints:

@@ -61,6 +61,7 @@ def _rewritten(path: Path, to: Path, *, sign: bool = True, **about: object) -> P
     return to
 
 
+@pytest.mark.slow
 def test_float32_is_the_run_bit_for_bit_and_captions_as_it_does(run, file, scenes) -> None:
     found = published.read(file)
     assert found.step == run.step

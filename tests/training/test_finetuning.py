@@ -161,6 +161,7 @@ MODES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES, ids=str)
 def test_trained_parameters_move_and_frozen_ones_keep_every_bit(mode: Mode) -> None:
     before, _, after, *_ = _trained(mode.encoder)
@@ -201,6 +202,7 @@ def test_frozen_parameters_have_no_optimizer_state(mode: Mode) -> None:
     assert sum(x.size > 1 for x in others) == len(learning)
 
 
+@pytest.mark.slow
 def test_a_factor_of_zero_is_not_frozen() -> None:
     """Parameters stay, but their moments and the batch statistics follow the data."""
     before, _, after, *_ = _trained(replace(RESNET, learning_rate_factor=0.0))
@@ -219,6 +221,7 @@ def test_only_trained_parameters_count_in_the_clipped_norm(mode: Mode) -> None:
     np.testing.assert_allclose(optax.global_norm(moments), 0.1 * TRAIN.clip_norm, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_frozen_stages_cost_no_gradient() -> None:
     """XLA's own count of the compiled step, beside the convolutions' multiply-adds by hand.
 

@@ -191,6 +191,7 @@ def test_no_advantage_no_move() -> None:
         np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.slow
 def test_samples_of_an_image_do_not_depend_on_batch_or_devices(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -261,6 +262,7 @@ def test_the_greedy_baseline_is_the_reward_of_the_likeliest_words() -> None:
     assert np.ptp(expected) > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["jit", "pmap"])
 def test_two_devices_learn_as_one(method: Any) -> None:
     parallel = Parallel(method, 2)

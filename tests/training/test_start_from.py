@@ -27,6 +27,7 @@ pytestmark = pytest.mark.usefixtures("shared_programs")
 QUIET = Console(quiet=True)
 
 
+@pytest.mark.slow
 def test_training_starts_from_the_parameters_and_words_of_the_other(
     tiny_run, tiny_config, tmp_path
 ):
@@ -98,6 +99,7 @@ def test_new_words_share_a_hundredth_of_the_probability_of_unknown_words(tiny_ru
     np.testing.assert_allclose(after[..., [UNK, known, known + 1]], shares, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_vocabulary_grows_by_the_frequent_words_of_the_new_data(tiny_config, tmp_path):
     few = changed(tiny_config, data__min_count=60, train__epochs=0)
     train(few, tmp_path / "few", console=QUIET)

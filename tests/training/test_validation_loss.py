@@ -17,6 +17,7 @@ from jaxcap.training.validation_loss import validation_loss
 pytestmark = pytest.mark.usefixtures("shared_programs")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [4, 8])  # the six images fill no batch
 def test_it_is_the_mean_over_all_words(tiny_run, tiny_config, tmp_path, batch_size) -> None:
     config = changed(tiny_config, evaluation__batch_size=batch_size)

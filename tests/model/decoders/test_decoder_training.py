@@ -65,6 +65,7 @@ def _gradients(decoder: Decoder, params: Tree, features: Any, tokens: Any) -> An
     return jax.grad(loss, argnums=(0, 1), has_aux=True)(params, features)
 
 
+@pytest.mark.slow
 @every_decoder
 def test_gradients_reach_every_parameter_and_position(decoder: Decoder) -> None:
     (of_params, of_features), _ = _gradients(decoder, random_params(decoder), *inputs())

@@ -51,6 +51,7 @@ from jaxcap.model.decoders import (
 from jaxcap.search import beam_search
 
 
+@pytest.mark.slow
 @every_decoder
 def test_scan_and_steps_agree(decoder: Decoder) -> None:
     scanned = scan(decoder, random_params(decoder), *inputs())
@@ -61,6 +62,7 @@ def test_scan_and_steps_agree(decoder: Decoder) -> None:
     np.testing.assert_allclose(scanned.weights, stepped.weights, atol=1e-5)
 
 
+@pytest.mark.slow
 @every_decoder
 def test_captions_of_an_image_do_not_see_each_other(decoder: Decoder) -> None:
     features, tokens = inputs()
@@ -121,6 +123,7 @@ EQUATIONS: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(EQUATIONS))
 def test_every_equation_by_hand(name: str) -> None:
     decoder, (features, tokens) = (DECODERS | OTHERS)[name], inputs()
@@ -227,6 +230,7 @@ def test_positions_are_a_set_to_the_decoders() -> None:
             np.testing.assert_allclose(moved.weights, output.weights[..., order], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["topdown", "adaptive", "aoa", "sca"])
 def test_beam_search_says_what_teacher_forcing_says(name: str) -> None:
     """Each word's log probability is that of a decoder that is given the words before it."""

@@ -169,6 +169,7 @@ def test_steps_give_the_logits_of_the_scan(decoder: AttentionDecoder) -> None:
     assert float(expected.weights.sum(axis=-1).max()) < 0.999
 
 
+@pytest.mark.slow
 def test_absent_words_change_nothing(decoder: AttentionDecoder) -> None:
     params, features = random_params(decoder), inputs()[0]
     without = logits_and_weights(decoder, params, features, None)
@@ -190,6 +191,7 @@ def test_words_are_a_set(decoder: AttentionDecoder) -> None:
     )
 
 
+@pytest.mark.slow
 def test_words_can_be_read_without_an_image(decoder: AttentionDecoder) -> None:
     """The one learned position stands in for the image."""
     params = random_params(decoder)
@@ -224,6 +226,7 @@ def test_words_withheld_in_training_are_absent(decoder: AttentionDecoder) -> Non
     )
 
 
+@pytest.mark.slow
 def test_images_withheld_in_training_are_not_read(decoder: AttentionDecoder) -> None:
     params, features = random_params(decoder), inputs()[0]
     withheld = dataclasses.replace(decoder, image_dropout=1.0)

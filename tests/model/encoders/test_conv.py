@@ -48,6 +48,7 @@ def _assert_same(f, g, *args):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kernel", "stride", "padding"),
     [(3, 1, "SAME"), (3, 2, "SAME"), (5, 2, "SAME"), (3, 2, 1), (5, 1, 2), (2, 3, 0)],
@@ -88,6 +89,7 @@ def test_pointwise_forms_agree(stride):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kernel", "stride", "padding", "channels"),
     [
@@ -277,6 +279,7 @@ def test_a_frozen_normalisation_is_part_of_the_convolution(options, monkeypatch)
     np.testing.assert_array_equal(inner["intermediates"]["conv"]["__call__"][0], found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count_padding", [False, True])
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
 def test_pooling_after_a_pointwise_convolution_is_pooling_before_it(count_padding, device):

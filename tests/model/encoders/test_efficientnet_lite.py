@@ -91,6 +91,7 @@ def test_unknown_encoder():
         encoder_spec("efficientnet_lite_2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("branch", ["block0", "block2", "head"])
 def test_stages_before_and_after_a_branch_are_the_whole(branch):
     encoder = EfficientNetLite(width=0.25, depth=0.25)

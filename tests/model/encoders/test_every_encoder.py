@@ -47,6 +47,7 @@ def _trained(module):
     return calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHALLOW)
 def test_stages_are_the_modules_from_the_image_on(name):
     spec = ENCODERS[name]
@@ -66,6 +67,7 @@ def test_frozen_stages_use_their_running_statistics(name):
     assert set(calls.values()) == {True, False}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "frozen"),
     [
@@ -104,6 +106,7 @@ def test_nothing_of_a_frozen_stage_moves(build, frozen):
         assert bool((value != old).any()) == (stage_of(path[0].key) not in frozen), path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module",
     [

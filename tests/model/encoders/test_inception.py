@@ -21,6 +21,7 @@ def _count(tree):
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
+@pytest.mark.slow
 def test_parameter_counts_and_shapes():
     # torchvision's 27,161,264 include an auxiliary classifier of 3,326,696.
     features, variables = _abstract("inception_v3", 299)

@@ -33,6 +33,7 @@ def _abstract(module, side):
     return jax.eval_shape(lambda x: module.init_with_output(KEY, x, train=False), images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TOTALS)
 def test_parameter_count_and_shape(name):
     total, width = TOTALS[name]
@@ -73,6 +74,7 @@ def test_keras_name():
 
 
 # Keras's published totals, which count the running statistics too.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "total"),
     [

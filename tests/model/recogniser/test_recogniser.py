@@ -100,6 +100,7 @@ def test_log_odds_are_the_equations() -> None:
     np.testing.assert_allclose(probabilities, 1 / (1 + np.exp(-odds)), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("threshold", "expected"), [(0.43, [0.3, 0.2, 0.1]), (0.45, [0.1, 0, 0])])
 def test_words_for_people_need_somebody_to_be_there(threshold: float, expected: list) -> None:
     """1 − 0.7 · 0.8 = 0.44."""

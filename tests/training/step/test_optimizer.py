@@ -234,6 +234,7 @@ def test_the_other_schedules_by_hand(schedule: Any, expected: dict[int, float]) 
 OPTIMIZERS = typing.get_args(typing.get_type_hints(TrainConfig)["optimizer"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_optimizer_goes_down_decays_and_leaves_the_frozen_alone(optimizer: Any) -> None:
     train = replace(STEADY, optimizer=optimizer, weight_decay=0.5)

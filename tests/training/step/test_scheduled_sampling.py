@@ -89,6 +89,7 @@ def _read(
     )
 
 
+@pytest.mark.slow
 @every_decoder
 def test_no_own_word_is_teacher_forcing_to_the_bit(name: str) -> None:
     """Dropout included: choosing words uses none of its random numbers."""
@@ -99,6 +100,7 @@ def test_no_own_word_is_teacher_forcing_to_the_bit(name: str) -> None:
     np.testing.assert_array_equal(scheduled.weights, forced.weights)
 
 
+@pytest.mark.slow
 @every_decoder
 def test_only_own_words_is_greedy_search(name: str) -> None:
     """All captions of an image read the words of greedy search, up to its `<eos>`."""
@@ -122,6 +124,7 @@ def test_only_own_words_is_greedy_search(name: str) -> None:
     assert np.any(np.abs(logits[:, :, 1:, 4:] - forced[:, :, 1:, 4:]) > 1e-3)
 
 
+@pytest.mark.slow
 @every_decoder
 def test_a_sampled_word_is_read_by_the_next_step(name: str) -> None:
     """Teacher forcing on the sampled words gives the logits they were sampled from."""
@@ -145,6 +148,7 @@ def test_a_sampled_word_is_read_by_the_next_step(name: str) -> None:
     assert len({tuple(x) for x in said.reshape(-1, T)}) > B  # not one caption for each image
 
 
+@pytest.mark.slow
 def test_no_gradient_passes_through_the_choice_of_a_word() -> None:
     """Greedy words are as constant as true ones: the gradients are those of forcing them."""
     params = _params("lstm")

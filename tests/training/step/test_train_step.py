@@ -86,6 +86,7 @@ def _changed(x: Tree, y: Tree) -> bool:
     return any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (x, y)), strict=True))
 
 
+@pytest.mark.slow
 def test_a_step_is_the_gradient_of_the_mean_loss_per_word() -> None:
     batch, state = _batch(), _state()
     after, metrics = _step()(_state(), batch, jax.random.key(0))
@@ -117,6 +118,7 @@ def test_a_step_is_the_gradient_of_the_mean_loss_per_word() -> None:
     assert after.step == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_stats", ["trained", "frozen"])
 def test_two_devices_are_one_even_when_captions_are_uneven(batch_stats: str) -> None:
     """16 words on the first device and 4 on the second: a mean of means would be wrong."""

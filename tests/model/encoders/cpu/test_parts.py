@@ -31,6 +31,7 @@ def encoder_and_variables(request):
     return encoder, jax.jit(functools.partial(encoder.init, train=False))(jax.random.key(0), images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch", "part"), [(6, 2), (6, 4), (5, 2), (4, 4), (1, 2)])
 def test_equals_the_whole_batch(encoder_and_variables, monkeypatch, batch, part) -> None:
     encoder, variables = encoder_and_variables

@@ -35,6 +35,7 @@ def _compare(shape, outputs, padding, tolerance=1e-11):
         assert np.linalg.norm(a - b) < tolerance * np.linalg.norm(b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "padding"),
     [

@@ -234,6 +234,7 @@ def test_no_truncated_file_is_read(tmp_path):
         read_hdf5(content[:-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("libver", ["earliest", "latest"])
 def test_no_flipped_bit_escapes_as_another_exception(libver, tmp_path):
     # libhdf5 hangs or crashes on some of these.

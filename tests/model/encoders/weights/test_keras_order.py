@@ -27,6 +27,7 @@ def test_other_layers_have_no_order():
     assert names_in_order(["conv2d_94"]) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["VGG19", "ResNet101", "InceptionV3"])
 def test_the_order_is_that_of_keras(name):
     applications = references.keras().applications

@@ -236,6 +236,7 @@ def test_a_storage_cannot_be_larger_than_the_file(count, tmp_path):
         read_torch_file(tmp_path / "a.pth")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_no_truncated_file_is_read(layout, tmp_path):
     whole, cut = tmp_path / "whole.pth", tmp_path / "cut.pth"
