@@ -102,8 +102,12 @@ def run(arguments: ExportArguments, console: Console) -> int:
     files = [arguments.file]
     if format == "stablehlo":
         files.append(arguments.file.with_suffix(".json"))
+    if len(set(files)) < len(files):
+        raise InputError(
+            f"{arguments.file}: the program's description gets this name; give another one."
+        )
     for file in files:
-        _check_target(file, files, force=arguments.force)
+        check_target(file, replace=arguments.force)
     from jaxcap.captioning import export
     from jaxcap.captioning.loaded_model import load
     from jaxcap.captioning.model_card import model_card
@@ -195,12 +199,3 @@ def _calibration(
         soft_wrap=True,
     )
     return to_arrays(calibration)
-
-
-def _check_target(file: Path, files: list[Path], *, force: bool) -> None:
-    """Refuse a file that cannot be written or would replace another, before the work starts."""
-    if len(set(files)) < len(files):
-        raise InputError(f"{file}: the program's description gets this name; give another one.")
-    check_target(file)
-    if file.exists() and not force:
-        raise InputError(f"{file}: the file exists; --force replaces it.")

@@ -93,9 +93,7 @@ def _check_target(arguments: WeightsArguments) -> None:
         raise InputError(
             f"--to {target}: the format is .safetensors; give a name with this suffix."
         )
-    check_target(target, "--to")
-    if target.exists() and not arguments.force:
-        raise InputError(f"--to {target}: the file exists; --force replaces it.")
+    check_target(target, "--to", replace=arguments.force)
 
 
 def _summary(file: WeightFile) -> str:

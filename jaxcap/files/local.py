@@ -70,18 +70,24 @@ def check_folder(file: Path, option: str = "") -> None:
         )
 
 
-def check_target(file: Path, option: str = "") -> None:
+def check_target(file: Path, option: str = "", *, replace: bool = True) -> None:
     """Refuse a file to write, named with `option`, that is no regular file or has no folder.
 
     Replacing /dev/null would change the machine for every user.
 
+    Args:
+      replace: whether the file may exist.
+
     Raises:
-      InputError: it is a folder, a pipe or a device, or its folder does not exist.
+      InputError: it is a folder, a pipe or a device, its folder does not exist, or the file exists
+        and must not.
     """
     if file.exists() and not file.is_file():
         kind = "folder" if file.is_dir() else "pipe or a device"
         raise InputError(f"{option} {file}: this is a {kind}; give the name of a file.".lstrip())
     check_folder(file, option)
+    if file.exists() and not replace:
+        raise InputError(f"{option} {file}: the file exists; --force replaces it.".lstrip())
 
 
 def same_file(one: Path, other: Path) -> bool:
