@@ -37,6 +37,8 @@ _SECONDS = 10.0
 _TRIES = 4
 """How often an actor may die over a shard. Ray itself would try again forever."""
 _FILE = re.compile(r"captions-\d{5,}-of-\d{5,}\.parquet")
+_LEFT = re.compile(rf"\.{_FILE.pattern}\.(tries|[0-9a-f]+\.part)")
+"""The files that killed actors leave."""
 _SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("image", "caption")),
@@ -221,14 +223,15 @@ def _open(folder: Path, record: Record, *, restart: bool) -> set[str]:
       InputError: it holds captions that were made with something else, or other files.
     """
     there = {path.name for path in folder.iterdir()}
-    for name in [name for name in there if name.startswith(".captions-")]:
-        (folder / name).unlink()  # what killed actors left
+    left = [name for name in there if _LEFT.fullmatch(name)]
     there = {name for name in there if not name.startswith(".")}
     if others := sorted(name for name in there if not _FILE.fullmatch(name)):
         raise InputError(
             f"{folder}: it holds {others[0]}, which is not a file of captions. Give another "
             "folder as --output."
         )
+    for name in left:
+        (folder / name).unlink()
     if restart:
         record_of(folder).unlink(missing_ok=True)
         for name in there:

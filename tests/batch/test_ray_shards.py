@@ -240,9 +240,16 @@ def test_bad_folders_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(InputError, match=r"out: it holds captions, but out\.made-with"):
         opened(out)
     assert opened(out, restart=True) == shards
+    hidden = out / ".captions-of-mine.txt"
+    hidden.touch()
+    assert opened(out) == shards
+    assert list(out.iterdir()) == [hidden]
+    left = out / ".captions-00000-of-00001.parquet.tries"
+    left.touch()
     (out / "letter.txt").touch()
     with pytest.raises(InputError, match=r"out: it holds letter\.txt, which is not a file of capt"):
         opened(out, restart=True)
+    assert left.exists()  # nothing changes in a folder that is refused
     with pytest.raises(InputError, match=r"letter\.txt: cannot write there: "):
         opened(out / "letter.txt")
 
