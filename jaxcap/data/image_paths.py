@@ -9,6 +9,7 @@ import codecs
 import fnmatch
 import glob
 import io
+import itertools
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -146,7 +147,7 @@ def _listed_names(file: io.BufferedIOBase) -> Iterator[bytes]:
     come first; lists in UTF-16, which PowerShell writes, are decoded as a whole.
 
     Raises:
-      InputError: a name, or a list in UTF-16, has no end.
+      InputError: a name, or a list in UTF-16, has no end; or NUL is a part of the characters.
     """
     rest = file.read1(_BLOCK)  # what is there, without waiting for a whole block
     if rest.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -158,6 +159,11 @@ def _listed_names(file: io.BufferedIOBase) -> Iterator[bytes]:
     end = b"\0" if b"\0" in rest else b"\n"
     while True:
         *names, rest = rest.split(end)
+        if end == b"\0" and _are_characters(names):
+            raise InputError(
+                f"The list of images begins with {end.join(names)[:40]!r}: NUL bytes as in UTF-16 "
+                "or UTF-32, not between names. Write the list in UTF-8."
+            )
         for name in names:
             yield name.removesuffix(b"\r") if end == b"\n" else name
         if len(rest) > _MAX_NAME:
@@ -169,6 +175,16 @@ def _listed_names(file: io.BufferedIOBase) -> Iterator[bytes]:
             break
         rest += more
     yield rest.removesuffix(b"\r")
+
+
+def _are_characters(parts: Sequence[bytes]) -> bool:
+    """Return whether NUL seems to separate the characters of wide encodings, not names.
+
+    "/" would then be a name, and everything on this machine an image to caption.
+    """
+    return any(part in (b"", b"/") for part in parts) or any(
+        len(one) == len(next) == 1 for one, next in itertools.pairwise(parts)
+    )
 
 
 def is_shard(path: Path) -> bool:

@@ -144,8 +144,19 @@ def test_lists_of_powershell_and_of_find_print0(tree, listed):
     assert found("-", listed=listed) == ["t/b.JPG", "t/ü/ö.jpeg"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("text", ["/photos/a.jpg\n", "/家", "./家/写真.jpg\n/家/b.png\n"])
+def test_no_character_of_a_wide_encoding_becomes_a_name(tree, text, encoding):
+    for mark in ("", *["\ufeff"] * encoding.startswith("utf-32")):
+        with pytest.raises(
+            InputError, match=r"The list of images begins with .* Write the list in"
+        ):
+            found("-", listed=(mark + text).encode(encoding))
+
+
 def test_names_between_nul_bytes_may_hold_line_breaks(tree):
     assert found("-", listed=b"a\nb.jpg\0c.jpg\r\0") == ["a\nb.jpg", "c.jpg\r"]
+    assert found("-", listed=b"x\0./y\0z.jpg\0w\0") == ["x", "y", "z.jpg", "w"]
 
 
 def test_a_list_is_read_as_it_arrives(tree):
