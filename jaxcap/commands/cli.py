@@ -11,9 +11,10 @@ import importlib
 import io
 import os
 import sys
+import warnings
 
 import jaxcap
-from jaxcap.messages.errors import InputError, did_you_mean
+from jaxcap.messages.errors import InputError, did_you_mean, message_line, one_line
 
 _COMMANDS = {
     "prepare": "Build a data set for training from your images and captions.",
@@ -38,6 +39,7 @@ def main(*command: str) -> None:
     Args:
       command: arguments before those of the command line.
     """
+    warnings.formatwarning = _one_line_warning
     # Messages show the command to repeat, however it was called.
     sys.argv = ["jaxcap", *command, *sys.argv[1:]]
 
@@ -60,10 +62,11 @@ def main(*command: str) -> None:
         _abandon_stdout()
         status = 1
     except OSError as error:
-        if error.errno not in _ENVIRONMENT:
+        if error.errno not in _WAYS_OUT:
             raise
         _abandon_stdout()
-        _complain(f"error: {error}")
+        place = message_line(os.fsdecode(error.filename or "standard output or a file"))
+        _complain(f"error: {place}: {error.strerror}. {_WAYS_OUT[error.errno]}")
         status = 2
     sys.exit(status)
 
@@ -113,25 +116,33 @@ def describe_commands() -> str:
     )
 
 
+def _one_line_warning(message: Warning | str, *_: object, **__: object) -> str:
+    from jaxcap.messages.progress import escaped
+
+    return f"warning: {escaped(one_line(str(message)))}\n"
+
+
 def _complain(message: str) -> None:
     from jaxcap.messages.progress import PlainConsole
 
     PlainConsole(stderr=True).print(message, style="red", soft_wrap=True)
 
 
-_ENVIRONMENT = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EIO,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.ENAMETOOLONG,
-    errno.ELOOP,
-)
-"""Full or broken disks, limits, missing permissions, and names that no file has. The user can fix
-these anywhere."""
+_ROOM = "Free some space, or write to another disk; then repeat the command."
+_ALLOWED = "Change the permissions, or give another place; then repeat the command."
+_WAYS_OUT = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EFBIG: "Raise the limit of this shell (ulimit -f), or write to another disk.",
+    errno.EIO: "The disk or its connection fails; try another one.",
+    errno.EROFS: "Give a place that is not read-only.",
+    errno.EACCES: _ALLOWED,
+    errno.EPERM: _ALLOWED,
+    errno.ENAMETOOLONG: "Give a shorter name.",
+    errno.ELOOP: "Its links lead in a circle; remove one of them, or give another place.",
+}
+"""What the user can do about full or broken disks, limits, missing permissions, and names that no
+file has. These occur anywhere."""
 
 
 def _abandon_stdout() -> None:

@@ -276,17 +276,18 @@ def replacing(path: Path, *, folder: Path | None = None) -> Iterator[Path]:
     """
     name = os.fsencode(path.name)[:_NAME_BYTES].decode(errors="ignore")
     beside = (folder or path.parent) / f".{name}.{secrets.token_hex(8)}.part"
-    os.close(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     try:
-        yield beside
-        os.replace(beside, path)
+        os.close(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        try:
+            yield beside
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
     except OSError as error:
         if error.filename in (None, os.fspath(beside)):  # a full disk names no file
             error.filename = os.fspath(path)
             del error.filename2  # None would be shown as "-> None"
         raise
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -89,7 +89,7 @@ def load_arrays(directory: Path, like: dict[str, Any]) -> dict[str, Any]:
         with quiet_orbax():
             loaded: dict[str, Any] = ocp.load_checkpointables(directory, abstract)
     except (ValueError, KeyError, OSError) as error:
-        raise UnreadableError(reason(error)) from error
+        raise UnreadableError(f"its arrays cannot be read ({reason(error)})") from error
     # A copy of JAX's own: restored buffers may be shared, and training donates its state.
     return jax.tree.map(jnp.copy, loaded)
 
@@ -100,8 +100,10 @@ def _compare(directory: Path, part: str, like: Any) -> None:
         with quiet_orbax():
             stored = ocp.metadata(directory, part).metadata
         found, inflated = _described(stored), _inflated(stored)
+    except UnreadableError:
+        raise
     except Exception as error:  # whatever a damaged directory may cause
-        raise UnreadableError(reason(error)) from error
+        raise UnreadableError(f"the list of its arrays cannot be read ({reason(error)})") from error
     if not found:
         raise UnreadableError(f"nothing is in {part}")
     if inflated:

@@ -396,6 +396,15 @@ def test_the_scripts_start_quickly(tmp_path):
     assert python("-c", code).stdout == "[]\n"
 
 
+def test_a_warning_is_one_line():
+    code = (
+        "import warnings, jaxcap.commands.cli as cli\n"
+        "cli._run = lambda _: warnings.warn('run\\n\\u202e: damaged') or 0\n"
+        "cli.main()"
+    )
+    assert python("-c", code).stderr == "warning: run\\n\\u202e: damaged\n"
+
+
 @pytest.mark.slow
 def test_a_closed_pipe_and_a_full_disk(tiny_run, tmp_path):
     for number in range(40):
@@ -433,7 +442,7 @@ def test_a_page_beyond_the_limit_of_a_file_is_named(tmp_path):
         env=environment(),
     )
     assert result.returncode == 2
-    assert "File too large: 'page.html'" in result.stderr
+    assert "error: page.html: File too large. Raise the limit of this shell" in result.stderr
     assert "Traceback" not in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["captions.csv"]
 
@@ -446,4 +455,5 @@ def test_a_name_that_no_file_has_ends_with_a_message(tmp_path):
         [sys.executable, "-c", MAIN, *arguments], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("error: [Errno 36] File name too long: 'xxx")
+    assert done.stderr.startswith("error: xxx")
+    assert done.stderr.endswith("xxx: File name too long. Give a shorter name.\n")

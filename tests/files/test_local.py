@@ -63,6 +63,15 @@ def test_a_full_disk_is_reported_with_the_name_of_the_file(tmp_path: Path) -> No
         assert str(caught.value) == f"[Errno {errno.ENOSPC}] No space left: '{name}'"
 
 
+def test_a_folder_that_is_not_writable_is_reported_with_the_name_of_the_file(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "none" / "a.json"
+    with pytest.raises(FileNotFoundError) as caught:
+        write_text(path, "text")
+    assert caught.value.filename == str(path)
+
+
 def test_a_planted_link_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, victim = tmp_path / "a", tmp_path / "victim"
     victim.write_text("mine")
