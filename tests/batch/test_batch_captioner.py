@@ -53,6 +53,7 @@ def test_a_model_that_has_captioned_pickles(model: Path) -> None:
     assert columns["caption"].tolist() == [result.captions[0].text]
 
 
+@pytest.mark.slow
 def test_paths_stay_as_the_key_of_their_captions(model: Path, tmp_path: Path) -> None:
     missing = str(tmp_path / "missing.jpg")
     columns = Captioner(model)({"image": [missing]})

@@ -55,6 +55,7 @@ def test_any_json(path: Path, value: Any) -> None:
     read(path, json.dumps(value).encode())
 
 
+@pytest.mark.slow
 @given(st.lists(VALUES, min_size=2, max_size=4))
 @settings(max_examples=100, deadline=None)
 def test_any_json_lines(path: Path, values: list[Any]) -> None:

@@ -265,12 +265,14 @@ def test_no_more_is_required_than_a_caption_can_hold(guided: Callable[..., Decod
     assert np.all(guided(guide=0.5, required_words=tuple(WORDS[:4])).captions.satisfied)
 
 
+@pytest.mark.slow
 def test_what_the_model_saw_is_returned(guided: Callable[..., Decoded]) -> None:
     found = guided()
     assert found.words.ids[0].tolist() == [VOCABULARY.id_of("dog"), VOCABULARY.id_of("grass"), 0]
     assert found.features.shape == (3, 128)
 
 
+@pytest.mark.slow
 def test_fewer_captions_are_the_best_of_all(search: Search) -> None:
     three, one = search(beam_size=3), search(beam_size=3, n_best=1)
     assert [texts[:1] for texts in _texts(three)] == _texts(one)

@@ -45,6 +45,7 @@ def test_a_published_file_and_a_program_made_of_it(tiny_run, tmp_path, capsys) -
     assert lines == [str(model), str(program), str(tmp_path / "model.json")]
 
 
+@pytest.mark.slow
 def test_confidence_is_calibrated_on_prepared_data_sets(tiny_run, tiny_data, tmp_path) -> None:
     model = tmp_path / "model.safetensors"
     splits = ("shapes:dev", "shapes:test")

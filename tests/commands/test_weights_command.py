@@ -75,6 +75,7 @@ def test_a_package_is_described(capsys):
     assert lines[-1] == f"use:  --encoder.name efficientnet_lite0 {package}"
 
 
+@pytest.mark.slow
 def test_a_converted_file_gives_the_same_weights(vgg16, tmp_path, capsys):
     _, path = vgg16
     target = tmp_path / "out.safetensors"

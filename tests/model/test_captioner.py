@@ -183,6 +183,7 @@ def test_encode_start_and_step_equal_the_whole_call() -> None:
         np.testing.assert_allclose(output.weights, whole.weights[:, :, t], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_equal_models_share_compiled_programs_and_print_on_one_line() -> None:
     """Linen clones modules as it runs them, so a clone must equal its original."""
     model, _ = _small()

@@ -69,6 +69,7 @@ def test_the_answer_is_what_the_command_writes(client: Client, model: Any, forma
     assert answer.json["captions"][0]["caption"]
 
 
+@pytest.mark.slow
 def test_words_have_probabilities_and_attention(client: Client, model: Any) -> None:
     image = picture(2)
     answer = client("POST", "/v1/caption?words=true", image).json

@@ -181,6 +181,7 @@ def test_trained_parameters_move_and_frozen_ones_keep_every_bit(mode: Mode) -> N
     assert _moved(decoder, after.params["decoder"]) == set(_paths(decoder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES, ids=str)
 def test_frozen_parameters_have_no_optimizer_state(mode: Mode) -> None:
     before, _, after, *_ = _trained(mode.encoder)

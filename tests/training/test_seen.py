@@ -160,6 +160,7 @@ LINE: dict[str, int | float] = {
 }
 
 
+@pytest.mark.slow
 def test_figures_are_short_and_the_most_important_come_first() -> None:
     shown = "loss 2.346  lr 0.00042  61.2 images/s  306 captions/s  waiting 3%  process 2.0 GiB"
     assert log.figures(LINE) == shown

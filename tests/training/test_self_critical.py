@@ -180,6 +180,7 @@ def test_the_mean_of_the_other_samples_by_hand() -> None:
     np.testing.assert_allclose(advantages.sum(axis=1), 0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_no_advantage_no_move() -> None:
     samples = _critic()(_state(), _batch())
     tx = optax.adamw(0.1, weight_decay=0.0)

@@ -144,6 +144,7 @@ def test_the_start_is_scored_and_kept_if_training_makes_it_worse(tiny_run, tiny_
     assert again.scores == summary.scores
 
 
+@pytest.mark.slow
 def test_no_epochs_only_score(tiny_config, tmp_path):
     summary = train(changed(tiny_config, train__epochs=0), tmp_path / "new", console=QUIET)
     assert summary.best_step == 0

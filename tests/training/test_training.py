@@ -114,6 +114,7 @@ def test_a_killed_training_ends_as_if_it_had_not_been_killed(
     assert_shows_its_log(workdir)
 
 
+@pytest.mark.slow
 def test_a_finished_training_returns_its_result_again(tiny_run, tiny_config, tmp_path):
     workdir = shutil.copytree(tiny_run, tmp_path / "run")
     summary, output = run(tiny_config, workdir)

@@ -76,6 +76,7 @@ def test_captions_of_an_image_do_not_see_each_other(decoder: Decoder) -> None:
     assert np.all(np.any(together.logits[:, 0] != other.logits[:, 0], axis=-1))
 
 
+@pytest.mark.slow
 @every_decoder
 def test_images_do_not_see_each_other(decoder: Decoder) -> None:
     features, tokens = inputs()

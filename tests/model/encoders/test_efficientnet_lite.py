@@ -29,6 +29,7 @@ def _count(params):
 
 
 # The published totals, less the classifier's 1,281,000.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "side", "grid", "total"),
     [

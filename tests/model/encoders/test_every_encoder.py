@@ -130,6 +130,7 @@ def test_frozen_normalisations_are_part_of_the_convolutions(module):
     np.testing.assert_allclose(inside, apart, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHALLOW)
 def test_bfloat16_features_float32_variables(name):
     features, variables = _abstract(ENCODERS[name].build(dtype=jnp.bfloat16))
@@ -137,6 +138,7 @@ def test_bfloat16_features_float32_variables(name):
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "build",
     [
@@ -156,6 +158,7 @@ def test_bfloat16_is_close_to_float32(build):
     assert 1e-5 < error < 0.05  # bfloat16 has eight bits: 0.004 a rounding
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHALLOW)
 def test_every_layout_names_every_module_once(name):
     for layout, name_of in ENCODERS[name].layouts.items():

@@ -206,6 +206,7 @@ def test_captions_are_predicted_from_the_words_that_were_recognised() -> None:
         np.testing.assert_allclose(step.logits, output.logits[:, :, t], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_words_alone_are_enough_and_nothing_is_not() -> None:
     words = RecognisedWords(
         np.array([[5, 7], [7, 0]], np.int32), np.float32([[0.9, 0.4], [0.8, 0]])

@@ -97,6 +97,7 @@ def test_huge_logits_stay_finite() -> None:
     np.testing.assert_allclose(loss.total, 1e4, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 def test_gradient_is_p_minus_q_and_agrees_with_finite_differences(label_smoothing: float) -> None:
     logits, targets, mask = _random(5, (1, 2, 3, 4))

@@ -157,6 +157,7 @@ def test_two_devices_are_one_even_when_captions_are_uneven(batch_stats: str) -> 
         np.testing.assert_array_equal(*shards)
 
 
+@pytest.mark.slow
 def test_two_devices_drop_different_words() -> None:
     """Both hold the same images and captions; with equal keys they would drop the same words."""
     half = _batch(images=2)
