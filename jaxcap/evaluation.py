@@ -109,7 +109,8 @@ def evaluate_source(
     """
     process, processes = hosts.share()
     numbers = np.array_split(np.arange(len(source)), processes)[process]
-    batch_size = round_up(config.evaluation.batch_size)
+    few = -(-max(1, len(numbers)) // 8) * 8  # in eights, so that small splits share programs
+    batch_size = round_up(min(config.evaluation.batch_size, few))
     check_captioning(config, len(vocabulary), batch_size=batch_size)
     batches = evaluation_batches(
         source,

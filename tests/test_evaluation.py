@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from configurations import changed
 
 from jaxcap.captioning.decoding import Decoded
 from jaxcap.captioning.loaded_model import LoadedModel, load
@@ -73,6 +74,26 @@ def test_every_image_is_captioned_once_and_in_order(run, scenes, evaluation):
     assert told == [4, 5]  # batches of 4: the last one is not full
     assert again.captions == evaluation.captions
     assert again.references == {record["image_id"]: record["captions"] for record in scenes}
+
+
+def test_a_small_split_is_not_padded_to_a_whole_batch(run, scenes, evaluation):
+    rows = []
+
+    def decode(variables, batches):
+        rows.append(len(batches[0].pixels))
+        return run.decode(variables, batches)
+
+    config = changed(run.config, evaluation__batch_size=32)
+    found = evaluate_source(
+        scenes,
+        decode=decode,
+        variables=run.variables,
+        vocabulary=run.vocabulary,
+        config=config,
+        report=lambda done, note: None,
+    )
+    assert rows == [8]
+    assert found.corpus == evaluation.corpus
 
 
 def test_captions_equal_those_of_captioning_the_same_files(run, scenes, evaluation):
