@@ -130,6 +130,7 @@ def _complain(message: str) -> None:
 
 _ROOM = "Free some space, or write to another disk; then repeat the command."
 _ALLOWED = "Change the permissions, or give another place; then repeat the command."
+_ANOTHER = "Remove it, or give another place."
 _WAYS_OUT = {
     errno.ENOSPC: _ROOM,
     errno.EDQUOT: _ROOM,
@@ -139,10 +140,13 @@ _WAYS_OUT = {
     errno.EACCES: _ALLOWED,
     errno.EPERM: _ALLOWED,
     errno.ENAMETOOLONG: "Give a shorter name.",
+    errno.EISDIR: _ANOTHER,
+    errno.ENOTDIR: _ANOTHER,
+    errno.EEXIST: _ANOTHER,
     errno.ELOOP: "Its links lead in a circle; remove one of them, or give another place.",
 }
-"""What the user can do about full or broken disks, limits, missing permissions, and names that no
-file has. These occur anywhere."""
+"""What the user can do about full or broken disks, limits, missing permissions, names that no file
+has, folders in place of files, and the reverse. These occur anywhere."""
 
 
 def _abandon_stdout() -> None:

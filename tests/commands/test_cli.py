@@ -448,6 +448,24 @@ def test_a_page_beyond_the_limit_of_a_file_is_named(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("os.replace('photo.png', 'folder')", "Is a directory"),
+        ("os.mkdir('photo.png/new')", "Not a directory"),
+        ("os.mkdir('folder')", "File exists"),
+    ],
+)
+def test_errors_of_files_end_with_a_message(command, monkeypatch, tmp_path, what, said):
+    png(tmp_path / "photo.png")
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr(cli, "_run", lambda _: eval(what, {"os": os}))
+    monkeypatch.setattr(cli, "_abandon_stdout", lambda: None)  # of these tests
+    code, _, err = command(cli.main)
+    assert code == 2
+    assert re.fullmatch(rf"error: (photo\.png|folder).*: {said}\. .*\.\n", err)
+
+
 def test_a_name_that_no_file_has_ends_with_a_message(tmp_path):
     png(tmp_path / "photo.png")
     arguments = ["caption", "photo.png", "--model", "x" * 5000]
