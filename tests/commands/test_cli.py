@@ -398,9 +398,9 @@ def test_the_scripts_start_quickly(tmp_path):
 
 def test_a_warning_is_one_line():
     code = (
-        "import warnings, jaxcap.commands.cli as cli\n"
-        "cli._run = lambda _: warnings.warn('run\\n\\u202e: damaged') or 0\n"
-        "cli.main()"
+        "import warnings, jaxcap.commands.cli as cli, jaxcap.commands.configs as command\n"
+        "command.run = lambda *_: warnings.warn('run\\n\\u202e: damaged') or 0\n"
+        "cli.main('configs')"
     )
     assert python("-c", code).stderr == "warning: run\\n\\u202e: damaged\n"
 
@@ -456,14 +456,17 @@ def test_a_page_beyond_the_limit_of_a_file_is_named(tmp_path):
         ("os.mkdir('folder')", "File exists"),
     ],
 )
-def test_errors_of_files_end_with_a_message(command, monkeypatch, tmp_path, what, said):
+def test_errors_of_files_end_with_a_message(tmp_path, what, said):
     png(tmp_path / "photo.png")
     (tmp_path / "folder").mkdir()
-    monkeypatch.setattr(cli, "_run", lambda _: eval(what, {"os": os}))
-    monkeypatch.setattr(cli, "_abandon_stdout", lambda: None)  # of these tests
-    code, _, err = command(cli.main)
-    assert code == 2
-    assert re.fullmatch(rf"error: (photo\.png|folder).*: {said}\. .*\.\n", err)
+    code = (
+        "import os, jaxcap.commands.cli as cli, jaxcap.commands.configs as command\n"
+        f"command.run = lambda *_: {what}\n"
+        "cli.main('configs')"
+    )
+    result = python("-c", code, cwd=tmp_path)
+    assert result.returncode == 2
+    assert re.fullmatch(rf"error: (photo\.png|folder).*: {said}\. .*\.\n", result.stderr)
 
 
 def test_a_name_that_no_file_has_ends_with_a_message(tmp_path):
