@@ -120,7 +120,15 @@ def _compare(directory: Path, part: str, like: Any) -> None:
 
 
 def _described(tree: Any) -> dict[str, str]:
-    """Return the shape of each array, with its type unless that is a real floating one."""
+    """Return the shape of each array, with its type unless that is a real floating one.
+
+    Raises:
+      UnreadableError: a leaf is not an array.
+    """
+    for path, x in jax.tree_util.tree_leaves_with_path(tree):
+        if not hasattr(x, "shape"):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise UnreadableError(f"{name} is stored as a {type(x).__name__}, not as an array")
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): str(tuple(x.shape))
         + ("" if jnp.issubdtype(x.dtype, jnp.floating) else f" {x.dtype}")

@@ -263,6 +263,12 @@ def test_chunks_larger_than_their_array_are_not_decompressed(tmp_path):
         load_arrays(tmp_path / "1", like)
 
 
+def test_a_number_in_place_of_an_array_is_named(tmp_path):
+    ocp.save_checkpointables(tmp_path / "1", {"variables": {"bias": 3.5}})
+    with pytest.raises(UnreadableError, match=r"^bias is stored as a float, not as an array$"):
+        load_arrays(tmp_path / "1", {"variables": {"bias": jnp.zeros(())}})
+
+
 def test_an_interrupt_while_loading_is_no_damage(tmp_path, monkeypatch):
     def interrupted(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGINT)
