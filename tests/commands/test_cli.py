@@ -439,7 +439,8 @@ def test_a_page_beyond_the_limit_of_a_file_is_named(tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        env=environment(),
+        # Python would leave modules cut off in its cache.
+        env=environment() | {"PYTHONDONTWRITEBYTECODE": "1"},
     )
     assert result.returncode == 2
     assert "error: page.html: File too large. Raise the limit of this shell" in result.stderr

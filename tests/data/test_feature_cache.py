@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from limits import files_up_to
 
 from jaxcap.data.feature_cache import EncodedImages, FeatureCache, default_cache_dir, rows_of_words
 from jaxcap.messages.errors import InputError
@@ -168,17 +168,12 @@ def test_a_full_disk_is_noticed_before_anything_is_computed(
 
 def test_chunks_written_before_the_disk_is_full_are_kept(tmp_path: Path) -> None:
     cache = cache_in(tmp_path)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    full = pytest.raises(InputError, match=r"cannot cache features \(File too large\)")
     with cache.locked(waiting=lambda: None):
         cache.missing()
         cache.write(0, EXPECTED[:4])
-        # The kernel refuses files beyond this size: in the middle of the second chunk.
-        resource.setrlimit(resource.RLIMIT_FSIZE, (6 * IMAGE_BYTES, hard))
-        try:
-            with pytest.raises(InputError, match=r"cannot cache features \(File too large\)"):
-                cache.write(1, EXPECTED[4:8])
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        with files_up_to(6 * IMAGE_BYTES), full:  # in the middle of the second chunk
+            cache.write(1, EXPECTED[4:8])
     assert fill(cache) == [1, 2]
     np.testing.assert_array_equal(cache.read(), EXPECTED)
 

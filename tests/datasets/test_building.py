@@ -97,6 +97,8 @@ if __name__ == "__main__":
     folder, data_dir = map(Path, sys.argv[1:3])
     workers, limit, last = map(int, sys.argv[3:])
     if limit:
+        # Python would leave modules that workers import cut off in its cache.
+        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     started = []
 

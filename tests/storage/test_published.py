@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import resource
 import struct
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from limits import files_up_to
 
 import jaxcap
 from jaxcap.captioning.loaded_model import load
@@ -252,13 +252,9 @@ def test_tensors_that_do_not_fit_are_listed(file, tmp_path, change, message) -> 
 def test_a_full_disk_leaves_what_was_there(run, tmp_path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_text("old")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-    try:
-        with pytest.raises(InputError, match=r"model\.safetensors: cannot be written"):
-            published.write(run.single, path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    unwritten = pytest.raises(InputError, match=r"model\.safetensors: cannot be written")
+    with files_up_to(20_000), unwritten:
+        published.write(run.single, path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(InputError, match="cannot be written"):

@@ -72,6 +72,7 @@ def _in_evaluation(act: Callable[[], None]) -> None:
 
 def _full_disk() -> None:
     """Limit files to a few kilobytes from now on, like a full disk."""
+    sys.dont_write_bytecode = True  # Python would leave modules cut off in its cache
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 
 
