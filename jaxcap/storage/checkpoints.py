@@ -397,7 +397,7 @@ def _check_ours(*paths: Path) -> None:
     """Refuse to remove or replace a directory that is not a checkpoint.
 
     Raises:
-      FileExistsError: a path is such a directory.
+      FileExistsError: one of the paths is a directory, but not a checkpoint.
     """
     for path in paths:
         if path.is_dir() and not _is_ours(path):

@@ -33,7 +33,7 @@ from jaxcap.model.encoders.weights.safetensors_files import (
     write_safetensors_file,
 )
 from jaxcap.storage.program_cache import Store, key_of
-from jaxcap.storage.trained import TrainedCaptioner, check_finite
+from jaxcap.storage.trained import TrainedCaptioner, check_finite, named
 from jaxcap.text.vocabulary import Vocabulary
 
 SUFFIX = ".safetensors"
@@ -99,7 +99,7 @@ def write(
     Raises:
       InputError: the file cannot be written.
     """
-    tensors = _named(stored(captioner.variables, dtype))
+    tensors = named(stored(captioner.variables, dtype))
     tensors |= {_CALIBRATION + name: x for name, x in captioner.calibration.items()}
     about = {
         "kind": _KIND,
@@ -158,7 +158,7 @@ def read(path: str | os.PathLike[str], *, store: Store | None = None) -> Trained
     if store is None or key is None or store.get(key) is None:
         model = create_captioner(config, len(vocabulary), words=vocabulary.words)
         like = variable_shapes(model, image_size=config.data.image_size)
-        _check_tensors(path, tensors, _named(like))
+        _check_tensors(path, tensors, named(like))
         if store is not None and key is not None:
             store.put(key, b"")
     variables = _tree(tensors)
@@ -255,14 +255,6 @@ def _check_tensors(path: Path, found: Mapping[str, Any], expected: Mapping[str, 
 
 def _is_floating(x: Any) -> bool:
     return bool(jnp.issubdtype(x.dtype, jnp.floating))
-
-
-def _named(variables: dict[str, Any]) -> dict[str, Any]:
-    return {_name(at): x for at, x in jax.tree_util.tree_leaves_with_path(variables)}
-
-
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _digest(about: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:

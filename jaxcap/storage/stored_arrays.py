@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
+from jaxcap.storage.trained import named
+
 
 class UnreadableError(Exception):
     """The directory cannot be read."""
@@ -99,15 +101,14 @@ def _compare(directory: Path, part: str, like: Any) -> None:
     try:
         with quiet_orbax():
             stored = ocp.metadata(directory, part).metadata
-        found, inflated = _described(stored), _inflated(stored)
+        found = _described(stored)
+        _check_chunks(stored)
     except UnreadableError:
         raise
     except Exception as error:  # whatever a damaged directory may cause
         raise UnreadableError(f"the list of its arrays cannot be read ({reason(error)})") from error
     if not found:
         raise UnreadableError(f"nothing is in {part}")
-    if inflated:
-        raise UnreadableError(inflated)
     expected = _described(like)
     differ = [
         f"  {name}: {found.get(name, 'absent')}, expected {expected.get(name, 'absent')}"
@@ -125,28 +126,28 @@ def _described(tree: Any) -> dict[str, str]:
     Raises:
       UnreadableError: a leaf is not an array.
     """
-    for path, x in jax.tree_util.tree_leaves_with_path(tree):
+    arrays = named(tree)
+    for name, x in arrays.items():
         if not hasattr(x, "shape"):
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
             raise UnreadableError(f"{name} is stored as a {type(x).__name__}, not as an array")
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): str(tuple(x.shape))
-        + ("" if jnp.issubdtype(x.dtype, jnp.floating) else f" {x.dtype}")
-        for path, x in jax.tree_util.tree_leaves_with_path(tree)
+        name: str(tuple(x.shape)) + ("" if jnp.issubdtype(x.dtype, jnp.floating) else f" {x.dtype}")
+        for name, x in arrays.items()
     }
 
 
-def _inflated(tree: Any) -> str:
-    """Name an array with a larger chunk than itself; a few bytes would decompress into gigabytes.
+def _check_chunks(tree: Any) -> None:
+    """Refuse chunks larger than their array; a few bytes would decompress into gigabytes.
 
     Orbax writes no such chunks.
+
+    Raises:
+      UnreadableError: an array has them.
     """
-    for path, x in jax.tree_util.tree_leaves_with_path(tree):
+    for name, x in named(tree).items():
         chunk = x.storage_metadata.chunk_shape if x.storage_metadata else None
         if chunk and any(size > most for size, most in zip(chunk, x.shape, strict=True)):
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            return f"{name} has the shape {x.shape}, but chunks of {tuple(chunk)}"
-    return ""
+            raise UnreadableError(f"{name} has the shape {x.shape}, but chunks of {tuple(chunk)}")
 
 
 def reason(error: Exception) -> str:

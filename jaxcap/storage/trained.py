@@ -57,14 +57,21 @@ def check_finite(variables: Mapping[str, Any], *, where: str) -> None:
         )
 
 
+def named(tree: Any) -> dict[str, Any]:
+    """Return the leaves of a pytree by names such as "params/decoder/embed/embedding"."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
 def not_finite(arrays: Any) -> str | None:
     """Say which arrays of a pytree have NaN or infinite values; None if none has."""
-    leaves = jax.tree_util.tree_leaves_with_path(arrays)
-    bad = [(path, count) for path, leaf in leaves if (count := _count_not_finite(np.asarray(leaf)))]
+    leaves = named(arrays).items()
+    bad = [(name, count) for name, leaf in leaves if (count := _count_not_finite(np.asarray(leaf)))]
     if not bad:
         return None
-    path, count = bad[0]
-    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    name, count = bad[0]
     others = f", and {len(bad) - 1} more arrays have such values" if len(bad) > 1 else ""
     return f"{name} has {count} NaN or infinite value{'s' * (count > 1)}{others}"
 
