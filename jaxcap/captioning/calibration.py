@@ -256,7 +256,7 @@ def from_arrays(arrays: Mapping[str, np.ndarray], *, where: str) -> Calibration:
 
 
 def _logistic(x: Float[np.ndarray, " I"]) -> Float[np.ndarray, " I"]:
-    return 1 / (1 + np.exp(-np.clip(x, -80, 80)))  # float32 overflows at 88
+    return 1 / (1 + np.exp(-np.clip(x, -16, 16)))  # beyond 16, float32 rounds to 1
 
 
 def _spearman(x: Float[np.ndarray, " I"], y: Float[np.ndarray, " I"]) -> float:
