@@ -160,9 +160,9 @@ def run(arguments: ScoreArguments, console: Console) -> int:
     if arguments.per_image is not None:
         write_per_image(arguments.per_image, ours.names, columns, alone)
         console.print(f"wrote {arguments.per_image}", soft_wrap=True)
-    if arguments.images is not None or arguments.report is not None:
-        _write_report(arguments, result, scored, other, pictures)
-        console.print(f"wrote {arguments.report or _REPORT}", soft_wrap=True)
+    if (page := _page(arguments)) is not None:
+        _write_report(page, arguments, result, scored, other, pictures)
+        console.print(f"wrote {page}", soft_wrap=True)
     return 0
 
 
@@ -179,8 +179,8 @@ def _check(arguments: ScoreArguments) -> None:
         raise InputError(f"--seed is {arguments.seed}; it must be at least 0.")
     if arguments.per_image is not None:
         check_writable(arguments.per_image, "--per-image")
-    if arguments.images is not None or arguments.report is not None:
-        check_writable(arguments.report or _REPORT, "--report", (".html", ".htm"))
+    if (page := _page(arguments)) is not None:
+        check_writable(page, "--report", (".html", ".htm"))
     _check_inputs_stay(arguments)
     if arguments.train is None and (arguments.train_split or arguments.train_list):
         raise InputError("--train-split and --train-list select a part of --train; give --train.")
@@ -188,14 +188,20 @@ def _check(arguments: ScoreArguments) -> None:
 
 def _check_inputs_stay(arguments: ScoreArguments) -> None:
     """Refuse to write over a file that is read."""
-    target = arguments.per_image
-    for name in ("predictions", "references", "against", "image_list", "train", "train_list"):
-        path = getattr(arguments, name)
-        if target is not None and path is not None and same_file(path, target):
-            raise InputError(
-                f"--per-image {target}: this would replace the {name.replace('_', ' ')}; give "
-                "another file."
-            )
+    for option, target in (("--per-image", arguments.per_image), ("--report", _page(arguments))):
+        for name in ("predictions", "references", "against", "image_list", "train", "train_list"):
+            path = getattr(arguments, name)
+            if target is not None and path is not None and same_file(path, target):
+                raise InputError(
+                    f"{option} {target}: this would replace the {name.replace('_', ' ')}; give "
+                    "another file."
+                )
+
+
+def _page(arguments: ScoreArguments) -> Path | None:
+    """Return the file of the page, if there is one to write."""
+    wanted = arguments.images is not None or arguments.report is not None
+    return arguments.report or (_REPORT if wanted else None)
 
 
 def _read(arguments: ScoreArguments) -> tuple[Pairing, Pairing | None, list[str]]:
@@ -349,6 +355,7 @@ def _print(result: Result, *, as_json: bool) -> None:
 
 
 def _write_report(
+    page: Path,
     arguments: ScoreArguments,
     result: Result,
     scored: _Scored,
@@ -390,7 +397,7 @@ def _write_report(
         f"warning {n}": text for n, text in enumerate(result.warnings, start=1)
     }
     write_report(
-        arguments.report or _REPORT,
+        page,
         title=title,
         rows=map(row, range(len(pairing.names))),
         count=len(pairing.names),

@@ -19,6 +19,9 @@ from jaxcap.scoring.statistics import Statistics
 _TAILS = (2.5, 97.5)
 _BLOCK = 2_000_000
 """The number of draws held in memory at once."""
+_FEWEST, _MOST = 100, 1_000_000
+"""How many samples may be drawn; fewer are too few for the percentiles, and the scores of more
+would fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,12 @@ def resamples(images: int, number: int, seed: int) -> Iterator[np.ndarray]:
     """Yield blocks `[r, images]` of counts of how often each image is drawn, `number` rows in all.
 
     Raises:
-      InputError: `number` is below 100, which is too few for the percentiles.
+      InputError: `number` is below 100 or above a million.
     """
-    if number < 100:
-        raise InputError(f"--resamples {number}: expected 100 or more (usual: 1000).")
+    if not _FEWEST <= number <= _MOST:
+        raise InputError(
+            f"--resamples {number}: expected {_FEWEST} or more, at most {_MOST} (usual: 1000)."
+        )
     rng = np.random.default_rng(seed)
     rows = max(1, _BLOCK // images)
     for start in range(0, number, rows):

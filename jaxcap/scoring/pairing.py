@@ -12,6 +12,9 @@ from jaxcap.caption_files.reading import COCO, KARPATHY, TOKENS, CaptionFile, Im
 from jaxcap.caption_files.text_files import numbered_lines, read_text
 from jaxcap.messages.errors import InputError, counted, did_you_mean
 
+_MAX_CAPTION = 100_000
+"""The most characters of a caption. The time and memory of ROUGE-L grow with the square of it."""
+
 
 @dataclass(frozen=True)
 class Allowed:
@@ -159,11 +162,13 @@ def pair(
     """Pair the caption of each image with its references.
 
     Raises:
-      InputError: the files are swapped or have no image in common. Unless `allowed`, also if images
-        have no caption or several different ones.
+      InputError: the files are swapped or have no image in common, or a caption is too long. Unless
+        `allowed`, also if images have no caption or several different ones.
     """
     allowed = allowed or Allowed()
     check_roles(predictions, references)
+    for file in (predictions, references):
+        _check_lengths(file)
     matching = match(
         predictions.images, references.images, paths=(predictions.path, references.path)
     )
@@ -193,6 +198,15 @@ def pair(
         rule=matching.rule,
         warnings=warnings,
     )
+
+
+def _check_lengths(file: CaptionFile) -> None:
+    for image in file.images:
+        if (length := max(map(len, image.captions))) > _MAX_CAPTION:
+            raise InputError(
+                f"{file.path}: a caption of image {next(iter(image.ids.values()))} has {length:,} "
+                f"characters; expected at most {_MAX_CAPTION:,}."
+            )
 
 
 def _duplicates(predictions: CaptionFile, several: list[int], allowed: Allowed) -> str:

@@ -288,6 +288,10 @@ def test_a_page_compares_two_models(scoring: Scoring, monkeypatch) -> None:
             {"references": Path("p.csv"), "per_image": Path("p.csv")},
             "would replace the references",
         ),
+        (
+            {"predictions": Path("p.html"), "report": Path("./p.html")},
+            "--report p.html: this would replace the predictions",
+        ),
         ({"bootstrap": True, "resamples": 3}, "--resamples 3: expected 100 or more"),
         ({"bootstrap": True, "seed": -1}, "--seed is -1"),
         ({"images": Path("none")}, "--images none: expected the image folder"),
@@ -296,7 +300,8 @@ def test_a_page_compares_two_models(scoring: Scoring, monkeypatch) -> None:
     ],
 )  # fmt: skip
 def test_mistakes_are_reported(scoring: Scoring, options: dict[str, Any], message: str) -> None:
-    (scoring.folder / "p.csv").touch()
+    for name in ("p.csv", "p.html"):
+        (scoring.folder / name).touch()
     with pytest.raises(InputError, match=message):
         scoring.run(**options)
 

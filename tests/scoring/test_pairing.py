@@ -91,6 +91,14 @@ def test_captions_stand_beside_their_references() -> None:
     assert (found.of, found.warnings) == (2, [])
 
 
+def test_captions_that_would_take_hours_are_refused() -> None:
+    for changed in range(2):
+        files = predictions("a", "b"), references("a", "b")
+        files[changed].images[1].captions[0] = "a " * 50_001
+        with pytest.raises(InputError, match="a caption of image b has 100,002 characters"):
+            pair(*files)
+
+
 def test_missing_captions_are_refused_unless_allowed() -> None:
     few, many = predictions("a", "b", "c"), references(*"abcdefgh")
     with pytest.raises(InputError, match="no caption for 5 of the 8 images") as caught:

@@ -70,6 +70,8 @@ def test_every_draw_is_of_as_many_images_as_there_are() -> None:
     assert (drawn == 0).mean() == pytest.approx(math.exp(-1), abs=1e-3)
     with pytest.raises(InputError, match="--resamples 50: expected 100 or more"):
         next(resamples(5, 50, seed=0))
+    with pytest.raises(InputError, match=r"--resamples 1000001: .* at most 1000000"):
+        next(resamples(5, 1_000_001, seed=0))
 
 
 def test_the_interval_of_a_mean_is_the_textbooks() -> None:
