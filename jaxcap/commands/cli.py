@@ -10,8 +10,10 @@ import errno
 import importlib
 import io
 import os
+import signal
 import sys
 import warnings
+from types import FrameType
 
 import jaxcap
 from jaxcap.messages.errors import InputError, did_you_mean, message_line, one_line
@@ -84,6 +86,7 @@ def _run(given: list[str]) -> int:
     from jaxcap.config.local_paths import local_arguments
     from jaxcap.messages.progress import PlainConsole
 
+    _end_cleanly()
     name, *rest = local_arguments(given)
     if name not in _COMMANDS:
         raise InputError(
@@ -120,6 +123,22 @@ def _one_line_warning(message: Warning | str, *_: object, **__: object) -> str:
     from jaxcap.messages.progress import escaped
 
     return f"warning: {escaped(one_line(str(message)))}\n"
+
+
+def _end_cleanly() -> None:
+    """Let signals that end this process first delete the files that it has not finished."""
+    from jaxcap.files import remove_unfinished
+
+    def end(number: int, frame: FrameType | None) -> None:
+        remove_unfinished()
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+        number = getattr(signal, name, None)
+        # nohup ignores SIGHUP, and who calls `main` may have a handler.
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, end)
 
 
 def _complain(message: str) -> None:

@@ -259,6 +259,17 @@ _NAME_BYTES = 100
 """How much of a file's name its temporary file repeats; file systems allow 143 to 255 bytes."""
 
 
+_unfinished: set[Path] = set()
+"""The temporary files of `replacing`."""
+
+
+def remove_unfinished() -> None:
+    """Delete the temporary files of `replacing`, before a signal ends the process."""
+    for path in list(_unfinished):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
 @contextlib.contextmanager
 def replacing(path: Path, *, folder: Path | None = None) -> Iterator[Path]:
     """Yield a new, empty file to write, which replaces `path` if the `with` block succeeds.
@@ -278,11 +289,13 @@ def replacing(path: Path, *, folder: Path | None = None) -> Iterator[Path]:
     beside = (folder or path.parent) / f".{name}.{secrets.token_hex(8)}.part"
     try:
         os.close(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        _unfinished.add(beside)
         try:
             yield beside
             os.replace(beside, path)
         finally:
             beside.unlink(missing_ok=True)
+            _unfinished.discard(beside)
     except OSError as error:
         if error.filename in (None, os.fspath(beside)):  # a full disk names no file
             error.filename = os.fspath(path)

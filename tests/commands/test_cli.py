@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -193,6 +194,29 @@ def test_closed_standard_streams_are_empty(monkeypatch):
         cli.main()
     assert end.value.code == 0
     assert sys.stdin.read() == ""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_that_ends_a_command_leaves_no_temporary_file(tmp_path, name):
+    path = tmp_path / "model.safetensors"
+    path.write_text("old")
+    program = f"""
+import os, signal
+from pathlib import Path
+from jaxcap.commands import cli, configs
+from jaxcap.files import replacing
+def run(*_):
+    with replacing(Path({str(path)!r})) as beside:
+        beside.write_text("half")
+        os.kill(os.getpid(), signal.{name})
+        beside.write_text("new")
+configs.run = run
+cli.main("configs")
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True)
+    assert done.returncode == -getattr(signal, name), done.stderr
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_text() == "old"
 
 
 def test_names_of_files_are_utf8_in_an_ascii_locale(tmp_path):
