@@ -10,6 +10,7 @@ import tyro
 from rich.console import Console
 
 from jaxcap.config import find_config_file, shipped_configs
+from jaxcap.messages.errors import InputError
 from jaxcap.messages.progress import print_out
 
 
@@ -30,7 +31,11 @@ class ConfigsArguments:
 def run(arguments: ConfigsArguments, console: Console) -> int:
     """Print the names, each with the first line of its file, or a whole file."""
     if arguments.name is not None:
-        print_out(find_config_file(arguments.name).read_text(encoding="utf-8"), end="")
+        path = find_config_file(arguments.name)
+        try:
+            print_out(path.read_text(encoding="utf-8"), end="")
+        except UnicodeDecodeError:
+            raise InputError(f"{path}: this is not text in UTF-8.") from None
         return 0
     for name, path in shipped_configs().items():
         about = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""

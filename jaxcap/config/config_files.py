@@ -39,17 +39,25 @@ def shipped_configs() -> dict[str, Path]:
 def find_config_file(name: str | Path) -> Path:
     """Return the configuration file that a user named.
 
+    Only files that end in .py are taken for one. Python would also run the `config.json` of a run,
+    which is data, and the ZIP archive at the end of any file, such as an image.
+
     Args:
       name: the path of a file, or the name of a configuration that comes with jaxcap.
 
     Raises:
-      InputError: nothing has this name.
+      InputError: nothing has this name, or the file's name does not end in .py.
     """
     path, shipped = Path(name), shipped_configs()
-    if path.is_file():
+    if path.suffix == ".py" and path.is_file():
         return path
     if str(name) in shipped:
         return shipped[str(name)]
+    if path.is_file():
+        raise InputError(
+            f"{name}: not a configuration. A configuration is a Python program, and its name ends "
+            "in .py."
+        )
     near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.py")] + [*shipped])
     raise InputError(
         f"{name}: no such configuration file.{near} Give a path, or the name of a configuration "

@@ -29,3 +29,10 @@ def test_a_copy_is_the_file_itself(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_unknown_name_is_an_error() -> None:
     with pytest.raises(InputError, match="Did you mean 'flickr8k'"):
         run(ConfigsArguments("flicker8k"), Console(file=io.StringIO()))
+
+
+def test_a_file_that_is_no_text_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_bytes(b"\xff")
+    with pytest.raises(InputError, match=r"mine\.py: this is not text in UTF-8"):
+        run(ConfigsArguments(str(path)), Console(file=io.StringIO()))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -461,12 +462,18 @@ def test_the_configurations_of_the_repository_are_valid(path: Path) -> None:
     assert shipped_configs()[path.stem] == path
 
 
-def test_a_file_comes_before_a_configuration_of_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_files_that_end_in_py_are_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "shapes").write_text("from jaxcap.config import Config\nCONFIG = Config()\n")
-    assert load_config_file("shapes") == Config()
+    marks = "__import__('pathlib').Path('ran').touch()"
+    Path("config.json").write_text(f'{{"data": {marks}}}')
+    Path("shapes").write_text(marks)  # beside the configuration of this name
+    with zipfile.ZipFile("photo.jpg", "w") as archive:  # Python runs the archive in any file
+        archive.writestr("__main__.py", marks)
+    for name in ("config.json", "photo.jpg"):
+        with pytest.raises(InputError, match=rf"{name}: not a configuration\. .* ends in \.py"):
+            load_config_file(name)
+    assert load_config_file("shapes") == load_config_file(CONFIGS / "shapes.py")
+    assert not Path("ran").exists()
     with pytest.raises(InputError, match="Did you mean 'flickr8k'"):
         load_config_file("flikr8k")
 
