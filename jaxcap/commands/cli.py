@@ -162,10 +162,11 @@ _WAYS_OUT = {
     errno.EISDIR: _ANOTHER,
     errno.ENOTDIR: _ANOTHER,
     errno.EEXIST: _ANOTHER,
+    errno.ENOENT: "It or its folder was removed or replaced meanwhile; repeat the command.",
     errno.ELOOP: "Its links lead in a circle; remove one of them, or give another place.",
 }
 """What the user can do about full or broken disks, limits, missing permissions, names that no file
-has, folders in place of files, and the reverse. These occur anywhere."""
+has, folders in place of files, the reverse, and folders that disappear. These occur anywhere."""
 
 
 def _abandon_stdout() -> None:

@@ -219,6 +219,27 @@ cli.main("configs")
     assert path.read_text() == "old"
 
 
+def test_a_folder_that_disappears_meanwhile_is_a_message(tmp_path):
+    page = tmp_path / "out" / "page.html"
+    page.parent.mkdir()
+    program = f"""
+import shutil
+from pathlib import Path
+from jaxcap.commands import cli, configs
+from jaxcap.files import replacing
+def run(*_):
+    with replacing(Path({str(page)!r})) as beside:
+        shutil.rmtree(beside.parent)
+configs.run = run
+cli.main("configs")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"error: {page}: No such file or directory. It or its folder was")
+
+
 def test_names_of_files_are_utf8_in_an_ascii_locale(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "jaxcap", "data", "--data-dir", "ü"],
