@@ -107,6 +107,13 @@ def shared_programs() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def long_trainings() -> Iterator[None]:
+    """As `shared_programs`, with optimised steps: for trainings of dozens of steps."""
+    with programs.shared(optimise_steps=True):
+        yield
+
+
 # A data set and a training run that take seconds, shared by all tests of a session, in all workers.
 # They import jaxcap inside, after the hook above.
 
@@ -171,7 +178,7 @@ def tiny_run(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> P
 
     from jaxcap.training import train
 
-    with programs.shared():
+    with programs.shared(optimise_steps=True):
         return _made_once(
             "tiny",
             tmp_path_factory,

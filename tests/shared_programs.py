@@ -23,15 +23,22 @@ _programs: dict[Hashable, Any] = {}
 
 
 @contextlib.contextmanager
-def shared() -> Iterator[None]:
-    """Compile equal functions of the package once within all such contexts."""
+def shared(*, optimise_steps: bool = False) -> Iterator[None]:
+    """Compile equal functions of the package once within all such contexts.
+
+    Args:
+      optimise_steps: optimise the caller's and the package's training steps. Compiling takes as
+        long as seven steps without, which take ten times as long to run.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "jit", _jit)
+        patch.setattr(jax, "jit", functools.partial(_jit, optimise_steps))
         yield
 
 
-def _jit(fun: Callable[..., Any], **options: Any) -> Any:
+def _jit(optimise_steps: bool, fun: Callable[..., Any], **options: Any) -> Any:
     """Return `jax.jit(fun, **options)`; the same for equal functions, if the package calls."""
+    if optimise_steps and "donate_argnums" in options:  # only steps donate
+        options["compiler_options"] = {"xla_backend_optimization_level": 1}
     if not sys._getframe(1).f_globals["__name__"].startswith("jaxcap."):
         return _compile(fun, **options)
     try:

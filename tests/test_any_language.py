@@ -25,7 +25,7 @@ from jaxcap.text.units import Characters, Pieces
 from jaxcap.text.vocabulary import Vocabulary
 from jaxcap.training import setup, training_data
 
-pytestmark = pytest.mark.usefixtures("shared_programs")
+pytestmark = pytest.mark.usefixtures("long_trainings")
 
 COLOURS = {"red": "红色", "green": "绿色", "blue": "蓝色"}
 SHAPES = {"circle": "圆形", "cross": "十字"}

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from shared_programs import shared
 
 import jaxcap
 from jaxcap.datasets import shapes
@@ -26,7 +27,8 @@ def _load(name: str) -> ModuleType:
 @pytest.mark.slow
 def test_one_page_learns(capsys: pytest.CaptureFixture[str]) -> None:
     """It starts at a uniform guess, ln V, and soon speaks the grammar of the captions."""
-    _load("one_page").main(steps=80, scenes=200)
+    with shared(optimise_steps=True):
+        _load("one_page").main(steps=80, scenes=200)
     printed = capsys.readouterr().out
     words = int(re.search(r"(\d+) words", printed)[1])
     first, last = (float(x) for x in re.findall(r"step +\d+: ([\d.]+) nats", printed))

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
+from shared_programs import shared
 
 from jaxcap.config import load_config
 from jaxcap.messages.errors import InputError
@@ -28,11 +29,12 @@ if __name__ == "__main__":
         coordinator_timeout=float(240 if processes == "2" else 3),
     )
     try:
-        train(
-            dataclasses.replace(config, train=several),
-            Path(workdir),
-            console=Console(stderr=True, width=200),
-        )
+        with shared(optimise_steps=True):  # as the run that the test compares with
+            train(
+                dataclasses.replace(config, train=several),
+                Path(workdir),
+                console=Console(stderr=True, width=200),
+            )
     except Interrupted as interrupted:
         print(interrupted)
         sys.exit(interrupted.status)

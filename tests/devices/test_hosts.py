@@ -42,7 +42,11 @@ def start(config: Path, workdir: Path, port: int, processes: int, process: int) 
             f"127.0.0.1:{port}",
             *map(str, (processes, process)),
         ],
-        env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
+        env={
+            **os.environ,
+            "JAX_NUM_CPU_DEVICES": "1",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from configurations import changed
+from shared_programs import shared
 
 from jaxcap.config import Config, DecoderConfig, EncoderConfig
 from jaxcap.data.batch import Batch
@@ -142,7 +143,8 @@ def test_thirty_steps_overfit_four_captions() -> None:
     """Reach a loss far below that of a blind model, with an encoder of few channels."""
     model = create_captioner(SHOW_AND_TELL, VOCABULARY)
     model = model.clone(encoder=model.encoder.clone(stage_sizes=(1, 1, 1, 1), width=16))
-    training = _train(model, 30)
+    with shared(optimise_steps=True):
+        training = _train(model, 30)
     np.testing.assert_allclose(training.losses[0], np.log(VOCABULARY), rtol=0.15)
     assert training.losses[-1] < 0.03 < BLIND / 5, training.losses
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from shared_programs import shared
 
 from jaxcap.commands import train as command
 from jaxcap.config import Config, from_dict
@@ -128,4 +129,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     gc.set_threshold(100_000, 20, 20)  # as in the tests
-    main()
+    with shared(optimise_steps=True):
+        main()

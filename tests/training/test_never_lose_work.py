@@ -31,7 +31,7 @@ from jaxcap.training.loop import stalled
 from jaxcap.training.replaying import replay
 from jaxcap.training.workdir import claim
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_programs")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("long_trainings")]
 
 
 class Sessions:
@@ -42,6 +42,7 @@ class Sessions:
         environment = {
             **os.environ,
             "JAX_NUM_CPU_DEVICES": "2",
+            "PYTHONPATH": os.pathsep.join(sys.path),
         }
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("sessions.py"))],

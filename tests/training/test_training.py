@@ -63,7 +63,7 @@ def test_a_run_keeps_its_configuration_words_latest_and_best(tiny_run, tiny_conf
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("shared_programs")
+@pytest.mark.usefixtures("long_trainings")
 def test_a_killed_training_ends_as_if_it_had_not_been_killed(
     tiny_run, tiny_config, tmp_path, monkeypatch
 ):

@@ -35,7 +35,7 @@ from jaxcap.model.captioner import init_variables
 from jaxcap.training import experiment, train
 from jaxcap.training.step.state import TrainState
 
-pytestmark = pytest.mark.usefixtures("shared_programs")
+pytestmark = pytest.mark.usefixtures("long_trainings")
 
 STAGES = (
     Stage(1, train={"schedule": "constant", "warmup_epochs": 0.0}, encoder={"trainable": False}),
