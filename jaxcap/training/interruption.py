@@ -1,4 +1,4 @@
-"""Stop on SIGTERM or Ctrl-C, after finishing and saving the current step."""
+"""Stop on SIGTERM, Ctrl-C, or a closed terminal, after finishing and saving the current step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 from types import FrameType
 from typing import Any
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
 
 
 class Interrupted(Exception):
@@ -27,7 +27,8 @@ class Interrupted(Exception):
 class Interruption:
     """Records the first signal inside its `with` statement; a second one kills the process.
 
-    Outside the main thread, where Python allows no signal handlers, it records nothing.
+    A closed terminal may send SIGHUP twice: from the shell, and when that ends. So SIGHUP never
+    counts as the second one. Where it is ignored, as under nohup, it stays ignored. Outside the main thread, where Python allows no signal handlers, it records nothing.
     """
 
     def __init__(self) -> None:
@@ -36,7 +37,10 @@ class Interruption:
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():
-            self._former = {each: signal.signal(each, self._note) for each in _SIGNALS}
+            signals = [signal.SIGTERM, signal.SIGINT]
+            if _HANGUP is not None and signal.getsignal(_HANGUP) is not signal.SIG_IGN:
+                signals.append(_HANGUP)
+            self._former = {each: signal.signal(each, self._note) for each in signals}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -44,10 +48,11 @@ class Interruption:
             signal.signal(each, signal.SIG_DFL if handler is None else handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
+        if self.signal is None:
+            self.signal = number
+        elif number != _HANGUP:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self.signal = number
 
     def check(self, step: int) -> None:
         """Raise `Interrupted` if a signal has arrived."""

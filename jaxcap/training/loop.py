@@ -86,7 +86,7 @@ class Loop:
 
         Raises:
           InputError: the loss diverged, or there is no room for a checkpoint.
-          Interrupted: SIGTERM or SIGINT arrived. The state is saved.
+          Interrupted: SIGTERM, SIGINT, or SIGHUP arrived. The state is saved.
         """
         experiment, train = self._experiment, self._experiment.config.train
         state, done = self._first, int(self._first.step)

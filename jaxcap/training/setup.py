@@ -51,7 +51,7 @@ def train(config: Config, workdir: Path, *, console: Console) -> Summary:
       InputError: an option is invalid, the data set is not prepared, a split is missing or too
         small, `workdir` is not writable, is not a run, has another configuration or is in use, or
         training diverged.
-      Interrupted: SIGTERM or SIGINT arrived. The state is saved.
+      Interrupted: SIGTERM, SIGINT, or SIGHUP arrived. The state is saved.
     """
     config, workdir = validate(config), local_path(workdir, "--workdir")
     use_device(config.train.device)

@@ -92,6 +92,9 @@ def _session(config: Config, workdir: str, fault: dict[str, Any]) -> int:
             _at_step(value, lambda: _me(signal.SIGTERM))
         elif kind == "terminate_twice_at_step":
             _at_step(value, lambda: _twice(signal.SIGTERM))
+        elif kind == "hang_up_at_step":
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
+            _at_step(value, lambda: _twice(signal.SIGHUP))
         elif kind == "full_at_step":
             _at_step(value, _full_disk)
         elif kind == "interrupt_evaluation":

@@ -133,20 +133,24 @@ def test_training_stopped_by_signals_or_a_full_disk_resumes_where_it_was(
     assert status == 128 + signal.SIGINT, output
     assert "Resuming from step 9" in output
     assert "Stopped by SIGINT after step 12, which is saved" in output
+    # A closed terminal: the shell passes SIGHUP on, and its end sends another.
+    status, output = sessions.train(tiny_config, workdir, hang_up_at_step=2)
+    assert status == 128 + signal.SIGHUP, output
+    assert "Stopped by SIGHUP after step 14, which is saved" in output
     # A second signal waits for nothing: what was saved is as it was.
-    status, output = sessions.train(tiny_config, workdir, terminate_twice_at_step=4)
+    status, output = sessions.train(tiny_config, workdir, terminate_twice_at_step=2)
     assert status == -signal.SIGTERM, output
     saved = kept(workdir)
-    assert saved >= {9, 12}
+    assert saved >= {12, 14}
     # The disk is full when the next checkpoint is written.
     status, output = sessions.train(tiny_config, workdir, full_at_step=2)
     assert status == 2, output
     assert "the checkpoint of step 18 could not be written" in output
-    assert "Intact: step 12. Free some space" in output
-    assert {12} <= kept(workdir) <= saved
+    assert "Intact: step 14. Free some space" in output
+    assert {14} <= kept(workdir) <= saved
     status, output = sessions.train(tiny_config, workdir)
     assert status == 0, output
-    assert "Resuming from step 12" in output
+    assert "Resuming from step 14" in output
     assert_same_end(workdir, tiny_run)
 
 
