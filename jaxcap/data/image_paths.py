@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxcap.config.local_paths import address_problem
+from jaxcap.config.local_paths import path_problem
 from jaxcap.data.image_names import ABOUT_IMAGES, IMAGE_SUFFIXES, SHARD_SUFFIXES, is_hidden
 from jaxcap.messages.errors import InputError, did_you_mean, ignore, one_line
 
@@ -124,9 +124,11 @@ def _images(
     for argument in arguments:
         if str(argument) == LIST:
             for name in _listed_names(listed):
-                if problem := address_problem(os.fsdecode(name)):
+                if not name:
+                    continue
+                if problem := path_problem(os.fsdecode(name)):
                     unreadable(f"{os.fsdecode(name)}: {problem}")
-                elif name:
+                else:
                     yield from images_of(Path(os.fsdecode(name)))
         elif os.path.exists(argument) or not glob.has_magic(str(argument)):
             yield from images_of(argument)

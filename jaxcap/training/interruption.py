@@ -28,7 +28,9 @@ class Interruption:
     """Records the first signal inside its `with` statement; a second one kills the process.
 
     A closed terminal may send SIGHUP twice: from the shell, and when that ends. So SIGHUP never
-    counts as the second one. Where it is ignored, as under nohup, it stays ignored. Outside the main thread, where Python allows no signal handlers, it records nothing.
+    counts as the second one. Where it is ignored, as under nohup, it stays ignored.
+
+    Outside the main thread, where Python allows no signal handlers, it records nothing.
     """
 
     def __init__(self) -> None:

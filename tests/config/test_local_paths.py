@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from jaxcap.captioning.image_reading import read_image
+from jaxcap.captioning.loaded_model import load
 from jaxcap.config import Config, DataConfig, EncoderConfig, TrainConfig, validate
 from jaxcap.config.local_paths import local_arguments, local_path
 from jaxcap.messages.errors import InputError
@@ -58,8 +60,24 @@ def test_other_colons_are_no_addresses() -> None:
         "a b://",
     ]
     assert local_arguments(fine) == fine
-    captions = ["--prefix", "~", "--suffix=~/x", "--prefix", "style:/ "]  # texts, not paths
-    assert local_arguments(captions) == captions
+    texts = ["--prefix", "~", "--suffix=~/x", "--prefix", "style:/ "]  # not paths
+    texts += ["--allow-origin", "https://example.org", "--note=https://example.org"]
+    assert local_arguments(texts) == texts
+
+
+def test_an_empty_name_is_not_the_current_folder() -> None:
+    """A shell passes "" for a variable that is not set."""
+    for option in ("--workdir", "--data-dir"):
+        for arguments in ([option, ""], [f"{option}="]):
+            with pytest.raises(InputError, match=f"^{option} '': an empty name, perhaps"):
+                local_arguments(["train", "x.py", *arguments])
+    with pytest.raises(InputError, match=r"^'': an empty name"):
+        local_arguments(["caption", ""])
+    texts = ["--prefix", "", "--suffix=", "--image-column", ""]
+    assert local_arguments(texts) == texts
+    with pytest.raises(InputError, match="an empty name"):
+        load("")
+    assert "an empty name" in (read_image("", 1, sizes=[8]).error or "")
 
 
 @pytest.mark.parametrize(
@@ -68,8 +86,11 @@ def test_other_colons_are_no_addresses() -> None:
         (Config(data=DataConfig(data_dir="gs://b/d")), "data.data_dir is gs://b/d"),
         (Config(encoder=EncoderConfig(weights="s3://b/w.pth")), "encoder.weights is s3://b/w.pth"),
         (Config(train=TrainConfig(start_from="gs://b/run")), "train.start_from is gs://b/run"),
+        (Config(data=DataConfig(data_dir="")), "data.data_dir is ''"),
     ],
 )
-def test_configurations_hold_no_addresses(config: Config, option: str) -> None:
-    with pytest.raises(InputError, match=f"{option}: an address"):
+def test_paths_of_configurations_are_no_addresses_and_not_empty(
+    config: Config, option: str
+) -> None:
+    with pytest.raises(InputError, match=f"{option}: an (address|empty name)"):
         validate(config)
