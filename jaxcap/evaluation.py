@@ -22,7 +22,7 @@ from jaxcap.data.pipeline import Source, evaluation_batches
 from jaxcap.datasets import shapes
 from jaxcap.devices import hosts
 from jaxcap.devices.parallel import round_up
-from jaxcap.files import read_bytes, write_text
+from jaxcap.files import check_target, read_bytes, write_text
 from jaxcap.files.json_data import parse_json
 from jaxcap.messages.errors import InputError
 from jaxcap.messages.progress import Report
@@ -187,6 +187,20 @@ def _smaller(caption: Caption) -> Caption:
     return replace(caption, attention=scale_attention(caption.attention))
 
 
+def result_files(directory: Path, run: LoadedModel, data: str, split: str) -> list[Path]:
+    """Return the files that `write_evaluation` writes.
+
+    Raises:
+      InputError: one of them cannot be written.
+    """
+    label = split if data == run.config.data.name else f"{data}-{split}"
+    names = f"predictions-{label}.json", f"metrics-{label}.json", f"report-{label}.html"
+    paths = [directory / name for name in names]
+    for path in paths:
+        check_target(path)
+    return paths
+
+
 def write_evaluation(
     evaluation: Evaluation,
     source: Source,
@@ -209,7 +223,7 @@ def write_evaluation(
     """
     directory = directory or run.directory
     data = data or run.config.data.name
-    label = split if data == run.config.data.name else f"{data}-{split}"
+    paths = result_files(directory, run, data, split)
     protocol: dict[str, str | float] = {
         "data": data,
         "split": split,
@@ -240,11 +254,6 @@ def write_evaluation(
         "signature": line,
         "protocol": protocol,
     }
-    paths = [
-        directory / f"predictions-{label}.json",
-        directory / f"metrics-{label}.json",
-        directory / f"report-{label}.html",
-    ]
     for path, content in zip(paths, (predictions, metrics), strict=False):
         write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     write_report(

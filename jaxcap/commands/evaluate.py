@@ -59,7 +59,7 @@ def run(arguments: EvaluateArguments, console: Console) -> int:
     from jaxcap.captioning.loaded_model import load
     from jaxcap.datasets.prepare import load_source
     from jaxcap.devices import hosts
-    from jaxcap.evaluation import write_evaluation
+    from jaxcap.evaluation import result_files, write_evaluation
 
     hosts.connect()
     if not hosts.is_first():
@@ -79,6 +79,8 @@ def run(arguments: EvaluateArguments, console: Console) -> int:
             data_dir = choose_data_dir(data_dir, captioner.config.data, run=path)
             data = captioner.config.data.name
         source = load_source(data, arguments.split, data_dir)
+        if hosts.is_first():
+            result_files(directory, captioner, data, arguments.split)
     evaluation = evaluate_split(captioner, source, arguments.split, console)
     with hosts.all_succeed():  # the other processes wait until everything is written
         if hosts.is_first():

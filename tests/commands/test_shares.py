@@ -143,3 +143,13 @@ def test_an_unwritable_folder_is_refused_before_the_work(
     monkeypatch.setattr(os, "access", lambda path, mode: path != tiny_run)
     with pytest.raises(InputError, match="cannot write the results to this folder"):
         evaluate.run(evaluate.EvaluateArguments(tiny_run), Console(quiet=True))
+
+
+def test_a_folder_in_place_of_a_result_is_refused_before_the_work(
+    tiny_run: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "evaluate_split", lambda *_: pytest.fail("captioned"))
+    (tmp_path / "report-dev.html").mkdir()
+    arguments = evaluate.EvaluateArguments(tiny_run, data_dir=tiny_data, output=tmp_path)
+    with pytest.raises(InputError, match=r"report-dev\.html: this is a folder"):
+        evaluate.run(arguments, Console(quiet=True))
