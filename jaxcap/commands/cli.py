@@ -12,8 +12,11 @@ import io
 import os
 import signal
 import sys
+import threading
 import warnings
+from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import jaxcap
 from jaxcap.messages.errors import InputError, did_you_mean, message_line, one_line
@@ -42,6 +45,7 @@ def main(*command: str) -> None:
       command: arguments before those of the command line.
     """
     warnings.formatwarning = _one_line_warning
+    sys.unraisablehook = _repeating_interrupts(sys.unraisablehook)
     # Messages show the command to repeat, however it was called.
     sys.argv = ["jaxcap", *command, *sys.argv[1:]]
 
@@ -139,6 +143,27 @@ def _end_cleanly() -> None:
         # nohup ignores SIGHUP, and who calls `main` may have a handler.
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, end)
+
+
+def _repeating_interrupts(usual: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Send a Ctrl-C again that Python has ignored, because it came in a callback.
+
+    JAX has a callback that runs with every garbage collection. An import collects often.
+    """
+
+    main_thread = threading.get_ident()
+
+    def hook(unraisable: Any) -> None:
+        # Windows has no pthread_kill.
+        if issubclass(unraisable.exc_type, KeyboardInterrupt) and hasattr(signal, "pthread_kill"):
+            # Not at once: it would be ignored here, too.
+            again = threading.Timer(0.01, signal.pthread_kill, [main_thread, signal.SIGINT])
+            again.daemon = True
+            again.start()
+        else:
+            usual(unraisable)
+
+    return hook
 
 
 def _complain(message: str) -> None:

@@ -219,6 +219,29 @@ cli.main("configs")
     assert path.read_text() == "old"
 
 
+def test_an_interrupt_in_a_callback_still_ends_the_command():
+    program = """
+import gc, signal, time
+from jaxcap.commands import cli, configs
+signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may ignore it
+def callback(*_):
+    gc.callbacks.remove(callback)
+    signal.raise_signal(signal.SIGINT)
+def run(*_):
+    gc.callbacks.append(callback)
+    gc.collect()
+    for _ in range(1000):
+        time.sleep(0.1)
+    return 0
+configs.run = run
+cli.main("configs")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
 def test_a_folder_that_disappears_meanwhile_is_a_message(tmp_path):
     page = tmp_path / "out" / "page.html"
     page.parent.mkdir()
