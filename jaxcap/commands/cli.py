@@ -187,7 +187,10 @@ _WAYS_OUT = {
     errno.EISDIR: _ANOTHER,
     errno.ENOTDIR: _ANOTHER,
     errno.EEXIST: _ANOTHER,
-    errno.ENOENT: "It or its folder was removed or replaced meanwhile; repeat the command.",
+    errno.ENOENT: (
+        "It or its folder was removed or replaced meanwhile; repeat the command. If that does not "
+        "help, it is a bug: please report it."
+    ),
     errno.ELOOP: "Its links lead in a circle; remove one of them, or give another place.",
 }
 """What the user can do about full or broken disks, limits, missing permissions, names that no file
