@@ -13,7 +13,13 @@ from jaxtyping import UInt8
 from PIL import Image, ImageEnhance
 from PIL.TiffImagePlugin import SAMPLEFORMAT, TiffImageFile
 
-from jaxcap.data.image_files import MAX_FILE_BYTES, bound_memory, open_image, with_end
+from jaxcap.data.image_files import (
+    MAX_DECODED_BYTES,
+    MAX_FILE_BYTES,
+    bound_memory,
+    open_image,
+    with_end,
+)
 from jaxcap.files import read_bytes
 from jaxcap.messages.errors import InputError
 
@@ -90,6 +96,11 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
         )
     if 0 in array.shape:
         raise InputError(f"{name}: the image has no pixels (shape {list(array.shape)})")
+    if array.nbytes > MAX_DECODED_BYTES:  # those of a broadcast array take no memory yet
+        raise InputError(
+            f"{name}: an array of shape {list(array.shape)} takes {array.nbytes:,} bytes; at most "
+            f"{MAX_DECODED_BYTES:,} are allowed"
+        )
     if array.dtype == np.bool_:
         array = array * np.uint8(255)
     elif array.dtype == np.uint16:

@@ -300,3 +300,9 @@ def test_flip():
     np.testing.assert_array_equal(
         images.flip(image), [[(3, 4, 5), (0, 1, 2)], [(9, 10, 11), (6, 7, 8)]]
     )
+
+
+def test_arrays_that_would_fill_the_memory_are_refused() -> None:
+    huge = np.broadcast_to(np.uint8(0), (10**6, 10**6, 3))
+    with pytest.raises(InputError, match=r"shape .* takes 3,000,000,000,000 bytes; at most"):
+        images.decode(huge, name="x")
