@@ -211,6 +211,7 @@ def run(*_):
         os.kill(os.getpid(), signal.{name})
         beside.write_text("new")
 configs.run = run
+signal.signal(signal.{name}, signal.SIG_DFL)  # the tests may run under nohup
 cli.main("configs")
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True)
