@@ -150,7 +150,6 @@ def _repeating_interrupts(usual: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
     JAX has a callback that runs with every garbage collection. An import collects often.
     """
-
     main_thread = threading.get_ident()
 
     def hook(unraisable: Any) -> None:

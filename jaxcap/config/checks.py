@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Container
 from typing import Any
 
-from jaxcap.config.local_paths import path_problem
+from jaxcap.config.local_paths import check_path
 from jaxcap.config.options import AppliesTo, PerStage, options_of
 from jaxcap.config.schema import Config, DataConfig, SearchConfig, Stage, TrainConfig
 from jaxcap.files.json_data import from_dict
@@ -47,9 +47,8 @@ def validate(config: Config) -> Config:
         ("encoder.cache_dir", config.encoder.cache_dir),
         ("train.start_from", config.train.start_from),
     ):
-        if path is not None and (problem := path_problem(path)):
-            found = path or "''"
-            raise InputError(f"{option} is {found}: {problem}.")
+        if path is not None:
+            check_path(path, f"{option} is")
     if config.encoder.train_from is not None and not config.encoder.trainable:
         raise InputError(
             f"encoder.train_from is '{config.encoder.train_from}', but encoder.trainable is false: "

@@ -33,6 +33,17 @@ def path_problem(text: str) -> str:
     )
 
 
+def check_path(text: str, option: str = "") -> None:
+    """Refuse a text, given with `option`, that is not a path.
+
+    Raises:
+      InputError: it is empty or an address.
+    """
+    if problem := path_problem(text):
+        shown = " ".join(filter(None, [option, text or "''"]))
+        raise InputError(f"{shown}: {problem}.")
+
+
 def local_path(path: str | os.PathLike[str], option: str = "") -> Path:
     """Return a path without `~`.
 
@@ -44,12 +55,12 @@ def local_path(path: str | os.PathLike[str], option: str = "") -> Path:
       InputError: it is empty or an address, or begins with `~` where there is no home directory.
     """
     text = os.fspath(path)
-    shown = " ".join(filter(None, [option, text or "''"]))
-    if problem := path_problem(text):
-        raise InputError(f"{shown}: {problem}.")
+    check_path(text, option)
     expanded = os.path.expanduser(text)
     if Path(expanded).parts[:1] == ("~",):
-        raise InputError(f"{shown}: there is no home directory for ~; give the full path.")
+        raise InputError(
+            f"{option} {text}: there is no home directory for ~; give the full path.".lstrip()
+        )
     return Path(expanded)
 
 

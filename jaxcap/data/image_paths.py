@@ -123,9 +123,7 @@ def _images(
 
     for argument in arguments:
         if str(argument) == LIST:
-            for name in _listed_names(listed):
-                if not name:
-                    continue
+            for name in filter(None, _listed_names(listed)):
                 if problem := path_problem(os.fsdecode(name)):
                     unreadable(f"{os.fsdecode(name)}: {problem}")
                 else:

@@ -6,10 +6,10 @@ import csv
 import io
 import json
 import os
-import resource
 from pathlib import Path
 
 import pytest
+from limits import files_up_to
 
 from jaxcap.caption_files.output_formats import FORMATS, Format
 from jaxcap.caption_files.reading import read_captions
@@ -190,15 +190,11 @@ def test_a_full_disk(tmp_path, name):
     format, path = FORMATS[name](), tmp_path / "captions"
     two, three = (len(written(tmp_path / str(n), format, RESULTS[:n])) for n in (2, 3))
     whole = written(tmp_path / "whole", format)
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     for size in range(two, three, 7):
         path.unlink(missing_ok=True)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limit[1]))
-        try:
-            with pytest.raises(InputError, match=r"captions: cannot write: .*command continues"):
-                written(path, format)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        full = pytest.raises(InputError, match=r"captions: cannot write: .*command continues")
+        with files_up_to(size), full:
+            written(path, format)
         assert path.read_bytes() == (tmp_path / "2").read_bytes()
         assert written(path, format, RESULTS[2:]) == whole
 
@@ -207,18 +203,12 @@ def test_a_full_disk(tmp_path, name):
 @pytest.mark.parametrize("record", [None, {"model": "m"}])
 def test_a_disk_that_is_full_from_the_start_keeps_no_file(tmp_path, name, record):
     """Neither the record, nor a part of the head."""
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     folder = tmp_path / "captions"
     folder.mkdir()
     for size in (0, 1):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limit[1]))
-        try:
-            with pytest.raises(
-                InputError, match=r"x: cannot write: File too large\. Once the cause"
-            ):
-                CaptionWriter(folder / "x", FORMATS[name](), made_with=record)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        full = pytest.raises(InputError, match=r"x: cannot write: File too large\. Once the cause")
+        with files_up_to(size), full:
+            CaptionWriter(folder / "x", FORMATS[name](), made_with=record)
         assert list(folder.iterdir()) == []
 
 
