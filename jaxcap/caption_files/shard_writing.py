@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from jaxcap.caption_files.output_formats import Key
+from jaxcap.caption_files.output_formats import Key, encoded
 from jaxcap.caption_files.writing import in_use
 from jaxcap.captioning.results import Caption, Captioned
 from jaxcap.files import check_folder, check_space, lock_file, replacing
@@ -51,7 +51,7 @@ class ShardWriter:
         """Return the name of an image within its shard; in tar files, without the suffix."""
         within = _SHARD.sub("", name, count=1).lstrip("/")
         if self.path.suffix.lower() != ".tar":
-            return within
+            return encoded(within).decode()  # Parquet holds no bytes of names that are not text
         # What unpacks the file must not leave the folder.
         return posixpath.splitext(posixpath.normpath(f"/{within}"))[0].lstrip("/")
 

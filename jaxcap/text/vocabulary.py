@@ -172,6 +172,13 @@ class Vocabulary:
                 f"{where}: a vocabulary is a list of words that begins with "
                 f"{' '.join(SPECIALS)} and repeats none; found {shown(words[:4])}…"
             )
+        try:
+            "".join(words).encode()
+        except UnicodeEncodeError as error:  # no file of captions could hold the word
+            half = shown(error.object[error.start : error.end])
+            raise InputError(
+                f"{where}: a word contains {half}, which is half a character."
+            ) from None
         # Old runs split captions into words and say nothing about it.
         units = OLD_WORDS if stored.text is None else units_from_json(stored.text, where=where)
         return cls(words, units)

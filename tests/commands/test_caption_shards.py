@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
 import tarfile
@@ -154,6 +155,14 @@ def test_no_member_leaves_the_folder_where_the_captions_are_unpacked(
         assert file.getnames() == ["a.txt", "a.json", "b.txt", "b.json"]
     assert status == 1
     assert "skipped: up.tar/b.png: it has the name b in the file of captions" in messages
+
+
+def test_parquet_names_an_image_whose_name_is_not_text(
+    command: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    tar(tmp_path / "latin.tar", {os.fsdecode(b"caf\xe9.png"): png(3)})
+    assert command("latin.tar", "--output", "out.parquet")[0] == 0
+    assert pq.read_table(tmp_path / "out.parquet")["image"].to_pylist() == [r"caf\udce9.png"]
 
 
 def test_other_files_of_captions_name_the_image_in_its_shard(

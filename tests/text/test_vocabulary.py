@@ -118,6 +118,7 @@ def test_round_trip_through_a_file(tmp_path: Path) -> None:
         json.dumps({"words": [*SPECIALS, 7]}).encode(),
         json.dumps({"words": [*SPECIALS, ["a"]]}).encode(),
         json.dumps({"words": [*SPECIALS, None]}).encode(),
+        json.dumps({"words": [*SPECIALS, "half \ud83d"]}).encode(),
         json.dumps({"words": dict.fromkeys(["a", "b"])}).encode(),
     ],
 )
