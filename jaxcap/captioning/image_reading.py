@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import queue
 import threading
@@ -17,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from jaxcap.config.local_paths import local_path
+from jaxcap.data.image_files import MAX_FILE_BYTES
 from jaxcap.data.images import decode, resize
 from jaxcap.messages.errors import InputError
 
@@ -74,7 +76,7 @@ def read_image(
       number: names an image that has no path.
       max_pixels: as of `decode`.
     """
-    source: Any = Path(image) if isinstance(image, os.PathLike) else image
+    source: Any = Path(os.fsdecode(image)) if isinstance(image, os.PathLike) else image
     try:
         source = local_path(source) if isinstance(source, str) else source
     except InputError as error:
@@ -84,11 +86,11 @@ def read_image(
         # Images in tar and Parquet files have names; so do open files.
         name = given if isinstance(given := getattr(source, "name", None), str) else name
         try:
-            source = source.read()
+            source = _content(source, name)
         except InputError as error:
             return ReadImage(name, error=str(error))
-        except (OSError, ValueError) as error:  # ValueError: opened as text, or closed
-            return ReadImage(name, error=f"{name}: cannot be read: {error}")
+        except Exception as error:  # files in archives and from the network raise nearly anything
+            return ReadImage(name, error=f"{name}: cannot be read: {str(error) or repr(error)}")
     if isinstance(source, bytearray | memoryview):
         source = bytes(source)
     if not isinstance(source, _Decodable):
@@ -102,6 +104,16 @@ def read_image(
         return ReadImage(name, error=str(error))
     resized = {size: resize(array, size) for size in sizes}
     return ReadImage(name, source, tuple(resized[size] for size in sizes))
+
+
+def _content(file: OpenFile, name: str) -> Any:
+    if not isinstance(file, io.BufferedIOBase):
+        return file.read()
+    # A file in an archive may expand to any size, and one from the network may never end.
+    data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise InputError(f"{name}: more than {MAX_FILE_BYTES:,} bytes")
+    return data
 
 
 @contextlib.contextmanager

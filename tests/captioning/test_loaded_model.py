@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import inspect
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -20,6 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxcap.captioning import image_reading
 from jaxcap.captioning.image_reading import read_image
 from jaxcap.captioning.loaded_model import LoadedModel, caption, load
 from jaxcap.captioning.results import Captioned, Word
@@ -120,6 +123,24 @@ def test_a_file_that_cannot_be_read_is_a_bad_image(scenes, tmp_path):
     with path.open(encoding="utf-8") as as_text:
         assert "codec can't decode" in str(read_image(as_text, 0, sizes=[32]).error)
     assert "closed file" in str(read_image(as_text, 0, sizes=[32]).error)
+
+
+def test_a_damaged_or_endless_file_of_an_archive_is_a_bad_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """zipfile, gzip, and http raise exceptions that are no OSError, and expand without limit."""
+    cut = gzip.GzipFile(fileobj=io.BytesIO(gzip.compress(encoded(Image.new("RGB", (4, 4))))[:-9]))
+    assert "ended before" in str(read_image(cut, 0, sizes=[4]).error)
+    monkeypatch.setattr(image_reading, "MAX_FILE_BYTES", 1000)
+    bomb = gzip.GzipFile(fileobj=io.BytesIO(gzip.compress(bytes(10**6))))
+    assert read_image(bomb, 0, sizes=[4]).error == "image 0: more than 1,000 bytes"
+    assert bomb.tell() == 1001
+
+
+def test_paths_may_be_bytes(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    (entry,) = os.scandir(os.fsencode(tmp_path))
+    assert read_image(entry, 0, sizes=[4]).error is None
 
 
 def test_texts_are_paths_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
