@@ -84,7 +84,8 @@ def read_image(
     name = str(source) if isinstance(source, Path) else f"image {number}"
     if isinstance(source, OpenFile):
         # Images in tar and Parquet files have names; so do open files.
-        name = given if isinstance(given := getattr(source, "name", None), str) else name
+        given = getattr(source, "name", None)
+        name = given if given and isinstance(given, str) else name  # gzip's is ""
         try:
             source = _content(source, name)
         except InputError as error:
