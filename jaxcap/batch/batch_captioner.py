@@ -16,6 +16,8 @@ from jaxcap.messages.errors import InputError
 Columns = dict[str, np.ndarray]
 """Arrays of one length, by name."""
 
+_ADDED = ("caption", "log_prob", "confidence", "error")
+
 
 class Captioner:
     """Caption the images in a column, and add the captions as further columns.
@@ -57,13 +59,19 @@ class Captioner:
           or None), and `log_prob` and `confidence` (float64; NaN for an image with an error).
 
         Raises:
-          InputError: there is no column of images, the model cannot be loaded, or a search option
-            is invalid. An image that cannot be read has an `error` instead.
+          InputError: there is no column of images, or one that would be replaced, the model cannot
+            be loaded, or a search option is invalid. An image that cannot be read has an `error`
+            instead.
         """
         if self._image not in batch:
             raise InputError(
                 f"the batch has no column {self._image!r} of images; found "
                 f"{', '.join(batch) or 'none'}. Name it: Captioner(image=…)"
+            )
+        if twice := [name for name in batch if name in _ADDED and name != self._image]:
+            raise InputError(
+                f"the batch has a column {twice[0]!r} already, which captioning would replace; "
+                "rename or drop it."
             )
         images = list(batch[self._image])
         model = _loaded(self._model, self._search)

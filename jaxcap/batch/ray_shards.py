@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from jaxcap.batch.batch_captioner import Captioner
 from jaxcap.caption_files.made_with import Record, check_record, record_of, write_record
+from jaxcap.data.image_parquet import open_parquet
 from jaxcap.data.image_paths import ImagePath, images_in, is_shard
 from jaxcap.files import check_space, lock_file, replacing
 from jaxcap.messages.errors import InputError
@@ -196,13 +197,23 @@ def captions_folder(
             if not stack.enter_context(lock_file(folder / ".lock")):
                 raise InputError(f"{folder}: another process is writing captions there.")
             there = _open(folder, {**made_with, **_described(shards)}, restart=restart)
-            before = sum(pq.read_metadata(folder / name).num_rows for name in there)
+            before = sum(_rows(folder / name) for name in sorted(there))
         except OSError as error:
             raise InputError(
                 f"{folder}: cannot write there: {error.strerror}. Give another --output."
             ) from error
         check_space(folder, folder, _ROOM, "Free some space there, or give another --output.")
         yield [shard for shard in shards if shard.file.name not in there], before
+
+
+def _rows(file: Path) -> int:
+    try:
+        return int(open_parquet(file).metadata.num_rows)
+    except InputError as error:
+        reason = str(error).rstrip(".")
+        raise InputError(
+            f"{reason}. Remove it, and the same command captions its shard again."
+        ) from None
 
 
 def _described(shards: Sequence[Shard]) -> dict[str, Any]:

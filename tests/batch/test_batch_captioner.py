@@ -67,5 +67,7 @@ def test_paths_stay_as_the_key_of_their_captions(model: Path, tmp_path: Path) ->
 def test_bad_arguments_are_named(model: Path) -> None:
     with pytest.raises(InputError, match=r"no column 'image' of images; found bytes, path"):
         Captioner(model)({"bytes": [], "path": []})
+    with pytest.raises(InputError, match=r"a column 'caption' already.*; rename or drop it"):
+        Captioner(model)({"image": ["a.jpg"], "caption": ["what somebody wrote"]})
     with pytest.raises(InputError, match=r"search: there is no option 'beams'"):
         Captioner(model, beams=3)({"image": []})

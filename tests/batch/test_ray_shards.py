@@ -236,6 +236,11 @@ def test_bad_folders_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert list(out.iterdir()) == []
     pq.write_table(pa.table({"image": ["a.jpg"]}), shards[0].file)
     assert opened(out) == []
+    written = shards[0].file.read_bytes()
+    shards[0].file.write_bytes(written[:-9])
+    with pytest.raises(InputError, match=r"captions-00000-of-00001\.parquet: .*\. Remove it, and"):
+        opened(out)
+    shards[0].file.write_bytes(written)
     Path("out.made-with").unlink()
     with pytest.raises(InputError, match=r"out: it holds captions, but out\.made-with"):
         opened(out)
