@@ -299,8 +299,8 @@ def _check(address: str | None, processes: int | None, process: int | None, name
             f"Several processes also need {' and '.join(missing)}: the address HOST:PORT of "
             "process 0, the number of processes, and the index of this process, from 0."
         )
-    _, colon, port = address.rpartition(":")
-    if not colon or not port.isdecimal():
+    host, _, port = address.rpartition(":")
+    if not _is_name(host) or not port.isdecimal() or int(port[:6]) >= 1 << 16:
         raise InputError(
             f"{names.coordinator} is '{address}'; expected HOST:PORT, the host of process 0 and a "
             "free port there, such as 10.0.0.1:8476."
@@ -310,6 +310,12 @@ def _check(address: str | None, processes: int | None, process: int | None, name
             f"{names.process_id} is {process}, of {processes} processes; expected a number from 0 "
             f"to {processes - 1}."
         )
+
+
+def _is_name(host: str) -> bool:
+    with contextlib.suppress(UnicodeError):  # an empty or very long part between dots
+        return bool(host.encode("idna"))
+    return False
 
 
 def _wait_for(address: str, timeout: float, names: _Names) -> None:

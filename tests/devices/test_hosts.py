@@ -159,7 +159,10 @@ def test_waiting_for_missing_processes_times_out(
     [
         ({"processes": 2}, "also need train.coordinator and train.process_id"),
         ({"coordinator": "a:1"}, "also need train.processes and train.process_id"),
-        ({"coordinator": "a", "processes": 2, "process_id": 0}, "is 'a'; expected HOST:PORT"),
+        *(
+            ({"coordinator": each, "processes": 2, "process_id": 0}, "; expected HOST:PORT")
+            for each in ("a", ":1", "a..b:1", "a:65536")
+        ),
         ({"coordinator": "a:1", "processes": 2, "process_id": 2}, "number from 0 to 1"),
     ],
 )
