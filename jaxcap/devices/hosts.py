@@ -102,6 +102,8 @@ def connect(train: TrainConfig | None = None) -> None:
         _wait_for(address, timeout, names)
     complete = None not in (address, processes, process)
     errors: list[Exception] = []
+    # It would take SIGTERM away from us, and only programs that ask it learn of the signal.
+    jax.config.update("jax_enable_preemption_service", False)
 
     def initialize() -> None:
         try:
@@ -247,12 +249,16 @@ def all_succeed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def ending_with_others() -> Iterator[None]:
-    """Exit with a message when a computation fails because a peer is dead.
+    """Exit with a message when a computation fails because a peer is dead, or at Ctrl-C.
 
-    Otherwise Python would wait for the dead process at exit and be aborted.
+    Otherwise Python would wait for the other processes at exit and be aborted.
     """
     try:
         yield
+    except KeyboardInterrupt:
+        if jax.process_count() == 1:
+            raise
+        _leave("Interrupted; the other processes stop too.", status=130)
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
@@ -335,12 +341,12 @@ def _wait_for(address: str, timeout: float, names: _Names) -> None:
         time.sleep(0.5)
 
 
-def _leave(message: str) -> None:
+def _leave(message: str, status: int = 1) -> None:
     """Print an error and exit at once, without waiting for threads or other processes."""
     with contextlib.suppress(OSError):  # standard error may be closed
         print(f"error: {escaped(message)}", file=sys.stderr, flush=True)
         sys.stdout.flush()
-    os._exit(1)
+    os._exit(status)
 
 
 def watch(

@@ -182,6 +182,19 @@ def test_environment_variables_connect_processes(monkeypatch: pytest.MonkeyPatch
         hosts.connect(TrainConfig())
 
 
+def test_sigterm_ends_a_connected_process() -> None:
+    """JAX's preemption service would take the signal, and the process would go on."""
+    program = f"""
+import os, signal
+from jaxcap.config import TrainConfig
+from jaxcap.devices import hosts
+hosts.connect(TrainConfig(coordinator="127.0.0.1:{free_port()}", processes=1, process_id=0))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=100)
+    assert ended.returncode == -signal.SIGTERM, ended.stderr
+
+
 def test_a_single_process_does_not_connect() -> None:
     hosts.connect(TrainConfig())
     assert hosts.share() == (0, 1)
