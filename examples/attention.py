@@ -1,7 +1,7 @@
 """Draw where the model in the package looks while it writes each word of a caption.
 
-python examples/attention.py examples/photographer.jpg attention.jpg
-python examples/attention.py photo.jpg attention.jpg --words man sitting tripod
+python examples/attention.py examples/sheep.jpg attention.jpg
+python examples/attention.py photo.jpg attention.jpg --words sheep running grass
 """
 
 from __future__ import annotations

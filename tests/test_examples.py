@@ -41,7 +41,7 @@ def test_one_page_learns(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.slow
 def test_attention_draws_the_photograph_and_a_panel_for_each_word() -> None:
-    sheet = _load("attention").draw(EXAMPLES / "photographer.jpg", words=["man", "tripod"])
+    sheet = _load("attention").draw(EXAMPLES / "sheep.jpg", words=["sheep", "grass"])
     assert sheet.size == (3 * 224, 224)
 
 

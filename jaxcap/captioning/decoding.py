@@ -15,7 +15,12 @@ from jaxcap.config import MAX_REQUIRED, Config, SearchConfig, validate
 from jaxcap.messages.errors import InputError, counted, did_you_mean
 from jaxcap.model.captioner import Captioner
 from jaxcap.model.recogniser.recogniser import Recognisable
-from jaxcap.model.recogniser.words import RecognisedWords, word_groups, words_for_people
+from jaxcap.model.recogniser.words import (
+    RecognisedWords,
+    word_groups,
+    words_for_animals,
+    words_for_people,
+)
 from jaxcap.search import (
     Processor,
     Ranking,
@@ -30,7 +35,7 @@ from jaxcap.search import (
     processors,
     sample,
 )
-from jaxcap.search.guiding import costs, guide_requirements, unrecognised, word_forms
+from jaxcap.search.guiding import costs, doubts, guide_requirements, word_forms
 from jaxcap.text.vocabulary import PAD, SPECIALS, UNK, Vocabulary
 
 
@@ -157,6 +162,9 @@ def _create_search(
         length_penalty=config.length_penalty,
     )
     required = _create_requirements(config, vocabulary)
+    if things is not None:
+        named = things[sorted({*map(vocabulary.id_of, words_for_animals())} - {UNK})]
+        animals = np.isin(things, named) & (things > 0)
 
     def search(
         step: StepFunction, carry: Any, images: ImageInput, words: RecognisedWords
@@ -166,8 +174,8 @@ def _create_search(
             "processors": rules,
         }
         if config.unrecognised_penalty and things is not None:
-            absent = unrecognised(jnp.asarray(things), *map(jnp.asarray, words))
-            common["processors"] = (costs(config.unrecognised_penalty * absent), *rules)
+            reasons = doubts(*map(jnp.asarray, (things, animals, *words)))
+            common["processors"] = (costs(config.unrecognised_penalty * reasons), *rules)
         beams = {"beam_size": config.beam_size, "ranking": ranking, **common}
         match config.method:
             case "greedy":

@@ -154,9 +154,9 @@ class RecognitionConfig:
     """For each class of the classifier, the words that people use for it, separated by spaces;
     default: a table for ImageNet's 1,000 classes. A run records its table."""
     people_threshold: Annotated[float, Rate] = 0.0
-    """Words for people count as recognised only where somebody is in the image with at least this
-    probability. Captions nearly always begin with somebody, so a decoder trusts even a weak sign of
-    people."""
+    """Words for people count as recognised only where their probabilities come to at least this
+    share of those of all detected words. Captions nearly always begin with somebody, so a decoder
+    trusts even a weak sign of people."""
     branch: str | None = None
     """A stage of the encoder, such as block7. Words are recognised from a copy of the published
     encoder from this stage on; earlier stages are shared, and no training stage may change them.
@@ -391,7 +391,8 @@ class SearchConfig:
     unrecognised_penalty: Annotated[float, UpTo(1e6)] = 0.0
     """Subtracted from the log probability of each word for a thing that the model has a detector
     for and did not recognise in the image, such as "dog". All words for people count as one
-    thing."""
+    thing. Words for an animal lose as much again where another animal is recognised with 0.5 or
+    more, and it is not."""
     no_repetition: bool = False
     """Never repeat a word immediately."""
     no_repeated_ngram: Annotated[int, UpTo(_MAX_TOKENS)] = 0

@@ -22,6 +22,9 @@ from jaxcap.search.interface import Processor
 _NONE = 0
 """`<pad>`, which no caption contains."""
 
+_CERTAIN = 0.5
+"""The probability from which an animal is taken for the one in the image."""
+
 
 def word_forms(
     groups: Iterable[Sequence[str]], vocabulary: Sequence[str], excluded: Collection[int] = ()
@@ -82,19 +85,30 @@ def guide_requirements(
     return jnp.where(best[..., None] >= 0, chosen, _NONE)
 
 
-@partial(jnp.vectorize, signature="(v),(k),(k)->(v)")
-def unrecognised(
-    group_of: Int[Array, " V"], ids: Int[Array, " K"], probabilities: Float[Array, " K"]
-) -> Bool[Array, " V"]:
-    """Mark the words that name a thing that none of the recognised words names.
+@partial(jnp.vectorize, signature="(v),(v),(k),(k)->(v)")
+def doubts(
+    group_of: Int[Array, " V"],
+    is_animal: Bool[Array, " V"],
+    ids: Int[Array, " K"],
+    probabilities: Float[Array, " K"],
+) -> Int[Array, " V"]:
+    """Count what speaks against each word: it names a thing that none of the recognised words
+    names, or an animal where another animal is recognised, and itself is not.
+
+    Few photographs show animals of two kinds, and a decoder that has seen thousands of dogs says
+    "dog" of a sheep.
 
     Args:
       group_of: the number of the thing that each word names, below V; 0 for other words.
+      is_animal: which of these things are animals, none of them a kind of another.
       ids: the recognised words of an image.
       probabilities: their probabilities; 0 where an image has fewer words.
     """
-    found = jnp.zeros(group_of.shape[0], bool).at[group_of[ids]].max(probabilities > 0)
-    return (group_of > 0) & ~found[group_of]
+    found = jnp.zeros(group_of.shape[0]).at[group_of[ids]].max(probabilities)[group_of]
+    unrecognised = (group_of > 0) & (found == 0)
+    certain = jnp.max(found, where=is_animal, initial=0.0) >= _CERTAIN
+    another = is_animal & certain & (found < _CERTAIN)
+    return unrecognised.astype(jnp.int32) + another
 
 
 def costs(of_words: Float[Array, "B V"]) -> Processor:

@@ -107,16 +107,17 @@ def test_captions_without_a_model_being_named(about, capsys, monkeypatch, tmp_pa
         assert 3 <= len(words) <= about["config"]["search"]["max_length"]
         assert known.issuperset(words)
     assert len(set(map(tuple, found.values()))) > len(found) / 2
-    for name in ("astronaut", "photographer"):
-        assert PEOPLE & set(found[name]), found[name]
+    assert PEOPLE & set(found["astronaut"])
+    for name in ("cat", "coffee", "cow", "dog", "sheep"):
+        assert name in found[name]
     # The program is kept for the next process, and so is the finding that the file is in order.
     assert len(list((tmp_path / "jaxcap" / "programs").iterdir())) == 2
 
 
 def test_one_photograph_gives_a_string(tmp_path):
-    path = EXAMPLES / "photographer.jpg"
+    path = EXAMPLES / "sheep.jpg"
     text = jaxcap.caption(path)
-    assert PEOPLE & set(text.split())
+    assert "sheep" in text.split()
     with Image.open(path) as photo:
         assert jaxcap.caption(photo) == text
     with pytest.raises(InputError, match=r"missing\.jpg: "):

@@ -14,7 +14,7 @@ from chains import (
     constrained_beam_search,
 )
 
-from jaxcap.search.guiding import guide_requirements, unrecognised, word_forms
+from jaxcap.search.guiding import doubts, guide_requirements, word_forms
 
 VOCABULARY = ("<pad>", "<bos>", "<eos>", "<unk>", "cat", "dog", "cats", "red", "dogs", "cup")
 GROUPS = (("cat", "cats", "kitten"), ("puppy", "dog", "dogs"), ("cup",), ("yak", "yaks"))
@@ -64,12 +64,19 @@ def test_strong_words_are_required_each_group_once_and_the_strongest_first() -> 
     assert _guide(words, at_most=9)[2] == [[9], [5, 8], [4, 6]]
 
 
-def test_a_thing_is_unrecognised_if_none_of_its_words_is_recognised() -> None:
+def test_a_thing_is_doubted_if_none_of_its_words_is_recognised_or_another_animal_is() -> None:
     things = np.array([0, 0, 0, 0, 1, 2, 1, 0, 2, 3], np.int32)  # cats, dogs, a cup
-    ids = jnp.array([[6, 7, 0], [5, 9, 4], [4, 0, 0]])
-    probabilities = jnp.array([[0.9, 0.5, 0.0], [0.2, 0.0, 0.1], [0.0, 0.0, 0.0]])
-    found = jax.jit(unrecognised)(things, ids, probabilities)
-    assert [np.flatnonzero(row).tolist() for row in found] == [[5, 8, 9], [9], [4, 5, 6, 8, 9]]
+    ids = jnp.array([[6, 7, 0], [5, 9, 4], [4, 0, 0], [5, 4, 9], [5, 4, 9]])
+    rows = [[0.9, 0.5, 0.0], [0.2, 0.0, 0.1], [0.0, 0.0, 0.0], [0.5, 0.4, 0.3], [0.6, 0.5, 0.3]]
+    found = jax.jit(doubts)(things, np.isin(things, [1, 2]), ids, jnp.array(rows))
+    assert found[:, [4, 5, 6, 8, 9]].tolist() == [
+        [0, 2, 0, 2, 1],  # a cat, so a dog is doubted for two reasons
+        [0, 0, 0, 0, 1],
+        [1, 1, 1, 1, 1],
+        [1, 0, 1, 0, 0],  # a dog, and less certainly a cat
+        [0, 0, 0, 0, 0],  # both
+    ]
+    assert not found[:, [0, 1, 2, 3, 7]].any()
 
 
 def test_guided_captions_contain_the_words_of_their_image() -> None:

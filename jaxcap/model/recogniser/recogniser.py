@@ -236,16 +236,16 @@ class Recogniser(nn.Module):
 
     def read(self, features: Float[Array, "B P D"]) -> RecognisedWords:
         """Return the K most probable words of the `features` of each image."""
-        probabilities, at = jax.lax.top_k(nn.sigmoid(self.logits(features)), self.count)
+        probabilities = jax.lax.stop_gradient(nn.sigmoid(self.logits(features)))
+        best, at = jax.lax.top_k(probabilities, self.count)
         ids = jnp.array(self.words.ids, jnp.int32)[at]
-        words = RecognisedWords(ids, jax.lax.stop_gradient(probabilities))
-        return self._without_doubtful_people(words) if self.people_threshold else words
-
-    def _without_doubtful_people(self, words: RecognisedWords) -> RecognisedWords:
-        """Leave out words for people where 1 − Π(1 − p) over these words is below the threshold."""
-        ids, p = map(jnp.asarray, words)
+        if not self.people_threshold:
+            return RecognisedWords(ids, best)
+        # An image unlike the training photographs has a little of every word, people included.
+        expected = probabilities[:, : self.words.detected].sum(axis=1, keepdims=True)
         people = jnp.isin(ids, np.array(sorted(self.words.people), np.int32))
-        nobody = jnp.prod(1 - p, axis=1, keepdims=True, where=people)
-        left = jnp.where(people & (1 - nobody < self.people_threshold), 0.0, p)
-        p, order = jax.lax.top_k(left, self.count)
-        return RecognisedWords(jnp.where(p > 0, jnp.take_along_axis(ids, order, axis=1), 0), p)
+        share = best.sum(axis=1, keepdims=True, where=people) / expected
+        best = jnp.where(people & (share < self.people_threshold), 0.0, best)
+        best, order = jax.lax.top_k(best, self.count)
+        ids = jnp.take_along_axis(ids, order, axis=1)
+        return RecognisedWords(jnp.where(best > 0, ids, 0), best)

@@ -37,6 +37,12 @@ def words_for_people() -> frozenset[str]:
     return frozenset(row["word"] for row in read_table("people.csv"))
 
 
+@functools.cache
+def words_for_animals() -> frozenset[str]:
+    """Return "dog", "bird" and similar words, none of which is a kind of another."""
+    return frozenset(row["word"] for row in read_table("animals.csv"))
+
+
 def read_table(name: str) -> Iterator[dict[str, str]]:
     """Read a table of words that is part of the package."""
     table = resources.files(__package__).joinpath(name).read_text("utf-8")
