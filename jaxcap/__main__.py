@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import gc
 import os
 import sys
 
@@ -18,6 +19,8 @@ def main(*command: str) -> None:
     """
     _restart_in_utf8()
     restart_with_huge_pages()
+    # What imports and tracing make stays, so looking for garbage among it only takes time.
+    gc.set_threshold(100_000)
     # Imported after the restart, which would repeat every import.
     from jaxcap.commands.cli import main as run
 
