@@ -53,7 +53,7 @@ CONFIG = Config(
         learning_rate_factor=0.2,
     ),
     recognition=RecognitionConfig(
-        words=20, detected=800, branch="block7", trainable=True, people_threshold=0.011
+        words=20, detected=800, branch="block7", trainable=True, people_share=0.011
     ),
     decoder=DecoderConfig(
         name="attention",

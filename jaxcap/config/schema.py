@@ -153,7 +153,7 @@ class RecognitionConfig:
     class_words: Annotated[tuple[str, ...], MaxItems(1000), Operational] = ()
     """For each class of the classifier, the words that people use for it, separated by spaces;
     default: a table for ImageNet's 1,000 classes. A run records its table."""
-    people_threshold: Annotated[float, Rate] = 0.0
+    people_share: Annotated[float, Rate] = 0.0
     """Words for people count as recognised only where their probabilities come to at least this
     share of those of all detected words. Captions nearly always begin with somebody, so a decoder
     trusts even a weak sign of people."""

@@ -253,7 +253,7 @@ def _create_recogniser(config: Config, words: Sequence[str], build: Any) -> Reco
         Recogniser,
         recognisable(config.recognition, words),
         config.recognition.words,
-        people_threshold=config.recognition.people_threshold,
+        people_share=config.recognition.people_share,
     )
     if branch is None:
         if config.encoder.trainable:

@@ -61,7 +61,7 @@ class TrainingData:
             if has_images(source):
                 photographs = end
             elif recogniser is not None:
-                people = recogniser.words.people if recogniser.people_threshold else ()
+                people = recogniser.words.people if recogniser.people_share else ()
                 words = SimulatedWords(part, recogniser.words.ids, recogniser.count, people)
             sets[name] = TrainingSet(source, part, words=words, first_number=begin)
         return cls(

@@ -156,14 +156,14 @@ class Recogniser(nn.Module):
       encoder: a copy of the encoder's stages from `branch` on; None to read the encoder's own
         features.
       branch: the first stage of `encoder`.
-      people_threshold: see `RecognitionConfig.people_threshold`.
+      people_share: see `RecognitionConfig.people_share`.
     """
 
     words: Recognisable
     count: int
     encoder: Encoder | None = None
     branch: str | None = None
-    people_threshold: float = 0.0
+    people_share: float = 0.0
 
     @property
     def own_stages(self) -> tuple[str, ...]:
@@ -239,13 +239,13 @@ class Recogniser(nn.Module):
         probabilities = jax.lax.stop_gradient(nn.sigmoid(self.logits(features)))
         best, at = jax.lax.top_k(probabilities, self.count)
         ids = jnp.array(self.words.ids, jnp.int32)[at]
-        if not self.people_threshold:
+        if not self.people_share:
             return RecognisedWords(ids, best)
         # An image unlike the training photographs has a little of every word, people included.
         expected = probabilities[:, : self.words.detected].sum(axis=1, keepdims=True)
         people = jnp.isin(ids, np.array(sorted(self.words.people), np.int32))
         share = best.sum(axis=1, keepdims=True, where=people) / expected
-        best = jnp.where(people & (share < self.people_threshold), 0.0, best)
+        best = jnp.where(people & (share < self.people_share), 0.0, best)
         best, order = jax.lax.top_k(best, self.count)
         ids = jnp.take_along_axis(ids, order, axis=1)
         return RecognisedWords(jnp.where(best > 0, ids, 0), best)
