@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, UInt8, UInt32
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, UInt8, UInt32
 
 from jaxcap.config import MAX_REQUIRED, Config, SearchConfig, validate
 from jaxcap.messages.errors import InputError, counted, did_you_mean
@@ -162,9 +162,6 @@ def _create_search(
         length_penalty=config.length_penalty,
     )
     required = _create_requirements(config, vocabulary)
-    if things is not None:
-        named = things[sorted({*map(vocabulary.id_of, words_for_animals())} - {UNK})]
-        animals = np.isin(things, named) & (things > 0)
 
     def search(
         step: StepFunction, carry: Any, images: ImageInput, words: RecognisedWords
@@ -174,6 +171,7 @@ def _create_search(
             "processors": rules,
         }
         if config.unrecognised_penalty and things is not None:
+            animals = _are_animals(things, vocabulary)
             reasons = doubts(*map(jnp.asarray, (things, animals, *words)))
             common["processors"] = (costs(config.unrecognised_penalty * reasons), *rules)
         beams = {"beam_size": config.beam_size, "ranking": ranking, **common}
@@ -238,6 +236,12 @@ def _detected_things(known: Recognisable, vocabulary: Vocabulary) -> Int[np.ndar
     detected = {vocabulary.words[id] for id in known.ids[: known.detected]}
     groups = (sorted(words_for_people()), *word_groups())
     return word_forms(filter(detected.intersection, groups), vocabulary.words)[:, 0]
+
+
+def _are_animals(things: Int[np.ndarray, " V"], vocabulary: Vocabulary) -> Bool[np.ndarray, " V"]:
+    """Return which words name an animal that is detected."""
+    animals = things[[vocabulary.id_of(word) for word in words_for_animals()]]
+    return (things > 0) & np.isin(things, animals)
 
 
 def _create_requirements(

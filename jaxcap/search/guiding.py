@@ -92,11 +92,11 @@ def doubts(
     ids: Int[Array, " K"],
     probabilities: Float[Array, " K"],
 ) -> Int[Array, " V"]:
-    """Count what speaks against each word: it names a thing that none of the recognised words
-    names, or an animal where another animal is recognised, and itself is not.
+    """Count what speaks against each word.
 
-    Few photographs show animals of two kinds, and a decoder that has seen thousands of dogs says
-    "dog" of a sheep.
+    It may name a thing that none of the recognised words names. It may also name an animal that is
+    not certain, where another one is: few photographs show animals of two kinds, and a decoder that
+    has seen thousands of dogs says "dog" of a sheep.
 
     Args:
       group_of: the number of the thing that each word names, below V; 0 for other words.

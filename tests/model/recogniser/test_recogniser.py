@@ -101,11 +101,11 @@ def test_log_odds_are_the_equations() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("threshold", "expected"), [(0.71, [0.3, 0.2]), (0.72, [0, 0])])
-def test_words_for_people_need_somebody_to_be_there(threshold: float, expected: list) -> None:
+@pytest.mark.parametrize(("share", "expected"), [(0.71, [0.3, 0.2]), (0.72, [0, 0])])
+def test_words_for_people_need_somebody_to_be_there(share: float, expected: list) -> None:
     """0.3 + 0.2 of 0.3 + 0.2 + 0.2, the last for a word that is not among the two best."""
     known = Recognisable((5, 6, 7), 3, (), people=frozenset({5, 6}))
-    recogniser = Recogniser(known, 2, people_share=threshold)
+    recogniser = Recogniser(known, 2, people_share=share)
     features = jnp.zeros((1, 4, 6))
     variables = jax.tree.map(jnp.zeros_like, recogniser.init(jax.random.key(0), features))
     p = jnp.array([0.3, 0.2, 0.2 - 1e-4])
