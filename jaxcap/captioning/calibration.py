@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, get_type_hints
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -31,6 +31,8 @@ GOOD = 50.0
 _COMPONENTS = 64
 _RIDGE, _RIDGE_OF_COMPONENTS = 1.0, 100.0
 _FOLDS = 10
+_MAX_SIZE = 1 << 24
+"""Numbers in an array of a file; 2,000 photographs have 128,000."""
 
 
 class Familiarity(NamedTuple):
@@ -235,24 +237,38 @@ def to_arrays(calibration: Calibration) -> dict[str, np.ndarray]:
 def from_arrays(arrays: Mapping[str, np.ndarray], *, where: str) -> Calibration:
     """Rebuild a calibration from the arrays that `to_arrays` returned.
 
+    They are float64, where no sum of products of the numbers in a file overflows.
+
     Raises:
       InputError: these are not its arrays; the message begins with `where`.
     """
-    exact = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
-    try:
-        calibration = Calibration(
-            Familiarity(*(exact[f"familiarity/{name}"] for name in Familiarity._fields)),
-            Confidence(*(exact[f"confidence/{name}"] for name in Confidence._fields)),
-        )
-        calibration.familiarity(calibration.familiarity.mean[None])
-        (components,) = calibration.familiarity.project(calibration.familiarity.mean[None])
-        calibration.confidence(observe(Captioned(""), Caption("", 0.0), components)[None])
-    except (KeyError, ValueError) as error:
-        raise InputError(
-            f"{where}: its calibration was made by another version of jaxcap ({error}). Export the "
-            "model again with --calibrate."
-        ) from error
-    return calibration
+    lengths: dict[str, int] = {}  # of the axes in the annotations above
+    parts = []
+    for part, kind in get_type_hints(Calibration).items():
+        exact = {}
+        for name, annotation in get_type_hints(kind).items():
+            array, axes = arrays.get(f"{part}/{name}"), annotation.dim_str.split()
+            if (
+                array is None
+                or array.dtype not in (np.float16, np.float32)
+                or not 0 < array.size <= _MAX_SIZE
+                or array.ndim != len(axes)
+                or array.shape != tuple(map(lengths.get, axes, array.shape))
+            ):
+                found = "missing" if array is None else f"{array.dtype} {list(array.shape)}"
+                expected = ", ".join(str(lengths.get(axis, axis)) for axis in axes)
+                raise InputError(
+                    f"{where}: its calibration is damaged or was made by another version of "
+                    f"jaxcap: calibration/{part}/{name} is {found}; expected float16 or float32 "
+                    f"[{expected}], at most {_MAX_SIZE:,} numbers. Export the model again with "
+                    "--calibrate."
+                )
+            lengths |= zip(axes, array.shape, strict=True)
+            exact[name] = np.asarray(array, np.float64)
+        parts.append(kind(**exact))
+        about_captions = observe(Captioned(""), Caption("", 0.0), np.zeros(0))
+        lengths["F"] = len(about_captions) + lengths["R"]
+    return Calibration(*parts)
 
 
 def _logistic(x: Float[np.ndarray, " I"]) -> Float[np.ndarray, " I"]:

@@ -143,19 +143,52 @@ def test_a_calibration_is_stored_as_arrays() -> None:
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("change", ["missing", "longer", "wider"])
-def test_a_calibration_of_another_version_is_refused(change: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "shape", "expected"),
+    [
+        ("familiarity/levels", None, r"missing; .* \[L\]"),
+        ("familiarity/mean", (9, 1), r"float32 \[9, 1\]; .* \[D\]"),
+        ("familiarity/mean", (), r"float32 \[\]; .* \[D\]"),
+        ("familiarity/components", (2, 9), r"float32 \[2, 9\]; .* \[R, 3\]"),
+        ("familiarity/components", (3,), r"float32 \[3\]; .* \[R, 3\]"),
+        ("familiarity/components", (0, 3), r"float32 \[0, 3\]; .* \[R, 3\]"),
+        ("familiarity/photographs", (2, 3, 3), r"float32 \[2, 3, 3\]; .* \[N, 3\]"),
+        ("familiarity/photographs", (1 << 23, 3), r"\[N, 3\], at most 16,777,216 numbers"),
+        ("familiarity/levels", (0,), r"float32 \[0\]; .* \[L\]"),
+        ("confidence/centre", (9,), r"float32 \[9\]; .* \[7\]"),
+        ("confidence/weights", (7, 1), r"float32 \[7, 1\]; .* \[7\]"),
+        ("confidence/intercept", (1,), r"float32 \[1\]; .* \[\]"),
+    ],
+)
+def test_arrays_of_other_shapes_are_no_calibration(
+    name: str, shape: tuple[int, ...] | None, expected: str
+) -> None:
     arrays = to_arrays(_calibration())
-    if change == "missing":
-        del arrays["familiarity/levels"]
-    elif change == "longer":
-        arrays["confidence/weights"] = arrays["confidence/centre"] = np.zeros(9)
-    else:
-        arrays["familiarity/components"] = np.zeros((2, 9))
-    with pytest.raises(
-        InputError, match=r"x: its calibration was made by another version .*--calibrate"
-    ):
+    del arrays[name]
+    if shape is not None:
+        arrays[name] = np.broadcast_to(np.float32(0), shape)  # takes no memory
+    with pytest.raises(InputError, match=f"x: its .* calibration/{name} is .*{expected}.*--calib"):
         from_arrays(arrays, where="x")
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, np.int32, np.float64])
+def test_a_calibration_has_numbers_of_the_types_that_are_written(dtype: Any) -> None:
+    arrays = to_arrays(_calibration())
+    arrays["familiarity/mean"] = arrays["familiarity/mean"].astype(dtype)
+    with pytest.raises(InputError, match="expected float16 or float32"):
+        from_arrays(arrays, where="x")
+
+
+def test_no_numbers_of_a_file_overflow() -> None:
+    arrays = {
+        name: np.full_like(array, np.finfo(array.dtype).max)
+        for name, array in to_arrays(_calibration()).items()
+    }
+    arrays["familiarity/components"] = np.full((3, 3), np.finfo(np.float32).max)
+    (result,) = _held_out(np.array([-1.0]))
+    applied = from_arrays(arrays, where="x").apply(result)
+    assert 0 <= float(applied.familiarity or 0) <= 1
+    assert 0 <= applied.captions[0].confidence <= 1
 
 
 def test_a_calibration_of_another_width_is_refused() -> None:
