@@ -7,11 +7,12 @@ several, or keep those of a model that has been replaced.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxcap.files import write_text
+from jaxcap.files import replacing
 from jaxcap.files.json_data import read_json
 from jaxcap.messages.errors import InputError
 
@@ -37,13 +38,21 @@ def read_record(path: Path) -> Record | None:
     return found if isinstance(found, dict) else None
 
 
-def write_record(path: Path, record: Record) -> None:
+def write_record(path: Path, record: Record, *, emptied: int | None = None) -> None:
     """Write the record of a caption file.
 
+    Args:
+      emptied: the open caption file, to be emptied once there is room for the record. A record
+        never describes older captions, and these are not lost if it cannot be written.
+
     Raises:
-      OSError: the folder is not writable.
+      OSError: the folder is not writable, or the disk is full.
     """
-    write_text(record_of(path), json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    with replacing(record_of(path)) as beside:
+        beside.write_text(text, encoding="utf-8", errors="replace")
+        if emptied is not None:
+            os.ftruncate(emptied, 0)
 
 
 def check_record(path: Path, record: Record) -> None:

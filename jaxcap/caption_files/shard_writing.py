@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from jaxcap.caption_files.output_formats import Key, encoded
-from jaxcap.caption_files.writing import in_use
+from jaxcap.caption_files.writing import CaptionWriter, in_use
 from jaxcap.captioning.results import Caption, Captioned
 from jaxcap.files import check_folder, check_space, lock_file, replacing
 from jaxcap.messages.errors import InputError
@@ -43,7 +43,7 @@ class ShardWriter:
     captions: dict[str, Caption] = field(default_factory=dict)
     """The best caption of each image, by its key."""
 
-    clash = "it has the name {key} in the file of captions, and so has {other}"
+    clash = CaptionWriter.clash
 
     _closing: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 

@@ -11,6 +11,7 @@ it is refused unchanged.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from collections.abc import Callable, Iterator, Set
@@ -114,7 +115,7 @@ class _Keyed:
     format: Format
     keys: Set[Key]
 
-    clash = "COCO's way of naming gives it the id {key} of {other}"
+    clash = "it has the name {key} in the file of captions, and so has {other}"
     """Why another image of the same key is left out."""
 
     def key(self, name: str) -> Key:
@@ -184,9 +185,11 @@ class CaptionWriter(_Keyed):
                     self._record(made_with)
                 self._mend(missing)
             except InputError:
-                if not self.keys:  # rather no file than one without its head
+                # Rather no file than one without its head.
+                if os.fstat(self._file).st_size <= len(format.head.encode()):
                     for written in (path, record_of(path)):
-                        written.unlink(missing_ok=True)
+                        with contextlib.suppress(OSError):
+                            written.unlink()
                 raise
         except BaseException:
             os.close(self._file)
@@ -197,8 +200,7 @@ class CaptionWriter(_Keyed):
             check_record(self.path, made_with)
             return
         try:
-            os.ftruncate(self._file, 0)  # before the record: it never describes older captions
-            write_record(self.path, made_with)
+            write_record(self.path, made_with, emptied=self._file)
         except OSError as error:
             raise self._failed(error) from error
 

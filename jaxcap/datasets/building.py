@@ -152,7 +152,7 @@ def build(
     except OSError as error:
         reason = error.strerror or error
         raise InputError(
-            f"{recipe.name}: cannot write to {data_dir}: {reason}. Give "
+            f"{recipe.name}: cannot write to {error.filename or data_dir}: {reason}. Give "
             "--data-dir DIR, or set TFDS_DATA_DIR"
         ) from error
     finally:

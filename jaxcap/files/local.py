@@ -104,18 +104,18 @@ def lock_file(
 ) -> Iterator[bool]:
     """Hold a lock on a file that exists only for that; see `locked`. Its folder is created.
 
-    A killed process releases its lock. The last holder removes the file.
+    A killed process releases its lock. The last holder removes the file. A link is not followed.
 
     Yields:
       False if another process holds the lock and `waiting` is None.
 
     Raises:
-      OSError: the folder is not writable.
+      OSError: the folder is not writable, or there is a link of that name.
     """
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            file = no_link(os.fspath(path), os.O_RDWR | os.O_CREAT)
         except FileNotFoundError:  # the folder was removed in between
             continue
         try:
@@ -135,7 +135,7 @@ def lock_file(
 
 def _is_open_as(path: Path, file: int) -> bool:
     try:
-        return os.path.samestat(os.fstat(file), path.stat())
+        return os.path.samestat(os.fstat(file), path.lstat())
     except FileNotFoundError:
         return False
 

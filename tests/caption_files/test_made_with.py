@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,21 @@ def test_a_restart_replaces_the_captions(captions: Path) -> None:
     add(captions, "a.jpg", "a cat", made_with=WIDER, restart=True)
     assert captions.read_text().splitlines()[1:] == ["a.jpg,a cat,-1.0000,0.3679"]
     assert read_record(captions) == WIDER
+
+
+def test_a_restart_that_cannot_write_its_record_keeps_the_captions(
+    captions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = captions.read_bytes()
+
+    def no_inode(*_: object, **__: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", no_inode)
+    with pytest.raises(InputError, match="No space left on device"):
+        add(captions, "a.jpg", "a cat", made_with=WIDER, restart=True)
+    assert captions.read_bytes() == before
+    assert read_record(captions) == BEAMS
 
 
 @pytest.mark.parametrize("record", [None, "{", "[]"])

@@ -205,7 +205,8 @@ def test_two_images_with_one_coco_id_are_not_confused(command, tmp_path):
     outcome = command("a", "b", "--output", "out.json")
     assert outcome.code == 1
     assert (
-        "skipped: b/000000000042.png: COCO's way of naming gives it the id 42 of a/" in outcome.err
+        "skipped: b/000000000042.png: it has the name 42 in the file of captions, and so has a/"
+        in outcome.err
     )
     assert [each["image_id"] for each in json.loads(Path("out.json").read_text())] == [42]
 

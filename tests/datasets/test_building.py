@@ -401,7 +401,7 @@ def test_a_disk_without_space_is_noticed_before_writing(
 
 def test_a_data_dir_that_is_not_writable_is_named(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"noise: cannot write to .*file: Not a dir.*--data-dir"):
+    with pytest.raises(InputError, match=r"noise: cannot write to .*file.*: Not a dir.*--data-dir"):
         build(recipe(folder), tmp_path / "file", workers=1)
 
 

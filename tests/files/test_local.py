@@ -13,6 +13,7 @@ from jaxcap.files import (
     cache_dir,
     check_target,
     is_disk_full,
+    lock_file,
     locked,
     open_zip,
     replacing,
@@ -127,6 +128,14 @@ def test_a_lock_holds_until_the_file_is_closed(tmp_path: Path) -> None:
             assert not locked(other)
             # It waits, and `waiting` releases the first lock.
             assert locked(other, waiting=mine.close)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no links")
+def test_a_lock_is_not_made_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "lock").symlink_to(tmp_path / "victim")
+    with pytest.raises(OSError, match="symbolic links"), lock_file(tmp_path / "lock"):
+        pass
+    assert not (tmp_path / "victim").exists()
 
 
 def test_without_support_for_locks_every_lock_succeeds(
