@@ -40,6 +40,7 @@ _MISSING = (
 _SPACE = "\u2581"  # SentencePiece's sign for a space
 _LONGEST = 1 << 16  # bytes; SentencePiece skips longer captions in training
 _MAX_MODEL = 1 << 25  # bytes; models of 250,000 pieces take 5 MB
+_MAX_REPLACEMENT = 64  # bytes; the longest of NFKC, for U+FDFA, takes 33
 
 
 def normalise(text: str, form: str) -> str:
@@ -187,12 +188,16 @@ class Pieces:
           where: the file of the model, for error messages.
 
         Raises:
-          InputError: this is not a SentencePiece model, or SentencePiece is not installed.
+          InputError: this is not a SentencePiece model, it multiplies text, or SentencePiece is not
+            installed.
         """
         library = _sentencepiece()
+        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
         try:
+            self._check_replacements(where)  # first, for the processor tests itself on some text
             size = self._processor.get_piece_size() if self.model else 0
-        except RuntimeError:
+        except (RuntimeError, DecodeError, UnicodeError):
             size = 0
         if not size:
             raise InputError(
@@ -200,6 +205,26 @@ class Pieces:
                 f"sentencepiece {library.__version__} write."
             )
         return self
+
+    def _check_replacements(self, where: str) -> None:
+        """Refuse a model whose rules could multiply a text."""
+        from sentencepiece.sentencepiece_model_pb2 import ModelProto
+
+        model = ModelProto.FromString(self.model)
+        rules = model.normalizer_spec.precompiled_charsmap
+        texts = 4 + int.from_bytes(rules[:4], "little")  # they follow a trie, each before a NUL
+        is_long = re.compile(rb"[^\0]{%d}" % (_MAX_REPLACEMENT + 1)).search(rules, texts)
+        if is_long or len(model.trainer_spec.unk_surface) > _MAX_REPLACEMENT:
+            raise InputError(
+                f"{where}: this SentencePiece model writes more than {_MAX_REPLACEMENT} bytes for "
+                "a character or an unknown piece, so that captions could fill the memory. Train it "
+                "without such replacements."
+            )
+        if model.denormalizer_spec.precompiled_charsmap:
+            raise InputError(
+                f"{where}: this SentencePiece model has denormalization rules, which jaxcap does "
+                "not support. Train it without them."
+            )
 
     @functools.cached_property
     def _processor(self) -> Any:

@@ -26,6 +26,8 @@ PAD, BOS, EOS, UNK = 0, 1, 2, 3
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
 NEVER_SAID = (PAD, BOS, UNK)
 """Ids that a generated caption never contains."""
+_MAX_WORD = 1000
+"""Characters. Captions repeat words, and one of megabytes would fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Vocabulary:
         cls, captions: Iterable[Sequence[str]], *, min_count: int, units: TextUnits = WORDS
     ) -> Vocabulary:
         """Keep the words that occur at least `min_count` times in split captions.
+
+        Words of more than 1,000 characters are never kept.
 
         Raises:
           InputError: no word is that frequent.
@@ -179,6 +183,10 @@ class Vocabulary:
             raise InputError(
                 f"{where}: a word contains {half}, which is half a character."
             ) from None
+        if (longest := max(map(len, words))) > _MAX_WORD:
+            raise InputError(
+                f"{where}: a word has {longest:,} characters; expected at most {_MAX_WORD:,}."
+            )
         # Old runs split captions into words and say nothing about it.
         units = OLD_WORDS if stored.text is None else units_from_json(stored.text, where=where)
         return cls(words, units)
@@ -189,6 +197,10 @@ def _frequent(
 ) -> tuple[str, ...]:
     """Return the words that `Vocabulary.from_counts` keeps, the most frequent first."""
     first = frozenset(always)
-    kept = [w for w, n in counts.items() if (n >= min_count or w in first) and w not in SPECIALS]
+    kept = [
+        word
+        for word, count in counts.items()
+        if (count >= min_count or word in first) and word not in SPECIALS and len(word) <= _MAX_WORD
+    ]
     kept.sort(key=lambda word: (word not in first, -counts[word], word))
     return tuple(sorted(kept[:max_words], key=lambda word: (-counts[word], word)))

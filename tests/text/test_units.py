@@ -163,6 +163,44 @@ def test_a_given_model_is_kept_whole(pieces: Pieces, tmp_path: Path) -> None:
         create_units(config, list)
 
 
+def _trained(tmp_path: Path, **options: Any) -> Path:
+    library = pytest.importorskip("sentencepiece")
+    library.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a dog runs", "a cat sleeps"]),
+        model_prefix=str(tmp_path / "own"),
+        model_type="bpe",
+        vocab_size=30,
+        hard_vocab_limit=False,
+        minloglevel=3,
+        **options,
+    )
+    return tmp_path / "own.model"
+
+
+@pytest.mark.parametrize("name", ["identity", "nfkc", "nmt_nfkc", "nfkc_cf", "nmt_nfkc_cf"])
+def test_the_normalisation_rules_of_sentencepiece_are_allowed(name: str, tmp_path: Path) -> None:
+    units = Pieces.read(_trained(tmp_path, normalization_rule_name=name))
+    assert units.join(units.split("a dog")) == "a dog"
+
+
+@pytest.mark.parametrize(
+    ("bytes_", "option"),
+    [(64, "normalization_rule_tsv"), (65, "normalization_rule_tsv"), (1, "de"), (65, "unk")],
+)
+def test_a_model_cannot_multiply_text(bytes_: int, option: str, tmp_path: Path) -> None:
+    rules = tmp_path / "rules.tsv"
+    rules.write_text("61\t" + " ".join(["78"] * bytes_) + "\n")  # a becomes xx…
+    if option == "unk":
+        path = _trained(tmp_path, unk_surface="x" * bytes_)
+    else:
+        path = _trained(tmp_path, **{option.replace("de", "denormalization_rule_tsv"): str(rules)})
+    if bytes_ == 64:
+        assert "".join(Pieces.read(path).split("a")) == "▁" + "x" * 64
+        return
+    with pytest.raises(InputError, match=r"own\.model: .*(more than 64 bytes|denormalization)"):
+        Pieces.read(path)
+
+
 def test_units_by_their_options() -> None:
     assert create_units(DataConfig(), list) == WORDS == Words("NFC")
     assert create_units(DataConfig(units="characters", normalisation="none"), list) == Characters(

@@ -129,6 +129,17 @@ def test_a_damaged_file_is_named(tmp_path: Path, damage: bytes) -> None:
         Vocabulary.load(path)
 
 
+def test_no_word_is_longer_than_a_thousand_characters(tmp_path: Path) -> None:
+    vocabulary = Vocabulary.from_captions([["a" * 1000, "b" * 1001]], min_count=1)
+    assert vocabulary.words == (*SPECIALS, "a" * 1000)
+    path = tmp_path / "vocabulary.json"
+    vocabulary.save(path)
+    assert Vocabulary.load(path) == vocabulary
+    path.write_text(path.read_text().replace("aaa", "aaaa"))
+    with pytest.raises(InputError, match=r"json: a word has 1,333 characters; .* most 1,000"):
+        Vocabulary.load(path)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere\.json: "):
         Vocabulary.load(tmp_path / "nowhere.json")
