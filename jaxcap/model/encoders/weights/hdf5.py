@@ -12,6 +12,7 @@ https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import math
 import struct
 import warnings
@@ -169,12 +170,51 @@ class _File:
 
 @functools.cache
 def _header_type() -> Any:
-    """Return pyfive's reader of object headers, restricted to string attributes."""
-    from pyfive.dataobjects import DataObjects
+    """Return pyfive's reader of object headers, restricted to string attributes.
+
+    No byte of a file is a part of many names or texts: messages end where their header says, and
+    heaps spend what they return.
+    """
+    from pyfive.misc_low_level import FractalHeap, Heap
     from pyfive.p5t import P5StringType, P5VlenStringType
 
-    class Header(DataObjects):
-        def _attr_value(self, ptype: Any, buf: bytearray, count: int, offset: int) -> Any:
+    class Names(Heap):
+        def __init__(self, fh: Any, offset: int) -> None:
+            super().__init__(fh, offset)
+            self.fh = fh
+
+        def get_object_name(self, offset: int) -> bytearray:
+            name: bytearray = super().get_object_name(offset)
+            self.fh.spend(len(name))
+            return name
+
+    class Records(FractalHeap):
+        def get_data(self, heapid: Any) -> Any:
+            data = super().get_data(heapid)
+            self.fh.spend(len(self.blocks) + len(data or b""))  # it searches all blocks
+            return data
+
+    # A copy of the module, for it creates the heaps by their names.
+    spec: Any = importlib.util.find_spec("pyfive.dataobjects")
+    module: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.Heap, module.FractalHeap = Names, Records
+
+    class Header(module.DataObjects):
+        @functools.cached_property
+        def _sizes(self) -> dict[int, int]:
+            return {message["offset_to_message"]: message["size"] for message in self.msgs}
+
+        def unpack_attribute(self, offset: int) -> Any:
+            return self._parse_attribute_msg(self._message(offset), 0)
+
+        def _get_link_from_link_msg(self, link_msg: Any) -> Any:
+            return self._decode_link_msg(self._message(link_msg["offset_to_message"]), 0)[1]
+
+        def _message(self, offset: int) -> bytearray:
+            return self.msg_data[offset : offset + self._sizes[offset]]
+
+        def _attr_value(self, ptype: Any, buf: Any, count: int, offset: int) -> Any:
             if not isinstance(ptype, P5StringType):
                 return [None]  # other types may nest, each level multiplying the one below
             size = 16 if isinstance(ptype, P5VlenStringType) else ptype.fixed_size
@@ -182,8 +222,8 @@ def _header_type() -> Any:
             if not 0 <= count * size <= len(buf) - offset:
                 raise Hdf5Error("damaged: an attribute is longer than its header")
             found = super()._attr_value(ptype, buf, count, offset)
+            self.fh.spend(sum(len(item or b"") for item in found))  # all may be the same text
             texts = [bytes(item or b"").partition(b"\0")[0] for item in found]
-            self.fh.spend(sum(map(len, texts)))  # all may point to the same text
             return np.array([text.decode(errors="backslashreplace") for text in texts], object)
 
     return Header

@@ -1,5 +1,6 @@
 """Test the HDF5 reader against h5py, on files that it must refuse, and on damaged files."""
 
+import re
 import struct
 import time
 
@@ -187,6 +188,50 @@ def test_no_attribute_takes_more_memory_than_the_file_has(tmp_path):
     # 8 TB of pointers to them.
     with pytest.raises(Hdf5Error, match="an attribute is longer than its header"):
         read_hdf5(content.replace(struct.pack("<Q", 1234), struct.pack("<Q", 1 << 40)))
+
+
+def test_attributes_end_with_their_messages(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.attrs["short"] = np.bytes_(b"abcd")
+        file.attrs["long"] = np.bytes_(b"x" * 100)
+    content = (tmp_path / "a.h5").read_bytes()
+    of_size = b"\x13\1\0\0" + struct.pack("<I", 4)  # the type of text, IV.A.2.d
+    assert content.count(of_size) == 1
+    with pytest.raises(Hdf5Error, match="an attribute is longer than its header"):
+        read_hdf5(content.replace(of_size, of_size[:4] + struct.pack("<I", 40)))
+
+
+def test_names_do_not_share_their_bytes(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for i in range(100):
+            file.create_group(f"{i}")
+        file.create_group("x" * 50_000)
+    content = bytearray((tmp_path / "a.h5").read_bytes())
+    heap = content.index(b"x" * 50_000) - content.index(b"0\0\0\0\0\0\0\0001") + 8
+    node, names = 0, 0
+    while (node := content.find(b"SNOD", node + 1)) > 0:  # III.B and III.C
+        (count,) = struct.unpack_from("<H", content, node + 6)
+        for entry in range(node + 8, node + 8 + 40 * count, 40):
+            struct.pack_into("<Q", content, entry, heap + names)
+            names += 1
+    assert names == 101
+    with pytest.raises(Hdf5Error, match="structures exceed the file"):
+        read_hdf5(bytes(content))
+
+
+def test_records_do_not_share_their_bytes(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w", libver="latest") as file:
+        for i in range(100):
+            file.attrs[f"{i}"] = np.bytes_(b"x" * (3000 if i == 0 else 1))
+    content = bytearray((tmp_path / "a.h5").read_bytes())
+    assert len(_read(tmp_path / "a.h5").attributes) == 100
+    leaves = [found.start() for found in re.finditer(b"BTLF", content)]
+    records = [leaf + 6 + 17 * i for leaf in leaves for i in range(20)]  # III.A.2, type 8
+    longest = max(records, key=lambda record: content[record + 6 : record + 8][::-1])
+    for record in records:
+        content[record : record + 8] = content[longest : longest + 8]
+    with pytest.raises(Hdf5Error, match="structures exceed the file"):
+        read_hdf5(bytes(content))
 
 
 def test_arrays_do_not_share_their_bytes(tmp_path):
