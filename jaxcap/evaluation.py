@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -135,6 +134,8 @@ def evaluate_source(
     for number in range(len(source)):
         record = source[number]
         name = record["image_id"]
+        while name in captions:  # data sets of other programs may repeat names
+            name += f" (record {number})"
         if not found[number]:
             raise InputError(f"image {name}: {NO_CAPTION}.")
         captions[name], references[name] = found[number], record["captions"]
@@ -263,7 +264,10 @@ def write_evaluation(
         intervals=intervals,
         signature=line,
         facts=protocol,
-        rows=(_row(source[number], evaluation) for number in range(len(source))),
+        rows=(
+            _row(name, source[number]["image"], evaluation)
+            for number, name in enumerate(evaluation.captions)
+        ),
         count=len(source),
         curves=read_metrics(run.directory / "metrics.jsonl"),
         step=run.step,
@@ -272,11 +276,10 @@ def write_evaluation(
     return paths
 
 
-def _row(record: Mapping[str, Any], evaluation: Evaluation) -> ReportRow:
-    name = record["image_id"]
+def _row(name: str, image: bytes, evaluation: Evaluation) -> ReportRow:
     return ReportRow(
         image_id=name,
-        image=record["image"],
+        image=image,
         captions=[ReportCaption.of(caption) for caption in evaluation.captions[name]],
         references=evaluation.references[name],
         scores=evaluation.per_image[name] | _confidence(evaluation.captions[name][0]),

@@ -96,6 +96,18 @@ def test_a_small_split_is_not_padded_to_a_whole_batch(run, scenes, evaluation):
     assert found.corpus == evaluation.corpus
 
 
+def test_images_of_one_name_are_all_scored(run, scenes, evaluation):
+    """As in data sets of other programs."""
+    named = [record | {"image_id": "x" if i < 3 else "y"} for i, record in enumerate(scenes)]
+    found = evaluate(run, named)
+    assert list(found.captions) == ["x", "x (record 1)", "x (record 2)", "y", "y (record 4)"]
+    assert list(found.captions.values()) == list(evaluation.captions.values())
+    assert found.corpus == evaluation.corpus
+    page = write_evaluation(found, named, run, split="test", command="")[2].read_text("utf-8")
+    rows = json.loads(page.split('id="rows">')[1].split("</script>")[0])
+    assert [row["id"] for row in rows] == list(found.captions)
+
+
 def test_captions_equal_those_of_captioning_the_same_files(run, scenes, evaluation):
     captioned = list(run.caption([record["image"] for record in scenes], batch_size=4))
     for each, (name, captions) in zip(captioned, evaluation.captions.items(), strict=True):

@@ -70,8 +70,10 @@ class TensorBoard:
             return
         numbers = np.unique(np.linspace(0, len(source) - 1, SAMPLES).astype(int))
         values, rows = [], ["| image | caption | references |", "|---|---|---|"]
-        for record in (source[int(number)] for number in numbers):
-            name, references = record["image_id"], record["captions"]
+        names = list(evaluation.captions)
+        for number in map(int, numbers):
+            record, name = source[number], names[number]
+            references = record["captions"]
             caption = evaluation.captions[name][0].text
             try:
                 picture = captioned(record["image"], caption, references, name=name)
