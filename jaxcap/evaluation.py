@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,7 @@ captions that are true of their scene and leave nothing out."""
 LogLine = dict[str, int | float]
 """A line of `metrics.jsonl`."""
 
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 _MAX_LOG = 1 << 27  # bytes; room for 500,000 lines
 
 
@@ -293,25 +296,27 @@ def _confidence(caption: Caption) -> dict[str, float]:
 
 
 def read_metrics(path: Path) -> list[LogLine]:
-    """Return the lines of a `metrics.jsonl`, up to the first that is cut off or damaged.
+    """Return the lines of a `metrics.jsonl` without those that are cut off or damaged.
 
     Raises:
       InputError: it cannot be read, or is too large.
     """
     if not path.is_file():
         return []
-    lines = []
     data = read_bytes(path, at_most=_MAX_LOG)
+    lines = []
     for text in data.decode("utf-8", errors="replace").splitlines():
-        try:
+        with contextlib.suppress(ValueError):
             line = parse_json(text)
-        except ValueError:
-            break
-        if not (isinstance(line, dict) and "step" in line and all(map(_is_number, line.values()))):
-            break
-        lines.append(line)
-    return lines
+            if isinstance(line, dict) and all(map(_is_logged, line, line.values())):
+                lines.append(line)
+    return [line for line in lines if "step" in line]
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
+def _is_logged(name: str, value: Any) -> bool:
+    """Return whether a value is a number that can stand under its name, also in TensorBoard."""
+    if type(value) not in (int, float) or _FLOAT32_MAX < abs(value) < math.inf:
+        return False
+    if name == "step":
+        return isinstance(value, int) and 0 <= value < 2**63
+    return name != "elapsed_s" or 0 <= value < math.inf

@@ -233,7 +233,7 @@ def test_the_files(run, scenes, evaluation):
     assert {path.name for path in run.directory.glob(".*")} <= {".lock"}  # of the training
 
 
-def test_a_log_that_was_cut_off(tmp_path: Path):
+def test_damaged_lines_of_a_log_are_left_out(tmp_path: Path):
     assert read_metrics(tmp_path / "none") == []
     (tmp_path / "log").write_text('{"step": 1, "loss": 2.5}\n{"step": 2, "lo')
     assert read_metrics(tmp_path / "log") == [{"step": 1, "loss": 2.5}]
@@ -243,9 +243,15 @@ def test_a_log_that_was_cut_off(tmp_path: Path):
         '{"step": "1"}',
         '{"loss": 1}',
         '{"step": 1' + "0" * 400 + "}",
+        '{"step": -1}',
+        '{"step": 1.5}',
+        '{"step": true}',
+        '{"step": 1, "loss": 1e39}',
+        '{"step": 1, "elapsed_s": Infinity}',
+        '{"step": 1, "elapsed_s": -1}',
     ):
         (tmp_path / "log").write_text(f'{{"step": 1, "loss": 2.5}}\n{damage}\n{{"step": 2}}\n')
-        assert read_metrics(tmp_path / "log") == [{"step": 1, "loss": 2.5}]
+        assert read_metrics(tmp_path / "log") == [{"step": 1, "loss": 2.5}, {"step": 2}]
 
 
 def test_an_endless_log_is_refused(tmp_path: Path):

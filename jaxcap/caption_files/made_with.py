@@ -50,7 +50,7 @@ def write_record(path: Path, record: Record, *, emptied: int | None = None) -> N
     """
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
     with replacing(record_of(path)) as beside:
-        beside.write_text(text, encoding="utf-8", errors="replace")
+        beside.write_text(text, encoding="utf-8", errors="backslashreplace")
         if emptied is not None:
             os.ftruncate(emptied, 0)
 

@@ -359,7 +359,7 @@ class LoadedModel:
             `batch_size` or `threads` is below 1, or a batch does not fit into memory.
         """
         for name, value in (("batch_size", batch_size), ("threads", threads)):
-            if value is not None and value < 1:
+            if value is not None and not value >= 1:  # NaN is neither
                 raise InputError(f"{name} is {value}; it must be at least 1.")
         several: Any = [images] if is_image(images) else images
         if _is_folder(images):

@@ -85,6 +85,10 @@ def load_config_file(name: str | Path) -> Config:
         raise InputError(f"{path}{_line_in(path, error)}: {_unknown_option(error)}") from error
     if not isinstance(config, Config):
         raise InputError(f"{path}: it must define CONFIG = jaxcap.config.Config(...).")
+    return _valid(config, path)
+
+
+def _valid(config: Config, path: Path) -> Config:
     try:
         return validate(config)
     except InputError as error:
@@ -133,4 +137,4 @@ def load_config(path: Path) -> Config:
       InputError: the file is missing, damaged or no valid configuration.
     """
     values = read_json(path, "configuration")
-    return validate(from_dict(Config, values, where=str(path)))
+    return _valid(from_dict(Config, values, where=str(path)), path)

@@ -362,7 +362,7 @@ class SearchConfig:
     it at this time step; 0.2 to 0.8 are usual."""
     samples: Annotated[int, Count(_MAX_CAPTIONS), _Sample] = 5
     """sample: captions drawn per image."""
-    temperature: Annotated[float, Positive(1e6), _Sample] = 1.0
+    temperature: Annotated[float, Bounds(1e-3, 1e6), _Sample] = 1.0
     """sample: below 1 favours likely words, above 1 flattens the distribution."""
     top_k: Annotated[int, UpTo(_MAX_WORDS), _Sample] = 0
     """sample: draw from the k most likely words; 0: from all."""

@@ -310,8 +310,8 @@ def write_text(path: Path, text: str) -> None:
       OSError: the disk is full, or permission is missing.
     """
     with replacing(path) as beside:
-        # File names may contain bytes that are not valid text; they become "?".
-        beside.write_text(text, encoding="utf-8", errors="replace")
+        # File names may contain bytes that are not valid text; JSON would write \\udcff, too.
+        beside.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 _FULL = (

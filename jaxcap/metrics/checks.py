@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence, Sized
 from typing import Any
 
 from jaxcap.messages.errors import InputError, counted
@@ -65,14 +65,15 @@ def check_texts(candidates: Mapping[Any, object], references: Mapping[Any, Any])
             f"{len(unknown)} of {len(candidates)} captioned images have no references: "
             f"{_few(unknown)}. Check that captions and references belong to the same split."
         )
-    if bare := [each for each, refs in references.items() if not refs]:
+    for each, refs in references.items():
+        if isinstance(refs, str) or not isinstance(refs, Sized):
+            found = "a single string" if isinstance(refs, str) else type(refs).__name__
+            raise InputError(
+                f"References must be a list of captions for each image; found {found} for {each}."
+            )
+    if bare := [each for each, refs in references.items() if not len(refs)]:
         raise InputError(
             f"an empty list of references for {counted(len(bare), 'image')}: {_few(bare)}."
-        )
-    if single := [each for each, refs in references.items() if isinstance(refs, str)]:
-        raise InputError(
-            "References must be a list of captions for each image; found a single string for "
-            f"{_few(single)}."
         )
     for each, caption in candidates.items():
         for text in (caption, *references[each]):

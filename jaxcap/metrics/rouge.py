@@ -52,8 +52,8 @@ def _common_subsequences(
 def _score(candidate: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     # coco-caption splits text at spaces, so an empty caption has one empty word there. It matches
     # an empty reference, and no length is 0.
-    candidate = candidate or [""]
-    filled = [reference or [""] for reference in references]
+    candidate = list(candidate) or [""]
+    filled = [list(reference) or [""] for reference in references]
     common = _common_subsequences(candidate, filled)
     precision = max(common) / len(candidate)
     recall = max(c / len(r) for c, r in zip(common, filled, strict=True))

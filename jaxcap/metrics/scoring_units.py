@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+from jaxcap.messages.errors import InputError
 from jaxcap.metrics.graphemes import character_tokens
 from jaxcap.metrics.tokenize import tokenize
 
@@ -16,7 +17,13 @@ _SPLIT: dict[str, Callable[[str], list[str]]] = {"words": tokenize, "characters"
 
 
 def splitter(units: ScoringUnits) -> Callable[[str], list[str]]:
-    """Return the function that splits a caption into these units."""
+    """Return the function that splits a caption into these units.
+
+    Raises:
+      InputError: there are no such units.
+    """
+    if units not in _SPLIT:
+        raise InputError(f"units is {units!r}; expected one of {', '.join(_SPLIT)}.")
     return _SPLIT[units]
 
 

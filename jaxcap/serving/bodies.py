@@ -158,14 +158,13 @@ def base64_images(values: Any) -> list[Upload]:
         raise InputError(f"images must be a list of 1 to {MAX_PARTS} images in base64.")
     images = []
     for number, value in enumerate(values, start=1):
-        text = value if isinstance(value, str) else ""
-        head, comma, data = text.partition(",")
-        if comma and head.startswith("data:") and head.endswith(";base64"):
-            text = data
-        text = text.replace("\r", "").replace("\n", "")  # as Ollama does
         try:
+            head, comma, data = value.partition(",")
+            if not (comma and head.startswith("data:") and head.endswith(";base64")):
+                data = value
+            text = data.replace("\r", "").replace("\n", "")  # as Ollama does
             images.append(Upload(base64.b64decode(text.encode("ascii"), validate=True)))
-        except (UnicodeEncodeError, binascii.Error):
+        except (AttributeError, UnicodeEncodeError, binascii.Error):
             raise InputError(
                 f"image {number} is not base64; addresses are never fetched."
             ) from None

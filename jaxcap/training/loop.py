@@ -168,7 +168,8 @@ class Loop:
             self._experiment.config.evaluation.metric,
             self._experiment.config.train.patience,
         )
-        return stalled([line[metric] for line in self._log.evaluations()], patience)
+        lines = self._log.evaluations()
+        return stalled([line[metric] for line in lines if metric in line], patience)
 
     def _requests(self, done: int, interruption: Interruption) -> tuple[int | None, bool]:
         """Return the signal that arrived, if any, and whether to save; the same everywhere."""

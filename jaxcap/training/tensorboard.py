@@ -108,8 +108,12 @@ class TensorBoard:
             and any(record.step == line["step"] and self._scores(line) for line in lines)
         ]
         # Wall times as if the sessions had run without a break.
-        begin = time.time() - (lines[-1]["elapsed_s"] if lines else 0.0)
-        kept += [self._encode_line(line, begin + line["elapsed_s"]) for line in lines]
+        elapsed = [line.get("elapsed_s", 0.0) for line in lines]
+        begin = time.time() - max(elapsed, default=0.0)
+        kept += [
+            self._encode_line(line, begin + seconds)
+            for line, seconds in zip(lines, elapsed, strict=True)
+        ]
         kept.sort(key=lambda record: record.step)
         now = time.time_ns()
         name = f"events.out.tfevents.{now // 10**9}.{now % 10**9:09}.{socket.gethostname()}"

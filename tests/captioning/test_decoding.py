@@ -375,6 +375,7 @@ def test_an_ensemble_averages_probabilities_whatever_its_models(
         ({"min_length": 7, "max_length": 6}, "min_length is 7"),
         ({"top_p": 1.5}, "top_p is 1.5"),
         ({"temperature": 0.0}, "temperature is 0.0"),
+        ({"temperature": 1e-40}, "temperature is 1e-40; it must be at least 0.001 "),
         ({"seed": -1}, "seed is -1"),
     ],
 )

@@ -482,7 +482,7 @@ def test_only_files_that_end_in_py_are_run(tmp_path: Path, monkeypatch: pytest.M
 def test_a_damaged_saved_configuration_is_refused(tmp_path: Path, damage: bytes) -> None:
     path = tmp_path / "config.json"
     path.write_bytes(damage)
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match=r"config\.json"):
         load_config(path)
 
 

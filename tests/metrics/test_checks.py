@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from jaxcap.messages.errors import InputError
@@ -47,6 +48,8 @@ def test_text_in_place_of_tokens_in_scoring() -> None:
         ({"x": TOKENS}, {"x": ["a dog"]}, "Image x: found a caption of type list"),
         ({"x": "a dog"}, {"x": [TOKENS]}, "Image x: found a caption of type list"),
         ({"x": "a dog"}, {"x": "a dog"}, "single string for x"),
+        ({"x": "a dog"}, {"x": iter(["a dog"])}, "list_iterator for x"),
+        ({"x": "a dog"}, {"x": np.array([], str)}, "an empty list of references"),
         ({"x": "a dog"}, {}, "no references: x"),
     ],
 )
