@@ -107,7 +107,7 @@ def run(arguments: DataArguments, console: Console) -> int:
     found = warnings(statistics, config)
     _print(statistics, found, config, as_json=arguments.json)
     for warning in found:
-        label = f"{warning.level}: {warning.text}"
+        label = one_line(f"{warning.level}: {warning.text}")
         console.print(label, style=_STYLES[warning.level], soft_wrap=True)
     if arguments.page is not None:
         from jaxcap.report.data_page import write_data_page
@@ -160,7 +160,8 @@ def _list_data_sets(data_dir: Path | None, console: Console, *, as_json: bool) -
         )
         return 0
     for prepared in there:
-        print_out(f"{prepared.name}\t{prepared.counts}\t{prepared.path}")
+        row = prepared.name, prepared.counts, str(prepared.path)
+        print_out("\t".join(map(one_line, row)))
     if not there:
         console.print(
             f"no prepared data sets in {where}; see jaxcap prepare --help", soft_wrap=True

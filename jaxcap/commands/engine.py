@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 
-from jaxcap.messages.errors import InputError, counted
+from jaxcap.messages.errors import InputError, counted, one_line
 from jaxcap.messages.progress import Display, print_line
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def caption_on_engine(
             )
     problems = [result.problem for result in results if result.problem]
     for problem in problems:
-        print_line(console, f"skipped: {problem}")
+        print_line(console, one_line(f"skipped: {problem}"))
     said = f", {before} of them before" if before else ""
     total = before + sum(result.images for result in results)
     print_line(console, f"{counted(total, 'image')}{said}: {output}")

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from jaxcap.commands.data_folder import choose_data_dir
 from jaxcap.config import load_config
+from jaxcap.messages.errors import one_line
 from jaxcap.messages.progress import print_out
 
 
@@ -41,7 +42,7 @@ def run(arguments: ReplayArguments, console: Console) -> int:
         data_dir = choose_data_dir(data_dir, load_config(run / "config.json").data, run=run)
     found = replay(arguments.file, data_dir=data_dir, console=console)
     print_out(f"step {found.step}: loss {found.loss:g}, grad_norm {found.grad_norm:g}")
-    print_out(f"images: {' '.join(found.images)}")
+    print_out(one_line(f"images: {' '.join(found.images)}"))
     if found.divergence is None:
         console.print("The step did not diverge this time: this device is not deterministic.")
         return 1

@@ -14,7 +14,7 @@ import tyro
 from rich.console import Console
 
 from jaxcap.files import same_file
-from jaxcap.messages.errors import InputError, counted
+from jaxcap.messages.errors import InputError, counted, one_line
 from jaxcap.messages.progress import PlainConsole, print_out
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def run(arguments: ScoreArguments, console: Console) -> int:
         _add_baselines(result, arguments, scored.words, targets)
 
     for warning in result.warnings:
-        console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
+        console.print(one_line(f"warning: {warning}"), style="yellow", soft_wrap=True)
     _print(result, as_json=arguments.json)
     if arguments.per_image is not None:
         write_per_image(arguments.per_image, ours.names, columns, alone)
@@ -433,5 +433,6 @@ def _pictures(
     if absent := [i for i, picture in enumerate(pictures) if picture is None]:
         where = f"of {counted(len(pictures), 'image')} in {arguments.images}"
         first = f"the first is {pairing.names[absent[0]]}{located.reason(absent[0])}"
-        console.print(f"no image file for {len(absent)} {where}; {first}", soft_wrap=True)
+        missing = f"no image file for {len(absent)} {where}; {first}"
+        console.print(one_line(missing), soft_wrap=True)
     return pictures

@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 
 from jaxcap.files import check_target
-from jaxcap.messages.errors import InputError, counted
+from jaxcap.messages.errors import InputError, counted, one_line
 from jaxcap.messages.progress import print_out
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ def run(arguments: WeightsArguments, console: Console) -> int:
     if not best.is_exact:
         console.print(f"{path}: does not fit any jaxcap encoder.", soft_wrap=True)
         if best.likeness > 0:
-            console.print(f"The nearest is '{best.encoder}', but:{misfit(best)}", soft_wrap=True)
+            nearest = f"The nearest is '{best.encoder}', but:{misfit(best)}"
+            console.print(one_line(nearest), soft_wrap=True)
         return 1
     try:
         variables = fill(file, best, encoder_shapes(best.encoder))
@@ -110,4 +111,4 @@ def _summary(file: WeightFile) -> str:
         names = list(file.classifier)
         some = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         lines.append(f"skip: the classifier, {size:,} numbers ({some})")
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))

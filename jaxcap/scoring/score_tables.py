@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
+from jaxcap.messages.errors import one_line
 from jaxcap.scoring.bootstrap import Comparison, Interval
 from jaxcap.scoring.diversity import Diversity
 
@@ -86,7 +87,11 @@ def as_lines(result: Result) -> list[str]:
         rows += [("diversity", who, n, v) for n, v in _diversity(found).items()]
     rows += [("unavailable", n, reason) for n, reason in result.unavailable.items()]
     rows.append(("signature", result.signature))
-    return ["\t".join(f"{c:.4f}" if isinstance(c, float) else str(c) for c in row) for row in rows]
+    return ["\t".join(map(_cell, row)) for row in rows]
+
+
+def _cell(value: object) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else one_line(str(value))
 
 
 def _diversity(found: Diversity) -> dict[str, float]:

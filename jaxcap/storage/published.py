@@ -25,7 +25,7 @@ import jaxcap
 from jaxcap.config import Config, to_dict, validate
 from jaxcap.files import hub
 from jaxcap.files.json_data import from_dict, shown
-from jaxcap.messages.errors import InputError
+from jaxcap.messages.errors import InputError, one_line
 from jaxcap.model.captioner import create_captioner, variable_shapes
 from jaxcap.model.encoders.weights.safetensors_files import (
     read_about,
@@ -192,7 +192,7 @@ def describe(path: Path) -> str | None:
         f"{about.get('step')}, {about.get('dtype')}",
         "note": about.get("note"),
     }
-    return "\n".join(f"{name + ':':5} {value}" for name, value in lines.items() if value)
+    return "\n".join(one_line(f"{name + ':':5} {value}") for name, value in lines.items() if value)
 
 
 def _tree(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:

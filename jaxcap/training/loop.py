@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxcap.devices import hosts
 from jaxcap.evaluation import Evaluation, LogLine, evaluate_source
-from jaxcap.messages.errors import InputError
+from jaxcap.messages.errors import InputError, one_line
 from jaxcap.messages.progress import Display, print_line
 from jaxcap.storage.checkpoints import Checkpoints
 from jaxcap.training import compilations
@@ -270,7 +270,7 @@ class Loop:
             + ("  best so far" if self._checkpoints.best_step == step else "")
         )
         name, captions = next(iter(evaluation.captions.items()))
-        display.line(f"    {name}: {captions[0].text}")
+        display.line(one_line(f"    {name}: {captions[0].text}"))
         self._meter = Meter(step)
 
     def _summary(self) -> Summary:

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from jaxcap.scoring.bootstrap import Comparison, Interval
 from jaxcap.scoring.diversity import Diversity
-from jaxcap.scoring.score_tables import Result, as_tables
+from jaxcap.scoring.score_tables import Result, as_lines, as_tables
 
 
 def test_a_comparison_fits_80_columns_whole() -> None:
@@ -42,3 +42,20 @@ def test_a_comparison_fits_80_columns_whole() -> None:
         console.print(table)
     for part in ("Against theirs.json", "69.50", "-10.25", "-12.50 … -8.75", "1234/2345/1421"):
         assert part in file.getvalue()
+
+
+def test_captions_cannot_forge_lines() -> None:
+    result = Result(
+        predictions="ours.json",
+        references="refs.json",
+        signature="",
+        matched="",
+        scores={"CIDEr-D": 1.5},
+        diversity={},
+        warnings=[],
+        constants={"most frequent": "a\tb\nscore\tCIDEr-D\t999"},
+    )
+    score, constant, signature = as_lines(result)
+    assert score == "score\tCIDEr-D\t1.5000"
+    assert constant == "constant\tmost frequent\ta\\tb\\nscore\\tCIDEr-D\\t999"
+    assert signature == "signature\t"

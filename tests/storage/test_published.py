@@ -249,6 +249,14 @@ def test_tensors_that_do_not_fit_are_listed(file, tmp_path, change, message) -> 
         published.read(path)
 
 
+def test_a_description_has_one_line_for_each_entry(file, tmp_path) -> None:
+    forged = "free\nuse:  another\x1b[1m"
+    other = _rewritten(file, tmp_path / "a\nb.safetensors", note=forged, step=forged)
+    lines = (published.describe(other) or "").split("\n")
+    assert [line.partition(":")[0] for line in lines] == ["file", "is", "has", "note"]
+    assert lines[-1] == r"note: free\nuse:  another\x1b[1m"
+
+
 def test_a_full_disk_leaves_what_was_there(run, tmp_path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_text("old")

@@ -10,6 +10,7 @@ from rich.table import Table
 from jaxcap.datasets.inspection.caption_statistics import Coverage, coverage, percentile
 from jaxcap.datasets.inspection.data_statistics import DataStatistics, Group, Place, Repeats
 from jaxcap.datasets.inspection.hazards import DataWarning
+from jaxcap.messages.errors import one_line
 
 PERCENTILES = (1, 50, 90, 99, 100)
 _MIN_COUNTS = (1, 2, 3, 5, 10, 20)
@@ -141,7 +142,11 @@ def as_lines(statistics: DataStatistics, found: Sequence[DataWarning], min_count
     for what, repeats in repeats_of(statistics).items():
         rows += [("repeat", what, *shared.splits, shared.items) for shared in repeats.shared]
     rows += [("warning", w.level, w.kind, w.text) for w in found]
-    return ["\t".join(f"{c:.4f}" if isinstance(c, float) else str(c) for c in row) for row in rows]
+    return ["\t".join(map(_cell, row)) for row in rows]
+
+
+def _cell(value: object) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else one_line(str(value))
 
 
 # Tables

@@ -31,7 +31,7 @@ from jaxcap.datasets.sources.splits import (
     draw,
     in_order,
 )
-from jaxcap.messages.errors import InputError, counted
+from jaxcap.messages.errors import InputError, counted, one_line
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def assemble(
     findings.raise_if_any()
     for split in [name for name, examples in splits.items() if not examples]:
         del splits[split]
-        notes.append(f"left out the split {split}, which would be empty")
+        notes.append(one_line(f"left out the split {split}, which would be empty"))
     if not splits:
         raise InputError(f"{folder}: no image with a caption remains; expected at least one")
     return Assembled(splits, (*notes, *findings.notes()))

@@ -18,7 +18,7 @@ from jaxcap.datasets.sources import Example, Listing, SourceOptions
 from jaxcap.datasets.sources.findings import Findings
 from jaxcap.datasets.sources.shard_splits import divide
 from jaxcap.datasets.tfds_opening import open_directory
-from jaxcap.messages.errors import InputError, counted, did_you_mean
+from jaxcap.messages.errors import InputError, counted, did_you_mean, one_line
 
 _IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF")
 _ID_KEYS = ("image/filename", *ID_NAMES, "image/id", *LAST_ID_NAMES)
@@ -106,9 +106,8 @@ def read(options: SourceOptions, progress: Progress = no_progress) -> Listing:
     notes = []
     if reader.keys is not None and options.id_key is None:
         found, note = _with_own_ids(found, reader.keys.id)
-        notes.append(
-            f"features used: image '{reader.keys.image}', captions '{reader.keys.caption}', {note}"
-        )
+        used = f"image '{reader.keys.image}', captions '{reader.keys.caption}', {note}"
+        notes.append(one_line(f"features used: {used}"))
     if reader.count != total and not findings:
         findings.add(
             directory,
