@@ -108,7 +108,8 @@ def _compare(directory: Path, part: str, like: Any) -> None:
     except Exception as error:  # whatever a damaged directory may cause
         raise UnreadableError(f"the list of its arrays cannot be read ({reason(error)})") from error
     if not found:
-        raise UnreadableError(f"nothing is in {part}")
+        # Orbax also returns nothing if it cannot read the description of one of the arrays.
+        raise UnreadableError(f"no arrays are in {part}, or their descriptions are damaged")
     expected = _described(like)
     differ = [
         f"  {name}: {found.get(name, 'absent')}, expected {expected.get(name, 'absent')}"
@@ -150,8 +151,10 @@ def _check_chunks(tree: Any) -> None:
             raise UnreadableError(f"{name} has the shape {x.shape}, but chunks of {tuple(chunk)}")
 
 
-def reason(error: Exception) -> str:
-    """Return the first line of an error, truncated to 200 characters."""
+def reason(error: BaseException) -> str:
+    """Return the first line of the error that began it all, truncated to 200 characters."""
+    while error.__cause__ is not None:  # Orbax says "incompatible handler" of any damage
+        error = error.__cause__
     text = (str(error).splitlines() or [""])[0]
     return f"{type(error).__name__}: {text}"[:200]
 

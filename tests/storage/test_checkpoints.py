@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorstore
 from orbax.checkpoint import v1 as ocp
 
 from jaxcap.config import EncoderConfig, TrainConfig
@@ -260,6 +261,22 @@ def test_chunks_larger_than_their_array_are_not_decompressed(tmp_path):
     text = described.read_text()
     described.write_text(text.replace('"chunk_shape":[4]', f'"chunk_shape":[{2**29}]'))
     with pytest.raises(UnreadableError, match=r"bias has the shape \(4,\), but chunks of \(5"):
+        load_arrays(tmp_path / "1", like)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("zarr.json", b"{}", r"^no arrays are in variables, or their descriptions are damaged$"),
+        ("c/0", b"no chunk", r"^its arrays cannot be read \(ValueError: .*\"bias/c/0\" in OCDBT"),
+    ],
+)
+def test_damage_within_a_database_is_named(tmp_path, key, value, message):
+    like = {"variables": {"bias": jnp.arange(4.0)}}
+    ocp.save_checkpointables(tmp_path / "1", like)
+    base = f"file://{tmp_path}/1/variables/"
+    tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()[f"bias/{key}"] = value
+    with pytest.raises(UnreadableError, match=message):
         load_arrays(tmp_path / "1", like)
 
 

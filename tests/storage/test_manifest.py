@@ -69,6 +69,24 @@ def test_a_pipe_that_the_manifest_does_not_name_is_damage(directory: Path, name:
     assert damage(directory, ("training",)) == f"{name} is not a regular file"
 
 
+def test_a_file_of_many_names_is_read_once(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (directory / "again").symlink_to(directory / "variables")
+    os.link(directory / "variables" / "a", directory / "b")
+    names = ["variables/a", "./variables//a", "again/a", "b"]
+    entry = [5, checksum(directory / "b")]
+    read: list[Path] = []
+    monkeypatch.setattr(
+        "jaxcap.storage.manifest.checksum", lambda path: (read.append(path), checksum(path))[1]
+    )
+    sign(directory, {"files": dict.fromkeys(names, entry), "content": {"step": 1}})
+    assert damage(directory) is None
+    assert len(read) == 1
+    sign(directory, {"files": {names[0]: entry, "b": [5, 0]}, "content": {"step": 1}})
+    assert damage(directory) == "b is not what was written (its checksum differs)"
+
+
 def test_a_manifest_of_very_many_files_is_damage(directory: Path) -> None:
     files = {f"{number:050}": [0, 0] for number in range(50_000)}
     sign(directory, {"files": files, "content": {"step": 1}})
