@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 
@@ -72,6 +72,22 @@ def check_training(config: Config, state: Any, vocabulary_size: int) -> None:
     )
 
 
+def check_weights(path: Path, file: IO[bytes]) -> None:
+    """Check that a file of weights, which is read as a whole, fits into the machine's memory.
+
+    A sparse file of terabytes takes a few kilobytes of a disk.
+
+    Raises:
+      InputError: it does not.
+    """
+    size, available = os.fstat(file.fileno()).st_size, machine_bytes()
+    if available is not None and size > available:
+        raise InputError(
+            f"{path}: has {size / 1e9:,.1f} GB, but this machine has only "
+            f"{available / 1e9:,.1f} GB of memory."
+        )
+
+
 def _pixels(config: Config) -> int:
     return 3 * config.data.image_size**2
 
@@ -100,6 +116,11 @@ def memory_bytes() -> int | None:
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     if limits := [each["bytes_limit"] for each in stats if "bytes_limit" in each]:
         return sum(limits)
+    return machine_bytes()
+
+
+def machine_bytes() -> int | None:
+    """Return the memory of the machine or container; None if the system does not report it."""
     try:
         found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     except (AttributeError, OSError, ValueError):  # Windows

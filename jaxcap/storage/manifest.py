@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,6 +18,7 @@ from typing import Any
 from jaxcap.files import open_file, write_text
 from jaxcap.files.json_data import from_dict, read_json
 from jaxcap.messages.errors import InputError
+from jaxcap.model.cost import machine_bytes
 
 NAME = "manifest.json"
 _BLOCK = 1 << 20
@@ -86,6 +88,7 @@ def damage(directory: Path, parts: Sequence[str] | None = None) -> str | None:
         for name in names:
             if not os.path.isfile(place := os.path.join(folder, name)):  # Orbax waits for pipes
                 return f"{os.path.relpath(place, directory)} is not a regular file"
+    left = machine_bytes() or sys.maxsize  # what does not fit in there cannot be loaded
     found_crcs: dict[tuple[int, int, int], int] = {}  # a file may have many names and links
     for name, (size, crc) in files.items():
         if not _is_below(directory, name):
@@ -100,6 +103,8 @@ def damage(directory: Path, parts: Sequence[str] | None = None) -> str | None:
                 return f"{name} has {status.st_size} bytes, {size} were written"
             file = status.st_dev, status.st_ino, status.st_size
             if file not in found_crcs:
+                if (left := left - size) < 0:
+                    return f"{name} and the files before it exceed this machine's memory"
                 found_crcs[file] = checksum(path)
             if found_crcs[file] != crc:
                 return f"{name} is not what was written (its checksum differs)"

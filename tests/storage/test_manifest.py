@@ -87,6 +87,13 @@ def test_a_file_of_many_names_is_read_once(
     assert damage(directory) == "b is not what was written (its checksum differs)"
 
 
+def test_files_that_fit_into_no_memory_are_not_read(directory: Path) -> None:
+    with (directory / "a").open("wb") as file:
+        file.truncate(10**13)  # without a block on the disk
+    sign(directory, {"files": {"a": [10**13, 0]}, "content": {"step": 1}})
+    assert damage(directory) == "a and the files before it exceed this machine's memory"
+
+
 def test_a_manifest_of_very_many_files_is_damage(directory: Path) -> None:
     files = {f"{number:050}": [0, 0] for number in range(50_000)}
     sign(directory, {"files": files, "content": {"step": 1}})

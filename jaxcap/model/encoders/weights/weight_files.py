@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxcap.files import open_file, open_zip
 from jaxcap.messages.errors import InputError, did_you_mean
+from jaxcap.model.cost import check_weights
 from jaxcap.model.encoders.weights import hdf5
 from jaxcap.model.encoders.weights.keras_files import read_keras_file
 from jaxcap.model.encoders.weights.safetensors_files import read_safetensors_file
@@ -88,6 +89,7 @@ def _recognise(path: Path) -> str:
             raise InputError(f"{path}: a folder; give a weight file in it.{_files_in(path)}")
         with open_file(path) as file:
             start = file.read(512)
+            check_weights(path, file)
     except FileNotFoundError:
         near = did_you_mean(path)
         raise InputError(f"{path}: cannot be read: there is no such file.{near}") from None

@@ -2,13 +2,17 @@
 
 import gzip
 import io
+import os
 import zipfile
 
 import numpy as np
 import pytest
 
 from jaxcap.messages.errors import InputError
-from jaxcap.model.encoders.weights.safetensors_files import write_safetensors_file
+from jaxcap.model.encoders.weights.safetensors_files import (
+    read_safetensors_file,
+    write_safetensors_file,
+)
 from jaxcap.model.encoders.weights.weight_files import SUFFIXES, read_weight_file
 
 KERNEL = np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4)
@@ -150,3 +154,14 @@ def test_damage_is_refused_or_leaves_whole_tensors(format, tmp_path):
         except InputError:
             continue
         assert sum(tensor.nbytes for tensor in file.tensors.values()) <= len(content)
+
+
+@pytest.mark.parametrize("make", [_safetensors, _keras])
+def test_a_file_larger_than_the_memory_is_not_read(make, tmp_path):
+    path = tmp_path / "weights"
+    make(path)
+    os.truncate(path, 10**13)  # without blocks on the disk
+    with pytest.raises(InputError, match=r"weights: has 10,000\.0 GB, but this machine has only"):
+        read_weight_file(path)
+    with pytest.raises(InputError, match=r"weights: has 10,000\.0 GB, but this machine has only"):
+        read_safetensors_file(path)
