@@ -30,6 +30,8 @@ MAX_DECODED_BYTES = 2**31
 """Memory that the pixels of one image may take while it becomes upright RGB."""
 _MAX_SMALL_BYTES, _MAX_EXPANSION = 15 * 2**26, 128
 """A file of less than 8 MB may take the first, a larger one so many times its own size."""
+_SMALL_BYTES, _MAX_RATIO = 1 << 26, 100
+"""What a part of a compressed file may take beyond so many times the size of the file."""
 MAX_JPEG_PIXELS = 2**29
 """A JPEG larger than `MAX_DECODED_BYTES` is decoded at a reduced size, up to this bound."""
 
@@ -82,6 +84,11 @@ class _Source(io.BytesIO):
         if self._left < 0:
             raise OSError("the file has too many tiny parts; save it again as PNG")
         return super().read(size)
+
+
+def most_unpacked(size: int) -> int:
+    """Return how many bytes a part of a compressed file of so many bytes may take."""
+    return min(MAX_DECODED_BYTES, _SMALL_BYTES + _MAX_RATIO * size)
 
 
 def open_image(data: bytes, name: str) -> Image.Image:

@@ -13,15 +13,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jaxcap.data.image_files import MAX_DECODED_BYTES
+from jaxcap.data.image_files import most_unpacked
 from jaxcap.files import open_file
 from jaxcap.messages.errors import InputError
 
 _IMAGE_NAMES = ("image", "jpg", "jpeg", "png", "webp", "img", "picture", "photo", "bytes")
 _ID_NAMES = ("key", "__key__", "image_id", "file_name", "filename", "image_path", "path", "id")
 _BYTES, _PATH = "bytes", "path"
-_SMALL_BYTES, _MAX_RATIO = 1 << 26, 100
-"""What a row group may take beyond so many times the size of the file."""
 _ROWS = 16
 """Rows that are read at once. Each may take as many bytes as the file has."""
 
@@ -112,7 +110,7 @@ def _most_bytes(file: Any, path: Path, group: int) -> int:
     # Of all columns: where the metadata of one is damaged, asking for its size would end the
     # process.
     size = file.metadata.row_group(group).total_byte_size
-    most = min(MAX_DECODED_BYTES, _SMALL_BYTES + _MAX_RATIO * path.stat().st_size)
+    most = most_unpacked(path.stat().st_size)
     if size > most:
         raise _too_large(group, f"{size:,}", most)
     return most

@@ -24,6 +24,7 @@ from jaxcap.datasets.building import VERSION, Recipe, build
 from jaxcap.datasets.recipes import listing_recipe
 from jaxcap.datasets.records import Records
 from jaxcap.datasets.sources import SourceOptions
+from jaxcap.datasets.sources.record_files import ARRAY_RECORD
 from jaxcap.datasets.sources.registry import FORMATS, read
 from jaxcap.datasets.tfds_opening import open_directory
 from jaxcap.messages.errors import InputError, did_you_mean
@@ -291,6 +292,7 @@ def _look(name: str, data_dir: Path) -> Prepared | None:
             )
         return None
     builder = open_directory(path)
+    _check_format(path, builder.info.file_format)
     _check_features(path, builder.info.features)
     metadata = dict(builder.info.metadata)
     return Prepared(
@@ -301,6 +303,16 @@ def _look(name: str, data_dir: Path) -> Prepared | None:
         flippable=bool(metadata.get("flippable", True)),
         made_from=metadata.get("made_from", {}),
     )
+
+
+def _check_format(path: Path, file_format: Any) -> None:
+    """Accept only array_record: TFDS reads a Parquet file as a whole, of any size."""
+    found = str(getattr(file_format, "value", file_format))
+    if found != ARRAY_RECORD:
+        raise InputError(
+            f"{path}: the files of this TFDS data set are {found}; expected {ARRAY_RECORD}. "
+            f"Convert TFRecord: jaxcap prepare tfds --source {path} --name NAME"
+        )
 
 
 def _check_features(path: Path, features: Any) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from jaxcap.datasets.array_record_file import ArrayRecordFile
 from jaxcap.datasets.tfds_opening import open_directory
 from jaxcap.messages.errors import InputError
 
@@ -34,7 +37,10 @@ class Records:
         """
         self._directory, self._split = directory, split
         self._builder = builder = open_directory(directory)
-        for part in self._parts():
+        self._files = self._parts()
+        self._ends = list(accumulate(part.take for part in self._files))
+        self._sizes: dict[str, ArrayRecordFile] = {}
+        for part in self._files:
             if problem := _problem(Path(part.filename), part.examples_in_shard, directory):
                 raise InputError(
                     f"{part.filename}: this file of the data set {problem}. Prepare the data set "
@@ -49,7 +55,7 @@ class Records:
     def identity(self) -> tuple[Any, ...]:
         """A value that changes with the files, their sizes and times, and the slices read of
         them."""
-        stats = ((part, os.stat(part.filename)) for part in self._parts())
+        stats = ((part, os.stat(part.filename)) for part in self._files)
         return tuple((part, stat.st_size, stat.st_mtime_ns) for part, stat in stats)
 
     def __len__(self) -> int:
@@ -60,11 +66,18 @@ class Records:
         if not -len(self) <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
         index %= len(self)
+        number = bisect_right(self._ends, index)
+        part = self._files[number]
         try:
+            if (sizes := self._sizes.get(part.filename)) is None:
+                sizes = self._sizes[part.filename] = ArrayRecordFile(Path(part.filename))
+            sizes.unpacked_size(index - self._ends[number] + part.take + part.skip)
             return _to_record(self._source[index])
+        except InputError:
+            raise
         except Exception as error:  # array_record, protobuf and TFDS raise a dozen types
             raise InputError(
-                f"{self._file_of(index)}: this file of the data set is damaged: record {index} of "
+                f"{part.filename}: this file of the data set is damaged: record {index} of "
                 f"the split '{self._split}' cannot be read ({type(error).__name__}). Prepare the "
                 "data set again, or copy the file again"
             ) from error
@@ -80,13 +93,6 @@ class Records:
                 "the data set again, or copy the folder again"
             ) from error
         return parts
-
-    def _file_of(self, index: int) -> str:
-        for part in self._parts():
-            if index < part.examples_in_shard:
-                break
-            index -= part.examples_in_shard
-        return str(part.filename)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[i] for i in range(len(self)))

@@ -187,6 +187,15 @@ def test_data_sets_of_tfds_s_own_builders_can_be_read(tmp_path: Path, release: P
     assert prepare("flickr8k", source=release, data_dir=tmp_path / "old").path == old.path
 
 
+@pytest.mark.parametrize("file_format", ["tfrecord", "parquet"])
+def test_only_array_record_is_read(tmp_path: Path, tiny_data: Path, file_format: str) -> None:
+    copy = shutil.copytree(tiny_data, tmp_path / "data")
+    (info,) = copy.rglob("dataset_info.json")
+    info.write_text(info.read_text().replace('"array_record"', f'"{file_format}"'))
+    with pytest.raises(InputError, match=f"are {file_format}; expected array_record"):
+        load_source("shapes", "train", copy)
+
+
 def test_text_is_a_data_set_without_images(tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("A dog.\nTwo dogs.\n\nCafé.\n")
     source = {"source": tmp_path / "words.txt", "name": "words", "data_dir": tmp_path / "data"}

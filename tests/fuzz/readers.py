@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
+from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from jaxcap.caption_files import xmp
@@ -352,10 +353,19 @@ def _read_data(path: Path) -> None:
     list(load_source("shapes", "train", path.parents[2]))
 
 
-def _data_reader(name: str, file: str, data: Path) -> Reader:
+def _record_bomb(folder: Path) -> bytes:
+    """An array_record file of 131 kB, with a record of half a gigabyte of zeros."""
+    path = folder / "bomb"
+    writer = ArrayRecordWriter(str(path), "group_size:1")
+    writer.write(bytes(2**29))
+    writer.close()
+    return path.read_bytes()
+
+
+def _data_reader(name: str, file: str, data: Path, *, made: tuple[bytes, ...] = ()) -> Reader:
     path = data / "shapes" / "1.0.0" / file
     copy = functools.partial(shutil.copytree, data, dirs_exist_ok=True)
-    return Reader(name, (path.read_bytes(),), _read_data, f"shapes/1.0.0/{file}", copy)
+    return Reader(name, (path.read_bytes(),), _read_data, f"shapes/1.0.0/{file}", copy, made=made)
 
 
 def _tfrecord(path: Path) -> None:
@@ -577,7 +587,7 @@ def all_readers(folder: Path) -> dict[str, Reader]:
         Reader("published captioner", (_published(folder),), published.read),
         _data_reader("features.json", "features.json", data),
         _data_reader("dataset_info.json", "dataset_info.json", data),
-        _data_reader("data set, shard", shard, data),
+        _data_reader("data set, shard", shard, data, made=(_record_bomb(folder),)),
     ]
     saved = folder / "seed-checkpoints"
     if not saved.exists():

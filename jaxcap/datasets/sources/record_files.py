@@ -12,15 +12,17 @@ they are decoded.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from array_record.python import array_record_module
 
+from jaxcap.datasets.array_record_file import ArrayRecordFile
 from jaxcap.datasets.crc32c import masked_crc32c
 from jaxcap.files import open_file
 from jaxcap.messages.errors import InputError
@@ -37,11 +39,15 @@ def records(path: Path, file_format: str) -> Iterator[tuple[int, bytes]]:
     if file_format == TFRECORD:
         yield from _tfrecords(path)
         return
-    reader = _array_record(path)
-    count = reader.num_records()
-    for begin in range(0, count, 16):  # a few at a time: each may be a large image
-        indices = list(range(begin, min(begin + 16, count)))
-        yield from zip(indices, _read(reader, indices, path), strict=True)
+    with _readable(path):
+        sizes, reader = _array_record(path)
+        begin, count = 0, reader.num_records()
+        while begin < count:
+            indices = range(begin, min(begin + 16, count))
+            if sum(map(sizes.unpacked_size, indices)) > sizes.most_bytes:
+                indices = indices[:1]
+            yield from zip(indices, _read(reader, indices, path), strict=True)
+            begin += len(indices)
 
 
 def read_record(path: Path, file_format: str, place: int) -> bytes:
@@ -54,31 +60,41 @@ def read_record(path: Path, file_format: str, place: int) -> bytes:
         with path.open("rb") as file:
             file.seek(place)
             return _next(file, path) or b""
-    (record,) = _read(_array_record(path), [place], path)
-    return bytes(record)
+    with _readable(path):
+        sizes, reader = _array_record(path)
+        sizes.unpacked_size(place)
+        (record,) = _read(reader, [place], path)
+        return bytes(record)
 
 
 @lru_cache(maxsize=64)
-def _open(path: Path, changed: int) -> Any:
-    return array_record_module.ArrayRecordReader(str(path), "")
+def _open(path: Path, changed: int) -> tuple[ArrayRecordFile, Any]:
+    return ArrayRecordFile(path), array_record_module.ArrayRecordReader(str(path), "")
 
 
-def _array_record(path: Path) -> Any:
+def _array_record(path: Path) -> tuple[ArrayRecordFile, Any]:
     # array_record would only log a missing file, and wait for ever at a pipe.
     with open_file(path) as file:
         return _open(path, os.fstat(file.fileno()).st_mtime_ns)
 
 
-def _read(reader: Any, indices: list[int], path: Path) -> list[bytes]:
+def _read(reader: Any, indices: Sequence[int], path: Path) -> list[bytes]:
+    found = list(reader.read(list(indices)))
+    if len(found) != len(indices):
+        raise InputError(f"{path}: the array_record file is damaged; copy it again")
+    return found
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        found = list(reader.read(indices))
+        yield
+    except InputError:
+        raise
     except (RuntimeError, ValueError, IndexError) as error:
         raise InputError(
             f"{path}: not an array_record file, or a damaged one; copy it again ({error})"
         ) from error
-    if len(found) != len(indices):
-        raise InputError(f"{path}: the array_record file is damaged; copy it again")
-    return found
 
 
 def _tfrecords(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -229,7 +229,7 @@ def test_problems_of_parquet_files(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     pq.write_table(twice, path)
     with pytest.raises(InputError, match="several columns are called 'text'"):
         read("parquet", SourceOptions(source=path))
-    monkeypatch.setattr("jaxcap.data.image_parquet._SMALL_BYTES", 0)
+    monkeypatch.setattr("jaxcap.data.image_files._SMALL_BYTES", 0)
     table(path, {"image": [jpeg(0)], "text": ["x" * 10**6]}, compression="zstd")
     with pytest.raises(InputError, match=r"row group 0 has 1,00\d,\d\d\d bytes; expected at"):
         read("parquet", SourceOptions(source=path))
