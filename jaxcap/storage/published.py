@@ -262,7 +262,7 @@ def _digest(about: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(np.uint8))  # `tobytes` would copy it
+        digest.update(tensor.reshape(-1).view(np.uint8).data)  # a copy may not fit
     return digest.hexdigest()
 
 
