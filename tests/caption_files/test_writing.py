@@ -90,6 +90,7 @@ def test_scoring_reads_every_format(tmp_path, name):
     assert [image.captions[0] for image in images] == ["a dog, no. 0", "a dog, no. 1"]
 
 
+@pytest.mark.slow
 @every_format
 def test_a_file_cut_off_anywhere_is_gone_on_with(tmp_path, name):
     """Every length that a kill, or a crash of the machine, can leave."""

@@ -7,12 +7,14 @@ import shutil
 
 import jax
 import numpy as np
+import pytest
 
 from jaxcap.captioning.identity import identity
 from jaxcap.captioning.loaded_model import load
 from jaxcap.storage import published
 
 
+@pytest.mark.slow
 def test_a_copy_of_a_model_is_the_same(tiny_run, tmp_path):
     model = load(tiny_run)
     published.write(model.single, tmp_path / "model.safetensors")
@@ -21,6 +23,7 @@ def test_a_copy_of_a_model_is_the_same(tiny_run, tmp_path):
     assert identity(load(tmp_path / "moved")) == identity(model)
 
 
+@pytest.mark.slow
 def test_weights_words_and_search_make_another_model(tiny_run):
     model = load(tiny_run)
     member = model.single

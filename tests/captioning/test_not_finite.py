@@ -55,6 +55,7 @@ class _State:
         return cls(0, variables, training)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_published_file_with_weights_that_are_not_finite_is_refused(model, tmp_path, value):
     path = tmp_path / "broken.safetensors"
@@ -123,6 +124,7 @@ def test_the_command_counts_images_without_captions_and_ends_with_status_1(
     assert f"{tmp_path / 'a.png'}: the search found no caption" in printed
 
 
+@pytest.mark.slow
 def test_evaluation_names_an_image_without_a_caption(broken, tiny_data):
     with pytest.raises(InputError, match=r"image .*: the search found no caption"):
         evaluate_source(

@@ -44,6 +44,7 @@ class Outcome(NamedTuple):
     err: str
 
 
+@pytest.mark.slow
 def test_a_page_shows_any_images(command, tmp_path):
     Image.new("RGB", (20, 10), "red").save(tmp_path / "red.png")
     (tmp_path / "bad.png").write_bytes(b"no image")

@@ -311,6 +311,7 @@ def test_train_resumes_and_prints_the_next_commands(
     assert f"  jaxcap evaluate '{workdir}' --split dev --data-dir {tiny_data}\n" in outcome.err
 
 
+@pytest.mark.slow
 def test_evaluate_writes_into_the_run(command, tiny_run, tiny_data, tmp_path):
     directory = shutil.copytree(tiny_run, tmp_path / "run")
     options = ["--data-dir", tiny_data, "--split", "dev[:5]", "--beam-size", 1]
@@ -326,6 +327,7 @@ def test_evaluate_writes_into_the_run(command, tiny_run, tiny_data, tmp_path):
     assert "--split 'dev[:5]' --beam-size 1" in protocol["command"]
 
 
+@pytest.mark.slow
 def test_evaluate_judges_a_published_model_on_other_data(command, tiny_run, tiny_data, tmp_path):
     model = tmp_path / "m.safetensors"
     assert command(cli.main, "export", tiny_run, model).code == 0
@@ -341,6 +343,7 @@ def test_evaluate_judges_a_published_model_on_other_data(command, tiny_run, tiny
     assert json.loads(written.read_text())["protocol"]["data"] == "own"
 
 
+@pytest.mark.slow
 def test_evaluate_finds_data_in_the_users_own_folder(
     command, tiny_run, tiny_data, tmp_path, monkeypatch
 ):
@@ -539,6 +542,7 @@ def test_errors_of_files_end_with_a_message(tmp_path, what, said):
     assert re.fullmatch(rf"error: (photo\.png|folder).*: {said}\. .*\.\n", result.stderr)
 
 
+@pytest.mark.slow
 def test_a_name_that_no_file_has_ends_with_a_message(tmp_path):
     png(tmp_path / "photo.png")
     arguments = ["caption", "photo.png", "--model", "x" * 5000]

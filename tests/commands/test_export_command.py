@@ -31,6 +31,7 @@ def _run(*arguments: Path | str, **options: object) -> int:
     return run(ExportArguments(*map(Path, arguments), search=search, **options), console)
 
 
+@pytest.mark.slow
 def test_a_published_file_and_a_program_made_of_it(tiny_run, tmp_path, capsys) -> None:
     model, program = tmp_path / "model.safetensors", tmp_path / "model.stablehlo"
     assert _run(tiny_run, model, dtype="bfloat16", beam_size=4, length_penalty=0.5) == 0

@@ -37,6 +37,7 @@ def prepare(*arguments: object) -> str:
     return console.file.getvalue()
 
 
+@pytest.mark.slow
 def test_a_folder_of_images_and_a_table(folder: Path, tmp_path: Path) -> None:
     options = ["folder", "--source", folder, "--name", "holiday", "--data-dir", tmp_path / "data"]
     options += ["--split-column", "split", "--max-side", 20]

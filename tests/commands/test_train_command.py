@@ -11,6 +11,7 @@ from jaxcap.config import load_config_file
 from jaxcap.messages.errors import InputError
 
 
+@pytest.mark.slow
 def test_a_configuration_is_found_by_its_name() -> None:
     arguments = parse(["show_and_tell", "--train.epochs", "2"])
     assert arguments.workdir == Path("runs/show_and_tell")
@@ -40,6 +41,7 @@ def test_an_option_that_a_stage_would_override_is_refused(option: list[str], mes
         parse(["flickr8k_best", *option])
 
 
+@pytest.mark.slow
 def test_the_stages_of_ones_own_file_are_edited_there(tmp_path: Path) -> None:
     path = tmp_path / "own.py"
     path.write_text("from jaxcap.config import *\nCONFIG = Config(stages=(Stage(3),))\n")

@@ -217,6 +217,7 @@ def _with(section: str, name: str, value: Any) -> Config:
     return replace(Config(), **{section: replace(getattr(Config(), section), **{name: value})})
 
 
+@pytest.mark.slow
 def test_every_number_has_a_lower_and_an_upper_bound() -> None:
     assert len(_numeric_options()) > 40
     for section, option in _numeric_options():

@@ -49,6 +49,7 @@ def test_encoding_a_split_equals_encoding_each_caption(texts, per_image, buckets
     assert captions.rows.values.dtype == np.uint16
 
 
+@pytest.mark.slow
 def test_a_large_vocabulary_has_room_for_its_ids():
     words = [f"word{n}" for n in range(70_000)]
     vocabulary = Vocabulary.from_captions([words], min_count=1)

@@ -64,6 +64,7 @@ def mean(spread: simulated_words.Spread) -> float:
     return spread.lowest + (spread.highest - spread.lowest) / (spread.exponent + 1)
 
 
+@pytest.mark.slow
 def test_false_words_fill_the_places_and_follow_the_square_root_of_their_frequency():
     draws = drawn(words(count=3), 0, 4000)
     false = Counter(word for each in draws for word in each if word != DOG)

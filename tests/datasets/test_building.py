@@ -288,6 +288,7 @@ def test_a_changed_file_is_stored_again(folder: Path, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_unreadable_images_are_listed_and_nothing_is_left(folder: Path, tmp_path: Path) -> None:
     mine = shutil.copytree(folder, tmp_path / "images")
     (mine / "03.jpg").write_bytes(b"")
@@ -427,6 +428,7 @@ def dot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(texts, st.lists(texts, max_size=4)), min_size=1, max_size=12))
 def test_captions_and_names_round_trip(dot: Path, examples: list[tuple[str, list[str]]]) -> None:

@@ -26,6 +26,7 @@ def test_settings_of_the_caller_do_not_apply_within_and_come_back() -> None:
             mixed()
 
 
+@pytest.mark.slow
 def test_captioning_with_a_strict_caller(tiny_run: Path) -> None:
     image = np.full((20, 30, 3), 90, np.uint8)
     (expected,) = load(tiny_run).caption(image)

@@ -74,14 +74,14 @@ class Training(NamedTuple):
 
 def _train(model: Captioner, steps: int) -> Training:
     """By the library's own step."""
-    variables = init_variables(model, jax.random.key(0), image_size=64)
+    variables = init_variables(model, jax.random.key(0), image_size=32)
     tx = optax.adam(1e-3)
     state = jax.jit(functools.partial(TrainState.create, tx=tx))(variables)
     step = jax.jit(
         functools.partial(train_step, model=model, tx=tx, objective=cross_entropy),
         donate_argnums=0,
     )
-    batch = Batch(pixels=_images(4, 64), tokens=CAPTIONS[:, None])
+    batch = Batch(pixels=_images(4, 32), tokens=CAPTIONS[:, None])
     moments, losses = [], []
     for _ in range(steps):
         state, metrics = step(state, batch, jax.random.key(1))
@@ -153,7 +153,7 @@ def test_parameter_count_of_show_and_tell() -> None:
     """ResNet-50 has 25,557,032 (torchvision) with its classifier of 2048 × 1000 + 1000."""
     model = create_captioner(SHOW_AND_TELL, 5000)
     variables = jax.eval_shape(
-        functools.partial(init_variables, model, image_size=64), jax.random.key(0)
+        functools.partial(init_variables, model, image_size=32), jax.random.key(0)
     )
     assert _size(variables["params"]["encoder"]) == 25_557_032 - 2_049_000
     assert _size(variables["params"]["decoder"]) == (
@@ -195,6 +195,7 @@ def test_equal_models_share_compiled_programs_and_print_on_one_line() -> None:
     assert model != model.clone(train_encoder=False)
 
 
+@pytest.mark.slow
 def test_features_take_the_place_of_images() -> None:
     model, variables = _small()
     images, tokens = jnp.asarray(_images(4, 32)), jnp.asarray(CAPTIONS[:, None])
@@ -231,6 +232,7 @@ def test_pixels_are_normalised_as_imagenet_networks_want_them() -> None:
     np.testing.assert_allclose(white[0, 0, 0], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_images_are_encoded_once_however_many_captions() -> None:
     model, variables = _small()
     convolutions = {
@@ -298,6 +300,7 @@ def test_encoder_shapes_are_abstract() -> None:
             assert (x.shape, x.dtype) == (y.shape, y.dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DECODERS)
 def test_a_penalty_on_attention_needs_a_decoder_that_has_it(name: str) -> None:
     config = changed(

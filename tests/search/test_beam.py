@@ -149,6 +149,7 @@ def test_one_beam_is_greedy() -> None:
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), greedy, beam)
 
 
+@pytest.mark.slow
 def test_forbidden_words_are_skipped_even_where_they_are_likeliest() -> None:
     chain = Chain.random(3, images=4, time=5, words=6)
     chain = Chain(chain.logits + 30.0 * np.isin(np.arange(10), [PAD, BOS, UNK]))
@@ -203,6 +204,7 @@ def test_an_image_does_not_depend_on_its_neighbours() -> None:
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beam_size", [0, 1, 2])
 def test_search_stops_when_every_caption_has_ended(beam_size: int) -> None:
     """Sure to end: after 1 word in the first image and after 3 in the second, of 50."""
@@ -293,6 +295,7 @@ def test_where_all_is_ruled_out_the_caption_ends(time: int) -> None:
         assert {(len(s), s[-1]) for s in found} == {(time + 1, EOS)}
 
 
+@pytest.mark.slow
 def test_what_the_model_holds_impossible_is_no_error() -> None:
     logits = np.zeros((1, 3, 6, 6), np.float32)
     logits[..., 4] = -np.inf

@@ -133,6 +133,7 @@ def test_a_word_that_the_model_avoids_is_found_all_the_same(
         assert np.all(np.diff(result.scores[image]) <= 0)
 
 
+@pytest.mark.slow
 def test_a_word_that_the_model_likes_changes_nothing() -> None:
     chain = Chain.random(2, images=3, time=4, words=4)
     chain = Chain(chain.logits + 30.0 * (np.arange(8) == 5) * (np.arange(4) == 0)[:, None, None])

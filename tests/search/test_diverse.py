@@ -117,6 +117,7 @@ def test_groups_begin_with_different_words_as_worked_by_hand() -> None:
     assert captions(three, 0) == [(a,), (b,), (c,)]
 
 
+@pytest.mark.slow
 def test_one_group_is_beam_search() -> None:
     chain = Chain.random(1, images=3, time=5, words=6)
     diverse = diverse_beam_search(

@@ -7,6 +7,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from chains import (
     Chain,
     beam_search,
@@ -79,6 +80,7 @@ def test_a_thing_is_doubted_if_none_of_its_words_is_recognised_or_another_animal
     assert not found[:, [0, 1, 2, 3, 7]].any()
 
 
+@pytest.mark.slow
 def test_guided_captions_contain_the_words_of_their_image() -> None:
     chain = Chain.random(0, images=3, time=4, words=6)
     ids = jnp.array([[4, 6], [9, 0], [7, 8]])

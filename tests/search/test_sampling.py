@@ -118,6 +118,7 @@ def test_the_smallest_sufficient_set_of_words_worked_by_hand(
     assert set(captions(result, 0)) == {(int(word),) for word in words[kept]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("top_p", [0.05, 0.5, 0.8, 0.99])
 @hypothesis.settings(max_examples=10, deadline=None)
 @hypothesis.given(seed=st.integers(0, 2**32 - 1), sharpness=st.sampled_from([0.5, 2.0, 6.0]))
@@ -140,6 +141,7 @@ def _jitted_words(logits: Any, carry: Any, top_p: float) -> Any:
     return sample(stepper(logits), carry, rngs, n=60, max_length=1, top_p=top_p).tokens[..., 0]
 
 
+@pytest.mark.slow
 def test_samples_carry_the_models_own_log_probabilities() -> None:
     chain = Chain.random(10, images=2, time=4, words=4)
     rngs = jax.random.split(jax.random.key(2), 2)

@@ -62,6 +62,7 @@ def test_normalisations_worked_by_hand() -> None:
         np.testing.assert_allclose(value, [expected], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_ensemble_averages_probabilities() -> None:
     """Three chains as one: the chain of the mean of their tables."""
     chains = [Chain.random(seed, images=2, time=4, words=4) for seed in range(3)]

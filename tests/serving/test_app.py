@@ -91,6 +91,7 @@ def test_options_are_those_of_the_command(client: Client, model: Any) -> None:
     assert banned not in answer["captions"][0]["caption"].split()
 
 
+@pytest.mark.slow
 def test_the_number_of_programs_is_bounded(serve: Callable[..., Client]) -> None:
     client = serve(searches=2)
     image = picture(3)

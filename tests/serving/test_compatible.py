@@ -23,6 +23,7 @@ def encoded(image: bytes) -> str:
     return base64.b64encode(image).decode()
 
 
+@pytest.mark.slow
 def test_ibms_form_gets_ibms_answer(client: Client, model: Any) -> None:
     body, kind = form(("a.png", picture(1)))
     answer = client("POST", "/model/predict", body, content_type=kind)

@@ -53,6 +53,7 @@ def steps_on_disk(directory: Path) -> list[int]:
     return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainable", [True, False])
 def test_a_state_comes_back_bit_for_bit(tmp_path, trainable):
     state = make_state(7, trainable=trainable)

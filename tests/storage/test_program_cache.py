@@ -62,6 +62,7 @@ def test_nothing_is_traced_twice(tmp_path):
     assert call(store)[0] == 0
 
 
+@pytest.mark.slow
 def test_a_start_imports_nothing_slow_that_captioning_does_not_need(tmp_path):
     program = """if True:
         import sys

@@ -241,6 +241,7 @@ def test_frozen_stages_cost_no_gradient() -> None:
     np.testing.assert_allclose(last - frozen, third, rtol=0.4)
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_in_it_and_stores_float32() -> None:
     encoder = replace(VGG, dtype="bfloat16")
     images, variables = _batch().pixels, _variables("vgg16")

@@ -129,6 +129,7 @@ def test_a_finished_training_returns_its_result_again(tiny_run, tiny_config, tmp
     assert summary.seconds == pytest.approx(lines(tiny_run)[-1]["elapsed_s"], abs=5)
 
 
+@pytest.mark.slow
 def test_data_may_move_between_sessions(tiny_run, tiny_config, tiny_data, tmp_path):
     workdir = shutil.copytree(tiny_run, tmp_path / "run")
     shutil.copytree(tiny_data, tmp_path / "moved")

@@ -345,6 +345,7 @@ def test_pipes_and_devices_are_refused(tmp_path: Path, suffix: str) -> None:
             read(name, SourceOptions(source=source))
 
 
+@pytest.mark.slow
 def test_any_damaged_byte_of_a_parquet_file_ends_with_a_message(tmp_path: Path) -> None:
     path = table(tmp_path / "a.parquet", {"image": [b"xxx"], "text": ["A dog."]})
     data, said = path.read_bytes(), []

@@ -299,6 +299,7 @@ def test_a_configuration_reaches_the_module(name: str) -> None:
     assert create_decoder(config, 50) == expected[name]
 
 
+@pytest.mark.slow
 def test_heads_must_divide_the_width() -> None:
     config = Config(decoder=DecoderConfig(name="aoa", attention_size=20, heads=8))
     with pytest.raises(InputError, match=r"decoder.heads is 8.*attention_size of 20"):

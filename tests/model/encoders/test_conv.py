@@ -228,6 +228,7 @@ def test_a_kernel_may_be_wider_than_high():
     np.testing.assert_array_equal(y[0, :, :, 0], [[3, 6, 5], [9, 15, 11]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "layer",
     [

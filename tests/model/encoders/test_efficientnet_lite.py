@@ -69,6 +69,7 @@ def test_published_name():
     assert published_name(("block12", "depthwise", "norm")) == "_blocks.12._bn1"
 
 
+@pytest.mark.slow
 def test_a_block_trains():
     module = MBConv(features=3, kernel_size=3, stride=1, expansion=2)
     x = jax.random.normal(KEY, (2, 6, 6, 3))

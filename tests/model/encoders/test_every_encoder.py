@@ -56,6 +56,7 @@ def test_stages_are_the_modules_from_the_image_on(name):
     assert in_order == ([] if "vgg" in name else list(spec.stages))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "inception_v3", "resnet50_keras"])
 def test_frozen_stages_use_their_running_statistics(name):
     spec = ENCODERS[name]

@@ -33,6 +33,7 @@ def _variables(channels):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("running", [False, True])
 def test_equals_flaxs(running):
     with jax.enable_x64(True):
@@ -60,6 +61,7 @@ def test_three_channels_by_hand():
     np.testing.assert_allclose(updates["batch_stats"]["var"], [1, 2.5, 0.5], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_devices_share_statistics_and_gradients():
     with jax.enable_x64(True):
         x = jax.random.normal(KEY, (2, 3, 3, 4), float)
@@ -79,6 +81,7 @@ def test_devices_share_statistics_and_gradients():
         np.testing.assert_allclose(mapped, whole, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_summed_in_float32():
     # The mean is 257, which bfloat16 does not have.
     x = jnp.array([256.0, 258.0], jnp.bfloat16).reshape(2, 1, 1, 1)

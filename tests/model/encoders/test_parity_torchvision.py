@@ -45,7 +45,7 @@ def test_a_training_step_equals_torchvisions(name):
     """
     spec = ENCODERS[name]
     name_of = spec.layouts["torchvision"]
-    images = references.random_images(65, batch=4).astype(np.float64)
+    images = references.random_images(33, batch=4).astype(np.float64)
     variables = references.random_variables(spec)
     model = references.torchvision_model(name, variables).double().train()
 

@@ -89,6 +89,7 @@ def test_keras_parameter_count(name, total):
     assert count == total - (1000 * 2048 + 1000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
 def test_a_fresh_block_is_its_shortcut(block):
     # The last scale of the branch starts at zero.
@@ -101,6 +102,7 @@ def test_a_fresh_block_is_its_shortcut(block):
     np.testing.assert_array_equal(y, jax.nn.relu(x))
 
 
+@pytest.mark.slow
 def test_every_parameter_gets_a_gradient():
     module = ResNet(stage_sizes=(1,), block=Bottleneck, width=4, small_inputs=True)
     images = jax.random.normal(KEY, (4, 8, 8, 3))

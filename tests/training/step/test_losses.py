@@ -154,6 +154,7 @@ def test_word_detection_is_binary_cross_entropy_of_words_in_any_caption() -> Non
     np.testing.assert_array_equal(gradient[2], 0)
 
 
+@pytest.mark.slow
 def test_masked_words_are_not_contained() -> None:
     targets, mask = jnp.array([[[4, 5]]]), jnp.array([[[True, False]]])
     detection = jnp.array([[20.0, -20.0]]), jnp.zeros(1)

@@ -191,6 +191,7 @@ def test_the_state_is_donated() -> None:
     assert all(x.is_deleted() for x in leaves)
 
 
+@pytest.mark.slow
 def test_missing_captions_change_nothing() -> None:
     """Neither rows of padding alone nor a longer bucket."""
     batch = _batch()
@@ -207,6 +208,7 @@ def test_a_batch_without_words_does_not_move_parameters() -> None:
     assert not _changed(after.params, _state().params)
 
 
+@pytest.mark.slow
 def test_the_step_is_a_function_of_state_batch_and_key() -> None:
     step, batch = _step(dropout=0.5), _batch()
     first, again = (step(_state(), batch, jax.random.key(0)) for _ in range(2))

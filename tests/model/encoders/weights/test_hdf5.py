@@ -248,6 +248,7 @@ def test_arrays_do_not_share_their_bytes(tmp_path):
         read_hdf5(content)
 
 
+@pytest.mark.slow
 def test_a_header_in_many_blocks_is_read_in_linear_time(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["a"] = np.zeros(1_000_000, "f4")

@@ -68,6 +68,7 @@ def test_written_files_are_read_back_and_deterministic(tmp_path):
     assert json.loads(header["__metadata__"]["jaxcap"]) == about
 
 
+@pytest.mark.slow
 def test_permissions_follow_the_umask(tmp_path):
     (tmp_path / "plain").touch()
     write_safetensors_file(tmp_path / "a.safetensors", {"t": np.zeros(1)}, {})

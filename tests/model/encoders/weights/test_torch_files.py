@@ -248,6 +248,7 @@ def test_no_truncated_file_is_read(layout, tmp_path):
             read_torch_file(cut)
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_escapes_as_another_exception(tmp_path):
     whole, damaged = tmp_path / "whole.pth", tmp_path / "damaged.pth"
     _write(whole, "legacy", "FloatStorage", np.arange(6, dtype="<f4"), 0, (6,), (1,))

@@ -139,6 +139,7 @@ def test_no_truncated_file_is_read(format, tmp_path):
             read_weight_file(tmp_path / "cut")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FILES)
 def test_damage_is_refused_or_leaves_whole_tensors(format, tmp_path):
     FILES[format][0](tmp_path / "whole")
