@@ -88,7 +88,12 @@ class _Source(io.BytesIO):
 
 def most_unpacked(size: int) -> int:
     """Return how many bytes a part of a compressed file of so many bytes may take."""
-    return min(MAX_DECODED_BYTES, _SMALL_BYTES + _MAX_RATIO * size)
+    return min(MAX_DECODED_BYTES, most_unpacked_in_all(size))
+
+
+def most_unpacked_in_all(size: int) -> int:
+    """Return how many bytes all parts of a compressed file may take, one after the other."""
+    return _SMALL_BYTES + _MAX_RATIO * size
 
 
 def open_image(data: bytes, name: str) -> Image.Image:

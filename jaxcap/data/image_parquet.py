@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,17 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jaxcap.data.image_files import most_unpacked
+from jaxcap.data.parquet_pages import ParquetPages
 from jaxcap.files import open_file
 from jaxcap.messages.errors import InputError
 
 _IMAGE_NAMES = ("image", "jpg", "jpeg", "png", "webp", "img", "picture", "photo", "bytes")
 _ID_NAMES = ("key", "__key__", "image_id", "file_name", "filename", "image_path", "path", "id")
 _BYTES, _PATH = "bytes", "path"
-_ROWS = 16
-"""Rows that are read at once. Each may take as many bytes as the file has."""
+_ROWS = 1024
+"""Rows that become Python's objects at once."""
+_OBJECT_BYTES = 64
+"""What each value in a list takes as an object of Python, without its text."""
+_EXTENSIONS = "arrow_extensions_enabled"
+"""An option that not every pyarrow has."""
 
 
 @dataclass(frozen=True)
@@ -53,40 +60,60 @@ class ParquetImage:
         Raises:
           InputError: the row has no image, or the file has changed or is damaged.
         """
-        # A row group is read as a whole, so its rows share one reading.
+        # A row group is read as a whole, so its rows share one reading, and its failure.
         with _readable(self.path):
-            values = _column(self.path, self.path.stat().st_mtime_ns, self.group, self.column)
+            changed = self.path.stat().st_mtime_ns
+            with _READING:
+                values = _column(self.path, changed, self.group, self.column)
+            if isinstance(values, InputError):
+                raise InputError(*values.args)
             data = values[self.row].as_py() if self.row < len(values) else None
         if not isinstance(data, bytes):
             raise InputError(f"{self.name}: no image under {self.column!r}")
         return data
 
 
+_READING = threading.Lock()
+"""Threads that read images of one row group would each read it."""
+
+
 @functools.lru_cache(maxsize=2)
 def _column(path: Path, changed: int, group: int, column: str) -> Any:
-    # Images that are stored once for many rows are read once, too.
-    file = open_parquet(path, repeating=[column])
-    _most_bytes(file, path, group)
-    values = file.read_row_group(group, columns=[column]).column(0)
-    return values.combine_chunks().field(_BYTES) if "." in column else values
+    try:
+        with _readable(path):
+            # Images that are stored once for many rows are read once, too.
+            file = open_parquet(path, repeating=[column])
+            _pages(path, changed).take_columns(group, file, [column])
+            values = file.read_row_group(group, columns=[column]).column(0)
+            return values.combine_chunks().field(_BYTES) if "." in column else values
+    except InputError as error:
+        return error
 
 
-def open_parquet(path: Path, *, repeating: Sequence[str] = ()) -> Any:
+@functools.lru_cache(maxsize=4)
+def _pages(path: Path, changed: int) -> ParquetPages:
+    return ParquetPages(path, open_parquet(path))
+
+
+def open_parquet(path: Path, *, repeating: Sequence[str] = (), **options: bool) -> Any:
     """Open a Parquet file as a `pyarrow.parquet.ParquetFile`.
 
     Args:
       repeating: the columns to read as dictionaries of their different values.
+      options: those of `ParquetFile`.
 
     Raises:
       InputError: it cannot be read.
     """
     with _readable(path):
         open_file(path).close()  # no pipe and no device
-        file = pq.ParquetFile(path, read_dictionary=list(repeating))
+        file = pq.ParquetFile(path, read_dictionary=list(repeating), **options)
         if file.metadata.num_rows > (size := path.stat().st_size):
             raise pa.ArrowInvalid(f"{file.metadata.num_rows:,} rows in {size:,} bytes")
-        if twice := [n for n, count in Counter(file.schema_arrow.names).items() if count > 1]:
-            raise pa.ArrowInvalid(f"several columns are called {twice[0]!r}")
+        paths = [file.schema.column(leaf).path for leaf in range(len(file.schema))]
+        for names in (file.schema_arrow.names, paths):
+            if twice := [name for name, count in Counter(names).items() if count > 1]:
+                raise pa.ArrowInvalid(f"several columns are called {twice[0]!r}")
         return file
 
 
@@ -99,28 +126,6 @@ def _readable(path: Path) -> Iterator[None]:
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         why = str(error) or "too large for the memory"
         raise InputError(f"{path}: cannot read this Parquet file: {why}") from error
-
-
-def _most_bytes(file: Any, path: Path, group: int) -> int:
-    """Return the number of bytes that a row group may take.
-
-    Raises:
-      pa.ArrowInvalid: it says itself that it takes more.
-    """
-    # Of all columns: where the metadata of one is damaged, asking for its size would end the
-    # process.
-    size = file.metadata.row_group(group).total_byte_size
-    most = most_unpacked(path.stat().st_size)
-    if size > most:
-        raise _too_large(group, f"{size:,}", most)
-    return most
-
-
-def _too_large(group: int, size: str, most: int) -> pa.ArrowInvalid:
-    return pa.ArrowInvalid(
-        f"row group {group} has {size} bytes; expected at most {most:,}. Write it with smaller row "
-        "groups"
-    )
 
 
 def image_column(path: Path, schema: Any, given: str | None = None) -> str:
@@ -189,6 +194,12 @@ def parquet_rows(
     file = open_parquet(path)
     if columns is None:
         columns = [field.name for field in file.schema_arrow if "binary" not in str(field.type)]
+    leaves = [file.schema.column(number) for number in range(len(file.schema))]
+    texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+    # Columns of JSON are read as dictionaries only where they are mere texts.
+    has_json = any(leaf.logical_type.type == "JSON" for leaf in leaves)
+    known = has_json and _EXTENSIONS in inspect.signature(pq.ParquetFile).parameters
+    file = open_parquet(path, repeating=texts, **({_EXTENSIONS: False} if known else {}))
     for group in range(file.num_row_groups):
         for row, record in enumerate(_records(file, path, group, list(dict.fromkeys(columns)))):
             yield group, row, record
@@ -196,15 +207,39 @@ def parquet_rows(
 
 def _records(file: Any, path: Path, group: int, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     with _readable(path):  # texts may not be UTF-8, and dates beyond Python's
-        most, size = _most_bytes(file, path, group), 0
+        pages = _pages(path, path.stat().st_mtime_ns)
+        pages.take_columns(group, file, columns)
+        table = file.read_row_group(group, columns=columns)
         # One text that is stored once for many rows takes its size for each.
-        for rows in file.iter_batches(_ROWS, row_groups=[group], columns=columns):
-            size += sum(map(_bytes_in_rows, rows.columns))
-            if size > most:
-                raise _too_large(group, f"over {size:,}", most)
-            yield from rows.to_pylist()
+        size = sum(_bytes_in_rows(part) for column in table.columns for part in column.chunks)
+        pages.take(group, ("rows", *columns), size)
+        if not table.columns:  # a slice of such a table has any number of rows
+            yield from ({} for _ in range(table.num_rows))
+            return
+        kinds = pa.schema([field.with_type(_with_texts(field.type)) for field in table.schema])
+        for start in range(0, table.num_rows, _ROWS):
+            yield from table.slice(start, _ROWS).cast(kinds).to_pylist()
 
 
 def _bytes_in_rows(values: pa.Array) -> int:
-    repeated = pa.types.is_dictionary(values.type)
-    return (values.dictionary_decode() if repeated else values).nbytes
+    """Return the bytes of the values, with each text as often as it occurs."""
+    if pa.types.is_dictionary(values.type):
+        lengths = pc.binary_length(values.dictionary)
+        return pc.sum(lengths.take(values.indices)).as_py() or 0
+    if pa.types.is_struct(values.type):
+        return sum(map(_bytes_in_rows, values.flatten()))
+    if pa.types.is_nested(values.type):
+        parts = [values.keys, values.items] if pa.types.is_map(values.type) else [values.flatten()]
+        return sum(_bytes_in_rows(part) + _OBJECT_BYTES * len(part) for part in parts)
+    return values.nbytes
+
+
+def _with_texts(kind: Any) -> Any:
+    """Return a type with the texts themselves instead of dictionaries, which are slow to list."""
+    if pa.types.is_dictionary(kind):
+        return kind.value_type
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_with_texts(field.type)) for field in kind])
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_with_texts(kind.value_type)))
+    return kind
