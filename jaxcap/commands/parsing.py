@@ -27,7 +27,8 @@ from tyro.constructors import (
     UnsupportedTypeAnnotationError,
 )
 
-from jaxcap.messages.errors import InputError, did_you_mean
+from jaxcap.messages.errors import InputError, did_you_mean, message_line
+from jaxcap.messages.progress import escaped
 
 T = TypeVar("T")
 
@@ -102,6 +103,11 @@ def _options(arguments: type, default: Any) -> list[str]:
     return list(options)
 
 
+def _quoted(given: str) -> str:
+    """Quote an argument for a message that tyro prints as it is."""
+    return f"'{escaped(message_line(given))}'"
+
+
 @_REGISTRY.primitive_rule
 def _text(info: PrimitiveTypeInfo) -> _Spec:
     if info.type is not str:
@@ -126,7 +132,7 @@ def _number(info: PrimitiveTypeInfo) -> _Spec:
         try:
             return number(strings[0])
         except ValueError:
-            raise ValueError(f"'{strings[0]}' is not {what}.") from None
+            raise ValueError(f"{_quoted(strings[0])} is not {what}.") from None
 
     return PrimitiveConstructorSpec(
         nargs=1,
@@ -147,7 +153,8 @@ def _choice(info: PrimitiveTypeInfo) -> _Spec:
     def read(strings: list[str]) -> str:
         if strings[0] not in words:
             near = did_you_mean(strings[0], words)
-            raise ValueError(f"'{strings[0]}' is unknown.{near} Expected {', '.join(words)}.")
+            expected = f"Expected {', '.join(words)}."
+            raise ValueError(f"{_quoted(strings[0])} is unknown.{near} {expected}")
         return strings[0]
 
     return PrimitiveConstructorSpec(

@@ -88,6 +88,8 @@ def test_an_unknown_option_is_named_alone(given, message) -> None:
         (["x", "--kind", "gren"], "'gren' is unknown. Did you mean 'green'? Expected red, green."),
         (["x", "--number", "five"], "--number: 'five' is not a whole number."),
         (["x", "--rate", "fast"], "--rate: 'fast' is not a number."),
+        (["x", "--number", "\x1b[31m\n\u202e"], r"--number: '\x1b[31m\n\u202e' is not a whole"),
+        (["x", "--kind", "\x1b]0;red\a"], r"--kind: '\x1b]0;red\x07' is unknown."),
         ([], "FILE"),
     ],
 )
