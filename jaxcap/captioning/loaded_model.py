@@ -27,7 +27,7 @@ from jaxcap.data.image_paths import images_below
 from jaxcap.devices.promotion import standard_promotion
 from jaxcap.files import hub
 from jaxcap.files.json_data import from_dict
-from jaxcap.messages.errors import InputError, did_you_mean, known_arguments
+from jaxcap.messages.errors import InputError, did_you_mean, known_arguments, within
 from jaxcap.model.captioner import Captioner, create_captioner, variable_shapes
 from jaxcap.model.cost import check_captioning
 from jaxcap.storage import published
@@ -113,7 +113,8 @@ def _load_member(path: Path, *, best: bool, store: Store | None) -> TrainedCapti
 
     config = load_config(path / "config.json")
     vocabulary = Vocabulary.load(path / "vocabulary.json")
-    model = create_captioner(config, len(vocabulary), words=vocabulary.words)
+    with within(str(path / "config.json")):
+        model = create_captioner(config, len(vocabulary), words=vocabulary.words)
     like = variable_shapes(model, image_size=config.data.image_size)
     with Checkpoints(
         path / "checkpoints", metric=config.evaluation.metric, reading_only=True

@@ -24,7 +24,7 @@ from jaxcap.config.schema import (
 )
 from jaxcap.files import write_text
 from jaxcap.files.json_data import from_dict, read_json
-from jaxcap.messages.errors import InputError, did_you_mean
+from jaxcap.messages.errors import InputError, did_you_mean, within
 
 
 def shipped_configs() -> dict[str, Path]:
@@ -85,14 +85,8 @@ def load_config_file(name: str | Path) -> Config:
         raise InputError(f"{path}{_line_in(path, error)}: {_unknown_option(error)}") from error
     if not isinstance(config, Config):
         raise InputError(f"{path}: it must define CONFIG = jaxcap.config.Config(...).")
-    return _valid(config, path)
-
-
-def _valid(config: Config, path: Path) -> Config:
-    try:
+    with within(str(path)):
         return validate(config)
-    except InputError as error:
-        raise error.within(str(path)) from error
 
 
 def _line_in(path: Path, error: Exception) -> str:
@@ -137,4 +131,6 @@ def load_config(path: Path) -> Config:
       InputError: the file is missing, damaged or no valid configuration.
     """
     values = read_json(path, "configuration")
-    return _valid(from_dict(Config, values, where=str(path)), path)
+    config = from_dict(Config, values, where=str(path))
+    with within(str(path)):
+        return validate(config)

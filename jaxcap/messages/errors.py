@@ -7,10 +7,11 @@ other exception is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
@@ -41,10 +42,15 @@ class InputError(ValueError):
     def __str__(self) -> str:
         return "\n".join(self.args)
 
-    def within(self, place: str) -> InputError:
-        """Return the same error after the file or option that it is about."""
-        first, *others = self.args
-        return InputError(f"{place}: {first}", *others)
+
+@contextlib.contextmanager
+def within(place: str) -> Iterator[None]:
+    """Begin the errors of the `with` block with the file or option that they are about."""
+    try:
+        yield
+    except InputError as error:
+        first, *others = error.args
+        raise InputError(f"{place}: {first}", *others) from error
 
 
 def counted(number: int, noun: str) -> str:

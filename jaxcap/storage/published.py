@@ -25,7 +25,7 @@ import jaxcap
 from jaxcap.config import Config, to_dict, validate
 from jaxcap.files import hub
 from jaxcap.files.json_data import from_dict, shown
-from jaxcap.messages.errors import InputError, one_line
+from jaxcap.messages.errors import InputError, one_line, within
 from jaxcap.model.captioner import create_captioner, variable_shapes
 from jaxcap.model.encoders.weights.safetensors_files import (
     read_about,
@@ -147,7 +147,8 @@ def read(path: str | os.PathLike[str], *, store: Store | None = None) -> Trained
             "it again."
         )
     header = from_dict(_Header, about, where=f"{path}, header")
-    config = validate(header.config)
+    with within(str(path)):
+        config = validate(header.config)
     vocabulary = Vocabulary.from_json(header.vocabulary, where=f"{path}, vocabulary")
     calibration = {
         name.removeprefix(_CALIBRATION): tensors.pop(name)
@@ -156,7 +157,8 @@ def read(path: str | os.PathLike[str], *, store: Store | None = None) -> Trained
     }
     key = None if store is None else key_of("tensors that fit", digest)
     if store is None or key is None or store.get(key) is None:
-        model = create_captioner(config, len(vocabulary), words=vocabulary.words)
+        with within(str(path)):
+            model = create_captioner(config, len(vocabulary), words=vocabulary.words)
         like = variable_shapes(model, image_size=config.data.image_size)
         _check_tensors(path, tensors, named(like))
         if store is not None and key is not None:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxcap.captioning.loaded_model import LoadedModel, load
 from jaxcap.config import Config
-from jaxcap.messages.errors import InputError
+from jaxcap.messages.errors import InputError, within
 from jaxcap.model.captioner import create_captioner, variable_shapes
 from jaxcap.text.vocabulary import UNK, Vocabulary
 
@@ -30,10 +30,8 @@ def load_start(config: Config) -> LoadedModel | None:
     name = config.train.start_from
     if name is None:
         return None
-    try:
+    with within("train.start_from"):
         run = load(Path(name).expanduser())
-    except InputError as error:
-        raise error.within("train.start_from") from error
     found, expected = run.config, config
     if found.data.units != expected.data.units:
         raise InputError(

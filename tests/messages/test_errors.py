@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxcap.messages.errors import InputError, counted, did_you_mean, known_arguments
+from jaxcap.messages.errors import InputError, counted, did_you_mean, known_arguments, within
 
 
 def test_only_the_lines_of_a_message_break_it() -> None:
@@ -24,8 +24,9 @@ def test_a_long_line_keeps_its_beginning_and_its_end() -> None:
 
 
 def test_an_error_keeps_its_lines_after_a_place() -> None:
-    error = InputError("two things differ:", "  a", "  b").within("train.start_from")
-    assert str(error) == "train.start_from: two things differ:\n  a\n  b"
+    with pytest.raises(InputError) as raised, within("train.start_from"):
+        raise InputError("two things differ:", "  a", "  b")
+    assert str(raised.value) == "train.start_from: two things differ:\n  a\n  b"
 
 
 def test_one_thing_is_singular() -> None:

@@ -211,6 +211,8 @@ def test_another_format_is_told(file, tmp_path) -> None:
         ({"step": None}, r"header\.step is None"),
         ({"note": ["x"]}, r"header\.note is \['x'\]"),
         ({"step": 1e999}, r"header\.step is inf"),
+        ({"config": {"train": {"epochs": -1}}}, "train.epochs is -1"),
+        ({"config": {"encoder": {"name": "resnet"}}}, "encoder 'resnet' is unknown"),
         ({"config": {"encoder": {"name": "resnet18"}}}, "not those of its configuration. missing"),
     ],
 )
