@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from jaxcap.files.local import locked, no_link, open_file
+from jaxcap.files.local import is_disk_full, locked, no_link, open_file
 from jaxcap.messages.errors import InputError
 from jaxcap.messages.progress import Display
 
@@ -85,6 +85,8 @@ def _download(file: PublishedFile, part: Path, path: Path) -> None:
             _continue(file, part, console)
             break
         except (OSError, http.client.HTTPException, ValueError) as error:
+            if is_disk_full(error):
+                raise
             size = part.stat().st_size
             tries = 1 if size > before else tries + 1
             before = size

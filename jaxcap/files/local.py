@@ -287,7 +287,7 @@ def replacing(path: Path, *, folder: Path | None = None) -> Iterator[Path]:
     """
     name = os.fsencode(path.name)[:_NAME_BYTES].decode(errors="ignore")
     beside = (folder or path.parent) / f".{name}.{secrets.token_hex(8)}.part"
-    try:
+    with naming(path, beside):
         os.close(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         _unfinished.add(beside)
         try:
@@ -296,8 +296,19 @@ def replacing(path: Path, *, folder: Path | None = None) -> Iterator[Path]:
         finally:
             beside.unlink(missing_ok=True)
             _unfinished.discard(beside)
+
+
+@contextlib.contextmanager
+def naming(path: Path, beside: Path | None = None) -> Iterator[None]:
+    """Name a file in the errors of the `with` block that name none, such as that of a full disk.
+
+    Args:
+      beside: another name to replace.
+    """
+    try:
+        yield
     except OSError as error:
-        if error.filename in (None, os.fspath(beside)):  # a full disk names no file
+        if error.filename in (None, beside and os.fspath(beside)):
             error.filename = os.fspath(path)
             del error.filename2  # None would be shown as "-> None"
         raise

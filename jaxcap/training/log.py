@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxcap.devices import hosts
 from jaxcap.evaluation import LogLine, read_metrics
-from jaxcap.files import no_link, write_text
+from jaxcap.files import naming, no_link, write_text
 from jaxcap.files.json_data import from_dict
 from jaxcap.messages.errors import InputError, counted
 from jaxcap.training.step.train_step import StepMetrics
@@ -204,7 +204,10 @@ class Log:
         line = line | {"elapsed_s": round(self.elapsed, 2)}
         self._lines.append(line)
         if hosts.is_first():
-            with open(self._path, "a", encoding="utf-8", opener=no_link) as file:
+            with (
+                naming(self._path),
+                open(self._path, "a", encoding="utf-8", opener=no_link) as file,
+            ):
                 file.write(json.dumps(line) + "\n")
 
     @property

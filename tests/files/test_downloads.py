@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from limits import files_up_to
 
 from jaxcap.files.downloads import PublishedFile, fetch
 from jaxcap.messages.errors import InputError
@@ -204,6 +205,13 @@ def test_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         fetch(file, tmp_path)
     (tmp_path / "weights.pth").write_bytes(CONTENT)
     assert fetch(file, tmp_path).read_bytes() == CONTENT
+
+
+def test_a_full_disk_is_told_from_a_broken_connection(server: Server, tmp_path: Path) -> None:
+    full = pytest.raises(InputError, match=r"weights\.pth: cannot be written: File too large")
+    with files_up_to(20_000), full:
+        fetch(published(server), tmp_path)
+    assert server.ranges == [None]
 
 
 def test_an_unwritable_folder(server: Server, tmp_path: Path) -> None:

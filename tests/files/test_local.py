@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from limits import files_up_to
 
 from jaxcap.files import (
     cache_dir,
@@ -15,6 +16,7 @@ from jaxcap.files import (
     is_disk_full,
     lock_file,
     locked,
+    naming,
     open_zip,
     replacing,
     write_text,
@@ -62,6 +64,13 @@ def test_a_full_disk_is_reported_with_the_name_of_the_file(tmp_path: Path) -> No
             raise OSError(errno.ENOSPC, "No space left", *given)
         name = given[0] if given else str(tmp_path / "a")
         assert str(caught.value) == f"[Errno {errno.ENOSPC}] No space left: '{name}'"
+
+
+def test_a_file_that_grows_is_named_when_the_disk_is_full(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with pytest.raises(OSError, match=f"large: '{path}'"), files_up_to(2):  # noqa: SIM117
+        with naming(path), path.open("a") as file:
+            file.write("long")
 
 
 def test_a_folder_that_is_not_writable_is_reported_with_the_name_of_the_file(

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from configurations import changed
 from event_reader import assert_shows_its_log
+from limits import files_up_to
 from rich.console import Console
 
 from jaxcap.captioning.loaded_model import load
@@ -24,6 +25,7 @@ from jaxcap.evaluation import read_metrics
 from jaxcap.messages.errors import InputError
 from jaxcap.text.vocabulary import Vocabulary
 from jaxcap.training import Summary, experiment, train
+from jaxcap.training.log import Log
 
 
 def run(config: Config, workdir: Path) -> tuple[Summary, str]:
@@ -205,6 +207,12 @@ def test_an_unwritable_directory_is_named(tiny_config, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write there"):
         run(tiny_config, tmp_path / "file" / "run")
+
+
+def test_a_full_disk_names_the_log(tmp_path):
+    log = Log(tmp_path / "metrics.jsonl", 0, split="dev")
+    with files_up_to(8), pytest.raises(OSError, match=r"metrics\.jsonl"):
+        log.write({"step": 1, "loss": 1.0})
 
 
 def test_a_read_only_directory_is_named(tiny_config, tmp_path, monkeypatch):
