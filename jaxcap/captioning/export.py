@@ -8,6 +8,7 @@ describes inputs and outputs, and holds the vocabulary. `docs/export.md` shows h
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -25,7 +26,7 @@ import numpy as np
 import jaxcap
 from jaxcap.captioning.decoding import ImageInput, create_decode
 from jaxcap.devices.promotion import standard_promotion
-from jaxcap.files import replacing
+from jaxcap.files import read_bytes, replacing
 from jaxcap.messages.errors import InputError
 from jaxcap.model.decoders import decoder_class
 from jaxcap.model.encoders.conv import written_for
@@ -41,6 +42,7 @@ FORMAT = 2
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 """Where a program can run, as JAX calls them."""
 
+_MAX_REPLACED = 1 << 30
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 _OUTPUTS = ("tokens", "log_probs", "word_log_probs", "attention")
 
@@ -153,11 +155,19 @@ def write_program(
     }
     description = json.dumps(about, ensure_ascii=False, indent=1) + "\n"
     beside = description_path(path)
+    before = read_bytes(beside, at_most=_MAX_REPLACED) if beside.exists() else None
     try:
         with replacing(path) as program, replacing(beside) as text:
             program.write_bytes(content)
             text.write_text(description, encoding="utf-8")
     except OSError as error:
+        # The program is replaced last; it may have failed after its description was replaced.
+        with contextlib.suppress(OSError):
+            if before is None:
+                beside.unlink()
+            elif beside.read_bytes() != before:
+                with replacing(beside) as text:
+                    text.write_bytes(before)
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -222,6 +224,32 @@ def test_a_full_disk_leaves_what_was_there(run, tmp_path) -> None:
     assert path.read_text() == "old"
     assert (tmp_path / "x.json").read_text() == "old too"
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("before", [None, "old"])
+def test_a_program_that_cannot_be_replaced_keeps_its_description(
+    run, tmp_path, monkeypatch, before
+) -> None:
+    """As where the program is a mount point."""
+    path, description = tmp_path / "x.stablehlo", tmp_path / "x.json"
+    if before is not None:
+        description.write_text(before)
+    replace = os.replace
+
+    def busy(part: Path, target: Path) -> None:
+        if target == path:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(part))
+        replace(part, target)
+
+    monkeypatch.setattr(os, "replace", busy)
+    # Any program will do.
+    exported = jax.export.export(jax.jit(jnp.negative))(jnp.zeros(3))
+    monkeypatch.setattr(export, "export_program", lambda *_, **__: exported)
+    with pytest.raises(InputError, match=r"x\.stablehlo: cannot be written: Device or resource"):
+        export.write_program(run.single, path)
+    assert {each.name: each.read_text() for each in tmp_path.iterdir()} == (
+        {} if before is None else {"x.json": before}
+    )
 
 
 def test_a_decoder_without_attention_has_none_to_return(run, tmp_path) -> None:
