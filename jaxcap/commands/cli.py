@@ -68,11 +68,12 @@ def main(*command: str) -> None:
         _abandon_stdout()
         status = 1
     except OSError as error:
-        if error.errno not in _WAYS_OUT:
+        if error.errno not in _WAYS_OUT and error.filename is None:
             raise
         _abandon_stdout()
         place = message_line(os.fsdecode(error.filename or "standard output or a file"))
-        _complain(f"error: {place}: {error.strerror}. {_WAYS_OUT[error.errno]}")
+        way_out = _WAYS_OUT.get(error.errno or 0, "")
+        _complain(f"error: {place}: {error.strerror or error}. {way_out}".rstrip())
         status = 2
     sys.exit(status)
 
@@ -179,6 +180,7 @@ _WAYS_OUT = {
     errno.EDQUOT: _ROOM,
     errno.EFBIG: "Raise the limit of this shell (ulimit -f), or write to another disk.",
     errno.EIO: "The disk or its connection fails; try another one.",
+    errno.EBUSY: "It is in use, or a mount point; give another place.",
     errno.EROFS: "Give a place that is not read-only.",
     errno.EACCES: _ALLOWED,
     errno.EPERM: _ALLOWED,
@@ -192,8 +194,9 @@ _WAYS_OUT = {
     ),
     errno.ELOOP: "Its links lead in a circle; remove one of them, or give another place.",
 }
-"""What the user can do about full or broken disks, limits, missing permissions, names that no file
-has, folders in place of files, the reverse, and folders that disappear. These occur anywhere."""
+"""What the user can do about full or broken disks, mount points, limits, missing permissions, names
+that no file has, folders in place of files, the reverse, and folders that disappear. These occur
+anywhere. Other errors of a file have only a reason."""
 
 
 def _abandon_stdout() -> None:

@@ -527,6 +527,8 @@ def test_a_page_beyond_the_limit_of_a_file_is_named(tmp_path):
         ("os.replace('photo.png', 'folder')", "Is a directory"),
         ("os.mkdir('photo.png/new')", "Not a directory"),
         ("os.mkdir('folder')", "File exists"),
+        ("os.rmdir('/')", "Device or resource busy"),
+        ("os.rename('folder', 'folder/within')", "Invalid argument"),
     ],
 )
 def test_errors_of_files_end_with_a_message(tmp_path, what, said):
@@ -539,7 +541,7 @@ def test_errors_of_files_end_with_a_message(tmp_path, what, said):
     )
     result = python("-c", code, cwd=tmp_path)
     assert result.returncode == 2
-    assert re.fullmatch(rf"error: (photo\.png|folder).*: {said}\. .*\.\n", result.stderr)
+    assert re.fullmatch(rf"error: (photo\.png|folder|/).*: {said}\.( .*\.)?\n", result.stderr)
 
 
 @pytest.mark.slow
