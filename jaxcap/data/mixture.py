@@ -13,6 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
+_MAX_STEPS = 1 << 53
+"""The most steps of an epoch; a tiny share would make them infinite."""
+
 
 def shares_of(weights: Sequence[float], sizes: Sequence[int]) -> tuple[float, ...]:
     """Return the share of the steps that each data set gets; they add up to 1.
@@ -33,7 +36,7 @@ def steps_of_epoch(shares: Sequence[float], batches: Sequence[int]) -> int:
       batches: the number of batches in each data set.
     """
     first = next(i for i, share in enumerate(shares) if share > 0)
-    return math.ceil(round(batches[first] / shares[first], 6))
+    return math.ceil(round(min(batches[first] / shares[first], _MAX_STEPS), 6))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,9 @@ from jaxcap.datasets.prepare import load_source
 from jaxcap.messages.errors import InputError, counted
 from jaxcap.model.recogniser.recogniser import Recogniser
 
+_MAX_STEPS = 10**7
+"""Steps of a run or a stage. The data set of each is computed beforehand and kept in memory."""
+
 
 @dataclass(frozen=True)
 class TrainingData:
@@ -77,7 +80,7 @@ class TrainingData:
 
         Raises:
           InputError: a data set that is read has fewer images than a batch, or has captions alone
-            where the stage needs images or the model reads no words.
+            where the stage needs images or the model reads no words; or there are too many steps.
         """
         size, shares = config.train.batch_size, self.shares(config.data)
         for (name, each), share in zip(self.sets.items(), shares, strict=True):
@@ -92,7 +95,16 @@ class TrainingData:
             if not has_images(each.source):
                 _check_text(name, config)
                 self._check_random_images(name, config.data)
-        return steps_of_epoch(shares, [len(each.captions) // size for each in self.sets.values()])
+        steps = steps_of_epoch(shares, [len(each.captions) // size for each in self.sets.values()])
+        if (total := steps * max(1, config.train.epochs)) > _MAX_STEPS:
+            weights = config.data.weights
+            raise InputError(
+                f"train.epochs is {config.train.epochs}, and an epoch has {counted(steps, 'step')}"
+                + (f" with data.weights {weights}" if weights else "")
+                + f": {total:,} in all; expected at most {_MAX_STEPS:,}. Give fewer epochs"
+                + (", or the first data set a larger weight." if weights else ".")
+            )
+        return steps
 
     def _check_random_images(self, name: str, data: DataConfig) -> None:
         """Refuse to show random images where no data set with images is read."""

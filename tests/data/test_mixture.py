@@ -19,6 +19,7 @@ def test_an_epoch_is_one_pass_over_the_first_data_set_that_is_read():
     assert steps_of_epoch((0.0, 0.5, 0.5), [5, 8, 100]) == 16
     assert steps_of_epoch(shares_of((0.1, 0.2), [1, 1]), [10, 10]) == 30  # not 31 by rounding
     assert steps_of_epoch((0.3, 0.7), [10, 10]) == 34
+    assert steps_of_epoch(shares_of((1e-320, 1.0), [1, 1]), [10, 10]) >= 2**31
 
 
 def test_the_data_set_furthest_behind_its_share_is_read_next():

@@ -186,6 +186,10 @@ def test_a_batch_of_text_is_saved_and_loaded(config, tmp_path):
         ({"weights": (1.0, -1.0, 1.0)}, "data.weights is .* each must be at least 0"),
         ({"weights": (1.0, float("nan"), 1.0)}, "each must be at least 0"),
         ({"weights": (float("inf"), 1.0, 1.0)}, "each must be at least 0"),
+        (
+            {"mixed_with": ("more",), "weights": (1e-310, 1.0)},
+            r"train.epochs is 5, .* steps with data.weights \(1e-310, 1.0\): .* at most 10,000,000",
+        ),
         ({"weights": (0.0, 0.0, 0.0)}, "no data set is read; give one of shapes, zebras, more"),
         ({"weights": ()}, "'zebras' holds captions without images, .* recognition.words is 0"),
         ({"name": "zebras", "mixed_with": ()}, "zebras holds captions without images, so nothing"),
@@ -209,6 +213,13 @@ def test_data_sets_that_a_stage_cannot_read_are_refused(config, tmp_path):
     alone = changed(config, **RECOGNISING, data__weights=(0.0, 1.0, 0.0), data__random_images=True)
     with pytest.raises(InputError, match=r"no data set of images is read beside 'zebras'"):
         created(alone, tmp_path)
+
+
+def test_a_stage_of_too_many_steps_is_refused(config, tmp_path):
+    mixed = changed(config, data__mixed_with=("more",))
+    tiny = in_stages(mixed, {"weights": (1.0, 1.0)}, {"weights": (1e-9, 1.0)})
+    with pytest.raises(InputError, match=r"data.weights .*: 6,000,000,007 in all; expected at most"):
+        created(tiny, tmp_path)
 
 
 def test_a_data_set_without_captions_is_refused(config, tmp_path):

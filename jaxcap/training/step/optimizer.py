@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxcap.config import EncoderConfig, RecognitionConfig, TrainConfig
@@ -32,7 +33,7 @@ def learning_rate(config: TrainConfig, *, steps_per_epoch: int) -> optax.Schedul
     peak, start = config.learning_rate, config.learning_rate / max(1, warmup)
     if config.schedule == "cosine":
         return optax.warmup_cosine_decay_schedule(start, peak, warmup, total)
-    interval = max(1, round(config.decay_epochs * steps_per_epoch))
+    interval = min(max(1, round(config.decay_epochs * steps_per_epoch)), np.iinfo(np.int32).max)
     match config.schedule:
         case "linear":
             after = optax.linear_schedule(peak, 0.0, total - warmup)

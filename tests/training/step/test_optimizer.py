@@ -231,6 +231,11 @@ def test_the_other_schedules_by_hand(schedule: Any, expected: dict[int, float]) 
     np.testing.assert_allclose(found, list(expected.values()), rtol=1e-5)
 
 
+def test_a_decay_that_takes_longer_than_steps_can_count_is_none() -> None:
+    config = TrainConfig(learning_rate=0.4, warmup_epochs=0, schedule="step", decay_epochs=1e5)
+    assert jax.jit(learning_rate(config, steps_per_epoch=10**6))(9) == pytest.approx(0.4)
+
+
 OPTIMIZERS = typing.get_args(typing.get_type_hints(TrainConfig)["optimizer"])
 
 
