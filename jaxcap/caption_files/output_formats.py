@@ -73,7 +73,7 @@ class Format:
         raise NotImplementedError
 
 
-_LINE = re.compile(r"([^\x00-\x1f\x7f]+)\t[^\x00-\x1f\x7f]*\r?\n")
+_LINE = re.compile(r"(?!\ufeff)([^\x00-\x1f\x7f]+)\t[^\x00-\x1f\x7f]*\r?\n")
 _UNFINISHED_LINE = re.compile(r"(?!\t)[^\x00-\x1f\x7f]*(?:\t[^\x00-\x1f\x7f]*)?")
 
 

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import shlex
 import stat
 import tokenize
 import zlib
@@ -160,9 +161,10 @@ def _decoded(data: bytes, path: Path) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         looks = guess(data)
+        name = shlex.quote(path.name)
         raise InputError(
             f"{path}, line {line}: the byte 0x{data[error.start]:02X} is not UTF-8; the file looks "
-            f"like {looks.title}. If so, convert it: iconv -f {looks.iconv} -t UTF-8 {path.name}"
+            f"like {looks.title}. If so, convert it: iconv -f {looks.iconv} -t UTF-8 {name}"
         ) from None
 
 

@@ -14,6 +14,9 @@ from xml.parsers import expat
 
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _DC = "http://purl.org/dc/elements/1.1/"
+_RDF_ROOT = (f"{_RDF} RDF",)
+_DESCRIPTION = (*_RDF_ROOT, f"{_RDF} Description")
+_CAPTION = f"{_DC} description"
 _LANGUAGE = "http://www.w3.org/XML/1998/namespace lang"
 
 EMPTY = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
@@ -40,13 +43,16 @@ class _Element:
 
 
 class _Finder:
-    """Finds the first `rdf:Description`, and the `dc:description` and its items."""
+    """Finds the first `rdf:Description`, and the photograph's `dc:description` and its items.
+
+    That of another resource, such as an ingredient, lies deeper.
+    """
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._open: list[tuple[str, int, bool]] = []
         self._text: list[str] = []
-        self._descriptions = 0  # open elements dc:description
+        self._in_description = False
         self.described: _Element | None = None
         self.description: _Element | None = None
         self.items: list[tuple[bool, _Element]] = []
@@ -56,14 +62,24 @@ class _Finder:
         self._parser.EndElementHandler = self._end
         self._parser.CharacterDataHandler = self._characters
         self._parser.StartDoctypeDeclHandler = self._refuse
+        self._parser.XmlDeclHandler = self._declared
+        if "\0" in data.decode("utf-8"):  # expat would read it as UTF-16, whatever it was told
+            raise ValueError("it is not in UTF-8")
         self._parser.Parse(data, True)
 
     def _refuse(self, *declaration: object) -> None:
         raise ValueError("it declares a document type")
 
+    def _declared(self, version: str, encoding: str | None, standalone: int) -> None:
+        if encoding is not None and encoding.lower() != "utf-8":
+            raise ValueError(f"it is in {encoding}, not in UTF-8")
+
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         self._text = []
-        self._descriptions += name == f"{_DC} description"
+        if self._is_within(_DESCRIPTION):
+            self._in_description |= name == _CAPTION
+        elif self._is_within(_RDF_ROOT) and name == _DESCRIPTION[-1] and _CAPTION in attributes:
+            raise ValueError("its dc:description is an attribute; expected an element")
         is_default = attributes.get(_LANGUAGE, "x-default").lower() == "x-default"
         self._open.append((name, self._parser.CurrentByteIndex, is_default))
 
@@ -77,14 +93,18 @@ class _Finder:
             raise ValueError(f"no start tag at byte {begin}")
         end = max(tag.end(), self._parser.CurrentByteIndex)
         element = _Element(begin, tag.end(), end, "".join(self._text))
-        parent = self._open[-1][0] if self._open else ""
-        if name == f"{_RDF} Description" and parent == f"{_RDF} RDF":
+        if self._is_within(_RDF_ROOT) and name == _DESCRIPTION[-1]:
             self.described = self.described or element
-        elif name == f"{_DC} description":
-            self._descriptions -= 1
+        elif self._is_within(_DESCRIPTION) and name == _CAPTION:
+            self._in_description = False
             self.description = self.description or element
-        elif name == f"{_RDF} li" and self._descriptions:
+        elif name == f"{_RDF} li" and self._in_description:
             self.items.append((is_default, element))
+
+    def _is_within(self, parents: tuple[str, ...]) -> bool:
+        """Return whether the open elements are these, perhaps in an `x:xmpmeta`."""
+        names = tuple(name for name, *_ in self._open[-3:])
+        return names[-len(parents) :] == parents and len(self._open) <= len(parents) + 1
 
     @property
     def caption(self) -> _Element | None:

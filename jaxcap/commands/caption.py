@@ -210,7 +210,7 @@ def run(arguments: CaptionArguments, console: Console) -> int:
         ) as file
     ):
         if isinstance(file, CaptionWriter) and file.removed:
-            left = shown(file.removed)
+            left = shown(file.removed, width=2000)  # it may have been corrected by hand
             console.print(
                 f"{file.path}: an interrupted write left {left} at the end; it was removed.",
                 markup=False,

@@ -146,6 +146,7 @@ def test_other_files_are_left_alone(tmp_path, name):
         b'{"image": "1.png", "captions": ["A wren sings."]}',
         b'{"image": "1.png", "caption": "A wren sings."}',
         b'{"file_name": "1.png", "captions": []}\n',
+        "\ufeff1.png\tA wren sings.\n".encode(),  # as an editor may save it
         *others,
     ]
     for content in foreign:

@@ -175,6 +175,42 @@ def test_xmp_with_an_empty_or_odd_description(
     assert text.text == "a <a>"
 
 
+def test_the_description_of_an_ingredient_is_kept(
+    command: Callable[..., Model], tmp_path: Path
+) -> None:
+    ingredient = f'<m:of xmlns:m="m:" r:parseType="Resource">{DESCRIPTION}</m:of>'
+    (tmp_path / "a.xmp").write_text(SIDECAR.format(ingredient), "utf-8")
+    assert "a.jpg" in command(".", "--beside", "xmp").seen
+    merged = (tmp_path / "a.xmp").read_text("utf-8")
+    assert re.sub(r"<dc:description.*</dc:description>", "", merged) == SIDECAR.format(ingredient)
+    assert xmp.read_caption(merged.encode()) == "a <a>"
+    both = SIDECAR.format(ingredient + DESCRIPTION).encode()
+    assert (
+        xmp.with_caption(both, "new")
+        == both[::-1].replace(b"old &amp; grey"[::-1], b"new"[::-1], 1)[::-1]
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (SIDECAR.format("").encode("utf-16"), "utf-8"),
+        (SIDECAR.format("").encode("utf-16-le"), "utf-8|UTF-8"),
+        (b'<?xml version="1.0" encoding="ISO-8859-1"?>' + xmp.EMPTY, "in ISO-8859-1, not in UTF-8"),
+        (
+            SIDECAR.format("")
+            .replace('r:about=""', 'dc:description="a" xmlns:dc="http://purl.org/dc/elements/1.1/"')
+            .encode(),
+            "its dc:description is an attribute",
+        ),
+    ],
+)
+def test_sidecars_that_would_be_damaged_are_refused(data: bytes, message: str) -> None:
+    for use in (xmp.read_caption, lambda data: xmp.with_caption(data, "new")):
+        with pytest.raises(ValueError, match=message):
+            use(data)
+
+
 def test_files_that_cannot_be_kept_are_left_alone(
     command: Callable[..., Model], tmp_path: Path
 ) -> None:
