@@ -163,7 +163,7 @@ def test_from_photographs_to_a_model_of_ones_own(newcomer: Newcomer) -> None:
     assert json.loads(scores)["scores"]["CIDEr-D"] < 100
 
     # Fine-tune it: the new words become captions.
-    options = ["--train.epochs", "6", "--train.learning-rate", "2e-3", "--train.batch-size", "10"]
+    options = ["--train.epochs", "4", "--train.learning-rate", "2e-3", "--train.batch-size", "10"]
     tuned = jaxcap("finetune", "--data", "posters", *options)
     table = next(line for line in tuned.stderr.splitlines() if "│ CIDEr-D" in line)
     before, after = (float(cell) for cell in table.split("│")[2:4])
