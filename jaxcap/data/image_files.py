@@ -34,6 +34,10 @@ _SMALL_BYTES, _MAX_RATIO = 1 << 26, 100
 """What a part of a compressed file may take beyond so many times the size of the file."""
 MAX_JPEG_PIXELS = 2**29
 """A JPEG larger than `MAX_DECODED_BYTES` is decoded at a reduced size, up to this bound."""
+MAX_SCANNED_PIXELS = 2**32
+"""Pixels of a JPEG times its scans, about ten in a progressive file. Empty scans take no bytes."""
+_MAX_COVERINGS = 8
+"""How often the tiles of a file may cover the image: once, or once for each band."""
 
 # Bytes per pixel while an image becomes RGB: Pillow's own, and the copies that conversion makes.
 _COST = {
@@ -63,8 +67,8 @@ _STRANGERS: tuple[tuple[bytes, int, str], ...] = (
 )
 
 MAX_PIECES = 1_000_000
-"""Pieces that Pillow may read of a file, beside one for each 256 bytes. Its loops over tiny chunks
-are so slow that 100 MB of them would take a minute."""
+"""Pieces of at most 4 KB that Pillow may read of a file, beside one for each 256 bytes. Its loops
+over tiny chunks are so slow that 100 MB of them would take a minute."""
 MAX_PLAIN_BYTES = 2**24
 """Bytes of a PPM in plain text, which Pillow decodes in Python."""
 
@@ -80,10 +84,11 @@ class _Source(io.BytesIO):
         self._left = MAX_PIECES + len(data) // 256
 
     def read(self, size: int | None = -1, /) -> bytes:
-        self._left -= 1
+        found = super().read(size)
+        self._left -= 1 + len(found) // 4096
         if self._left < 0:
-            raise OSError("the file has too many tiny parts; save it again as PNG")
-        return super().read(size)
+            raise OSError("the file has too many tiny or repeated parts; save it again as PNG")
+        return found
 
 
 def most_unpacked(size: int) -> int:
@@ -148,16 +153,23 @@ def with_end(data: bytes) -> bytes:
 def bound_memory(image: Image.Image, name: str) -> None:
     """Make sure that decoding fits into memory; reduce a JPEG that would not.
 
-    The bound is `MAX_DECODED_BYTES`, and half of that for small files.
+    The bound is `MAX_DECODED_BYTES`, and half of that for small files. Files whose parts repeat
+    the image many times are refused, because they would take hours.
 
     Raises:
-      InputError: the image has too many pixels for its format.
+      InputError: the image has too many pixels for its format, or too many parts.
     """
-    cost, pixels = _COST.get(image.mode, _WIDE_COST), _pixels(image)
+    cost, pixels, size = _COST.get(image.mode, _WIDE_COST), _pixels(image), image.size
     most, source = MAX_DECODED_BYTES, getattr(image, "fp", None)
     if isinstance(source, _Source):
-        most = min(most, max(_MAX_SMALL_BYTES, _MAX_EXPANSION * source.getbuffer().nbytes))
-    if isinstance(image, JpegImagePlugin.JpegImageFile):
+        most = min(most, max(_MAX_SMALL_BYTES, _MAX_EXPANSION * len(source.getvalue())))
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        boxes = (tile.extents or (0, 0, 0, 0) for tile in image.tile)
+        covered = sum((right - left) * (low - top) for left, top, right, low in boxes)
+        if covered > _MAX_COVERINGS * pixels:
+            raise InputError(f"{name}: the parts of this TIFF file repeat; save it again as PNG")
+    if isinstance(image, JpegImagePlugin.JpegImageFile) and image.tile:
+        most = max(1, most - _coefficient_bytes(image, name))
         scale = math.ceil(math.sqrt(image.width * image.height * cost / most))
         if scale > 1:  # Pillow heeds one call only, and rounds down to 2, 4 or 8
             scale = min(8, 2 ** math.ceil(math.log2(scale)))
@@ -165,7 +177,7 @@ def bound_memory(image: Image.Image, name: str) -> None:
             pixels = _pixels(image)
     if pixels * cost <= most:
         return
-    raise InputError(_too_large(name, *image.size, image.mode))
+    raise InputError(_too_large(name, *size, image.mode))
 
 
 def _pixels(image: Image.Image) -> int:
@@ -175,6 +187,25 @@ def _pixels(image: Image.Image) -> int:
         sides = [image.tag_v2.get(tag) for tag in (TILEWIDTH, TILELENGTH)]
         tile = math.prod(side if isinstance(side, int) else 0 for side in sides)
     return max(image.width * image.height, tile)
+
+
+def _coefficient_bytes(image: JpegImagePlugin.JpegImageFile, name: str) -> int:
+    """Return what the decoder keeps of a JPEG in several scans, whose size does not reduce it.
+
+    Raises:
+      InputError: the scans are too many.
+    """
+    data = image.fp.getvalue() if isinstance(image.fp, _Source) else b""
+    partial = (_SOS + bytes((0, 6 + 2 * n, n)) for n in range(1, image.layers))
+    if "progressive" not in image.info and not any(scan in data for scan in partial):
+        return 0
+    pixels = image.width * image.height
+    if image.decoderconfig:  # reduced by `draft`
+        pixels *= image.decoderconfig[0] ** 2
+    if pixels * data.count(_SOS) > MAX_SCANNED_PIXELS:
+        raise InputError(f"{name}: a JPEG with too many scans; save it again")
+    shares = [across * down for _, across, down, _ in image.layer]
+    return 2 * pixels * sum(shares) // max((1, *shares))
 
 
 def _open_large_jpeg(data: bytes, name: str) -> Image.Image:

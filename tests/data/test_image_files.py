@@ -227,6 +227,84 @@ def test_tiles_larger_than_the_image_count(monkeypatch: pytest.MonkeyPatch) -> N
         images.decode(tiff(64), name="x")
 
 
+def raw_tiff(pixels: np.ndarray, rows: int, offsets: list[int], *, planes: int = 1) -> bytes:
+    """A TIFF of uncompressed strips; offsets are those in the pixels, uint8 [H, W, planes]."""
+    height, width = pixels.shape[:2]
+    start = 8 + 2 + 12 * 9 + 4
+    bits, places = start, start + 2 * planes
+    entries = [(256, 1, width), (257, 1, height), (258, planes, bits if planes > 2 else 8)]
+    entries += [(259, 1, 1), (262, 1, 2 if planes > 2 else 1), (273, len(offsets), places)]
+    entries += [(277, 1, planes), (278, 1, rows), (284, 1, 1 if planes == 1 else 2)]
+    directory = b"".join(
+        struct.pack("<HHII", tag, 3 if tag == 258 else 4, count, value)
+        for tag, count, value in entries
+    )
+    first = places + 4 * len(offsets)
+    lists = struct.pack(f"<{planes}H", *[8] * planes)
+    lists += struct.pack(f"<{len(offsets)}I", *(first + offset for offset in offsets))
+    head = struct.pack("<2sHIH", b"II", 42, 8, len(entries))
+    return head + directory + bytes(4) + lists + np.moveaxis(pixels, 2, 0).tobytes()
+
+
+def test_strips_that_repeat_the_image_are_refused() -> None:
+    pixels, half = np.asarray(SCENE), 12 * 32
+    offsets = [half * i for i in range(6)]
+    np.testing.assert_array_equal(
+        images.decode(raw_tiff(pixels, 12, offsets, planes=3), name="x"), pixels
+    )
+    grey = pixels[:, :, :1]
+    images.decode(raw_tiff(grey, 12, [0, half] * 8), name="x")
+    with pytest.raises(InputError, match=r"^x: the parts of this TIFF file repeat"):
+        images.decode(raw_tiff(grey, 12, [0, half] * 9), name="x")
+
+
+def test_parts_that_are_read_again_and_again_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow reads 64 KB for each of the strips that begin at the same place."""
+    column = np.full((70_000, 1, 1), 9, np.uint8)
+    monkeypatch.setattr(image_files, "MAX_PIECES", 1000)
+    for offsets in (list(range(0, 70_000, 100)), [0] * 50):
+        images.decode(raw_tiff(column, 100, offsets), name="x")
+    with pytest.raises(InputError, match=r"^x: .*too many tiny or repeated parts"):
+        images.decode(raw_tiff(column, 100, [0] * 700), name="x")
+
+
+def in_parts(data: bytes) -> bytes:
+    """Let the first scan of a baseline JPEG hold one of its three components."""
+    place = data.index(b"\xff\xda")
+    return data[:place] + b"\xff\xda\0\x08\1\1\0\0\x3f\0" + data[place + 14 :]
+
+
+@pytest.mark.parametrize("is_progressive", [True, False])
+@pytest.mark.parametrize("size", [None, 100])
+def test_coefficients_of_a_jpeg_in_several_scans_count(
+    is_progressive: bool, size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They take two bytes each, at full size; colours have a quarter of the grey values' each."""
+    baseline = encoded(SCENE.resize((1600, 1200)), "JPEG")
+    data = encoded(SCENE.resize((1600, 1200)), "JPEG", progressive=True)
+    data = data if is_progressive else in_parts(baseline)
+    coefficients, reduced = 2 * 1600 * 1200 * 3 // 2, 11 * 200 * 150
+    monkeypatch.setattr(image_files, "MAX_DECODED_BYTES", coefficients + reduced)
+    assert images.decode(data, name="x", size=size).shape == (150, 200, 3)
+    monkeypatch.setattr(image_files, "MAX_DECODED_BYTES", coefficients + reduced - 1)
+    assert images.decode(baseline, name="x", size=size).size >= 300 * 400 * 3 // 4
+    with pytest.raises(InputError, match=r"^x: the image has too many pixels"):
+        images.decode(data, name="x", size=size)
+
+
+@pytest.mark.parametrize("is_progressive", [True, False])
+def test_a_jpeg_of_too_many_scans_is_refused(
+    is_progressive: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    progressive = encoded(SCENE, "JPEG", progressive=True)
+    data = progressive if is_progressive else in_parts(encoded(SCENE, "JPEG"))
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    monkeypatch.setattr(image_files, "MAX_SCANNED_PIXELS", 32 * 24 * 20)
+    images.decode(data[:-2] + scan * 10 + data[-2:], name="x")
+    with pytest.raises(InputError, match=r"^x: a JPEG with too many scans; save it again$"):
+        images.decode(data[:-2] + scan * 20 + data[-2:], name="x")
+
+
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("end", [b"", b"\xff", bytes(512), b"\r\n"])
 def test_a_jpeg_may_lack_its_end_marker_but_no_row(end: bytes, progressive: bool) -> None:
@@ -267,7 +345,7 @@ def test_files_of_tiny_parts_are_read_in_bounded_time(
     np.testing.assert_array_equal(images.decode(data, name="x"), expected)
     monkeypatch.setattr(image_files, "MAX_PIECES", 1000)
     np.testing.assert_array_equal(images.decode(whole, name="x"), expected)
-    with pytest.raises(InputError, match=r"^x: .*too many tiny parts"):
+    with pytest.raises(InputError, match=r"^x: .*too many tiny or repeated parts"):
         images.decode(data, name="x")
 
 
