@@ -36,6 +36,7 @@ from jaxcap.search import (
     sample,
 )
 from jaxcap.search.guiding import costs, doubts, guide_requirements, word_forms
+from jaxcap.text.function_words import ENGLISH_FUNCTION_WORDS
 from jaxcap.text.vocabulary import PAD, SPECIALS, UNK, Vocabulary
 
 
@@ -220,7 +221,7 @@ def _rules(config: SearchConfig, vocabulary: Vocabulary) -> tuple[Processor, ...
         rules.append(processors.no_repetition())
     if config.no_repeated_ngram:
         rules.append(processors.no_repeated_ngram(config.no_repeated_ngram))
-    function_words = sorted({*map(vocabulary.id_of, processors.ENGLISH_FUNCTION_WORDS)} - {UNK})
+    function_words = sorted({*map(vocabulary.id_of, ENGLISH_FUNCTION_WORDS)} - {UNK})
     if config.no_repeated_content:
         rules.append(processors.no_repeated_ngram(1, allowed=function_words))
     if config.no_function_word_end:

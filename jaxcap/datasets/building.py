@@ -26,10 +26,10 @@ import PIL
 import tensorflow_datasets as tfds
 
 from jaxcap.data.image_paths import Part
-from jaxcap.datasets import Progress, no_progress
 from jaxcap.datasets.shards import Finished, Make, Shard, Workplace, plan
 from jaxcap.datasets.sources.findings import some
 from jaxcap.files import check_space, lock_file
+from jaxcap.messages import Progress, no_progress
 from jaxcap.messages.errors import InputError, counted
 
 VERSION = "1.0.0"

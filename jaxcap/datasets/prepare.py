@@ -19,14 +19,15 @@ from rich.progress import Progress as ProgressBars
 
 from jaxcap.config.local_paths import local_path
 from jaxcap.data.image_paths import Part
-from jaxcap.datasets import Progress, shapes
+from jaxcap.datasets import shapes
 from jaxcap.datasets.building import VERSION, Recipe, build
 from jaxcap.datasets.recipes import listing_recipe
 from jaxcap.datasets.records import Records
 from jaxcap.datasets.sources import SourceOptions
 from jaxcap.datasets.sources.record_files import ARRAY_RECORD
 from jaxcap.datasets.sources.registry import FORMATS, read
-from jaxcap.datasets.tfds_opening import open_directory
+from jaxcap.datasets.sources.tfds_opening import open_directory
+from jaxcap.messages import Progress
 from jaxcap.messages.errors import InputError, did_you_mean
 from jaxcap.messages.progress import PlainConsole, print_line
 

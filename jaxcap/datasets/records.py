@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxcap.datasets.array_record_file import ArrayRecordFile
-from jaxcap.datasets.tfds_opening import open_directory
+from jaxcap.datasets.sources.array_record_file import ArrayRecordFile
+from jaxcap.datasets.sources.tfds_opening import open_directory
 from jaxcap.messages.errors import InputError
 
 

@@ -7,19 +7,17 @@ arrays that must exist at the same time, so nothing that fits is refused.
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import jax
 
 from jaxcap.config import Config
 from jaxcap.config.extensions import is_extension
+from jaxcap.files.machine_memory import machine_bytes
 from jaxcap.messages.errors import InputError, counted
 
 _FLOAT = 4  # bytes
 _STRIDE = 32  # no encoder reduces images further
-_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def check_captioning(config: Config, vocabulary_size: int, *, batch_size: int) -> None:
@@ -72,22 +70,6 @@ def check_training(config: Config, state: Any, vocabulary_size: int) -> None:
     )
 
 
-def check_weights(path: Path, file: IO[bytes]) -> None:
-    """Check that a file of weights, which is read as a whole, fits into the machine's memory.
-
-    A sparse file of terabytes takes a few kilobytes of a disk.
-
-    Raises:
-      InputError: it does not.
-    """
-    size, available = os.fstat(file.fileno()).st_size, machine_bytes()
-    if available is not None and size > available:
-        raise InputError(
-            f"{path}: has {size / 1e9:,.1f} GB, but this machine has only "
-            f"{available / 1e9:,.1f} GB of memory."
-        )
-
-
 def _pixels(config: Config) -> int:
     return 3 * config.data.image_size**2
 
@@ -117,13 +99,3 @@ def memory_bytes() -> int | None:
     if limits := [each["bytes_limit"] for each in stats if "bytes_limit" in each]:
         return sum(limits)
     return machine_bytes()
-
-
-def machine_bytes() -> int | None:
-    """Return the memory of the machine or container; None if the system does not report it."""
-    try:
-        found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    except (AttributeError, OSError, ValueError):  # Windows
-        return None
-    texts = (Path(path).read_text() for path in _LIMITS if os.path.exists(path))
-    return min([*found, *(int(text) for text in texts if text.strip().isdecimal())])

@@ -17,8 +17,8 @@ from typing import Any
 
 from jaxcap.files import open_file, write_text
 from jaxcap.files.json_data import from_dict, read_json
+from jaxcap.files.machine_memory import machine_bytes
 from jaxcap.messages.errors import InputError
-from jaxcap.model.cost import machine_bytes
 
 NAME = "manifest.json"
 _BLOCK = 1 << 20

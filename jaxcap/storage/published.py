@@ -25,13 +25,13 @@ import jaxcap
 from jaxcap.config import Config, to_dict, validate
 from jaxcap.files import hub
 from jaxcap.files.json_data import from_dict, shown
-from jaxcap.messages.errors import InputError, one_line, within
-from jaxcap.model.captioner import create_captioner, variable_shapes
-from jaxcap.model.encoders.weights.safetensors_files import (
+from jaxcap.files.safetensors_files import (
     read_about,
     read_safetensors_file,
     write_safetensors_file,
 )
+from jaxcap.messages.errors import InputError, one_line, within
+from jaxcap.model.captioner import create_captioner, variable_shapes
 from jaxcap.storage.program_cache import Store, key_of
 from jaxcap.storage.trained import TrainedCaptioner, check_finite, named
 from jaxcap.text.vocabulary import Vocabulary

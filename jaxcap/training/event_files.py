@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from jaxcap.datasets.crc32c import masked_crc32c
+from jaxcap.files.crc32c import masked_crc32c
 
 _DOUBLE, _BYTES, _FLOAT = 1, 2, 5
 """Wire types; 0 is a variable-length integer."""

@@ -9,13 +9,13 @@ import pytest
 from rich.console import Console
 
 from jaxcap.commands.weights import WeightsArguments, run
-from jaxcap.messages.errors import InputError
-from jaxcap.model.encoders.weights.fitting import encoder_shapes
-from jaxcap.model.encoders.weights.loading import export_weights, load_weights, weights_file
-from jaxcap.model.encoders.weights.safetensors_files import (
+from jaxcap.files.safetensors_files import (
     read_safetensors_file,
     write_safetensors_file,
 )
+from jaxcap.messages.errors import InputError
+from jaxcap.model.encoders.weights.fitting import encoder_shapes
+from jaxcap.model.encoders.weights.loading import export_weights, load_weights, weights_file
 from jaxcap.storage.packaged import packaged
 
 

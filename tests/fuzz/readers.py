@@ -374,7 +374,7 @@ def _tfrecord(path: Path) -> None:
 
 
 def _tfrecords() -> bytes:
-    from jaxcap.datasets.crc32c import masked_crc32c
+    from jaxcap.files.crc32c import masked_crc32c
 
     head = struct.pack("<Q", 5)
     return (head + struct.pack("<I", masked_crc32c(head)) + b"hello" + bytes(4)) * 3

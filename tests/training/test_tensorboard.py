@@ -10,8 +10,8 @@ from typing import Any
 from event_reader import assert_shows_its_log, points, read_events, run_events, samples
 from PIL import Image
 
-from jaxcap.datasets.crc32c import crc32c, masked_crc32c
 from jaxcap.evaluation import read_metrics
+from jaxcap.files.crc32c import crc32c, masked_crc32c
 from jaxcap.training import event_files
 from jaxcap.training.tensorboard import TensorBoard, captioned, markdown
 

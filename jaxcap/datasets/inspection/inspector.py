@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import numpy as np
 
 from jaxcap.data.pipeline import Source, has_images
-from jaxcap.datasets import Progress, no_progress
 from jaxcap.datasets.inspection import duplicates
 from jaxcap.datasets.inspection.caption_statistics import (
     FREQUENT,
@@ -35,6 +34,7 @@ from jaxcap.datasets.inspection.image_properties import (
     hash_of,
     look_at,
 )
+from jaxcap.messages import Progress, no_progress
 from jaxcap.messages.errors import InputError
 from jaxcap.text.units import WORDS, TextUnits
 

@@ -20,11 +20,11 @@ from pathlib import Path
 
 from jaxcap.caption_files.reading import COCO, KARPATHY
 from jaxcap.caption_files.text_files import fail
-from jaxcap.datasets import Progress, no_progress
 from jaxcap.datasets.sources import Listing, SourceOptions
 from jaxcap.datasets.sources.assembly import Entry, assemble, entries_of, read_file
 from jaxcap.datasets.sources.findings import Findings
 from jaxcap.datasets.sources.locations import need_file, need_folder, need_source
+from jaxcap.messages import Progress, no_progress
 from jaxcap.messages.errors import InputError
 
 KARPATHY_FILE = "dataset_coco.json"

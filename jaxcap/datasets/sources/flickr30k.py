@@ -14,11 +14,11 @@ fractions to draw.
 
 from __future__ import annotations
 
-from jaxcap.datasets import Progress, no_progress
 from jaxcap.datasets.sources import Listing, SourceOptions
 from jaxcap.datasets.sources.assembly import assemble, entries_of, read_file
 from jaxcap.datasets.sources.findings import Findings
 from jaxcap.datasets.sources.locations import need_file, need_folder, need_source
+from jaxcap.messages import Progress, no_progress
 
 CAPTIONS = "results_20130124.token"
 KARPATHY = "dataset_flickr30k.json"

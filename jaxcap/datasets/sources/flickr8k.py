@@ -17,11 +17,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from jaxcap.datasets import Progress, no_progress
 from jaxcap.datasets.sources import Listing, SourceOptions
 from jaxcap.datasets.sources.assembly import assemble, entries_of, read_file
 from jaxcap.datasets.sources.findings import Findings
 from jaxcap.datasets.sources.locations import need_file, need_folder, need_source
+from jaxcap.messages import Progress, no_progress
 
 CAPTIONS = "Flickr8k.token.txt"
 PHOTOGRAPHS = "Flicker8k_Dataset"

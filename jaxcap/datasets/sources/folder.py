@@ -30,7 +30,6 @@ from jaxcap.caption_files.reading import COCO, KARPATHY, TOKENS, ImageCaptions
 from jaxcap.caption_files.sidecars import SIDECARS, sidecar_captions, sidecar_names
 from jaxcap.data.image_names import IMAGE_SUFFIXES, is_hidden
 from jaxcap.data.image_paths import images_below, named_left_out, walk_images
-from jaxcap.datasets import Progress, no_progress
 from jaxcap.datasets.sources import Listing, SourceOptions
 from jaxcap.datasets.sources.assembly import Entry, assemble, entries_of, read_file
 from jaxcap.datasets.sources.findings import Findings
@@ -38,6 +37,7 @@ from jaxcap.datasets.sources.locations import need_file, need_folder, need_sourc
 from jaxcap.datasets.sources.splits import DEFAULT_FRACTIONS, canonical_or_none
 from jaxcap.files import read_bytes
 from jaxcap.files.json_data import MAX_BYTES
+from jaxcap.messages import Progress, no_progress
 from jaxcap.messages.errors import InputError, counted
 
 _SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".txt", ".token")

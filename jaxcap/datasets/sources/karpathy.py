@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from jaxcap.caption_files.reading import KARPATHY
 from jaxcap.caption_files.text_files import fail
-from jaxcap.datasets import Progress, no_progress
 from jaxcap.datasets.sources import Listing, SourceOptions
 from jaxcap.datasets.sources.assembly import assemble, entries_of, read_file
 from jaxcap.datasets.sources.findings import Findings
 from jaxcap.datasets.sources.locations import need_file, need_folder, need_source
+from jaxcap.messages import Progress, no_progress
 from jaxcap.messages.errors import InputError
 
 

@@ -14,10 +14,10 @@ from jaxcap.caption_files.column_names import CAPTION_NAMES, Names
 from jaxcap.caption_files.reading import caption_texts
 from jaxcap.caption_files.text_files import shown
 from jaxcap.data.image_parquet import open_parquet, parquet_images
-from jaxcap.datasets import Progress, no_progress
 from jaxcap.datasets.sources import Example, Listing, SourceOptions
 from jaxcap.datasets.sources.findings import Findings
 from jaxcap.datasets.sources.shard_splits import read_shards
+from jaxcap.messages import Progress, no_progress
 from jaxcap.messages.errors import InputError
 
 

@@ -5,7 +5,7 @@ An array_record file has its own index. A TFRecord file is a sequence of records
     uint64 length, uint32 CRC of the length, length bytes, uint32 CRC of the bytes
 
 (little-endian; tensorflow/core/lib/io/record_writer.h), so finding a record means walking over
-those before it. The CRC is `jaxcap.datasets.crc32c`. Only the CRC of the length is checked: in
+those before it. The CRC is `jaxcap.files.crc32c`. Only the CRC of the length is checked: in
 Python, checking the bytes would take longer than everything else. Damaged images are found when
 they are decoded.
 """
@@ -22,9 +22,9 @@ from typing import Any
 
 from array_record.python import array_record_module
 
-from jaxcap.datasets.array_record_file import ArrayRecordFile
-from jaxcap.datasets.crc32c import masked_crc32c
+from jaxcap.datasets.sources.array_record_file import ArrayRecordFile
 from jaxcap.files import open_file
+from jaxcap.files.crc32c import masked_crc32c
 from jaxcap.messages.errors import InputError
 
 ARRAY_RECORD, TFRECORD = "array_record", "tfrecord"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 
-from jaxcap.datasets import Progress, no_progress
 from jaxcap.datasets.sources import (
     Listing,
     SourceOptions,
@@ -19,6 +18,7 @@ from jaxcap.datasets.sources import (
     tfds,
     webdataset,
 )
+from jaxcap.messages import Progress, no_progress
 from jaxcap.messages.errors import InputError, did_you_mean
 
 _FILES = ("source", "captions", "images", "split_files", "split_fractions", "skip_bad")

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from jaxcap.data.image_paths import named_left_out, walk_images
-from jaxcap.datasets import Progress
 from jaxcap.datasets.sources import Example, Listing, SourceOptions
 from jaxcap.datasets.sources.findings import Findings
 from jaxcap.datasets.sources.locations import need_path
@@ -21,6 +20,7 @@ from jaxcap.datasets.sources.splits import (
     draw,
     in_order,
 )
+from jaxcap.messages import Progress
 from jaxcap.messages.errors import InputError
 
 

@@ -27,10 +27,10 @@ from jaxcap.caption_files.text_files import (
     read_table,
     read_text,
 )
-from jaxcap.datasets import Progress, no_progress
 from jaxcap.datasets.sources import Example, Listing, SourceOptions
 from jaxcap.datasets.sources.assembly import read_file
 from jaxcap.datasets.sources.findings import Findings
+from jaxcap.messages import Progress, no_progress
 from jaxcap.messages.errors import InputError, did_you_mean
 
 _EXPECTED = (

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from jaxcap.caption_files.column_names import CAPTION_NAMES, ID_NAMES, LAST_ID_NAMES
-from jaxcap.datasets import Progress, no_progress
 from jaxcap.datasets.sources import Example, Listing, SourceOptions
 from jaxcap.datasets.sources.findings import Findings
 from jaxcap.datasets.sources.shard_splits import divide
-from jaxcap.datasets.tfds_opening import open_directory
+from jaxcap.datasets.sources.tfds_opening import open_directory
+from jaxcap.messages import Progress, no_progress
 from jaxcap.messages.errors import InputError, counted, did_you_mean, one_line
 
 _IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF")

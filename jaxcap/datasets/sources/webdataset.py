@@ -18,11 +18,11 @@ from jaxcap.caption_files.sidecars import SIDECARS, sidecar_captions
 from jaxcap.data.image_names import IMAGE_SUFFIXES
 from jaxcap.data.image_paths import named_left_out
 from jaxcap.data.image_tar import TarMember, tar_members
-from jaxcap.datasets import Progress, no_progress
 from jaxcap.datasets.sources import Example, Listing, SourceOptions
 from jaxcap.datasets.sources.findings import Findings
 from jaxcap.datasets.sources.shard_splits import read_shards
 from jaxcap.files.json_data import MAX_BYTES
+from jaxcap.messages import Progress, no_progress
 from jaxcap.messages.errors import InputError
 
 

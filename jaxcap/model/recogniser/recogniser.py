@@ -33,7 +33,7 @@ from jaxcap.messages.errors import InputError, counted
 from jaxcap.model.encoders.base import Encoder
 from jaxcap.model.encoders.freezing import stages_between
 from jaxcap.model.recogniser.words import RecognisedWords, read_table, words_for_people
-from jaxcap.search.processors import ENGLISH_FUNCTION_WORDS
+from jaxcap.text.function_words import ENGLISH_FUNCTION_WORDS
 from jaxcap.text.vocabulary import SPECIALS
 
 CLASSES = 1000

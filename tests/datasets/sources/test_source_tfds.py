@@ -18,10 +18,10 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from PIL import Image
 
-from jaxcap.datasets.crc32c import masked_crc32c
 from jaxcap.datasets.sources import SourceOptions
 from jaxcap.datasets.sources.record_files import read_record, records
 from jaxcap.datasets.sources.registry import read
+from jaxcap.files.crc32c import masked_crc32c
 from jaxcap.messages.errors import InputError
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxcap.files import cache_dir, hub
 from jaxcap.files.downloads import fetch
+from jaxcap.files.safetensors_files import write_safetensors_file
 from jaxcap.messages.errors import InputError, counted, did_you_mean
 from jaxcap.model.encoders import encoder_spec
 from jaxcap.model.encoders.weights.fitting import (
@@ -27,7 +28,6 @@ from jaxcap.model.encoders.weights.fitting import (
     to_published,
 )
 from jaxcap.model.encoders.weights.imagenet import IMAGENET
-from jaxcap.model.encoders.weights.safetensors_files import write_safetensors_file
 from jaxcap.model.encoders.weights.weight_files import (
     SUFFIXES,
     Naming,

@@ -10,11 +10,11 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from jaxcap.files import open_file, open_zip
+from jaxcap.files.machine_memory import check_memory
+from jaxcap.files.safetensors_files import read_safetensors_file
 from jaxcap.messages.errors import InputError, did_you_mean
-from jaxcap.model.cost import check_weights
 from jaxcap.model.encoders.weights import hdf5
 from jaxcap.model.encoders.weights.keras_files import read_keras_file
-from jaxcap.model.encoders.weights.safetensors_files import read_safetensors_file
 from jaxcap.model.encoders.weights.torch_files import read_torch_file
 from jaxcap.model.encoders.weights.torch_names import plain_torch_names
 
@@ -89,7 +89,7 @@ def _recognise(path: Path) -> str:
             raise InputError(f"{path}: a folder; give a weight file in it.{_files_in(path)}")
         with open_file(path) as file:
             start = file.read(512)
-            check_weights(path, file)
+            check_memory(path, file)
     except FileNotFoundError:
         near = did_you_mean(path)
         raise InputError(f"{path}: cannot be read: there is no such file.{near}") from None

@@ -14,6 +14,10 @@ import pytest
 import references
 
 from jaxcap.files.downloads import PublishedFile
+from jaxcap.files.safetensors_files import (
+    read_safetensors_file,
+    write_safetensors_file,
+)
 from jaxcap.messages.errors import InputError
 from jaxcap.model.encoders import ENCODERS
 from jaxcap.model.encoders.weights import fitting, weight_files
@@ -24,10 +28,6 @@ from jaxcap.model.encoders.weights.loading import (
     load_classifier,
     load_weights,
     weights_file,
-)
-from jaxcap.model.encoders.weights.safetensors_files import (
-    read_safetensors_file,
-    write_safetensors_file,
 )
 from jaxcap.model.encoders.weights.torch_files import read_torch_file
 

@@ -8,11 +8,11 @@ import zipfile
 import numpy as np
 import pytest
 
-from jaxcap.messages.errors import InputError
-from jaxcap.model.encoders.weights.safetensors_files import (
+from jaxcap.files.safetensors_files import (
     read_safetensors_file,
     write_safetensors_file,
 )
+from jaxcap.messages.errors import InputError
 from jaxcap.model.encoders.weights.weight_files import SUFFIXES, read_weight_file
 
 KERNEL = np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4)

@@ -14,8 +14,8 @@ import safetensors.numpy
 
 from jaxcap.files import open_file, replacing
 from jaxcap.files.json_data import MAX_BYTES, parse_json
+from jaxcap.files.machine_memory import check_memory
 from jaxcap.messages.errors import InputError
-from jaxcap.model.cost import check_weights
 
 
 def read_safetensors_file(path: str | Path) -> dict[str, np.ndarray]:
@@ -50,7 +50,7 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with open_file(path) as file:  # the library would wait for a pipe
             size = int.from_bytes(file.read(8), "little")
-            check_weights(path, file)
+            check_memory(path, file)
         if size > MAX_BYTES:
             raise InputError(
                 f"{path}: damaged: its header has {size:,} bytes; expected at most {MAX_BYTES:,}."

@@ -6,11 +6,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from jaxcap.messages.errors import InputError
-from jaxcap.model.encoders.weights.safetensors_files import (
+from jaxcap.files.safetensors_files import (
     read_safetensors_file,
     write_safetensors_file,
 )
+from jaxcap.messages.errors import InputError
 
 
 def _by_hand(header, data):

@@ -11,8 +11,8 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from jaxcap.data import image_files
-from jaxcap.datasets.array_record_file import ArrayRecordFile
 from jaxcap.datasets.prepare import load_source
+from jaxcap.datasets.sources.array_record_file import ArrayRecordFile
 from jaxcap.datasets.sources.record_files import read_record, records
 from jaxcap.messages.errors import InputError
 

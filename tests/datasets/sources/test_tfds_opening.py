@@ -20,7 +20,7 @@ from jaxcap.datasets.prepare import find_dataset, list_prepared, load_source
 from jaxcap.datasets.records import Records
 from jaxcap.datasets.sources import SourceOptions
 from jaxcap.datasets.sources.registry import read
-from jaxcap.datasets.tfds_opening import open_directory
+from jaxcap.datasets.sources.tfds_opening import open_directory
 from jaxcap.messages.errors import InputError
 
 PROGRAM = """
