@@ -45,7 +45,7 @@ def main(*command: str) -> None:
       command: arguments before those of the command line.
     """
     warnings.formatwarning = _one_line_warning
-    sys.unraisablehook = _repeating_interrupts(sys.unraisablehook)
+    sys.unraisablehook = unraisable_hook(sys.unraisablehook)
     # Messages show the command to repeat, however it was called.
     sys.argv = ["jaxcap", *command, *sys.argv[1:]]
 
@@ -146,10 +146,14 @@ def _end_cleanly() -> None:
             signal.signal(number, end)
 
 
-def _repeating_interrupts(usual: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Send a Ctrl-C again that Python has ignored, because it came in a callback.
+def unraisable_hook(usual: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a `sys.unraisablehook` that sends a Ctrl-C again that came in a callback.
 
-    JAX has a callback that runs with every garbage collection. An import collects often.
+    Python ignores it there. JAX has a callback that runs with every garbage collection. An import
+    collects often.
+
+    One error is left out. If a checkpoint cannot be written, Orbax closes its loops before
+    TensorStore calls back, and an `InputError` says what happened.
     """
     main_thread = threading.get_ident()
 
@@ -160,7 +164,7 @@ def _repeating_interrupts(usual: Callable[[Any], Any]) -> Callable[[Any], Any]:
             again = threading.Timer(0.01, signal.pthread_kill, [main_thread, signal.SIGINT])
             again.daemon = True
             again.start()
-        else:
+        elif str(unraisable.exc_value) != "Event loop is closed":
             usual(unraisable)
 
     return hook

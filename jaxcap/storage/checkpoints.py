@@ -28,7 +28,6 @@ from jaxcap.storage.stored_arrays import (
     UnreadableError,
     begin_saving,
     load_arrays,
-    quiet_orbax,
     reason,
 )
 from jaxcap.storage.trained import not_finite
@@ -160,7 +159,7 @@ class Checkpoints:
         with self._naming(step):
             if self._writes:
                 _check_ours(saving, self._directory / str(step))
-            response = begin_saving(
+            wait = begin_saving(
                 saving,
                 {
                     "variables": state.variables,
@@ -171,15 +170,19 @@ class Checkpoints:
         self._forget_all_but(self._worth_keeping())
         content = manifest.Content(step, numbers, note or {})
         self._pending = self._finishing.submit(
-            self._finish, step, response, content, frozenset(self._kept)
+            self._finish, step, wait, content, frozenset(self._kept)
         )
 
     def _finish(
-        self, step: int, response: Any, content: manifest.Content, keep: frozenset[int]
+        self,
+        step: int,
+        wait: Callable[[], None],
+        content: manifest.Content,
+        keep: frozenset[int],
     ) -> None:
         """Wait for Orbax, add the manifest, complete the step, and remove older steps."""
-        with self._naming(step), quiet_orbax():
-            response.result()
+        with self._naming(step):
+            wait()
             if not self._writes:
                 return
             saving = self._directory / f"{step}.saving"

@@ -6,7 +6,8 @@ import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 from jaxcap.storage.trained import named
+
+_SECONDS = 10.0
+"""How long to wait for threads, which may wait for one that failed."""
 
 
 class UnreadableError(Exception):
@@ -34,14 +38,32 @@ class MismatchError(Exception):
         self.part, self.lines = part, lines
 
 
-def begin_saving(directory: Path, trees: dict[str, Any]) -> Any:
+def begin_saving(directory: Path, trees: dict[str, Any]) -> Callable[[], None]:
     """Start writing each tree under its name; the arrays may be donated at once.
 
     Returns:
-      Orbax's response, whose `result()` waits until all is written, or raises what went wrong.
+      A function to call once, which waits until all is written, or raises what went wrong. Then
+      nothing is writing any more.
     """
-    with quiet_orbax():
-        return ocp.save_checkpointables_async(directory, trees)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(quiet_orbax())
+        stack.callback(_end_threads)
+        response = ocp.save_checkpointables_async(directory, trees)
+        saving = stack.pop_all()
+
+    def wait() -> None:
+        with saving:
+            response.result()
+
+    return wait
+
+
+def _end_threads() -> None:
+    """Wait for Orbax's threads: after an error in one of them, the others still write and log."""
+    until = time.monotonic() + _SECONDS
+    for thread in threading.enumerate():
+        if type(thread).__module__.startswith("orbax."):
+            thread.join(max(0.0, until - time.monotonic()))
 
 
 @contextlib.contextmanager

@@ -44,7 +44,7 @@ def claim(workdir: Path, config: Config, vocabulary: Vocabulary) -> Iterator[Non
     """Create the directory of a run, and lock it inside the `with` statement.
 
     Raises:
-      InputError: it is not writable, or another process trains in it.
+      InputError: it is not writable, its disk is full, or another process trains in it.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -55,6 +55,11 @@ def claim(workdir: Path, config: Config, vocabulary: Vocabulary) -> Iterator[Non
             vocabulary.save(workdir / "vocabulary.json")
         except OSError as error:
             reason = error.strerror or error
+            if files.is_disk_full(error):
+                place = error.filename or workdir / LOCK
+                raise InputError(
+                    f"{place}: {reason}. Free some space, then start again."
+                ) from error
             raise InputError(
                 f"{workdir}: cannot write there ({reason}). Give another --workdir, in a folder "
                 "that you may write to."

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -241,6 +242,15 @@ cli.main("configs")
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+def test_callbacks_of_a_checkpoint_that_failed_print_nothing():
+    printed = []
+    hook = cli.unraisable_hook(printed.append)
+    for message in ("Event loop is closed", "another"):
+        error = RuntimeError(message)
+        hook(SimpleNamespace(exc_type=RuntimeError, exc_value=error))
+    assert [str(each.exc_value) for each in printed] == ["another"]
 
 
 def test_a_folder_that_disappears_meanwhile_is_a_message(tmp_path):

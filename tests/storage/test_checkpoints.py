@@ -1,9 +1,13 @@
 """What is on disk after a save, and what comes back."""
 
+import errno
+import logging
 import os
 import re
 import shutil
 import signal
+import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -328,6 +332,36 @@ def test_a_state_may_be_donated_while_it_is_being_written(tmp_path):
             assert_equal(
                 checkpoints.restore(step, make_state(0, width=2**18)), make_state(step, width=2**18)
             )
+
+
+def test_after_an_error_nothing_is_written_or_logged_any_more(tmp_path, monkeypatch, caplog):
+    """As on a full disk, where one of Orbax's threads fails and another goes on."""
+    late = tmp_path / "1.saving.orbax-checkpoint-tmp" / "variables"
+
+    class Writer(threading.Thread):
+        __module__ = "orbax.checkpoint.futures"
+
+        def run(self) -> None:
+            time.sleep(0.2)
+            late.mkdir(parents=True)
+            logging.getLogger("absl").error("a page")
+
+    class Response:
+        def result(self) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def save(*_: object) -> Response:
+        Writer().start()
+        return Response()
+
+    monkeypatch.setattr(ocp, "save_checkpointables_async", save)
+    checkpoints = Checkpoints(tmp_path, metric="m")
+    checkpoints.save(make_state(1), None)
+    with pytest.raises(InputError, match=r"step 1 could not be written .*Free some space"):
+        checkpoints.wait()
+    time.sleep(0.3)
+    assert not list(tmp_path.iterdir())
+    assert not caplog.records
 
 
 def test_scores_may_come_later_and_damaged_steps_go_with_the_next_save(tmp_path):

@@ -26,6 +26,7 @@ from jaxcap.messages.errors import InputError
 from jaxcap.text.vocabulary import Vocabulary
 from jaxcap.training import Summary, experiment, train
 from jaxcap.training.log import Log
+from jaxcap.training.workdir import claim
 
 
 def run(config: Config, workdir: Path) -> tuple[Summary, str]:
@@ -213,6 +214,13 @@ def test_a_full_disk_names_the_log(tmp_path):
     log = Log(tmp_path / "metrics.jsonl", 0, split="dev")
     with files_up_to(8), pytest.raises(OSError, match=r"metrics\.jsonl"):
         log.write({"step": 1, "loss": 1.0})
+
+
+@pytest.mark.parametrize(("size", "name"), [(2, ".lock"), (200, "config.json")])
+def test_a_full_disk_names_what_a_run_begins_with(tmp_path, size, name):
+    full = pytest.raises(InputError, match=rf"run/{name}: File too large\. Free some space, then")
+    with files_up_to(size), full, claim(tmp_path / "run", Config(), Vocabulary(("<pad>",))):
+        pass
 
 
 def test_a_read_only_directory_is_named(tiny_config, tmp_path, monkeypatch):
