@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from jaxcap.files import write_text
 from jaxcap.metrics.checks import check_texts
 from jaxcap.metrics.tokenize import tokenize
 
@@ -240,7 +241,8 @@ def _spice(
             )
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as errors:
         asked, answered = Path(folder) / "asked.json", Path(folder) / "answered.json"
-        asked.write_text(
+        write_text(
+            asked,
             json.dumps(
                 [
                     {"image_id": i, "test": hypothesis, "refs": references}
@@ -249,7 +251,6 @@ def _spice(
                     )
                 ]
             ),
-            encoding="utf-8",
         )
         # SPICE's serialiser accesses private fields, which Java 9 and newer forbid by default.
         opened = [
