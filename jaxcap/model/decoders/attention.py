@@ -125,7 +125,7 @@ class AttentionDecoder(Decoder[Carry, Context, State]):
         a = jnp.concatenate([a, of_words], axis=1)
         return carry, Context(a, self.key(a), ids)
 
-    def _positions(self, features: Any, *, train: bool) -> Float[Array, "B P A"]:
+    def _positions(self, features: Float[Array, "B P F"], *, train: bool) -> Float[Array, "B P A"]:
         return self.drop_feature(nn.relu(self.project(features)), deterministic=not train)
 
     def _positions_if_any(
