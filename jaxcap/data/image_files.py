@@ -12,9 +12,10 @@ import importlib
 import io
 import logging
 import math
+import re
 import warnings
 
-from PIL import Image, JpegImagePlugin, TiffImagePlugin
+from PIL import Image, Jpeg2KImagePlugin, JpegImagePlugin, TiffImagePlugin
 from PIL.TiffImagePlugin import BITSPERSAMPLE, TILELENGTH, TILEWIDTH
 
 from jaxcap.messages.errors import InputError
@@ -45,6 +46,16 @@ _COST = {
     **dict.fromkeys(("RGBA", "LA", "PA"), 23),
 }
 _WIDE_COST = 32  # more than 8 bits a channel: scaled in float64
+_DECODER_COST = {"WEBP": 7, "JPEG2000": 7}  # bytes per pixel of their own copies, measured
+
+# JPEG 2000: how tiles are divided into blocks and precincts (ISO/IEC 15444-1, tables A.12 to A.23),
+# for all components (COD) or one (COC). Compressed bytes match once in 10^15.
+_BLOCKS = re.compile(
+    rb"(?=\xff(?:\x52\0.([\0-\7]).(..)[\0\1]|\x53\0.[\0-\3](.))"
+    rb"([\0-\x20])([\0-\x08])([\0-\x08]).[\0\1](.{0,33}))",
+    re.DOTALL,
+)
+_BLOCK_BYTES = 500  # what OpenJPEG keeps of a block and its share of a precinct, measured
 
 # First bytes of files that are often called .jpg, and what to do about them.
 _STRANGERS: tuple[tuple[bytes, int, str], ...] = (
@@ -160,6 +171,7 @@ def bound_memory(image: Image.Image, name: str) -> None:
       InputError: the image has too many pixels for its format, or too many parts.
     """
     cost, pixels, size = _COST.get(image.mode, _WIDE_COST), _pixels(image), image.size
+    cost += _DECODER_COST.get(image.format or "", 0)
     most, source = MAX_DECODED_BYTES, getattr(image, "fp", None)
     if isinstance(source, _Source):
         most = min(most, max(_MAX_SMALL_BYTES, _MAX_EXPANSION * len(source.getvalue())))
@@ -168,6 +180,8 @@ def bound_memory(image: Image.Image, name: str) -> None:
         covered = sum((right - left) * (low - top) for left, top, right, low in boxes)
         if covered > _MAX_COVERINGS * pixels:
             raise InputError(f"{name}: the parts of this TIFF file repeat; save it again as PNG")
+    if isinstance(image, Jpeg2KImagePlugin.Jpeg2KImageFile) and image.tile:
+        cost += _block_cost(image)
     if isinstance(image, JpegImagePlugin.JpegImageFile) and image.tile:
         most = max(1, most - _coefficient_bytes(image, name))
         scale = math.ceil(math.sqrt(image.width * image.height * cost / most))
@@ -187,6 +201,23 @@ def _pixels(image: Image.Image) -> int:
         sides = [image.tag_v2.get(tag) for tag in (TILEWIDTH, TILELENGTH)]
         tile = math.prod(side if isinstance(side, int) else 0 for side in sides)
     return max(image.width * image.height, tile)
+
+
+def _block_cost(image: Jpeg2KImagePlugin.Jpeg2KImageFile) -> int:
+    """Return the bytes per pixel that the decoder keeps of the blocks of a JPEG 2000 file."""
+    data = image.fp.getvalue() if isinstance(image.fp, _Source) else b""
+    most_blocks, most_layers = 0.0, 0
+    for found in _BLOCKS.finditer(data):
+        style, layers, style_of_one, levels, width, height, precincts = found.groups()
+        whole = b"\xff" * 33 if (style or style_of_one)[0] % 2 == 0 else precincts
+        blocks = 0.0  # for each pixel of a component
+        for level, side in enumerate(whole[levels[0] :: -1]):  # halved in each band of a level
+            across = min(width[0] + 2, max(1, side & 15) - 1)
+            down = min(height[0] + 2, max(1, side >> 4) - 1)
+            blocks += 0.25**level / 2 ** (across + down)
+        most_blocks = max(most_blocks, blocks)
+        most_layers = max(most_layers, int.from_bytes(layers or b"", "big"))
+    return math.ceil(len(image.getbands()) * most_blocks * (_BLOCK_BYTES + 2 * most_layers))
 
 
 def _coefficient_bytes(image: JpegImagePlugin.JpegImageFile, name: str) -> int:

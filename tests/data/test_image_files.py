@@ -305,6 +305,32 @@ def test_a_jpeg_of_too_many_scans_is_refused(
         images.decode(data[:-2] + scan * 20 + data[-2:], name="x")
 
 
+@pytest.mark.parametrize(
+    ("options", "component", "cost"),
+    [
+        ({}, b"", 1),  # 3 × 502 × 4/3 / 64²: three bands, and levels of a quarter each
+        ({"codeblock_size": (4, 4)}, b"", 126),  # 3 × 502 × 4/3 / 4²
+        ({"codeblock_size": (32, 32), "quality_layers": [8, 4, 2]}, b"", 2),
+        ({"precinct_size": (128, 128)}, b"", 2),  # 64, 32, ... in each band, as OpenJPEG writes
+        ({"precinct_size": (32, 32)}, b"", 30),  # 3 × 502 × 5 / 16²
+        ({}, b"\xff\x53\0\x09\0\0\5\0\0\0\1", 126),  # 4 × 4 in one component
+        ({}, b"\xff\x53\0\x0a\0\1\0\4\4\0\1\x22", 377),  # 3 × 502 / 2²
+    ],
+)
+def test_small_blocks_of_jpeg_2000_count(
+    options: dict[str, object], component: bytes, cost: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenJPEG keeps 500 bytes of each block, so 150 bytes of a file could take 100 GB."""
+    data = encoded(SCENE, "JPEG2000", **options)
+    place = data.index(b"\xff\x5c")
+    data = data[:place] + component + data[place:]
+    monkeypatch.setattr(image_files, "MAX_DECODED_BYTES", 24 * 32 * (18 + cost))
+    image_files.bound_memory(image_files.open_image(data, "x"), "x")
+    monkeypatch.setattr(image_files, "MAX_DECODED_BYTES", 24 * 32 * (18 + cost) - 1)
+    with pytest.raises(InputError, match=r"too many pixels to decode \(32×24, mode RGB\)"):
+        image_files.bound_memory(image_files.open_image(data, "x"), "x")
+
+
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("end", [b"", b"\xff", bytes(512), b"\r\n"])
 def test_a_jpeg_may_lack_its_end_marker_but_no_row(end: bytes, progressive: bool) -> None:
