@@ -196,7 +196,7 @@ def _images() -> tuple[bytes, ...]:
         image = scene.convert("I").convert(mode) if mode == "I;16" else scene.convert(mode)
         for kind in kinds:
             file = io.BytesIO()
-            image.save(file, kind)
+            image.save(file, kind, progressive=mode == "CMYK")  # JPEG only
             found.append(file.getvalue())
     for module, register, kind in (
         ("pillow_heif", "register_heif_opener", "HEIF"),
