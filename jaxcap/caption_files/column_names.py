@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ CAPTION_NAMES = (
     "caption", "captions", "prediction", "generated_caption", "hypothesis", "reference",
     "references", "sentence", "sentences", "comment", "text", "description", "raw",
 )  # fmt: skip
+_NUMBERED = "caption|reference|comment|sentence"
 SPLIT_NAME = "split"
 
 
@@ -64,11 +66,18 @@ class Names:
         return {}
 
     def captions_in(self, record: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return the columns of captions in a record: the given ones, or the first common one."""
+        """Return the columns of captions in a record.
+
+        These are the given ones, or the first common one with those that number it: caption,
+        caption_2, caption.3.
+        """
         if self.captions:
             return tuple(name for name in self.captions if name in record)
         found = [name for name in CAPTION_NAMES if name in record]
-        return tuple(found or _in_any_spelling(record, CAPTION_NAMES).values())[:1]
+        first = [*found, *_in_any_spelling(record, CAPTION_NAMES).values()][:1]
+        stem = column_name(first[0]).rstrip("s") if first else _NUMBERED
+        numbered = re.compile(rf"(?:{stem})s?[_.]?\d+")
+        return (*first, *(key for key in record if numbered.fullmatch(column_name(key))))
 
     def split_of(self, record: Mapping[str, Any]) -> object:
         """Return the split of a record, of any type, or None."""

@@ -41,7 +41,6 @@ PARQUET = "Parquet file"
 _NO_CAPTION = ("nan", "NaN", "<NA>", "None", "#N/A", "#NAME?")
 """What pandas and Excel write into a cell without text."""
 _TOKEN_LINE = re.compile(r"(?P<image>[^\t]+)#(?P<number>[^\t#]+)\t(?P<caption>.*)")
-_NUMBERED_CAPTION = re.compile(r"(caption|reference|comment|sentence)_?\d+")
 _EXPECTED = (
     "COCO results or annotations, Karpathy's dataset file, a JSON object {image: caption}, JSON "
     "lines, a CSV or TSV file with its columns named in the first line, or a Flickr token file "
@@ -110,6 +109,11 @@ class _Collector:
         texts = [n_best[0][0]] if n_best else _texts(value, f"{place} (image {key})", self.problems)
         if texts:
             image = self.images.setdefault(one_spelling(key), ImageCaptions(ids, [], place=place))
+            for kind, other in image.ids.items():
+                if one_spelling(ids.get(kind, other)) != one_spelling(other):
+                    self.problems.add(
+                        place, f"image {key} has the {kind} {ids[kind]} here and {other} before"
+                    )
             image.captions += texts
             image.places += [place] * len(texts)
             image.n_best = image.n_best or n_best
@@ -396,8 +400,6 @@ def _read_lines(path: Path, text: str, problems: Problems, names: Names) -> Capt
             f"no column {', '.join(map(repr, missing))} in the first line, {shown(first)}",
             f"that column, or one of {', '.join(map(repr, columns))}",
         )
-    if not names.captions_in(record):
-        names = replace(names, captions=tuple(filter(_NUMBERED_CAPTION.fullmatch, columns)))
     has_id = bool(names.ids(dict.fromkeys(columns, "x")))
     if not has_id or not names.captions_in(record):
         what, known = ("caption", CAPTION_NAMES) if has_id else ("image", ID_NAMES)
@@ -409,7 +411,8 @@ def _read_lines(path: Path, text: str, problems: Problems, names: Names) -> Capt
             else _EXPECTED,
         )
     count = Counter(columns)
-    if twice := [name for name in names.captions_in(record) if count[name] > 1]:
+    read = (*names.captions_in(record), *names.ids(dict.fromkeys(columns, "x")))
+    if twice := [name for name in read if count[name] > 1]:
         fail(path, f"{count[twice[0]]} columns {twice[0]!r}", "different names of columns")
     return _entries(path, TABLE, read_table(table, problems), problems, names)
 

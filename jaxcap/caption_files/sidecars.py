@@ -68,8 +68,9 @@ def sidecar_captions(path: Path, data: bytes) -> list[tuple[str, str]]:
             f"{path}: no caption; expected an object with one of {known}, …; found "
             f"{shown(document)}"
         )
-    value = document[keys[0]]
-    texts = [] if value is None else caption_texts(value)
-    if texts is None:
-        raise InputError(f"{path}: the caption is {shown(value)}; expected text")
-    return [(text, "") for text in texts]
+    found: list[str] = []
+    for value in (document[key] for key in keys if document[key] is not None):
+        if (texts := caption_texts(value)) is None:
+            raise InputError(f"{path}: the caption is {shown(value)}; expected text")
+        found += texts
+    return [(text, "") for text in found]

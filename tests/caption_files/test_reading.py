@@ -94,6 +94,16 @@ KARPATHY = {
             {"a.wav": ["one", "two"], "b.wav": ["three"]},
         ),
         (
+            "image,caption,Caption 2,caption.3,reference\na.jpg,one,two,three,other\n",
+            "table",
+            {"a.jpg": ["one", "two", "three"]},
+        ),
+        (
+            '{"image": "a.jpg", "captions": ["one"], "caption_2": "two"}',
+            "JSON lines",
+            {"a.jpg": ["one", "two"]},
+        ),
+        (
             "a.jpg#0\tA cat , asleep .\na.jpg#1\tA cat\nodd.jpg.1#0\tA dog\n",
             "Flickr token file",
             {"a.jpg": ["A cat , asleep .", "A cat"], "odd.jpg.1": ["A dog"]},
@@ -106,6 +116,26 @@ def test_formats_are_told_apart_by_their_content(
     found = read_captions(write(tmp_path / "file.data", content))
     assert found.format == format
     assert held(found) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("image,image,caption\na.jpg,b.jpg,x\n", "2 columns 'image'; expected different names"),
+        (
+            [
+                {"image_id": 1, "file_name": "a.jpg", "caption": "x"},
+                {"image_id": 1, "file_name": "b.jpg", "caption": "y"},
+            ],
+            "image 1 has the file_name b.jpg here and a.jpg before",
+        ),
+    ],
+)
+def test_images_that_cannot_be_told_apart_are_refused(
+    content: object, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        read_captions(write(tmp_path / "file.data", content))
 
 
 def test_a_byte_order_mark_is_tolerated(tmp_path: Path) -> None:

@@ -55,9 +55,7 @@ def read(options: SourceOptions, progress: Progress = no_progress) -> Listing:
     (_, first), *_ = numbered_lines(text)
     table = find_table(text)
     names = Names(captions=options.caption_columns).of_columns()
-    captions = names.captions_in(dict.fromkeys(table.columns)) or tuple(
-        column for column in table.columns if column.startswith("caption_")
-    )
+    captions = names.captions_in(dict.fromkeys(table.columns))
     if first.lstrip().startswith(("{", "[")):
         fail(path, "JSON", _EXPECTED)
     if "#" in first.partition("\t")[0] and "\t" in first:

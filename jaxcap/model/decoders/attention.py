@@ -114,6 +114,7 @@ class AttentionDecoder(Decoder[Carry, Context, State]):
           words: for a decoder that reads words.
         """
         if words is None:
+            assert features is not None
             a = self._positions(features, train=train)
         else:
             a = self._positions_if_any(features, words, train=train)
@@ -125,7 +126,7 @@ class AttentionDecoder(Decoder[Carry, Context, State]):
         a = jnp.concatenate([a, of_words], axis=1)
         return carry, Context(a, self.key(a), ids)
 
-    def _positions(self, features: Float[Array, "B P F"], *, train: bool) -> Float[Array, "B P A"]:
+    def _positions(self, features: Float[Array, "B P D"], *, train: bool) -> Float[Array, "B P A"]:
         return self.drop_feature(nn.relu(self.project(features)), deterministic=not train)
 
     def _positions_if_any(
