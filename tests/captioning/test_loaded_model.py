@@ -272,8 +272,6 @@ def test_captioning_is_lazy_and_of_nothing_gives_nothing(run, scenes):
     assert [next(results).error for _ in range(6)] == [None] * 6
     with pytest.raises(InputError, match="batch_size is 0"):
         run.caption([], batch_size=0)
-    with pytest.raises(InputError, match="threads is nan"):
-        run.caption([], threads=float("nan"))  # type: ignore[arg-type]
 
 
 def test_captions_that_nobody_fetches_are_dropped_quietly_when_python_ends(tiny_run):
