@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jaxcap.data.parquet_pages import ParquetPages
@@ -224,6 +223,8 @@ def _records(file: Any, path: Path, group: int, columns: Sequence[str]) -> Itera
 def _bytes_in_rows(values: pa.Array) -> int:
     """Return the bytes of the values, with each text as often as it occurs."""
     if pa.types.is_dictionary(values.type):
+        import pyarrow.compute as pc  # takes a while to load
+
         lengths = pc.binary_length(values.dictionary)
         return pc.sum(lengths.take(values.indices)).as_py() or 0
     if pa.types.is_struct(values.type):
