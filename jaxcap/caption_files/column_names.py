@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import posixpath
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -73,18 +74,23 @@ class Names:
         """
         if self.captions:
             return tuple(name for name in self.captions if name in record)
-        found = [name for name in CAPTION_NAMES if name in record]
-        first = [*found, *_in_any_spelling(record, CAPTION_NAMES).values()][:1]
-        stem = column_name(first[0]).rstrip("s") if first else _NUMBERED
-        numbered = re.compile(rf"(?:{stem})s?[_.]?\d+")
-        return (*first, *(key for key in record if numbered.fullmatch(column_name(key))))
+        return _common_captions(tuple(record))
 
     def split_of(self, record: Mapping[str, Any]) -> object:
         """Return the split of a record, of any type, or None."""
         return record.get(self.split or SPLIT_NAME)
 
 
-def _in_any_spelling(record: Mapping[str, Any], names: Sequence[str]) -> dict[str, str]:
+@functools.lru_cache(maxsize=64)  # the records of a file have the same few sets of keys
+def _common_captions(keys: tuple[str, ...]) -> tuple[str, ...]:
+    found = [name for name in CAPTION_NAMES if name in keys]
+    first = (found or list(_in_any_spelling(keys, CAPTION_NAMES).values()))[:1]
+    stem = column_name(first[0]).rstrip("s") if first else _NUMBERED
+    numbered = re.compile(rf"(?:{stem})s?[_.]?\d+")
+    return (*first, *(key for key in keys if numbered.fullmatch(column_name(key))))
+
+
+def _in_any_spelling(record: Iterable[str], names: Sequence[str]) -> dict[str, str]:
     """Map each of these names to the key that spells it as "imagePath" or "Image Path"."""
     keys = {column_name(key).replace("_", ""): key for key in record}
     return {n: keys[plain] for n in names if (plain := n.replace("_", "")) in keys}

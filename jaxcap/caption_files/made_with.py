@@ -6,13 +6,14 @@ several, or keep those of a model that has been replaced.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxcap.files import replacing
+from jaxcap.files import write_text
 from jaxcap.files.json_data import read_json
 from jaxcap.messages.errors import InputError
 
@@ -49,10 +50,8 @@ def write_record(path: Path, record: Record, *, emptied: int | None = None) -> N
       OSError: the folder is not writable, or the disk is full.
     """
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-    with replacing(record_of(path)) as beside:
-        beside.write_text(text, encoding="utf-8", errors="backslashreplace")
-        if emptied is not None:
-            os.ftruncate(emptied, 0)
+    ready = None if emptied is None else functools.partial(os.ftruncate, emptied, 0)
+    write_text(record_of(path), text, ready=ready)
 
 
 def check_record(path: Path, record: Record) -> None:

@@ -212,7 +212,7 @@ def _records(file: Any, path: Path, group: int, columns: Sequence[str]) -> Itera
         # One text that is stored once for many rows takes its size for each.
         size = sum(_bytes_in_rows(part) for column in table.columns for part in column.chunks)
         pages.take(group, ("rows", *columns), size)
-        if not table.columns:  # a slice of such a table has any number of rows
+        if not table.columns:  # a slice of one would lose its number of rows
             yield from ({} for _ in range(table.num_rows))
             return
         kinds = pa.schema([field.with_type(_with_texts(field.type)) for field in table.schema])

@@ -314,8 +314,11 @@ def naming(path: Path, beside: Path | None = None) -> Iterator[None]:
         raise
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, ready: Callable[[], object] | None = None) -> None:
     """Write a text file atomically, see `replacing`.
+
+    Args:
+      ready: called once the disk has room for the text, before it replaces the file.
 
     Raises:
       OSError: the disk is full, or permission is missing.
@@ -323,6 +326,8 @@ def write_text(path: Path, text: str) -> None:
     with replacing(path) as beside:
         # File names may contain bytes that are not valid text; JSON would write \\udcff, too.
         beside.write_text(text, encoding="utf-8", errors="backslashreplace")
+        if ready is not None:
+            ready()
 
 
 _FULL = (

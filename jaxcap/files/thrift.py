@@ -53,7 +53,7 @@ class Thrift:
             if kind == LIST:
                 values, inner = self._list(depth + 1)
                 fields[number, list_of(inner)] = values
-            elif kind in (TRUE, FALSE):  # has no bytes, unlike such a value in a list
+            elif kind in (TRUE, FALSE):  # the type is the value; in a list, a byte follows
                 fields[number, kind] = kind == TRUE
             else:
                 fields[number, kind] = self._value(kind, depth + 1)
