@@ -158,17 +158,30 @@ class JsonLines(Format):
 
 
 _CELL = r'(?:"(?:[^"]|"")*+"|[^",\r\n]*+)'
-_OPEN_CELL = r'(?:"(?:[^"]|"")*+"?|[^",\r\n]*+)'
 _NUMBER = r"-?\d+\.\d{4}"
 _OPEN_NUMBER = r"-?(?:\d+(?:\.\d{0,4})?)?"
 _ROW = re.compile(rf"({_CELL}),({_CELL}),([^\",\r\n]+),([^\",\r\n]+)\r?\n")
 _ROW_WITHOUT_LINE_END = re.compile(rf"({_CELL}),({_CELL}),({_NUMBER}),({_NUMBER})")
+# No caption that jaxcap wrote has a line break. A name may have one, but with a comma as well it
+# may also be rows after a stray quote.
+_CAPTION = r'(?:"(?:[^"\r\n]|"")*+"|[^",\r\n]*+)'
+_NAME = rf'(?:{_CAPTION}|"(?:[^",]|"")*+")'
+_OPEN_CAPTION = r'(?:"(?:[^"\r\n]|"")*+"?|[^",\r\n]*+)'
+_OPEN_NAME = rf'(?:{_OPEN_CAPTION}|"(?:[^",]|"")*+"?)'
 _UNFINISHED_ROW = re.compile(
-    rf"{_OPEN_CELL}|{_CELL},{_OPEN_CELL}|{_CELL},{_CELL},{_OPEN_NUMBER}"
-    rf"|{_CELL},{_CELL},{_NUMBER},{_OPEN_NUMBER}"
+    rf"{_OPEN_NAME}|{_NAME},(?:{_OPEN_CAPTION}|{_CAPTION},{_OPEN_NUMBER}"
+    rf"|{_CAPTION},{_NUMBER},{_OPEN_NUMBER})"
 )
 _LINE_WITH_OPEN_QUOTE = re.compile(rf'(?:{_CELL},)?"(?:[^"]|"")*+'.encode())
-_END_OF_ROW = re.compile(rb",-?\d+\.\d+,-?\d+\.\d+\s*\Z")
+
+
+def _ends_row(line: bytes) -> bool:
+    """Return whether a line ends with the two numbers of a row."""
+    cells = line.rsplit(b",", 2)[1:]
+    try:
+        return len([float(cell) for cell in cells]) == 2
+    except ValueError:
+        return False
 
 
 class Csv(Format):
@@ -188,7 +201,7 @@ class Csv(Format):
 
     def entry(self, result: Captioned) -> str:
         best = result.captions[0]
-        cells = (_cell(harmless(text)) for text in (result.name, best.text))
+        cells = (_cell(harmless(text)) for text in (result.name, one_line(best.text)))
         return f"{','.join(cells)},{best.log_prob:.4f},{best.confidence:.4f}\n"
 
     def rows(self, lines: Iterable[bytes]) -> Iterator[bytes]:
@@ -204,7 +217,7 @@ class Csv(Format):
             else:
                 is_open = _LINE_WITH_OPEN_QUOTE.fullmatch(line) is not None
             row.append(line)
-            if not is_open or _END_OF_ROW.search(line):
+            if not is_open or _ends_row(line):
                 yield b"".join(row)
                 row = []
         if row:
@@ -213,18 +226,21 @@ class Csv(Format):
     def read(self, row: bytes) -> tuple[Key, int]:
         text = row.decode()
         match = _ROW.fullmatch(text) or _ROW_WITHOUT_LINE_END.fullmatch(text)
-        if match is None:
-            raise ValueError("not a row of four cells")
-        float(match[3]), float(match[4])
+        if match is None or not _ends_row(row):
+            raise ValueError("not a name, a caption and two numbers")
         name = match[1]
         name = name[1:-1].replace('""', '"') if name.startswith('"') else name
         return harmless(name), len(row)
 
     def is_unfinished(self, row: bytes, *, first: bool) -> bool:
         in_quotes = row.count(b'"') % 2 == 1
-        if in_quotes and _END_OF_ROW.search(row):  # a whole row after a stray quote
+        if in_quotes and _ends_row(row):  # a whole row after a stray quote
             return False
         return _UNFINISHED_ROW.fullmatch(_cut_text(row)) is not None
+
+
+JSON_SPACE = " \t\r\n"
+"""White space between the values of JSON; `str.strip` also removes other characters."""
 
 
 class Coco(Format):
@@ -254,7 +270,7 @@ class Coco(Format):
         values = parse_json(text[:end])
         if (
             # "]" after the comma: the next entry was being written over the end of the list.
-            text[end:].strip() not in ("", ",", "]", ",]")
+            text[end:].strip(JSON_SPACE) not in ("", ",", "]", ",]")
             or not isinstance(values, dict)
             or not isinstance(values.get("image_id"), (str, int))
             or not isinstance(values.get("caption"), str)

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxcap.caption_files.made_with import Record, check_record, record_of, write_record
-from jaxcap.caption_files.output_formats import Format, JsonLines, Key, encoded
+from jaxcap.caption_files.output_formats import JSON_SPACE, Format, JsonLines, Key, encoded
 from jaxcap.caption_files.text_files import shown
 from jaxcap.captioning.results import Captioned
 from jaxcap.files import locked, open_file
-from jaxcap.messages.errors import InputError, counted
+from jaxcap.messages.errors import InputError, counted, ignore
 
 _MAX_LINE = 1 << 26
 
@@ -52,12 +52,12 @@ def _entries(path: Path, file: io.BufferedReader, format: Format) -> Iterator[_E
         return
     number, offset = 1 + format.head.count("\n"), len(head)
     first = separated = True
-    ended = False
+    ended, space = False, JSON_SPACE.encode()
     for row in format.rows(_lines(path, file)):
         line, begin_of_row = number, offset
         number, offset = number + row.count(b"\n"), offset + len(row)
-        if format.tail and row.strip() in (b"", b"]"):
-            ended = ended or row.strip() == b"]"
+        if format.tail and row.strip(space) in (b"", b"]"):
+            ended = ended or b"]" in row
             continue
         if ended:
             raise _refused(path, line, row, "nothing after the end of the list")
@@ -72,7 +72,8 @@ def _entries(path: Path, file: io.BufferedReader, format: Format) -> Iterator[_E
         missing = b"" if format.tail or row.endswith(b"\n") else b"\n"
         text = row[:length] + missing
         yield _Entry(key, text, begin_of_row + len(text), missing)
-        separated = not format.between or row[length:].lstrip().startswith(b",")
+        rest = row[length:].strip(space)
+        separated, ended = not format.between or rest.startswith(b","), b"]" in rest
         first = False
 
 
@@ -95,16 +96,32 @@ def _refused(path: Path, line: int, found: bytes, expected: str) -> InputError:
     )
 
 
-def read_entries(path: Path, format: Format) -> Iterator[tuple[Key, bytes]]:
+def _unfinished(file: io.BufferedReader, end: int, format: Format) -> str:
+    """Return the unfinished entry after the last whole one, which ends at `end`, or ""."""
+    file.seek(end)
+    rest = file.read().strip(b" \t\r\n,]") if format.tail else file.read()
+    return rest.decode(errors="replace")
+
+
+def read_entries(
+    path: Path, format: Format, left_out: Callable[[str], object] = ignore
+) -> Iterator[tuple[Key, bytes]]:
     """Yield `(key, entry)` for each whole entry of a file that `CaptionWriter` wrote.
+
+    Args:
+      left_out: called with the unfinished entry at the end, if there is one.
 
     Raises:
       InputError: the file cannot be read, or holds anything but entries of this format.
     """
     try:
         with open_file(path) as file:
+            end = len(format.head.encode())
             for entry in _entries(path, file, format):
+                end = entry.end
                 yield entry.key, entry.text
+            if rest := _unfinished(file, end, format):
+                left_out(rest)
     except OSError as error:
         raise InputError(f"{path}: cannot read it: {error.strerror}.") from error
 
@@ -174,9 +191,7 @@ class CaptionWriter(_Keyed):
                 for entry in _entries(path, file, format):
                     self.keys.add(entry.key)
                     self._end, missing = entry.end, entry.missing
-                file.seek(self._end)
-                rest = file.read().strip(b"\n,] ") if format.tail else file.read()
-                self.removed = rest.decode(errors="replace")
+                self.removed = _unfinished(file, self._end, format)
             if restart:
                 self.keys, self.removed = set(), ""
                 self._end, missing = len(format.head.encode()), b""

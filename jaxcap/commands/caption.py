@@ -25,7 +25,7 @@ from jaxcap.commands.search_options import (
     SearchOptions,
     given_search,
 )
-from jaxcap.commands.shares import choose_part, join_parts
+from jaxcap.commands.shares import choose_part, join_parts, name_unfinished
 from jaxcap.commands.tally import Tally
 from jaxcap.files import check_target
 from jaxcap.messages.errors import InputError, ignore, one_line
@@ -158,7 +158,6 @@ def run(arguments: CaptionArguments, console: Console) -> int:
     from jaxcap.caption_files.beside import BesideWriter
     from jaxcap.caption_files.output_formats import Text
     from jaxcap.caption_files.shard_writing import ShardWriter
-    from jaxcap.caption_files.text_files import shown
     from jaxcap.caption_files.writing import CaptionStream, CaptionWriter
     from jaxcap.captioning.identity import identity
     from jaxcap.data.image_names import SHARD_SUFFIXES
@@ -209,13 +208,8 @@ def run(arguments: CaptionArguments, console: Console) -> int:
             restart=arguments.restart,
         ) as file
     ):
-        if isinstance(file, CaptionWriter) and file.removed:
-            left = shown(file.removed, width=2000)  # it may have been corrected by hand
-            console.print(
-                f"{file.path}: an interrupted write left {left} at the end; it was removed.",
-                markup=False,
-                soft_wrap=True,
-            )
+        if isinstance(file, CaptionWriter):
+            name_unfinished(file.path, file.removed, "it was removed", console)
         _caption(captioner, _wanted(found, part, file, tally), file, tally, arguments)
     if output is not None:
         tally.say_where(str(output))

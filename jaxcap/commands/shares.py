@@ -84,10 +84,13 @@ def join_parts(
             "--restart, or give another --output."
         )
     for part in parts:  # read every file once before writing anything
-        for _ in read_entries(part, format):
+        unfinished: list[str] = []
+        for _ in read_entries(part, format, unfinished.append):
             pass
+        name_unfinished(part, "".join(unfinished), "it is left out", console)
     record = common_record(parts)
     with CaptionWriter(output, format, made_with=record, restart=restart) as file:
+        name_unfinished(output, file.removed, "it was removed", console)
         for part in parts:
             for key, entry in read_entries(part, format):
                 if key not in file.keys:
@@ -96,6 +99,19 @@ def join_parts(
         f"{counted(len(file.keys), 'image')} in {counted(len(parts), 'part')}: {output}",
         soft_wrap=True,
     )
+
+
+def name_unfinished(path: Path, entry: str, outcome: str, console: Console) -> None:
+    """Say what became of an unfinished entry at the end of a file, if there is one."""
+    from jaxcap.caption_files.text_files import shown
+
+    if entry:
+        left = shown(entry, width=2000)  # it may have been corrected by hand
+        console.print(
+            f"{path}: an interrupted write left {left} at the end; {outcome}.",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def _matching(pattern: Path) -> list[Path]:

@@ -87,6 +87,22 @@ def test_each_process_captions_one_part(
         caption.run(caption.CaptionArguments((Path("-"),), (tiny_run,)), console)
 
 
+def test_joining_names_an_unfinished_entry_and_refuses_a_damaged_part(tmp_path: Path) -> None:
+    head, whole = "image,caption,log_prob,confidence\n", "a.jpg,a dog,-2.0000,0.5000\n"
+    first, second, output = (tmp_path / name for name in ("1.csv", "2.csv", "all.csv"))
+    arguments = caption.CaptionArguments((first, second), output=output, join=True)
+    first.write_text(head + whole)
+    second.write_text(head + "b.jpg,a ca")
+    console = Console(file=io.StringIO(), width=200)
+    assert caption.run(arguments, console) == 0
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert f"{second}: an interrupted write left 'b.jpg,a ca' at the end; it is left out" in printed
+    assert output.read_text() == head + whole
+    second.write_text(head + 'b.jpg,"a 5 pipe,-2,1\nc.jpg,a cow,-3,1\n')
+    with pytest.raises(InputError, match=r"2\.csv, line 2: found"):
+        caption.run(arguments, console)
+
+
 @pytest.mark.slow
 def test_two_processes_evaluate_as_one(tiny_run: Path, tiny_data: Path, tmp_path: Path) -> None:
     def files(of: Path) -> tuple[object, object, object]:
