@@ -86,10 +86,9 @@ class BesideWriter:
         caption = one_line(f"{self.prefix}{result.captions[0].text}{self.suffix}")
         data = _read(path)
         before = self._captions(path, data)
-        if self.existing == "append":
-            captions = before if caption in before else [*before, caption]
-        else:
-            captions = [caption]
+        if self.existing == "append" and caption in before:
+            return
+        captions = [*before, caption] if self.existing == "append" else [caption]
         try:
             with replacing(path) as beside:
                 beside.write_bytes(self._content(path, data, captions))
@@ -105,12 +104,15 @@ class BesideWriter:
         if not data.strip():
             return []
         if self.kind == "xmp":
-            return _of_xmp(path, xmp.read_caption, data).splitlines()
+            found = _of_xmp(path, xmp.read_caption, data)
+            return found.split("\n") if found else []
         if self.kind == "json":
             document, key = _json_object(path, data)
-            texts = caption_texts([] if document.get(key) is None else document[key])
-            if texts is None:
-                raise InputError(f"{path}: {key} is {shown(document[key])}; expected text")
+            value = [] if document.get(key) is None else document[key]
+            texts = caption_texts(value)
+            # Objects may hold more than their texts, which would be lost.
+            if texts is None or (self.existing != "skip" and texts not in (value, [value])):
+                raise InputError(f"{path}: {key} is {shown(value)}; expected text")
             return texts
         return [text for text, _ in sidecar_captions(path.with_suffix(".txt"), data)]
 
@@ -122,7 +124,9 @@ class BesideWriter:
             value = json.dumps(captions[0] if len(captions) == 1 else captions, ensure_ascii=False)
             text = _with_value(decode_text(data, path), key, value)
         else:
-            text = "\n".join(captions) + "\n"
+            kept = decode_text(data, path) if self.existing == "append" else ""
+            line_end = "" if kept.endswith("\n") or not kept else "\n"
+            text = f"{kept}{line_end}{captions[-1]}\n"
         return text.encode(errors="backslashreplace")
 
 

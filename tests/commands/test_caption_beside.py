@@ -110,6 +110,37 @@ def test_every_other_character_of_json_stays(
     assert (tmp_path / "a.json").read_bytes() == after.encode()
 
 
+@pytest.mark.parametrize(
+    "captions",
+    [[{"raw": "my cat", "likes": 3}, {"raw": "old"}], {"raw": "my cat"}, ["x", {"caption": "y"}]],
+)
+def test_objects_that_hold_captions_are_left_alone(
+    captions: object, command: Callable[..., Model], tmp_path: Path
+) -> None:
+    before = json.dumps({"captions": captions})
+    (tmp_path / "a.json").write_text(before)
+    for existing in ("append", "replace"):
+        model = command("a.jpg", "b.png", "--beside", "json", "--existing", existing)
+        assert (model.status, model.seen) == (1, ["b.png"])
+        assert "skipped: a.json: captions is " in model.messages
+    assert command("a.jpg", "--beside", "json").status == 0  # it has captions
+    assert (tmp_path / "a.json").read_text() == before
+
+
+def test_a_line_is_appended_and_every_other_character_stays(
+    command: Callable[..., Model], tmp_path: Path
+) -> None:
+    text = "\n  by hand\r\n\nA cat\x85 sleeps."
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    for _ in range(2):
+        command("a.jpg", "--beside", "txt", "--existing", "append")
+        assert (tmp_path / "a.txt").read_bytes().decode() == text + "\na <a>\n"
+    (tmp_path / "b.xmp").write_bytes(xmp.with_caption(xmp.EMPTY, "\u2028a\u2028cat\n\n\x85b"))
+    for _ in range(2):
+        command("b.png", "--beside", "xmp", "--existing", "append")
+        assert xmp.read_caption((tmp_path / "b.xmp").read_bytes()) == "a\u2028cat\n\n\x85b\na <b>"
+
+
 SIDECAR = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/">
  <r:RDF xmlns:r="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
