@@ -119,13 +119,13 @@ class ShardWriter:
 
 def _is_of_captions(path: Path) -> bool:
     """Return whether a file holds captions alone, as `ShardWriter` writes them."""
+    if path.suffix.lower() == ".tar":
+        from jaxcap.data.image_tar import holds_only
+
+        return holds_only(path, (".txt", ".json"))
+    from jaxcap.data.image_parquet import open_parquet
+
     try:
-        if path.suffix.lower() == ".tar":
-            from jaxcap.data.image_tar import tar_members
-
-            return all(member.suffix in (".txt", ".json") for member in tar_members(path))
-        from jaxcap.data.image_parquet import open_parquet
-
         return open_parquet(path).schema_arrow.names == [*_COLUMNS]
     except InputError:  # damaged, or another kind of file
         return False

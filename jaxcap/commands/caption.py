@@ -166,6 +166,10 @@ def run(arguments: CaptionArguments, console: Console) -> int:
     is_page = _suffix(arguments.output) in (".html", ".htm") and not (
         arguments.format or arguments.json
     )
+    if is_page and arguments.output is not None and not arguments.restart:
+        from jaxcap.report.assets import check_page
+
+        check_page(arguments.output, "--output", ", or replace it with --restart")
     is_shard = _suffix(arguments.output) in SHARD_SUFFIXES and not (
         arguments.format or arguments.json or arguments.words
     )

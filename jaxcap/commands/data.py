@@ -131,7 +131,10 @@ def _check(arguments: DataArguments) -> None:
     if page is not None:
         if page.suffix.lower() not in (".html", ".htm"):
             raise InputError(f"--page {page}: the page is HTML; give a name that ends in .html.")
+        from jaxcap.report.assets import check_page
+
         check_target(page, "--page")
+        check_page(page, "--page")
     if arguments.list is not None and (arguments.name or arguments.config) is None:
         raise InputError(f"--list {arguments.list}: no data set is named; give its name first.")
     if arguments.samples < 0:

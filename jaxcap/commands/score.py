@@ -182,6 +182,10 @@ def _check(arguments: ScoreArguments) -> None:
     if (page := _page(arguments)) is not None:
         check_writable(page, "--report", (".html", ".htm"))
     _check_inputs_stay(arguments)
+    if page is not None:
+        from jaxcap.report.assets import check_page
+
+        check_page(page, "--report")
     if arguments.train is None and (arguments.train_split or arguments.train_list):
         raise InputError("--train-split and --train-list select a part of --train; give --train.")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
@@ -113,6 +113,18 @@ def tar_members(path: Path, left_out: Callable[[Path], None] = ignore) -> list[T
         if found[name].suffix in IMAGE_SUFFIXES:
             left_out(path / name)
     return [member for name, member in found.items() if name not in hidden]
+
+
+def holds_only(path: Path, suffixes: Sequence[str]) -> bool:
+    """Return whether a tar file holds files with these suffixes alone: no link, no folder."""
+    try:
+        with open_file(path) as file, _open(file) as tar:
+            return all(
+                info.isreg() and info.size >= 0 and info.name.lower().endswith(tuple(suffixes))
+                for info in tar
+            )
+    except Exception:  # damaged bytes make tarfile raise nearly anything
+        return False
 
 
 def _open(file: IO[bytes]) -> tarfile.TarFile:

@@ -7,11 +7,36 @@ import hashlib
 import re
 from html import escape
 from importlib import resources
+from pathlib import Path
+
+from jaxcap.files import open_file
+from jaxcap.messages.errors import InputError
 
 
 def asset(name: str, package: str = "jaxcap.report") -> str:
     """Return a file of a package, by default a style, a script, or a template of this one."""
     return resources.files(package).joinpath(name).read_text(encoding="utf-8")
+
+
+def check_page(path: Path, option: str, way_out: str = "") -> None:
+    """Refuse to replace a file that is no page of jaxcap.
+
+    Args:
+      option: the option that names the file.
+      way_out: what to do other than give another name.
+
+    Raises:
+      InputError: the file is there, and jaxcap did not write it.
+    """
+    if not path.exists():
+        return
+    with open_file(path) as file:
+        begin = file.read(1 << 16)
+    if begin and b'<p class="kicker">jaxcap ' not in begin:
+        raise InputError(
+            f"{option} {path}: this file is no page that jaxcap wrote, so it is not replaced. "
+            f"Give another name{way_out}."
+        )
 
 
 def prose(text: str) -> str:

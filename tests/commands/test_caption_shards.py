@@ -136,6 +136,33 @@ def test_a_restart_replaces_captions_but_no_images(
         assert command(name, "--output", other, "--restart")[0] in (0, 1)
 
 
+@pytest.mark.parametrize("member", [".notes.rst", "a/.b.py", "link.txt", "folder.json"])
+def test_a_restart_replaces_no_tar_of_hidden_files_links_or_folders(
+    command: Callable[..., tuple[int, str, str]], tmp_path: Path, member: str
+) -> None:
+    with tarfile.open(tmp_path / "out.tar", "w") as file:
+        info = tarfile.TarInfo(member)
+        info.type = {"link": tarfile.SYMTYPE, "folder": tarfile.DIRTYPE}.get(
+            Path(member).stem, tarfile.REGTYPE
+        )
+        file.addfile(info)
+    before = (tmp_path / "out.tar").read_bytes()
+    with pytest.raises(InputError, match=r"out\.tar: it holds more than captions"):
+        command("in.tar", "--output", "out.tar", "--restart")
+    assert (tmp_path / "out.tar").read_bytes() == before
+
+
+def test_a_restart_replaces_the_captions_of_hidden_and_of_no_images(
+    command: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    (tmp_path / ".b.png").write_bytes(png(3))
+    (tmp_path / "c.png").write_bytes(b"no image")
+    for name in (".b.png", "c.png", ".b.png"):
+        assert command(name, "--output", "out.tar", "--restart")[0] == (name == "c.png")
+    with tarfile.open(tmp_path / "out.tar") as file:
+        assert file.getnames() == [".b.txt", ".b.json"]
+
+
 def test_other_images_of_one_name_in_a_shard_are_named(
     command: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
@@ -183,6 +210,22 @@ def test_a_page_shows_the_images_of_shards(
         *(("in.parquet/3.png", [4, 4]), ("in.parquet/4.png", [4, 4])),
         *(("in.tar/a/0.png", [4, 4]), ("in.tar/1.x.png", [4, 4]), ("in.tar/2.png", None)),
     ]
+
+
+def test_a_page_replaces_only_a_page_of_jaxcap(
+    command: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("<!doctype html><title>My holiday</title>")
+    with pytest.raises(InputError, match=r"--output page\.html: .* not replaced.*--restart"):
+        command("in.parquet", "--output", "page.html")
+    assert "holiday" in page.read_text()
+    assert command("in.parquet", "--output", "page.html", "--restart")[0] == 0
+    page.write_text(page.read_text() + "a note")
+    assert command("in.parquet", "--output", "page.html")[0] == 0
+    assert "a note" not in page.read_text()
+    page.write_text("")
+    assert command("in.parquet", "--output", "page.html")[0] == 0
 
 
 def test_shards_that_cannot_be_read_are_named(

@@ -97,6 +97,9 @@ def test_bad_input_is_refused_before_the_work(tiny_data, tmp_path):
         _run("shapes", data_dir=tiny_data, page=tmp_path / "page.txt")
     with pytest.raises(InputError, match="there is no folder"):
         _run("shapes", data_dir=tiny_data, page=tmp_path / "none" / "page.html")
+    (tmp_path / "mine.html").write_text("my page")
+    with pytest.raises(InputError, match=r"--page .*mine\.html: .* no page that jaxcap wrote"):
+        _run("shapes", data_dir=tiny_data, page=tmp_path / "mine.html")
     with pytest.raises(InputError, match="--samples is -1"):
         _run("shapes", samples=-1)
     with pytest.raises(InputError, match="--seed is -1"):
@@ -121,7 +124,8 @@ def test_a_page_is_self_contained_and_deterministic(tiny_data, tmp_path, capsys)
     options = {"data_dir": tiny_data, "samples": 4}
     _, messages = _run("shapes", page=page, **options)
     assert f"wrote {page}" in messages
-    _run("shapes", page=again, **options)
+    for _ in range(2):
+        _run("shapes", page=again, **options)
     _run("shapes", page=other, seed=1, **options)
     assert page.read_bytes() == again.read_bytes() != other.read_bytes()
     html = _Html(page.read_text())
