@@ -13,6 +13,7 @@ import io
 import logging
 import math
 import re
+import struct
 import warnings
 
 from PIL import Image, Jpeg2KImagePlugin, JpegImagePlugin, TiffImagePlugin
@@ -37,6 +38,8 @@ MAX_JPEG_PIXELS = 2**29
 """A JPEG larger than `MAX_DECODED_BYTES` is decoded at a reduced size, up to this bound."""
 MAX_SCANNED_PIXELS = 2**32
 """Pixels of a JPEG times its scans, about ten in a progressive file. Empty scans take no bytes."""
+MAX_BLOCK_MARKERS = 2**16
+"""Markers that divide a JPEG 2000 file into blocks: one for each tile that it may have."""
 _MAX_COVERINGS = 8
 """How often the tiles of a file may cover the image: once, or once for each band."""
 
@@ -56,6 +59,16 @@ _BLOCKS = re.compile(
     re.DOTALL,
 )
 _BLOCK_BYTES = 500  # what OpenJPEG keeps of a block and its share of a precinct, measured
+_SIZES = b"\xff\x4f\xff\x51"  # a codestream begins with the sizes of image and tiles (A.5.1)
+_TILE_BYTES, _COMPONENT_BYTES = 8900, 1100  # kept of each tile, and of its components, measured
+# Transforms of components (15444-2, A.3.7 and A.3.8), which are copied for each tile.
+_TRANSFORMS = re.compile(rb"\xff(?:\x74..\0\0..|\x75..\0\0.)\0\0", re.DOTALL)
+
+# TIFF: sides, bits, compression, colours, order of bits, samples, strips, planes, tiles, and
+# extra samples and their format, which decide how much memory is needed; and the types of integers.
+_LAYOUT_TAGS = {256, 257, 258, 259, 262, 266, 277, 278, 284, 322, 323, 338, 339}
+_SHORT, _LONG, _LONG8 = 3, 4, 16
+_MAX_TAGS = 4096  # libtiff reads no directory with more
 
 # First bytes of files that are often called .jpg, and what to do about them.
 _STRANGERS: tuple[tuple[bytes, int, str], ...] = (
@@ -172,16 +185,25 @@ def bound_memory(image: Image.Image, name: str) -> None:
     """
     cost, pixels, size = _COST.get(image.mode, _WIDE_COST), _pixels(image), image.size
     cost += _DECODER_COST.get(image.format or "", 0)
-    most, source = MAX_DECODED_BYTES, getattr(image, "fp", None)
-    if isinstance(source, _Source):
-        most = min(most, max(_MAX_SMALL_BYTES, _MAX_EXPANSION * len(source.getvalue())))
+    most = MAX_DECODED_BYTES
+    if data := _bytes_of(image):
+        most = min(most, max(_MAX_SMALL_BYTES, _MAX_EXPANSION * len(data)))
     if isinstance(image, TiffImagePlugin.TiffImageFile):
+        _check_tags(image, name)
         boxes = (tile.extents or (0, 0, 0, 0) for tile in image.tile)
         covered = sum((right - left) * (low - top) for left, top, right, low in boxes)
         if covered > _MAX_COVERINGS * pixels:
             raise InputError(f"{name}: the parts of this TIFF file repeat; save it again as PNG")
     if isinstance(image, Jpeg2KImagePlugin.Jpeg2KImageFile) and image.tile:
-        cost += _block_cost(image)
+        width, height, tiles, depths = _sizes(image, name)
+        if width * height > pixels:
+            size, pixels = (width, height), width * height
+        cost = max(cost, 4 + sum(4 + 2 ** ((depth & 127) // 8) for depth in depths))
+        most -= len(depths) * _block_bytes(data, width, height, name)
+        most -= tiles * (_TILE_BYTES + _COMPONENT_BYTES * len(depths))
+        most -= tiles * 3 * len(data) if _TRANSFORMS.search(data) else 0
+        if most < 0:
+            raise InputError(_too_many_parts(name))
     if isinstance(image, JpegImagePlugin.JpegImageFile) and image.tile:
         most = max(1, most - _coefficient_bytes(image, name))
         scale = math.ceil(math.sqrt(image.width * image.height * cost / most))
@@ -203,21 +225,94 @@ def _pixels(image: Image.Image) -> int:
     return max(image.width * image.height, tile)
 
 
-def _block_cost(image: Jpeg2KImagePlugin.Jpeg2KImageFile) -> int:
-    """Return the bytes per pixel that the decoder keeps of the blocks of a JPEG 2000 file."""
-    data = image.fp.getvalue() if isinstance(image.fp, _Source) else b""
-    most_blocks, most_layers = 0.0, 0
-    for found in _BLOCKS.finditer(data):
-        style, layers, style_of_one, levels, width, height, precincts = found.groups()
+def _bytes_of(image: Image.Image) -> bytes:
+    """Return the whole file of an image that `open_image` opened."""
+    source = getattr(image, "fp", None)
+    return source.getvalue() if isinstance(source, _Source) else b""
+
+
+def _check_tags(image: TiffImagePlugin.TiffImageFile, name: str) -> None:
+    """Make sure that Pillow found the tags by which libtiff reserves memory.
+
+    Pillow skips a tag whose type it does not know, and all tags after one that it cannot read.
+
+    Raises:
+      InputError: a tag of the layout is repeated, or Pillow did not read an integer from it.
+    """
+    data, tags = _bytes_of(image), image.tag_v2
+    order = "<" if tags.prefix == b"II" else ">"
+    formats = ("Q", "HHQ8x") if data[2:3] == b"\x2b" else ("H", "HHI4x")
+    head, entry = (struct.Struct(order + each) for each in formats)
+    start, seen = tags.offset + head.size, set()
+    count = min(_MAX_TAGS, *head.unpack_from(data, tags.offset))
+    count = min(count, (len(data) - start) // entry.size)
+    for tag, kind, _ in entry.iter_unpack(data[start : start + count * entry.size]):
+        if tag not in _LAYOUT_TAGS:
+            continue
+        if tag in seen or kind not in (_SHORT, _LONG, _LONG8) or tags.tagtype.get(tag) != kind:
+            raise InputError(
+                f"{name}: tag {tag} of this TIFF file has type {kind}, is repeated, or cannot be "
+                "read; save the image again as PNG"
+            )
+        seen.add(tag)
+
+
+def _sizes(image: Jpeg2KImagePlugin.Jpeg2KImageFile, name: str) -> tuple[int, int, int, bytes]:
+    """Return width, height, and number of tiles of a JPEG 2000 file, and the depth of components.
+
+    They are those of the codestream that OpenJPEG decodes: a JP2 file may claim others.
+
+    Raises:
+      InputError: there is no codestream.
+    """
+    data = _bytes_of(image)
+    source, place = _Source(data), 0
+    with contextlib.suppress(struct.error, OSError, ArithmeticError):
+        kind = b"jp2c" if data[:4] == _SIZES else b""
+        while kind != b"jp2c":  # boxes: 15444-1, I.4
+            source.seek(place)
+            size, kind = struct.unpack(">I4s", source.read(8))
+            start = place + (16 if size == 1 else 8)
+            place += struct.unpack(">Q", source.read(8))[0] if size == 1 else size
+            if kind == b"jp2c":
+                place = start
+            elif place < start:
+                break
+        if data[place : place + 4] == _SIZES:
+            *sides, count = struct.unpack_from(">8IH", data, place + 8)
+            right, low, left, top, across, down, tiles_left, tiles_top = sides
+            tiles = -(-(right - tiles_left) // across) * -(-(low - tiles_top) // down)
+            depths = data[place + 42 : place + 42 + 3 * count : 3]
+            if right > left and low > top and tiles > 0:
+                return right - left, low - top, tiles, depths
+    raise InputError(f"{name}: this JPEG2000 file is damaged: its codestream does not begin right")
+
+
+def _block_bytes(data: bytes, width: int, height: int, name: str) -> int:
+    """Return the bytes that OpenJPEG keeps of the blocks of each component of a JPEG 2000 file.
+
+    Raises:
+      InputError: too many markers describe the blocks.
+    """
+    most_blocks, most_layers, most_levels, most_in_level = 0, 0, 0, 0
+    for number, found in enumerate(_BLOCKS.finditer(data)):
+        if number == MAX_BLOCK_MARKERS:
+            raise InputError(_too_many_parts(name))
+        style, layers, style_of_one, levels, block_width, block_height, precincts = found.groups()
         whole = b"\xff" * 33 if (style or style_of_one)[0] % 2 == 0 else precincts
-        blocks = 0.0  # for each pixel of a component
-        for level, side in enumerate(whole[levels[0] :: -1]):  # halved in each band of a level
-            across = min(width[0] + 2, max(1, side & 15) - 1)
-            down = min(height[0] + 2, max(1, side >> 4) - 1)
-            blocks += 0.25**level / 2 ** (across + down)
-        most_blocks = max(most_blocks, blocks)
+        blocks = []
+        for level, side in enumerate(whole[levels[0] :: -1], 1):  # each of four bands of half size
+            across = level + min(block_width[0] + 2, max(1, side & 15) - 1)
+            down = level + min(block_height[0] + 2, max(1, side >> 4) - 1)
+            # Wherever n > 0 pixels begin, they touch at most (n - 2) // 2^k + 2 blocks of 2^k.
+            blocks.append(4 * ((width - 2 >> across) + 2) * ((height - 2 >> down) + 2))
+        most_blocks = max(most_blocks, sum(blocks))
         most_layers = max(most_layers, int.from_bytes(layers or b"", "big"))
-    return math.ceil(len(image.getbands()) * most_blocks * (_BLOCK_BYTES + 2 * most_layers))
+        most_levels = max(most_levels, len(blocks))
+        most_in_level = max((most_in_level, *blocks))
+    # OpenJPEG notes in two bytes whether it has read each packet, as if all levels were alike.
+    packets = (most_layers + 1) * most_levels * most_in_level
+    return _BLOCK_BYTES * most_blocks + 2 * packets
 
 
 def _coefficient_bytes(image: JpegImagePlugin.JpegImageFile, name: str) -> int:
@@ -226,7 +321,7 @@ def _coefficient_bytes(image: JpegImagePlugin.JpegImageFile, name: str) -> int:
     Raises:
       InputError: the scans are too many.
     """
-    data = image.fp.getvalue() if isinstance(image.fp, _Source) else b""
+    data = _bytes_of(image)
     partial = (_SOS + bytes((0, 6 + 2 * n, n)) for n in range(1, image.layers))
     if "progressive" not in image.info and not any(scan in data for scan in partial):
         return 0
@@ -249,6 +344,10 @@ def _open_large_jpeg(data: bytes, name: str) -> Image.Image:
 def _too_large(name: str, width: int = 0, height: int = 0, mode: str = "") -> str:
     found = f" ({width}×{height}{f', mode {mode}' if mode else ''})" if width else ""
     return f"{name}: the image has too many pixels to decode{found}; scale it down first"
+
+
+def _too_many_parts(name: str) -> str:
+    return f"{name}: a JPEG 2000 file of too many tiles, components, or blocks; save it as PNG"
 
 
 def _size_of(data: bytes) -> tuple[int, int]:

@@ -210,21 +210,42 @@ def test_pillow_prints_no_errors_of_its_own() -> None:
     assert any(isinstance(x, logging.NullHandler) for x in logging.getLogger("PIL").handlers)
 
 
+def tiled_tiff(side: int, *odd: bytes) -> bytes:
+    """A TIFF of 16 × 16 pixels whose one tile is compressed zeros; odd tags replace its own."""
+    tile = zlib.compress(bytes(side * side))
+    values = {256: 16, 257: 16, 258: 8, 259: 8, 262: 1, 277: 1, 322: side, 323: side}
+    values |= {324: 8 + 2 + 12 * (10 + len(odd)) + 4, 325: len(tile)}
+    replaced = {struct.unpack_from("<H", tag)[0] for tag in odd}
+    kept = [struct.pack("<HHII", tag, 4, 1, x) for tag, x in values.items() if tag not in replaced]
+    tags = sorted((*kept, *odd), key=lambda tag: struct.unpack_from("<H", tag)[0])
+    directory = struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + b"".join(tags)
+    return directory.ljust(values[324], b"\0") + tile
+
+
 def test_tiles_larger_than_the_image_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A TIFF of 16 x 16 pixels whose one tile is compressed zeros."""
-
-    def tiff(side: int) -> bytes:
-        tile = zlib.compress(bytes(side * side))
-        entries = [(256, 16), (257, 16), (258, 8), (259, 8), (262, 1), (277, 1)]
-        entries += [(322, side), (323, side), (324, 8 + 2 + 12 * 10 + 4), (325, len(tile))]
-        directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
-        return struct.pack("<2sHIH", b"II", 42, 8, 10) + directory + bytes(4) + tile
-
-    assert images.decode(tiff(32), name="x").shape == (16, 16, 3)
+    assert images.decode(tiled_tiff(32), name="x").shape == (16, 16, 3)
     monkeypatch.setattr(image_files, "MAX_DECODED_BYTES", 64 * 64 * 11 - 1)
-    assert images.decode(tiff(32), name="x").shape == (16, 16, 3)
+    assert images.decode(tiled_tiff(32), name="x").shape == (16, 16, 3)
     with pytest.raises(InputError, match=r"^x: the image has too many pixels"):
-        images.decode(tiff(64), name="x")
+        images.decode(tiled_tiff(64), name="x")
+
+
+@pytest.mark.parametrize(
+    ("tag", "odd"),
+    [
+        (322, [struct.pack("<HHII", 322, 1, 1, 64)]),  # a byte
+        (322, [struct.pack("<HHII", 322, 17, 1, 40)]),  # a signed integer of 8 bytes
+        (323, [struct.pack("<HHIf", 323, 11, 1, 64)]),  # a float
+        (277, [struct.pack("<HHIi", 277, 9, 1, 1)]),  # a signed integer
+        (322, [struct.pack("<HHII", 322, 4, 1, 64)] * 2),
+        (322, [struct.pack("<HHII", 315, 2, 90, 9999)]),  # Pillow reads no tags after it
+    ],
+)
+def test_tags_that_pillow_and_libtiff_read_differently_are_refused(
+    tag: int, odd: list[bytes]
+) -> None:
+    with pytest.raises(InputError, match=rf"^x: tag {tag} of this TIFF file has type \d+, is"):
+        images.decode(tiled_tiff(64, *odd), name="x")
 
 
 def raw_tiff(pixels: np.ndarray, rows: int, offsets: list[int], *, planes: int = 1) -> bytes:
@@ -305,30 +326,126 @@ def test_a_jpeg_of_too_many_scans_is_refused(
         images.decode(data[:-2] + scan * 20 + data[-2:], name="x")
 
 
+def codestream(
+    width: int,
+    height: int,
+    *,
+    tile: int = 2**31,
+    depths: bytes = b"\7\7\7",
+    layers: int = 1,
+    levels: int = 0,
+    block: tuple[int, int] = (6, 6),
+    precincts: bytes = b"",
+    marker: bytes = b"",
+) -> bytes:
+    """A JPEG 2000 codestream with one empty tile; blocks are exponents of two."""
+    sizes = struct.pack(">H8IH", 0, width, height, 0, 0, tile, tile, 0, 0, len(depths))
+    sizes += b"".join(bytes((depth, 1, 1)) for depth in depths)
+    style = struct.pack(">BBHB", bool(precincts), 0, layers, 0)
+    style += bytes((levels, block[0] - 2, block[1] - 2, 0, 1)) + precincts
+    segments = ((0x51, sizes), (0x52, style), (0x5C, bytes((64, *[64] * (3 * levels + 1)))))
+    head = b"".join(struct.pack(">BBH", 255, kind, 2 + len(x)) + x for kind, x in segments)
+    part = struct.pack(">HHHIBB", 0xFF90, 10, 0, 0, 0, 1) + b"\xff\x93"
+    return b"\xff\x4f" + head + marker + part + bytes(64) + b"\xff\xd9"
+
+
 @pytest.mark.parametrize(
-    ("options", "component", "cost"),
+    ("options", "needed"),
     [
-        ({}, b"", 1),  # 3 × 502 × 4/3 / 64²: three bands, and levels of a quarter each
-        ({"codeblock_size": (4, 4)}, b"", 126),  # 3 × 502 × 4/3 / 4²
-        ({"codeblock_size": (32, 32), "quality_layers": [8, 4, 2]}, b"", 2),
-        ({"precinct_size": (128, 128)}, b"", 2),  # 64, 32, ... in each band, as OpenJPEG writes
-        ({"precinct_size": (32, 32)}, b"", 30),  # 3 × 502 × 5 / 16²
-        ({}, b"\xff\x53\0\x09\0\0\5\0\0\0\1", 126),  # 4 × 4 in one component
-        ({}, b"\xff\x53\0\x0a\0\1\0\4\4\0\1\x22", 377),  # 3 × 502 / 2²
+        # Four bands of half size: 4 × ((510 >> 7) + 2) × ((254 >> 7) + 2) = 60 blocks of 64 × 64.
+        ({}, 500 * 60 + 2 * 2 * 60),
+        ({"levels": 1}, 500 * (60 + 24) + 2 * 2 * 2 * 60),
+        ({"layers": 9}, 500 * 60 + 2 * 10 * 60),
+        ({"layers": 9, "levels": 1}, 500 * (60 + 24) + 2 * 10 * 2 * 60),
+        ({"block": (2, 2)}, 504 * 4 * 65 * 33),
+        ({"precincts": b"\x55"}, 504 * 4 * 17 * 9),  # blocks of at most 16 × 16
+        ({"marker": b"\xff\x53\0\x09\0\0\0\0\0\0\1"}, 504 * 4 * 65 * 33),  # one component's
+        ({"marker": b"\xff\x53\0\x0a\0\1\0\4\4\0\1\x22"}, 504 * 4 * 129 * 65),
+        ({"width": 1, "height": 2**17, "block": (10, 2)}, 504 * 4 * (2**14 + 1)),  # a column
     ],
 )
-def test_small_blocks_of_jpeg_2000_count(
-    options: dict[str, object], component: bytes, cost: int, monkeypatch: pytest.MonkeyPatch
+def test_blocks_of_jpeg_2000_count(
+    options: dict[str, int], needed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """OpenJPEG keeps 500 bytes of each block, so 150 bytes of a file could take 100 GB."""
-    data = encoded(SCENE, "JPEG2000", **options)
-    place = data.index(b"\xff\x5c")
-    data = data[:place] + component + data[place:]
-    monkeypatch.setattr(image_files, "MAX_DECODED_BYTES", 24 * 32 * (18 + cost))
+    data = codestream(**{"width": 512, "height": 256, **options})
+    most = 512 * 256 * 19 + 8900 + 3 * (1100 + needed)
+    monkeypatch.setattr(image_files, "MAX_DECODED_BYTES", most)
     image_files.bound_memory(image_files.open_image(data, "x"), "x")
-    monkeypatch.setattr(image_files, "MAX_DECODED_BYTES", 24 * 32 * (18 + cost) - 1)
-    with pytest.raises(InputError, match=r"too many pixels to decode \(32×24, mode RGB\)"):
+    monkeypatch.setattr(image_files, "MAX_DECODED_BYTES", most - 1)
+    with pytest.raises(InputError, match=r"too many pixels to decode \(\d+×\d+, mode RGB\)"):
         image_files.bound_memory(image_files.open_image(data, "x"), "x")
+
+
+def jp2(*boxes: bytes) -> bytes:
+    """A JP2 file that claims 100 × 100 pixels of three components; its last boxes are given."""
+    about = b"\0\0\0\x16ihdr" + struct.pack(">IIHBBBB", 100, 100, 3, 7, 7, 0, 0)
+    about += b"\0\0\0\x0fcolr" + struct.pack(">BBBI", 1, 0, 0, 16)
+    head = b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0\0\0\x14ftypjp2 \0\0\0\0jp2 "
+    return head + struct.pack(">I4s", 8 + len(about), b"jp2h") + about + b"".join(boxes)
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        [b"\0\0\0\0jp2c"],
+        [b"\0\0\0\x0cfreexxxx", b"\0\0\0\0jp2c"],
+        [b"\0\0\0\1free\0\0\0\0\0\0\0\x14xxxx", b"\0\0\0\1jp2c\0\0\0\0\0\0\0\xff"],
+    ],
+)
+def test_tiles_and_components_of_the_codestream_count(boxes: list[bytes]) -> None:
+    """OpenJPEG copies a table of each component for each tile, before Pillow sees their number."""
+    whole = codestream(100, 100)
+    assert images.decode(jp2(*boxes, whole), name="x").shape == (100, 100, 3)
+    tiled = codestream(100, 100, tile=1, depths=b"\7" * 100)
+    seen_by_pillow = ".*unable to determine J2K image mode"  # if the codestream follows at once
+    with pytest.raises(InputError, match=rf"^x: (a JPEG 2000 file of too many|{seen_by_pillow})"):
+        images.decode(jp2(*boxes, tiled), name="x")
+    with pytest.raises(InputError, match=r"too many pixels to decode \(9000×9000, mode RGB\)"):
+        images.decode(jp2(*boxes, codestream(9000, 9000)), name="x")
+    later = whole[:2] + b"\xff\x30" + whole[2:]  # OpenJPEG skips unknown markers
+    for data in (jp2(*boxes, later), jp2(*boxes[:-1]), jp2(b"\0\0\0\4free", *boxes, whole)):
+        with pytest.raises(InputError, match=r"damaged: its codestream does not begin right"):
+            images.decode(data, name="x")
+
+
+def test_transforms_of_components_count_for_each_tile() -> None:
+    transform = struct.pack(">HHHHH", 0xFF74, 60_006, 0, 257, 0) + bytes(59_998)
+    images.decode(codestream(100, 100, marker=transform), name="x")
+    images.decode(codestream(100, 100, tile=2), name="x")
+    with pytest.raises(InputError, match=r"^x: a JPEG 2000 file of too many tiles"):
+        images.decode(codestream(100, 100, tile=1, marker=transform), name="x")
+
+
+def test_deep_components_of_jpeg_2000_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow and OpenJPEG keep four bytes each, and Pillow four of the pixel."""
+    data = codestream(512, 512, depths=b"\x17\x17\x17")
+    most = 512 * 512 * (4 + 3 * 8) + 8900 + 3 * (1100 + 504 * 4 * 25)
+    monkeypatch.setattr(image_files, "MAX_DECODED_BYTES", most)
+    images.decode(data, name="x")
+    monkeypatch.setattr(image_files, "MAX_DECODED_BYTES", most - 1)
+    with pytest.raises(InputError, match=r"too many pixels to decode"):
+        images.decode(data, name="x")
+
+
+def test_markers_of_blocks_are_read_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_files, "MAX_BLOCK_MARKERS", 9)
+    marker = b"\xff\x53\0\x09\0\0\0\4\4\0\1"
+    images.decode(codestream(9, 9, marker=marker * 8), name="x")
+    with pytest.raises(InputError, match=r"^x: a JPEG 2000 file of too many tiles"):
+        images.decode(codestream(9, 9, marker=marker * 9), name="x")
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "I;16"])
+def test_tiles_that_pillow_writes_are_read(mode: str) -> None:
+    image = SCENE.convert("I;16" if mode == "I;16" else mode)
+    for data in (
+        encoded(image, "JPEG2000", tile_size=(9, 7), tile_offset=(2, 3), offset=(4, 5)),
+        encoded(image, "JPEG2000", no_jp2=True),
+        encoded(image, "TIFF", compression="tiff_lzw"),
+        encoded(image, "TIFF", compression="tiff_lzw", big_tiff=True),
+    ):
+        assert images.decode(data, name="x").shape == (24, 32, 3)
 
 
 @pytest.mark.parametrize("progressive", [False, True])
