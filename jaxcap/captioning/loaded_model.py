@@ -60,9 +60,8 @@ def load(
         and image sizes but must have the same vocabulary; the first one's search options
         apply. Without arguments: the packaged model.
       best: load the checkpoint with the best score, or else the latest.
-      cache: keep traced and compiled programs in `$XDG_CACHE_HOME/jaxcap`, else
-        `~/.cache/jaxcap`, so that the next process starts sooner. This also sets JAX's
-        compilation cache, unless you have set it.
+      cache: keep compiled programs in `$XDG_CACHE_HOME/jaxcap`, else `~/.cache/jaxcap`, so that the
+        next process starts sooner. This also sets JAX's compilation cache, unless you have set it.
 
     Raises:
       InputError: a path is not a run or published file, a run has no intact checkpoint or

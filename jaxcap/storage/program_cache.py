@@ -1,10 +1,11 @@
-"""Keep exported programs on disk, so that the next process need not trace and lower them again.
+"""Keep compiled programs on disk, so that the next process need not trace and lower them again.
 
 JAX's compilation cache stores compiled programs, but a new process must trace and lower the
 function to find its entry; for a captioner that takes longer than everything else. This cache
-stores the lowered program, serialized by `jax.export`. Its key covers all that the program depends
-on: the code of this library, the versions of JAX and Flax, JAX's options, the caller's description
-of the function, and the shapes of the arguments. Weights are arguments and are not stored.
+finds them without tracing. Its key covers all that a program depends on: the code of this library,
+the versions of JAX, jaxlib and Flax, the options of JAX and XLA, the processor, the caller's
+description of the function, and the shapes of the arguments. Weights are arguments and are not
+stored.
 
 A store that cannot be read or written, is damaged, or belongs to another user, costs only time.
 Programs are code, so those of other users are never run.
@@ -17,19 +18,25 @@ import dataclasses
 import functools
 import hashlib
 import os
+import platform
+import uuid
 import warnings
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import flax
 import jax
-import jax.export
+import jaxlib
 
 from jaxcap.files import cache_dir, is_private, replacing
 
 _TRACED = ("captioning/decoding.py", "model", "search")
 """The code and tables from which a captioner's program is traced."""
+
+_NOT_STORABLE = b""
+"""The entry of a function that is left to JAX's own cache."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,11 +121,21 @@ def digest_of_sources(*names: str) -> str:
 
 @functools.cache
 def _code() -> str:
-    """Return the SHA-256 of the traced sources, the versions and JAX's options."""
+    """Return the SHA-256 of the traced sources, the versions, the options and the processor."""
     digest = hashlib.sha256(digest_of_sources(*_TRACED).encode())
-    digest.update(f"{jax.__version__} {flax.__version__} {os.cpu_count()}".encode())
-    digest.update(repr(sorted(jax.config.values.items(), key=str)).encode())
+    versions = (jax.__version__, jaxlib.__version__, flax.__version__)
+    options = (sorted(jax.config.values.items(), key=str), os.environ.get("XLA_FLAGS"))
+    digest.update(repr((versions, options, os.cpu_count(), _processor())).encode())
     return digest.hexdigest()
+
+
+def _processor() -> str:
+    """Return what the processor can do: a program compiled for another may not run on it."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith(("flags", "Features")):
+                return line
+    return f"{platform.machine()} {platform.processor()}"
 
 
 def kept(
@@ -140,7 +157,8 @@ def kept(
             return function(*arguments)  # stored programs are for one device
         shapes = tuple((x.shape, x.dtype.name) for x in leaves)
         if (tree, shapes) not in programs:
-            key = key_of("serialized program", identity, jax.default_backend(), str(tree), shapes)
+            device = jax.local_devices()[0]
+            key = key_of("compiled program", identity, repr(device), str(tree), shapes)
             programs[tree, shapes] = _program(function, store, key, arguments, result)
         return programs[tree, shapes](*arguments)
 
@@ -154,37 +172,51 @@ def _program(
     arguments: tuple[Any, ...],
     result: Callable[..., Any],
 ) -> Callable[..., Any]:
-    content = store.get(key)
-    if content is None:
-        try:
-            content = _serialize(function, arguments)
-        except (NotImplementedError, TypeError, ValueError):  # not every function can be exported
-            return function
-        store.put(key, content)
-    # Also after exporting: the next process then finds XLA's cache entry for this very program.
-    exported = jax.export.deserialize(bytearray(content))
-    # To call a program for CPUs, JAX first imports SciPy for its LAPACK, which takes a fifth of a
-    # command's start. Captioners have no linear algebra, so call it as one for no platform.
-    exported = dataclasses.replace(
-        exported,
-        platforms=("any",),
-        disabled_safety_checks=(jax.export.DisabledSafetyCheck.platform(),),
-    )
-    program = jax.jit(exported.call)
-    return lambda *arguments: result(*program(*jax.tree.leaves(arguments)))
-
-
-def _serialize(function: Callable[..., Any], arguments: tuple[Any, ...]) -> bytes:
-    """Export the function of the arguments' leaves to a list of arrays, for any pytrees."""
     leaves, tree = jax.tree.flatten(arguments)
+    content = store.get(key)
+    if content == _NOT_STORABLE:
+        return function
+    program = None if content is None else _loaded(content, leaves)
+    if program is None:
 
-    def flat(*leaves: Any) -> list[Any]:
-        return jax.tree.leaves(function(*jax.tree.unflatten(tree, leaves)))
+        def flat(*leaves: Any) -> list[Any]:
+            return jax.tree.leaves(function(*jax.tree.unflatten(tree, leaves)))
 
-    shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves]
-    with without_source_lines():
-        exported = jax.export.export(jax.jit(flat, keep_unused=True))(*shapes)
-    return bytes(exported.serialize())
+        # A program that JAX finds in its own cache cannot be stored again: when loaded, it lacks
+        # functions. JAX finds none of a new name.
+        flat.__name__ = f"program_{uuid.uuid4().hex}"
+        program = jax.jit(flat, keep_unused=True).lower(*leaves).compile()
+        store.put(key, _serialized(program))
+    compiled = program
+    return lambda *arguments: result(*compiled(*jax.tree.leaves(arguments)))
+
+
+def _serialized(program: jax.stages.Compiled) -> bytes:
+    """Return a program, and before it the number of its results."""
+    try:
+        from jax.experimental.serialize_executable import serialize
+
+        content, _, results = serialize(program)
+    except Exception:  # the interface is experimental, and not every function can be stored
+        return _NOT_STORABLE
+    return results.num_leaves.to_bytes(4) + zlib.compress(content, level=1)
+
+
+def _loaded(content: bytes, leaves: Sequence[Any]) -> jax.stages.Compiled | None:
+    """Return the program that `_serialized` gave; None if this version of JAX cannot load it."""
+    arguments = jax.tree.structure((tuple(leaves), {}))
+    results = jax.tree.structure([0] * int.from_bytes(content[:4]))
+    try:
+        from jax.experimental.serialize_executable import deserialize_and_load
+
+        return deserialize_and_load(
+            zlib.decompress(content[4:]),
+            arguments,
+            results,
+            execution_devices=jax.local_devices()[:1],
+        )
+    except Exception:  # it is compiled again
+        return None
 
 
 @contextlib.contextmanager
