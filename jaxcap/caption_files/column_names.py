@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import posixpath
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from jaxcap.caption_files.text_files import column_name
+from jaxcap.files.normal_form import normal_form
 
 ID_NAMES = (
     "image_id", "image", "file_name", "filename", "image_name", "image_path", "file_path",
@@ -107,4 +107,4 @@ def id_text(value: object) -> str | None:
 
 def one_spelling(name: str) -> str:
     """Return ".\\city\\1.jpg" as "city/1.jpg", with accents composed. Case stays."""
-    return posixpath.normpath(unicodedata.normalize("NFC", name).replace("\\", "/"))
+    return posixpath.normpath(normal_form("NFC", name).replace("\\", "/"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 from jaxcap.caption_files.image_matching import from_address, match, stem_of
 from jaxcap.caption_files.reading import ImageCaptions
 from jaxcap.data.image_paths import images_below
+from jaxcap.files.normal_form import normal_form
 from jaxcap.messages.errors import InputError, counted, did_you_mean
 
 _FILE_KINDS = (
@@ -121,7 +121,7 @@ def pictures_of(ids: Sequence[dict[str, str]], directory: Path) -> Located:
 
 def file_in(folder: Path, name: str, subfolder: str = "") -> Path | None:
     """Return the file of that name in the subfolder or in the folder, and nowhere else."""
-    forms = dict.fromkeys([name, *(unicodedata.normalize(f, name) for f in ("NFC", "NFD"))])
+    forms = dict.fromkeys([name, normal_form("NFC", name), normal_form("NFD", name)])
     for form in forms:  # macOS writes names decomposed
         for path in (folder / subfolder / form, folder / form):
             inside = path.is_relative_to(folder) and ".." not in path.parts[len(folder.parts) :]

@@ -13,7 +13,6 @@ import functools
 import itertools
 import posixpath
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from urllib.parse import unquote_plus
 from jaxcap.caption_files.column_names import one_spelling
 from jaxcap.caption_files.reading import ImageCaptions
 from jaxcap.data.image_names import IMAGE_SUFFIXES
+from jaxcap.files.normal_form import normal_form
 from jaxcap.messages.errors import InputError, counted
 
 _MOST_PARTS = 6
@@ -37,7 +37,7 @@ def _path(text: str) -> str:
 
     NFKC also makes a space of the narrow one that macOS writes in the names of screenshots.
     """
-    return one_spelling(unicodedata.normalize("NFKC", text)).casefold()
+    return one_spelling(normal_form("NFKC", text)).casefold()
 
 
 def _last(text: str, parts: int) -> str:

@@ -13,6 +13,8 @@ import functools
 import unicodedata
 from itertools import pairwise
 
+from jaxcap.files.normal_form import normal_form
+
 _JOINER = "\u200d"
 
 # These extend a cluster although their category is not Mark: both joiners, the vowels AM of Thai
@@ -82,7 +84,7 @@ def character_tokens(caption: str) -> list[str]:
     Returns:
       The clusters; empty if the caption is empty or only punctuation.
     """
-    normal = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", caption).lower())
+    normal = normal_form("NFKC", normal_form("NFKC", caption).lower())
     # A lone surrogate cannot be encoded; replace it.
     clusters = graphemes(normal.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
     return [each for each in clusters if unicodedata.category(each[0])[0] not in "CPZ"]

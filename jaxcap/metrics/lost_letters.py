@@ -8,9 +8,9 @@ vowels. Joiners (U+200C, U+200D), which spell words of Persian and Sinhala, are 
 from __future__ import annotations
 
 import functools
-import unicodedata
 from typing import Any
 
+from jaxcap.files.normal_form import normal_form
 from jaxcap.metrics.treebank_characters import DIGIT, LETTER, MARK
 
 
@@ -19,10 +19,11 @@ def _lost() -> Any:
     import regex  # slow to import, and ASCII needs none of it
 
     known = f"{LETTER}{MARK}{DIGIT}"
-    # A mark counts only within a word: emoji have marks as well.
+    # A mark counts only within a word: emoji have marks as well. Looking from the letter takes
+    # linear time; looking back from every mark would not.
+    mark = rf"[\p{{M}}\p{{Join_Control}}--[{known}]]"
     return regex.compile(
-        rf"[\p{{L}}\p{{Nd}}\p{{Nl}}--[{known}]]|(?<=\p{{L}}\p{{M}}*)[\p{{M}}\p{{Join_Control}}--[{known}]]",
-        regex.V1,
+        rf"[\p{{L}}\p{{Nd}}\p{{Nl}}--[{known}]]|\p{{L}}[\p{{M}}&&[{known}]]*+{mark}", regex.V1
     )
 
 
@@ -31,4 +32,4 @@ def loses_letters(text: str) -> bool:
 
     "ಹುಲಿ" (tiger) and "ಹಾಲು" (milk) both lose their vowels and become equal.
     """
-    return not text.isascii() and _lost().search(unicodedata.normalize("NFC", text)) is not None
+    return not text.isascii() and _lost().search(normal_form("NFC", text)) is not None

@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import importlib.metadata
 import os
 import platform
 import uuid
@@ -28,7 +29,6 @@ from typing import Any
 
 import flax
 import jax
-import jaxlib
 
 from jaxcap.files import cache_dir, is_private, replacing
 
@@ -123,7 +123,7 @@ def digest_of_sources(*names: str) -> str:
 def _code() -> str:
     """Return the SHA-256 of the traced sources, the versions, the options and the processor."""
     digest = hashlib.sha256(digest_of_sources(*_TRACED).encode())
-    versions = (jax.__version__, jaxlib.__version__, flax.__version__)
+    versions = (jax.__version__, importlib.metadata.version("jaxlib"), flax.__version__)
     options = (sorted(jax.config.values.items(), key=str), os.environ.get("XLA_FLAGS"))
     digest.update(repr((versions, options, os.cpu_count(), _processor())).encode())
     return digest.hexdigest()

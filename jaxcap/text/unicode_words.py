@@ -18,7 +18,10 @@ def _words() -> Any:
 
     part = r"[\p{L}\p{M}\p{N}\p{Join_Control}]"
     middle = r"[\p{WB=MidLetter}\p{WB=MidNumLet}\p{WB=MidNum}\p{WB=Single_Quote}]"
-    return regex.compile(rf"(?={part}*[\p{{L}}\p{{N}}]){part}+(?:{middle}{part}+)*")
+    # A word begins where a run of such characters does. To look for its letter from each of them
+    # would take quadratic time.
+    first = r"[\p{M}\p{Join_Control}]*+[\p{L}\p{N}]"
+    return regex.compile(rf"(?<!{part}){first}{part}*+(?:{middle}{part}++)*+")
 
 
 def unicode_words(text: str) -> list[str]:

@@ -17,7 +17,6 @@ import base64
 import functools
 import io
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any, ClassVar, Literal
 
 from jaxcap.config import DataConfig
 from jaxcap.files import read_bytes
+from jaxcap.files.normal_form import normal_form
 from jaxcap.messages.errors import InputError
 from jaxcap.metrics.graphemes import graphemes
 from jaxcap.metrics.lost_letters import loses_letters
@@ -45,7 +45,7 @@ _MAX_REPLACEMENT = 64  # bytes; the longest of NFKC, for U+FDFA, takes 33
 
 def normalise(text: str, form: str) -> str:
     """Return the text in the Unicode normal form "NFC" or "NFKC", or unchanged for "none"."""
-    return text if form == "none" else unicodedata.normalize(form, text)  # type: ignore[arg-type]
+    return text if form == "none" else normal_form(form, text)  # type: ignore[arg-type]
 
 
 def _plain(text: str, form: str) -> str:

@@ -16,6 +16,9 @@ import pytest
 from jaxcap.config import Config, DataConfig, differences, validate
 from jaxcap.messages.errors import InputError
 from jaxcap.metrics import tokenize
+from jaxcap.metrics.graphemes import character_tokens
+from jaxcap.metrics.lost_letters import loses_letters
+from jaxcap.text.unicode_words import unicode_words
 from jaxcap.text.units import (
     OLD_WORDS,
     WORDS,
@@ -318,3 +321,13 @@ def test_without_sentencepiece_the_message_says_how_to_get_it(
     ):
         with pytest.raises(InputError, match=r"pip install 'jaxcap\[pieces\]'"):
             action()
+
+
+@pytest.mark.parametrize("marks", ["\u0301\u0323", "\u0f73", "\u200d", "\u17b6"])
+@pytest.mark.parametrize("before", ["", "ಹ"])
+def test_long_runs_of_marks_end(before: str, marks: str) -> None:
+    # Quadratic searches would take many minutes.
+    text = before + marks * 50_000
+    assert loses_letters(text) == (bool(before) and marks != "\u0301\u0323")
+    assert len(unicode_words(text)) == len(before)
+    assert len(character_tokens(text)) <= 2

@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping
 
+from jaxcap.files.normal_form import normal_form
 from jaxcap.messages.errors import InputError
 
 DEFAULT_FRACTIONS: Mapping[str, float] = {"train": 0.8, "dev": 0.1, "test": 0.1}
@@ -90,7 +90,7 @@ def draw(name: str, fractions: Mapping[str, float]) -> str:
       name: the name of the image.
       fractions: the fraction of each split, by canonical name; they add up to 1.
     """
-    digest = hashlib.sha256(unicodedata.normalize("NFC", name).encode("utf-8", "surrogatepass"))
+    digest = hashlib.sha256(normal_form("NFC", name).encode("utf-8", "surrogatepass"))
     number = int.from_bytes(digest.digest()[:8], "big") / 2**64
     bound = 0.0
     order = sorted(fractions, key=lambda n: ({"test": 0, "dev": 1, "train": 3}.get(n, 2), n))
