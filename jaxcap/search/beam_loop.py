@@ -155,7 +155,7 @@ def candidates(
     *,
     k: int,
     special: SpecialTokens,
-    first: int = 0,
+    first: Int[Array, ""] | int = 0,
 ) -> Candidates:
     """Return the `k` best continuations of each of M beams.
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxcap.search.beam_loop import Choice, candidates, gather_beams, rank_beams, run_beams, select
-from jaxcap.search.interface import Processor, SearchResult, SpecialTokens, StepFunction
+from jaxcap.search.interface import (
+    MAX_UNROLLED,
+    Processor,
+    SearchResult,
+    SpecialTokens,
+    StepFunction,
+)
 from jaxcap.search.ranking import Ranking
 
 
@@ -55,27 +63,31 @@ def diverse_beam_search(
     ) -> Choice:
         batch, _, words = log_probs.shape
         image = jnp.arange(batch)[:, None]
-        penalty = jnp.zeros((batch, words))
-        choices = []
-        for group in range(groups):
+
+        def choose_group(penalty: Any, group: Any) -> tuple[Any, Choice]:
             first = group * size
-            own = slice(first, first + size)
+            own = functools.partial(
+                jax.lax.dynamic_slice_in_dim, start_index=first, slice_size=size, axis=1
+            )
             found = candidates(
-                log_probs[:, own] - penalty[:, None],
-                scores[:, own],
-                done[:, own],
+                own(log_probs) - penalty[:, None],
+                own(scores),
+                own(done),
                 k=size,
                 special=special,
                 first=first,
             )
             gains = log_probs[image, found.parents, found.tokens]
             gains = jnp.where(gather_beams(done, found.parents), found.gains, gains)
-            choices.append(select(found._replace(gains=gains), size))
-            tokens = choices[-1].tokens
+            choice = select(found._replace(gains=gains), size)
             # Finished captions continue with <pad>, which costs nothing.
-            chosen = jnp.where(tokens == special.pad, 0.0, diversity)
-            penalty = penalty.at[image, tokens].add(chosen)
-        return Choice(*(jnp.concatenate(each, axis=1) for each in zip(*choices, strict=True)))
+            chosen = jnp.where(choice.tokens == special.pad, 0.0, diversity)
+            return penalty.at[image, choice.tokens].add(chosen), choice
+
+        _, choices = jax.lax.scan(
+            choose_group, jnp.zeros((batch, words)), jnp.arange(groups), unroll=MAX_UNROLLED
+        )
+        return Choice(*(jnp.moveaxis(each, 0, 1).reshape(batch, beam_size) for each in choices))
 
     beams = run_beams(
         step,

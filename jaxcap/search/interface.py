@@ -17,6 +17,10 @@ from jaxtyping import Array, Bool, Float, Int
 NEVER = -1e9
 """Log probability of a forbidden choice; finite, so that differences stay defined."""
 
+MAX_UNROLLED = 8
+"""Loops of so many steps are written out in the program; thousands would take minutes to compile.
+The options of a search, which may come with a stranger's model, decide how many steps there are."""
+
 
 class Output(Protocol):
     """The output of a step function.

@@ -9,13 +9,14 @@ order, because each one only forbids words.
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxcap.search.interface import NEVER, Processor, SpecialTokens
+from jaxcap.search.interface import MAX_UNROLLED, NEVER, Processor, SpecialTokens
 
 
 def never(ids: Collection[int]) -> Processor:
@@ -63,12 +64,15 @@ def no_repeated_ngram(n: int, *, allowed: Collection[int] = ()) -> Processor:
         size, places = log_probs.shape[-1], tokens.shape[-1] - n + 1
         if places < 1:
             return log_probs
+
+        def compare(offset: Any, same: Any) -> Any:
+            words = jax.lax.dynamic_slice_in_dim(tokens, offset, places, axis=-1)  # (B, N, places)
+            last = jax.lax.dynamic_slice_in_dim(tokens, time - n + 1 + offset, 1, axis=-1)
+            return same & (words == last)
+
         # Compare the last n − 1 words with those at every earlier place.
-        before = jax.lax.dynamic_slice_in_dim(tokens, time - n + 1, n - 1, axis=-1)
         same = jnp.broadcast_to(jnp.arange(places) + n - 1 < time, (*tokens.shape[:-1], places))
-        for offset in range(n - 1):
-            word = tokens[..., offset : offset + places]  # (B, N, places)
-            same &= word == before[..., offset : offset + 1]
+        same = jax.lax.fori_loop(0, n - 1, compare, same, unroll=MAX_UNROLLED)
         # Forbid the word that followed there; `size` is out of range, and dropped.
         followed = tokens[..., n - 1 :]
         barred = jnp.where(same & ~_among(allowed, size)[followed], followed, size)

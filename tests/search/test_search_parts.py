@@ -159,3 +159,31 @@ def test_an_exported_program_leaves_the_number_of_images_open(search: Any) -> No
     program = jax.export.export(jax.jit(find))(carry)
     for one, other in zip(program.call(chain.carry), jax.jit(find)(chain.carry), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def _operations(search: Any, carry: Any) -> int:
+    return jax.jit(search).lower(carry).as_text().count("stablehlo.")
+
+
+@pytest.mark.slow
+def test_programs_of_large_searches_are_as_short_as_those_of_small_ones() -> None:
+    """A model's own search may ask for them, and long programs take minutes to compile."""
+    chain = Chain.random(8, images=1, time=2, words=5)
+
+    def in_groups(carry: Any, *, groups: int) -> SearchResult:
+        beams: dict[str, Any] = {"beam_size": groups, "groups": groups, "diversity": 0.5}
+        return diverse_beam_search(chain.step, carry, max_length=2, **beams)
+
+    def without_ngrams(carry: Any, *, n: int) -> SearchResult:
+        rules = [no_repeated_ngram(n)]
+        return greedy_search(chain.step, carry, max_length=200, processors=rules)
+
+    for program, few, many in (
+        (in_groups, {"groups": 9}, {"groups": 72}),
+        (without_ngrams, {"n": 10}, {"n": 100}),
+    ):
+        short, long = (
+            _operations(functools.partial(program, **options), chain.carry)
+            for options in (few, many)
+        )
+        assert long <= short
