@@ -93,7 +93,7 @@ def load_classifier(name_or_path: str, encoder_name: str) -> dict[str, np.ndarra
         `{"kernel": [D, 1000], "bias": [1000]}`, for the mean of the features over positions.
 
     Raises:
-        InputError: the file cannot be read, or holds no such classifier.
+        InputError: the file cannot be read, or holds no such classifier of finite numbers.
     """
     file = read_weight_file(weights_file(name_or_path, encoder_name))
     for layout, name in encoder_spec(encoder_name).classifier.items():
@@ -104,7 +104,10 @@ def load_classifier(name_or_path: str, encoder_name: str) -> dict[str, np.ndarra
         if layout != "keras":
             kernel = kernel.T
         if kernel.shape[1:] == bias.shape == (1000,):
-            return {"kernel": np.array(kernel, np.float32), "bias": np.array(bias, np.float32)}
+            filled = {name + leaves[0]: kernel, name + leaves[1]: bias}
+            filled = {tensor: _converted(x, np.float32) for tensor, x in filled.items()}
+            _check_usable(file, encoder_name, filled)
+            return dict(zip(("kernel", "bias"), filled.values(), strict=True))
     raise InputError(
         f"{file.path}: holds no ImageNet classifier of encoder '{encoder_name}', which"
         " recognition.words needs. Give published weights, or --recognition.words 0."
@@ -123,27 +126,38 @@ def fill(file: WeightFile, exact: Fit, variables: Mapping[str, Any]) -> dict[str
     Raises:
         InputError: a tensor is not finite or not of a floating-point type.
     """
-    not_finite: list[str] = []
-    not_floating: list[str] = []
+    values: dict[str, np.ndarray] = {}
 
     def value_of(key_path: Sequence[Any], leaf: Any) -> np.ndarray:
         name = exact.names[leaf_path(key_path)]
-        tensor = from_published(file.tensors[name], file.naming)
-        if not jnp.issubdtype(tensor.dtype, jnp.floating):
-            not_floating.append(f"{name} ({tensor.dtype})")
-        with np.errstate(all="ignore"):  # overflow becomes inf, which is reported below
-            value = np.array(tensor, leaf.dtype, order="C")
-        if not np.isfinite(value).all():
-            not_finite.append(name)
-        return value
+        values[name] = _converted(from_published(file.tensors[name], file.naming), leaf.dtype)
+        return values[name]
 
-    filled = jax.tree_util.tree_map_with_path(value_of, dict(variables))
-    problems = {"not finite": not_finite, "not floating-point": not_floating}
+    filled: dict[str, Any] = jax.tree_util.tree_map_with_path(value_of, dict(variables))
+    _check_usable(file, exact.encoder, values)
+    return filled
+
+
+def _converted(tensor: np.ndarray, dtype: Any) -> np.ndarray:
+    with np.errstate(all="ignore"):  # overflow becomes inf, which `_check_usable` reports
+        return np.array(tensor, dtype, order="C")
+
+
+def _check_usable(file: WeightFile, encoder: str, values: Mapping[str, np.ndarray]) -> None:
+    """Check the tensors of a file that `values`, by the tensors' names, were converted from."""
+    tensors = {**file.tensors, **file.classifier}
+    problems = {
+        "not finite": [name for name, value in values.items() if not np.isfinite(value).all()],
+        "not floating-point": [
+            f"{name} ({tensors[name].dtype})"
+            for name in values
+            if not jnp.issubdtype(tensors[name].dtype, jnp.floating)
+        ],
+    }
     if any(problems.values()):
         raise InputError(
-            f"{file.path}: unusable as weights of encoder '{exact.encoder}'.{_listed(problems)}"
+            f"{file.path}: unusable as weights of encoder '{encoder}'.{_listed(problems)}"
         )
-    return filled
 
 
 def export_weights(

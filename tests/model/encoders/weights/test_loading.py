@@ -120,6 +120,14 @@ def test_a_file_without_imagenet_classes_says_so(form, tensors):
         load_classifier("imagenet", LITE0)
 
 
+def test_a_classifier_of_other_than_finite_numbers_is_named(tensors):
+    tensors["_fc.weight"] = np.full((1000, 1280), np.nan, np.float32)
+    tensors["_fc.bias"] = np.zeros(1000, np.int32)
+    message = r"not finite: _fc\.weight; not floating-point: _fc\.bias \(int32\)\.$"
+    with pytest.raises(InputError, match=message):
+        load_classifier("imagenet", LITE0)
+
+
 def test_a_missing_tensor_is_named(tensors):
     del tensors["_blocks.3._bn0.running_var"]
     wrong = rf"not the weights of encoder '{LITE0}'\. missing: _blocks\.3\._bn0\.running_var\.$"
