@@ -59,12 +59,12 @@ class StoredImage:
         from jaxcap.datasets.sources.record_files import read_record
 
         record = read_record(self.path, self.file_format, self.place)
-        values = _values(_parse(record, self.path), self.key)
-        if not values:
+        images = _images(_parse(record, self.path), self.key)
+        if not images:
             raise InputError(
                 f"{self.name}: no image in the feature {self.key!r}; has the file changed?"
             )
-        return bytes(values[0])
+        return images[0]
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class _Reader:
         if len(full) < max(len(captions), 1):
             found = "an empty caption" if captions else "no caption"
             self._findings.add_gap(path, image.where, f"{found} under {keys.caption!r}")
-        if not _values(features, keys.image):
+        if not _images(features, keys.image):
             self._findings.add_gap(path, image.where, f"no image under {keys.image!r}")
             return None
         return Example(ids[0] if ids else "", image, full) if full else None
@@ -211,6 +211,11 @@ def _values(features: Mapping[str, Any], key: str) -> list[Any]:
     feature = features.get(key)
     kind = None if feature is None else feature.WhichOneof("kind")
     return [] if kind is None else list(getattr(feature, kind).value)
+
+
+def _images(features: Mapping[str, Any], key: str) -> list[bytes]:
+    """Return the values of a feature, leaving numbers out."""
+    return [value for value in _values(features, key) if isinstance(value, bytes)]
 
 
 def _texts(features: Mapping[str, Any]) -> list[str]:

@@ -17,10 +17,12 @@ import pytest
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from PIL import Image
+from tensorflow_datasets.proto import tf_example_pb2
 
 from jaxcap.datasets.sources import SourceOptions
 from jaxcap.datasets.sources.record_files import read_record, records
 from jaxcap.datasets.sources.registry import read
+from jaxcap.datasets.sources.tfds import StoredImage
 from jaxcap.files.crc32c import masked_crc32c
 from jaxcap.messages.errors import InputError
 
@@ -82,6 +84,12 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+def framed(record: bytes) -> bytes:
+    head = struct.pack("<Q", len(record))
+    checks = (struct.pack("<I", masked_crc32c(data)) for data in (head, record))
+    return head + next(checks) + record + next(checks)
+
+
 def as_tfrecord(source: Path, target: Path) -> Path:
     """Write the same records as TFRecord files; their reader is tested against Grain below."""
     target.mkdir(parents=True)
@@ -91,12 +99,8 @@ def as_tfrecord(source: Path, target: Path) -> Path:
             (target / path.name).write_text(text)
             continue
         reader = array_record_module.ArrayRecordReader(str(path))
-        framed = b""
-        for record in reader.read_all():
-            head = struct.pack("<Q", len(record))
-            framed += head + struct.pack("<I", masked_crc32c(head)) + record
-            framed += struct.pack("<I", masked_crc32c(record))
-        (target / path.name.replace("array_record", "tfrecord")).write_bytes(framed)
+        content = b"".join(map(framed, reader.read_all()))
+        (target / path.name.replace("array_record", "tfrecord")).write_bytes(content)
         reader.close()
     return target
 
@@ -168,6 +172,19 @@ def test_ambiguous_features_need_a_choice(copies, problems):
     assert "holds numbers; expected text. Choose --caption-key from captions/text" in message
     message = problems("tfds", source=source, image_key="picture")
     assert "no feature 'picture' (--image-key)" in message
+
+
+def test_numbers_are_no_image(tmp_path, copies, problems):
+    folder = shutil.copytree(copies["tfrecord"], tmp_path / "1.1.0")
+    (path,) = folder.glob("*-test*")
+    place, record = list(records(path, "tfrecord"))[-1]
+    found = tf_example_pb2.Example.FromString(record)
+    found.features.feature["image"].int64_list.value.append(-5)
+    path.write_bytes(path.read_bytes()[:place] + framed(found.SerializeToString()))
+    message = problems("tfds", source=folder, caption_key="captions/text")
+    assert f"{path}, byte {place}: no image under 'image'" in message
+    with pytest.raises(InputError, match=f"byte {place}: no image in the feature 'image'"):
+        StoredImage(path, "tfrecord", place, "image").read()
 
 
 def test_folders_without_a_data_set_are_refused(tmp_path, copies, problems):
