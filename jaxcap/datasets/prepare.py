@@ -27,6 +27,7 @@ from jaxcap.datasets.sources import SourceOptions
 from jaxcap.datasets.sources.record_files import ARRAY_RECORD
 from jaxcap.datasets.sources.registry import FORMATS, read
 from jaxcap.datasets.sources.tfds_opening import open_directory
+from jaxcap.files.json_data import from_dict
 from jaxcap.messages import Progress
 from jaxcap.messages.errors import InputError, did_you_mean
 from jaxcap.messages.progress import PlainConsole, print_line
@@ -242,6 +243,12 @@ class Prepared:
         return f"{counts} (text alone)" if self.text_alone else counts
 
 
+@dataclass(frozen=True)
+class _Metadata:
+    flippable: bool = True
+    made_from: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
 def find_dataset(name: str, data_dir: Path | None = None) -> Prepared:
     """Find a prepared data set by name.
 
@@ -295,14 +302,17 @@ def _look(name: str, data_dir: Path) -> Prepared | None:
     builder = open_directory(path)
     _check_format(path, builder.info.file_format)
     _check_features(path, builder.info.features)
-    metadata = dict(builder.info.metadata)
+    # Other builders of TFDS may have other entries.
+    known = {field.name for field in dataclasses.fields(_Metadata)}
+    found = {name: value for name, value in builder.info.metadata.items() if name in known}
+    metadata = from_dict(_Metadata, found, where=f"{path / 'metadata.json'}")
     return Prepared(
         name=name,
         path=path,
         splits={split: info.num_examples for split, info in builder.info.splits.items()},
         text_alone="image" not in builder.info.features,
-        flippable=bool(metadata.get("flippable", True)),
-        made_from=metadata.get("made_from", {}),
+        flippable=metadata.flippable,
+        made_from=metadata.made_from,
     )
 
 

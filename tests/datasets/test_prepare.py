@@ -152,6 +152,17 @@ def test_a_listing_can_forbid_mirroring(tmp_path: Path) -> None:
     assert not find_dataset("sided", tmp_path).flippable
 
 
+@pytest.mark.usefixtures("small_shapes")
+def test_how_a_data_set_was_made_has_its_type(tmp_path: Path) -> None:
+    path = prepare("shapes", data_dir=tmp_path).path / "metadata.json"
+    for value in (None, 5, "format", ["format"]):
+        path.write_text(json.dumps({"made_from": value, "another": value}))
+        with pytest.raises(InputError, match=r"metadata\.json\.made_from is .*; expected a table"):
+            prepare("shapes", data_dir=tmp_path)
+    path.write_text(json.dumps({"another": 5}))
+    assert find_dataset("shapes", tmp_path).made_from == {}
+
+
 def test_data_sets_of_tfds_s_own_builders_can_be_read(tmp_path: Path, release: Path) -> None:
     """They have no metadata.json."""
 
