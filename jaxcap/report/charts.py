@@ -21,6 +21,9 @@ LEFT, RIGHT, TOP, BOTTOM = 40, 8, 8, 26
 COLOURS, DASHES = 6, 4
 """Numbers of classes in page.css; together they distinguish COLOURS·DASHES series."""
 
+_TINY = 1e-300
+"""Smaller numbers count as 0; powers of ten do not reach them."""
+
 Points = list[tuple[float, float]]
 
 
@@ -73,8 +76,10 @@ def _points(lines: Sequence[Mapping[str, Any]], name: str) -> Points:
 
 def round_ticks(low: float, high: float, count: int = 4) -> list[float]:
     """Return multiples of 1, 2, or 5 times a power of ten that cover low … high."""
-    if high - low <= 1e-9 * max(abs(low), abs(high)):  # equal up to rounding
-        low, high = low - abs(low or 1) / 2, low + abs(low or 1) / 2
+    largest = max(abs(low), abs(high))
+    if high - low <= max(1e-9 * largest, _TINY):  # equal up to rounding
+        half = (abs(low) if largest > _TINY else 1) / 2
+        low, high = low - half, low + half
     rough = (high - low) / count
     magnitude = 10.0 ** math.floor(math.log10(rough))
     step = next(m * magnitude for m in (1, 2, 5, 10) if m * magnitude >= rough * 0.999)

@@ -50,6 +50,15 @@ def test_points_are_drawn_at_their_values() -> None:
     assert 2 * (y0 - y1) == pytest.approx(y1 - y2, abs=0.4)  # up is less, in SVG
 
 
+@pytest.mark.parametrize(
+    "values", [(0.0, 5e-324), (5e-324, 5e-324), (-1e-305, 1e-300), (0, 2e-300)]
+)
+def test_the_smallest_numbers_are_drawn(values: tuple[float, float]) -> None:
+    curves = [{"step": step, "dev/BLEU-4": value} for step, value in enumerate(values)]
+    ((_, points),) = lines_of(training_charts(curves))
+    assert all(0 <= y <= 170 for _, y in points)
+
+
 def test_all_lines_look_different() -> None:
     number = COLOURS * DASHES
     charts = training_charts([{"step": 1} | {f"split{i}/BLEU-4": float(i) for i in range(number)}])
