@@ -16,6 +16,8 @@ from jaxcap.messages.errors import InputError
 Columns = dict[str, np.ndarray]
 """Arrays of one length, by name."""
 
+_Arguments = tuple[ModelPath | tuple[ModelPath, ...], ...]
+
 _ADDED = ("caption", "log_prob", "confidence", "error")
 
 
@@ -44,7 +46,7 @@ class Captioner:
         """
         # A copy, because compiled programs, which a model keeps once it has captioned, do not
         # pickle.
-        self._model = replace(model) if isinstance(model, LoadedModel) else _paths(model)
+        self._model = replace(model) if isinstance(model, LoadedModel) else _arguments(model)
         self._image, self._batch_size = image, batch_size
         self._search = tuple((name, _hashable(value)) for name, value in search.items())
 
@@ -91,10 +93,11 @@ class Captioner:
         }
 
 
-def _paths(model: ModelPath | Sequence[ModelPath] | None) -> tuple[ModelPath, ...]:
+def _arguments(model: ModelPath | Sequence[ModelPath] | None) -> _Arguments:
+    """Return the arguments of `load`, hashable: it refuses an empty list."""
     if model is None:
         return ()
-    return (model,) if isinstance(model, str | os.PathLike) else tuple(model)
+    return (model if isinstance(model, str | os.PathLike) else tuple(model),)
 
 
 def _hashable(value: Any) -> Any:
@@ -102,9 +105,7 @@ def _hashable(value: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(
-    model: tuple[ModelPath, ...] | LoadedModel, search: tuple[tuple[str, Any], ...]
-) -> LoadedModel:
+def _loaded(model: _Arguments | LoadedModel, search: tuple[tuple[str, Any], ...]) -> LoadedModel:
     """Return the model; the engines' workers call this for every batch."""
     loaded = model if isinstance(model, LoadedModel) else load(*model)
     return loaded.with_search(**dict(search))

@@ -66,20 +66,20 @@ def run(arguments: EvaluateArguments, console: Console) -> int:
         console = Console(quiet=True)
     with hosts.all_succeed():
         path = _model(arguments)
-        directory = _directory(path, arguments.output)
         captioner = load(path, best=not arguments.latest)
         captioner = captioner.with_search(**given_search(arguments.search))
-        if hosts.is_first() and not (directory.is_dir() and os.access(directory, os.W_OK)):
-            raise InputError(
-                f"{directory}: cannot write the results to this folder. Give a writable folder "
-                "with --output."
-            )
         data, data_dir = arguments.data, arguments.data_dir
         if data is None:
             data_dir = choose_data_dir(data_dir, captioner.config.data, run=path)
             data = captioner.config.data.name
         source = load_source(data, arguments.split, data_dir)
+        directory = _directory(path, arguments.output)
         if hosts.is_first():
+            if not (directory.is_dir() and os.access(directory, os.W_OK)):
+                raise InputError(
+                    f"{directory}: cannot write the results to this folder. Give a writable folder "
+                    "with --output."
+                )
             result_files(directory, captioner, data, arguments.split)
     evaluation = evaluate_split(captioner, source, arguments.split, console)
     with hosts.all_succeed():  # the other processes wait until everything is written

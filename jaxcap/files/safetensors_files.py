@@ -50,7 +50,10 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with open_file(path) as file:  # the library would wait for a pipe
             size = int.from_bytes(file.read(8), "little")
+            is_plausible = size <= MAX_BYTES or file.read(1) == b"{"
             check_memory(path, file)
+        if not is_plausible:
+            raise InputError(f"{path}: not a .safetensors file.")
         if size > MAX_BYTES:
             raise InputError(
                 f"{path}: damaged: its header has {size:,} bytes; expected at most {MAX_BYTES:,}."

@@ -71,3 +71,8 @@ def test_bad_arguments_are_named(model: Path) -> None:
         Captioner(model)({"image": ["a.jpg"], "caption": ["what somebody wrote"]})
     with pytest.raises(InputError, match=r"search: there is no option 'beams'"):
         Captioner(model, beams=3)({"image": []})
+
+
+def test_an_empty_list_of_models_is_not_the_packaged_one() -> None:
+    with pytest.raises(InputError, match="No model given"):
+        Captioner([])({"image": [jpeg(0)]})

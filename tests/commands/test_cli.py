@@ -353,6 +353,13 @@ def test_evaluate_judges_a_published_model_on_other_data(command, tiny_run, tiny
     assert json.loads(written.read_text())["protocol"]["data"] == "own"
 
 
+def test_evaluate_leaves_no_folder_where_it_cannot_start(command, tmp_path):
+    model = tmp_path / "bad.safetensors"
+    model.write_bytes(bytes(9))
+    assert command(EVALUATE, model).code == 2
+    assert sorted(tmp_path.iterdir()) == [model]
+
+
 @pytest.mark.slow
 def test_evaluate_finds_data_in_the_users_own_folder(
     command, tiny_run, tiny_data, tmp_path, monkeypatch

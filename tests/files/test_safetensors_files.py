@@ -122,6 +122,12 @@ def test_tensors_stay_within_the_file(tensor, tmp_path):
         read_safetensors_file(tmp_path / "a")
 
 
+def test_a_file_of_another_kind_is_not_called_damaged(tmp_path):
+    (tmp_path / "a").write_text('{"image_id": 1, "caption": "a dog"}')
+    with pytest.raises(InputError, match=r"a: not a \.safetensors file\.$"):
+        read_safetensors_file(tmp_path / "a")
+
+
 def test_a_header_cannot_be_longer_than_the_file(tmp_path):
     (tmp_path / "a").write_bytes((2**40).to_bytes(8, "little") + TWO[8:])
     with pytest.raises(InputError, match="its header has 1,099,511,627,776 bytes"):

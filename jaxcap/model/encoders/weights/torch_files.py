@@ -100,7 +100,9 @@ def _read_zip(file: io.BufferedReader, file_size: int) -> dict[str, np.ndarray]:
             raise Refused("damaged: its entries overlap, or are compressed")
         pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
         if len(pickles) != 1:
-            raise Refused("a zip file, but not one of PyTorch's: it has no 'data.pkl'")
+            raise Refused(
+                f"a zip file, but not one of PyTorch's: it has {len(pickles) or 'no'} 'data.pkl'"
+            )
         root = pickles[0].filename.removesuffix("data.pkl")
 
         def read(name: str) -> bytes:
