@@ -199,18 +199,18 @@ def _serialized(program: jax.stages.Compiled) -> bytes:
         content, _, results = serialize(program)
     except Exception:  # the interface is experimental, and not every function can be stored
         return _NOT_STORABLE
-    return results.num_leaves.to_bytes(4) + zlib.compress(content, level=1)
+    return results.num_leaves.to_bytes(2) + zlib.compress(content, level=1)
 
 
 def _loaded(content: bytes, leaves: Sequence[Any]) -> jax.stages.Compiled | None:
-    """Return the program that `_serialized` gave; None if this version of JAX cannot load it."""
+    """Return the program that `_serialized` gave; None if it cannot be loaded."""
     arguments = jax.tree.structure((tuple(leaves), {}))
-    results = jax.tree.structure([0] * int.from_bytes(content[:4]))
+    results = jax.tree.structure([0] * int.from_bytes(content[:2]))
     try:
         from jax.experimental.serialize_executable import deserialize_and_load
 
         return deserialize_and_load(
-            zlib.decompress(content[4:]),
+            zlib.decompress(content[2:]),
             arguments,
             results,
             execution_devices=jax.local_devices()[:1],
