@@ -12,13 +12,13 @@ import importlib
 import io
 import logging
 import math
-import re
 import struct
 import warnings
 
 from PIL import Image, Jpeg2KImagePlugin, JpegImagePlugin, TiffImagePlugin
 from PIL.TiffImagePlugin import BITSPERSAMPLE, TILELENGTH, TILEWIDTH
 
+from jaxcap.data.jpeg2000 import read_codestream, too_many_parts
 from jaxcap.messages.errors import InputError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
@@ -38,8 +38,6 @@ MAX_JPEG_PIXELS = 2**29
 """A JPEG larger than `MAX_DECODED_BYTES` is decoded at a reduced size, up to this bound."""
 MAX_SCANNED_PIXELS = 2**32
 """Pixels of a JPEG times its scans, about ten in a progressive file. Empty scans take no bytes."""
-MAX_BLOCK_MARKERS = 2**16
-"""Markers that divide a JPEG 2000 file into blocks: one for each tile that it may have."""
 _MAX_COVERINGS = 8
 """How often the tiles of a file may cover the image: once, or once for each band."""
 
@@ -50,19 +48,6 @@ _COST = {
 }
 _WIDE_COST = 32  # more than 8 bits a channel: scaled in float64
 _DECODER_COST = {"WEBP": 7, "JPEG2000": 7}  # bytes per pixel of their own copies, measured
-
-# JPEG 2000: how tiles are divided into blocks and precincts (ISO/IEC 15444-1, tables A.12 to A.23),
-# for all components (COD) or one (COC). Compressed bytes match once in 10^15.
-_BLOCKS = re.compile(
-    rb"(?=\xff(?:\x52\0.([\0-\7]).(..)[\0\1]|\x53\0.[\0-\3](.))"
-    rb"([\0-\x20])([\0-\x08])([\0-\x08]).[\0\1](.{0,33}))",
-    re.DOTALL,
-)
-_BLOCK_BYTES = 500  # what OpenJPEG keeps of a block and its share of a precinct, measured
-_SIZES = b"\xff\x4f\xff\x51"  # a codestream begins with the sizes of image and tiles (A.5.1)
-_TILE_BYTES, _COMPONENT_BYTES = 8900, 1100  # kept of each tile, and of its components, measured
-# Transforms of components (15444-2, A.3.7 and A.3.8), which are copied for each tile.
-_TRANSFORMS = re.compile(rb"\xff(?:\x74..\0\0..|\x75..\0\0.)\0\0", re.DOTALL)
 
 # TIFF: sides, bits, compression, colours, order of bits, samples, strips, planes, tiles, and
 # extra samples and their format, which decide how much memory is needed; and the types of integers.
@@ -195,15 +180,12 @@ def bound_memory(image: Image.Image, name: str) -> None:
         if covered > _MAX_COVERINGS * pixels:
             raise InputError(f"{name}: the parts of this TIFF file repeat; save it again as PNG")
     if isinstance(image, Jpeg2KImagePlugin.Jpeg2KImageFile) and image.tile:
-        width, height, tiles, depths = _sizes(image, name)
-        if width * height > pixels:
-            size, pixels = (width, height), width * height
-        cost = max(cost, 4 + sum(4 + 2 ** ((depth & 127) // 8) for depth in depths))
-        most -= len(depths) * _block_bytes(data, width, height, name)
-        most -= tiles * (_TILE_BYTES + _COMPONENT_BYTES * len(depths))
-        most -= tiles * 3 * len(data) if _TRANSFORMS.search(data) else 0
+        stream = read_codestream(data, name)
+        if stream.width * stream.height > pixels:
+            size, pixels = (stream.width, stream.height), stream.width * stream.height
+        cost, most = max(cost, stream.pixel_bytes), most - stream.other_bytes
         if most < 0:
-            raise InputError(_too_many_parts(name))
+            raise InputError(too_many_parts(name))
     if isinstance(image, JpegImagePlugin.JpegImageFile) and image.tile:
         most = max(1, most - _coefficient_bytes(image, name))
         scale = math.ceil(math.sqrt(image.width * image.height * cost / most))
@@ -257,64 +239,6 @@ def _check_tags(image: TiffImagePlugin.TiffImageFile, name: str) -> None:
         seen.add(tag)
 
 
-def _sizes(image: Jpeg2KImagePlugin.Jpeg2KImageFile, name: str) -> tuple[int, int, int, bytes]:
-    """Return width, height, and number of tiles of a JPEG 2000 file, and the depth of components.
-
-    They are those of the codestream that OpenJPEG decodes: a JP2 file may claim others.
-
-    Raises:
-      InputError: there is no codestream.
-    """
-    data = _bytes_of(image)
-    source, place = _Source(data), 0
-    with contextlib.suppress(struct.error, OSError, ArithmeticError):
-        kind = b"jp2c" if data[:4] == _SIZES else b""
-        while kind != b"jp2c":  # boxes: 15444-1, I.4
-            source.seek(place)
-            size, kind = struct.unpack(">I4s", source.read(8))
-            start = place + (16 if size == 1 else 8)
-            place += struct.unpack(">Q", source.read(8))[0] if size == 1 else size
-            if kind == b"jp2c":
-                place = start
-            elif place < start:
-                break
-        if data[place : place + 4] == _SIZES:
-            *sides, count = struct.unpack_from(">8IH", data, place + 8)
-            right, low, left, top, across, down, tiles_left, tiles_top = sides
-            tiles = -(-(right - tiles_left) // across) * -(-(low - tiles_top) // down)
-            depths = data[place + 42 : place + 42 + 3 * count : 3]
-            if right > left and low > top and tiles > 0:
-                return right - left, low - top, tiles, depths
-    raise InputError(f"{name}: this JPEG2000 file is damaged: its codestream does not begin right")
-
-
-def _block_bytes(data: bytes, width: int, height: int, name: str) -> int:
-    """Return the bytes that OpenJPEG keeps of the blocks of each component of a JPEG 2000 file.
-
-    Raises:
-      InputError: too many markers describe the blocks.
-    """
-    most_blocks, most_layers, most_levels, most_in_level = 0, 0, 0, 0
-    for number, found in enumerate(_BLOCKS.finditer(data)):
-        if number == MAX_BLOCK_MARKERS:
-            raise InputError(_too_many_parts(name))
-        style, layers, style_of_one, levels, block_width, block_height, precincts = found.groups()
-        whole = b"\xff" * 33 if (style or style_of_one)[0] % 2 == 0 else precincts
-        blocks = []
-        for level, side in enumerate(whole[levels[0] :: -1], 1):  # each of four bands of half size
-            across = level + min(block_width[0] + 2, max(1, side & 15) - 1)
-            down = level + min(block_height[0] + 2, max(1, side >> 4) - 1)
-            # Wherever n > 0 pixels begin, they touch at most (n - 2) // 2^k + 2 blocks of 2^k.
-            blocks.append(4 * ((width - 2 >> across) + 2) * ((height - 2 >> down) + 2))
-        most_blocks = max(most_blocks, sum(blocks))
-        most_layers = max(most_layers, int.from_bytes(layers or b"", "big"))
-        most_levels = max(most_levels, len(blocks))
-        most_in_level = max((most_in_level, *blocks))
-    # OpenJPEG notes in two bytes whether it has read each packet, as if all levels were alike.
-    packets = (most_layers + 1) * most_levels * most_in_level
-    return _BLOCK_BYTES * most_blocks + 2 * packets
-
-
 def _coefficient_bytes(image: JpegImagePlugin.JpegImageFile, name: str) -> int:
     """Return what the decoder keeps of a JPEG in several scans, whose size does not reduce it.
 
@@ -344,10 +268,6 @@ def _open_large_jpeg(data: bytes, name: str) -> Image.Image:
 def _too_large(name: str, width: int = 0, height: int = 0, mode: str = "") -> str:
     found = f" ({width}×{height}{f', mode {mode}' if mode else ''})" if width else ""
     return f"{name}: the image has too many pixels to decode{found}; scale it down first"
-
-
-def _too_many_parts(name: str) -> str:
-    return f"{name}: a JPEG 2000 file of too many tiles, components, or blocks; save it as PNG"
 
 
 def _size_of(data: bytes) -> tuple[int, int]:

@@ -429,7 +429,7 @@ def test_deep_components_of_jpeg_2000_count(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_markers_of_blocks_are_read_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_files, "MAX_BLOCK_MARKERS", 9)
+    monkeypatch.setattr("jaxcap.data.jpeg2000.MAX_BLOCK_MARKERS", 9)
     marker = b"\xff\x53\0\x09\0\0\0\4\4\0\1"
     images.decode(codestream(9, 9, marker=marker * 8), name="x")
     with pytest.raises(InputError, match=r"^x: a JPEG 2000 file of too many tiles"):
