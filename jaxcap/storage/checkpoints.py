@@ -324,8 +324,6 @@ class Checkpoints:
             },
         )
         state: S = type(like).from_parts(**loaded)
-        if int(state.step) != step:
-            raise _DamagedError(self._damaged(step, f"its state is that of step {state.step}"))
         if found := not_finite(loaded):
             raise _DamagedError(self._damaged(step, f"its numbers are not finite: {found}"))
         return state
@@ -380,6 +378,8 @@ class Checkpoints:
     def _damage(self, step: int, parts: Sequence[str] | None = None) -> str | None:
         path = self._directory / str(step)
         found = manifest.damage(path, parts)
+        if found is None and (saved := manifest.read_content(path)) and saved.step != step:
+            found = f"its state is that of step {saved.step}"
         return None if found is None else self._damaged(step, found)
 
     def _damaged(self, step: int, what: str) -> str:

@@ -222,6 +222,9 @@ def test_a_state_of_another_step_or_without_numbers_is_damaged(tmp_path):
             if message.endswith("9"):
                 (tmp_path / "9").rename(tmp_path / "2")
         with Checkpoints(tmp_path, metric="m", report=said.append) as checkpoints:
+            if message.endswith("9"):
+                with pytest.raises(InputError, match=message):
+                    checkpoints.restore_variables(2, sound.variables)
             assert_equal(checkpoints.restore_newest(make_state(0)), sound)
         assert re.search(message, "\n".join(said))
 
