@@ -122,23 +122,22 @@ def _load_member(path: Path, *, best: bool, store: Store | None) -> TrainedCapti
     if restored is None:
         raise InputError(f"{path}: no checkpoint yet; training saves one after every epoch.")
     step, variables = restored
-    checkpoint = path / "checkpoints" / str(step)
-    check_finite(variables, where=f"{checkpoint}")
-    _check_copies(path, config, vocabulary, checkpoint)
+    check_finite(variables, where=f"{path / 'checkpoints' / str(step)}")
+    check_copies(path, config, vocabulary, step)
     return TrainedCaptioner(path, config, vocabulary, variables, step)
 
 
-def _check_copies(run: Path, config: Config, vocabulary: Vocabulary, checkpoint: Path) -> None:
+def check_copies(run: Path, config: Config, vocabulary: Vocabulary, step: int) -> None:
     """Compare a run's configuration and vocabulary with their copies in a sound checkpoint.
 
-    Only the options that decide the model and its text count. `search` may have been edited, and
+    Options that only training or evaluation reads do not count. `search` may have been edited, and
     the folder of the data may have moved.
 
     Raises:
       InputError: they differ.
     """
     for name in ("config.json", "vocabulary.json"):
-        file, copy = run / name, checkpoint / name
+        file, copy = run / name, run / "checkpoints" / str(step) / name
         try:
             if filecmp.cmp(file, copy, shallow=False):
                 continue
@@ -148,7 +147,7 @@ def _check_copies(run: Path, config: Config, vocabulary: Vocabulary, checkpoint:
             lines = [
                 line
                 for line in differences(config, load_config(copy))
-                if line.startswith(_DECISIVE)
+                if not line.startswith(_NOT_DECISIVE)
             ]
         else:
             lines = _first_difference(vocabulary, Vocabulary.load(copy))
@@ -160,15 +159,16 @@ def _check_copies(run: Path, config: Config, vocabulary: Vocabulary, checkpoint:
             )
 
 
-_DECISIVE = (
-    "encoder.name:",
-    "encoder.weights:",
-    "decoder.",
-    "data.image_size:",
-    "data.units:",
-    "data.normalisation:",
+_NOT_DECISIVE = (
+    *("train.", "stages", "search.", "evaluation.split", "evaluation.batch_size"),
+    *("evaluation.units", "encoder.train", "encoder.batch_stats", "encoder.learning_rate_factor"),
+    *("recognition.trainable", "decoder.embedding_dropout", "decoder.feature_dropout"),
+    *("decoder.output_dropout", "decoder.word_dropout", "decoder.image_dropout"),
+    *("data.mixed_with", "data.weights", "data.random_images", "data.captions_per_image"),
+    *("data.min_count", "data.max_words", "data.vocabulary_size", "data.length_buckets"),
+    *("data.crop_min_scale", "data.flip", "data.color_jitter"),
 )
-"""How `differences` begins the lines of the options that decide the model and its text."""
+"""How `differences` begins the lines of options that do not decide the model and its text."""
 
 
 def _first_difference(found: Vocabulary, expected: Vocabulary) -> list[str]:

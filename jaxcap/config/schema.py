@@ -147,10 +147,10 @@ class RecognitionConfig:
     stage with train.objective word_detection trains."""
     detected: Annotated[int, Count(_MAX_WORDS)] = 800
     """Words with a detector: the most frequent content words of the vocabulary."""
-    detected_words: Annotated[tuple[str, ...], MaxItems(100_000), Operational] = ()
+    detected_words: Annotated[tuple[str, ...], MaxItems(100_000)] = ()
     """The words with a detector, in place of the most frequent ones. A run records those that it
     chose."""
-    class_words: Annotated[tuple[str, ...], MaxItems(1000), Operational] = ()
+    class_words: Annotated[tuple[str, ...], MaxItems(1000)] = ()
     """For each class of the classifier, the words that people use for it, separated by spaces;
     default: a table for ImageNet's 1,000 classes. A run records its table."""
     people_share: Annotated[float, Rate] = 0.0

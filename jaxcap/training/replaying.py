@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from jaxcap.captioning.loaded_model import check_copies
 from jaxcap.config import load_config
 from jaxcap.data.batch import Batch
 from jaxcap.devices.parallel import use_device
@@ -86,6 +87,7 @@ def replay(path: Path, *, console: Console, data_dir: Path | None = None) -> Rep
                 )
             like = enter_stage(stage_at(stages, offender.after), state)
             state = checkpoints.restore(offender.after, like=like)
+        check_copies(workdir, experiment.config, experiment.vocabulary, offender.after)
     if offender.after == experiment.first_step:
         state = enter_stage(experiment, state)
     if experiment.config.encoder.cache_features:

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 from rich.console import Console
 
+from jaxcap.captioning.loaded_model import check_copies
 from jaxcap.config import Config, load_config, stage_configs, validate
 from jaxcap.config.local_paths import local_path
 from jaxcap.data.feature_cache import EncodedImages
@@ -82,6 +83,7 @@ def train(config: Config, workdir: Path, *, console: Console) -> Summary:
         )
         if restored is not None:
             state = restored
+            check_copies(workdir, experiment.config, experiment.vocabulary, int(state.step))
             print_line(console, f"Resuming from step {int(state.step)}")
         if (step := int(state.step)) > (total := stages[-1].total):
             raise InputError(

@@ -12,6 +12,7 @@ from jaxcap import files
 from jaxcap.config import Config, differences, load_config, save_config
 from jaxcap.messages.errors import InputError
 from jaxcap.text.vocabulary import Vocabulary
+from jaxcap.training.start_from import recognising_as
 
 LOCK = ".lock"
 
@@ -24,7 +25,8 @@ def check(workdir: Path, config: Config) -> None:
     """
     path = workdir / "config.json"
     if path.exists():
-        if lines := differences(load_config(path), config):
+        saved = load_config(path)
+        if lines := differences(saved, recognising_as(config, saved)):
             raise InputError(
                 f"{workdir} holds a run of another configuration:",
                 *(f"  {line}" for line in lines),

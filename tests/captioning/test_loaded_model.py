@@ -552,7 +552,18 @@ def test_a_damaged_run_says_what_is_wrong(tiny_run, tmp_path, name, content, mes
         ("search", "beam_size", 5, None),
         ("evaluation", "split", "train", None),
         ("data", "data_dir", "/moved", None),
-        ("encoder", "dtype", "bfloat16", None),
+        ("encoder", "learning_rate_factor", 0.5, None),
+        ("data", "captions_per_image", 4, None),
+        ("encoder", "dtype", "bfloat16", "encoder.dtype: 'bfloat16', expected 'float32'"),
+        ("data", "name", "coco", "data.name: 'coco', expected 'shapes'"),
+        ("evaluation", "metric", "CIDEr-E", "evaluation.metric: 'CIDEr-E', expected 'CIDEr-D'"),
+        ("recognition", "people_share", 0.5, "recognition.people_share: 0.5, expected 0.0"),
+        (
+            "recognition",
+            "detected_words",
+            ("dog",),
+            "recognition.detected_words: ('dog',), expected ()",
+        ),
     ],
 )
 def test_a_configuration_is_compared_with_that_of_the_checkpoint(

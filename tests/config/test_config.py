@@ -367,9 +367,15 @@ def test_differences_name_every_option_that_defines_the_experiment() -> None:
     aside |= {f"train.{name}" for name in ("save_every", "save_minutes", "patience", "tensorboard")}
     aside |= {f"train.{name}" for name in ("device", "coordinator", "processes", "process_id")}
     aside |= {"train.coordinator_timeout", "train.parallel"}
-    aside |= {"recognition.detected_words", "recognition.class_words"}
     assert [line.split(":")[0] for line in lines] == [f for f in fields if f not in aside]
     assert "train.epochs: 11, expected 10" in lines
+
+
+def test_the_difference_of_long_lists_is_short() -> None:
+    words = [str(number) for number in range(100)]
+    one, two = (Config(recognition=RecognitionConfig(detected_words=(*words, x))) for x in "ab")
+    assert differences(one, two) == ["recognition.detected_words[100]: 'a', expected 'b'"]
+    assert differences(one, Config()) == ["recognition.detected_words[0]: '0', expected None"]
 
 
 def test_data_directory_expands_the_home(monkeypatch: pytest.MonkeyPatch) -> None:

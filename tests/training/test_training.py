@@ -18,7 +18,7 @@ from limits import files_up_to
 from rich.console import Console
 
 from jaxcap.captioning.loaded_model import load
-from jaxcap.config import Config, load_config
+from jaxcap.config import Config, load_config, save_config
 from jaxcap.datasets.building import build
 from jaxcap.datasets.shapes import recipe
 from jaxcap.evaluation import read_metrics
@@ -26,7 +26,7 @@ from jaxcap.messages.errors import InputError
 from jaxcap.text.vocabulary import Vocabulary
 from jaxcap.training import Summary, experiment, train
 from jaxcap.training.log import Log
-from jaxcap.training.workdir import claim
+from jaxcap.training.workdir import check, claim
 
 
 def run(config: Config, workdir: Path) -> tuple[Summary, str]:
@@ -133,6 +133,15 @@ def test_a_finished_training_returns_its_result_again(tiny_run, tiny_config, tmp
 
 
 @pytest.mark.slow
+def test_damage_to_the_words_does_not_enter_the_next_checkpoint(tiny_run, tiny_config, tmp_path):
+    workdir = shutil.copytree(tiny_run, tmp_path / "run")
+    damaged = changed(tiny_config, recognition__detected_words=("circle",))
+    save_config(damaged, workdir / "config.json")
+    with pytest.raises(InputError, match=r"config\.json is not the one that the checkpoint"):
+        run(tiny_config, workdir)
+
+
+@pytest.mark.slow
 def test_data_may_move_between_sessions(tiny_run, tiny_config, tiny_data, tmp_path):
     workdir = shutil.copytree(tiny_run, tmp_path / "run")
     shutil.copytree(tiny_data, tmp_path / "moved")
@@ -149,6 +158,15 @@ def test_another_configuration_is_refused_by_listing_the_differences(tiny_run, t
     assert "decoder.hidden_size: 32, expected 7" in message
     assert message.count("expected") == 2
     assert load_config(tiny_run / "config.json") == tiny_config
+
+
+def test_a_run_keeps_the_words_that_it_recorded(tiny_config, tmp_path):
+    save_config(
+        changed(tiny_config, recognition__detected_words=("dog",)), tmp_path / "config.json"
+    )
+    check(tmp_path, tiny_config)
+    with pytest.raises(InputError, match=r"detected_words: \('dog',\), expected \('cat',\)"):
+        check(tmp_path, changed(tiny_config, recognition__detected_words=("cat",)))
 
 
 def test_other_folders_and_files_are_not_touched(tiny_config, tmp_path):
