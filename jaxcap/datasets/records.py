@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxcap.datasets.sources.array_record_file import ArrayRecordFile
+from jaxcap.datasets.sources.findings import some
 from jaxcap.datasets.sources.tfds_opening import open_directory
 from jaxcap.messages.errors import InputError
 
@@ -33,19 +34,16 @@ class Records:
           split: a split in TFDS's notation, such as `"train[:10%]"`.
 
         Raises:
-          InputError: the directory cannot be read safely (`open_directory`), or a file is missing.
+          InputError: the directory cannot be read safely (`open_directory`), or a file is missing,
+            damaged, or not the one that the description of the data set means.
         """
         self._directory, self._split = directory, split
         self._builder = builder = open_directory(directory)
         self._files = self._parts()
         self._ends = list(accumulate(part.take for part in self._files))
-        self._sizes: dict[str, ArrayRecordFile] = {}
-        for part in self._files:
-            if problem := _problem(Path(part.filename), part.examples_in_shard, directory):
-                raise InputError(
-                    f"{part.filename}: this file of the data set {problem}. Prepare the data set "
-                    "again, or copy the file again"
-                )
+        counts = {part.filename: part.examples_in_shard for part in self._files}
+        self._sizes = {name: _open(Path(name), counts[name], directory) for name in counts}
+        self._check_bytes()
         encoded = {"image": tfds.decode.SkipDecoding()}
         self._source = builder.as_data_source(
             split=split, decoders=encoded if "image" in builder.info.features else None
@@ -69,9 +67,9 @@ class Records:
         number = bisect_right(self._ends, index)
         part = self._files[number]
         try:
-            if (sizes := self._sizes.get(part.filename)) is None:
-                sizes = self._sizes[part.filename] = ArrayRecordFile(Path(part.filename))
-            sizes.unpacked_size(index - self._ends[number] + part.take + part.skip)
+            self._sizes[part.filename].unpacked_size(
+                index - self._ends[number] + part.take + part.skip
+            )
             return _to_record(self._source[index])
         except InputError:
             raise
@@ -94,6 +92,27 @@ class Records:
             ) from error
         return parts
 
+    def _check_bytes(self) -> None:
+        """Compare the size of all records of a whole split with the description.
+
+        This tells shards of as many records apart. Only jaxcap's descriptions always give this
+        size; TFDS may give that of the files, or none.
+
+        Raises:
+          InputError: they differ.
+        """
+        info = self._builder.info
+        if self._split not in info.splits or "left_out" not in (info.metadata or ()):
+            return
+        found = sum(file.record_bytes for file in self._sizes.values())
+        if found != (expected := int(info.splits[self._split].num_bytes)):
+            raise InputError(
+                f"{self._directory}: the records of the split '{self._split}' have {found:,} bytes "
+                f"in all; the description says {expected:,}. Prepare the data set again, or copy "
+                "the folder again. One of these files may be of another split or data set:",
+                *some([Path(name).name for name in self._sizes]),
+            )
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[i] for i in range(len(self)))
 
@@ -105,15 +124,29 @@ class Records:
         return f"Records({'/'.join(self._directory.parts[-2:])!r}, {self._split!r})"
 
 
-def _problem(file: Path, records: int, directory: Path) -> str:
-    """Say what is wrong with a file that the description of a data set names, if anything is."""
-    if file.parent != directory:
-        return "would lie outside the data set"
-    if not os.path.isfile(file):  # array_record would only log it
-        return "is missing"
-    if file.stat().st_size < records:
-        return f"cannot hold {records:,} records, as the description says"
-    return ""
+def _open(path: Path, records: int, directory: Path) -> ArrayRecordFile:
+    """Open a file that the description of a data set names.
+
+    Raises:
+      InputError: it is not there, is damaged, or does not hold that many records.
+    """
+    problem = ""
+    if path.parent != directory:
+        problem = "would lie outside the data set"
+    elif not os.path.isfile(path):  # array_record would only log it
+        problem = "is missing"
+    else:
+        try:
+            file = ArrayRecordFile(path)
+            if file.records == records:
+                return file
+            problem = f"holds {file.records:,} records; the description says {records:,}"
+        except ValueError as error:
+            problem = f"is damaged: {error}"
+    raise InputError(
+        f"{path}: this file of the data set {problem}. Prepare the data set again, or copy the "
+        "file again"
+    )
 
 
 def _to_record(features: dict[str, Any]) -> dict[str, Any]:

@@ -42,6 +42,8 @@ class ArrayRecordFile:
     each file already, and many systems allow only 1,024.
 
     Attributes:
+      records: the number of records.
+      record_bytes: the total size of the records, unpacked, as the footer gives it.
       most_bytes: the bytes that may be unpacked to read a record.
     """
 
@@ -66,6 +68,7 @@ class ArrayRecordFile:
         total = _METADATA.FromString(next(footers)).numbers
         count = min(total.b, self._size // _HEADER)
         parts = [_NUMBERS.FromString(part) for part in islice(footers, count)]
+        self.records, self.record_bytes = total.c, sum(part.b for part in parts)
         self._begins = array("Q", [part.a for part in parts])
         self._unpacked = array("q", [-1]) * len(parts)  # −1: not known yet
         self._group = parts[0].c if parts else 1  # records in each chunk but the last
