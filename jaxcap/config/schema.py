@@ -33,6 +33,8 @@ _MAX_BATCH = 65_536
 _MAX_CAPTIONS = 1000
 _MAX_STEPS = 10**9
 _MAX_WORDS = 10**6
+_MAX_LAYERS = 16
+"""Every layer lengthens the program: 64 of them take minutes to compile on a CPU."""
 MAX_REQUIRED = 4
 """Maximum number of words that a search can require: the time doubles with each."""
 _Seed = Bounds(0, 2**32 - 1)
@@ -186,7 +188,7 @@ class DecoderConfig:
     is much faster. aoa always uses the dot product."""
     heads: Annotated[int, Count(1024), _Aoa] = 8
     """aoa: attention heads, which divide A equally."""
-    refiner_layers: Annotated[int, UpTo(64), _Aoa] = 2
+    refiner_layers: Annotated[int, UpTo(_MAX_LAYERS), _Aoa] = 2
     """aoa: layers of self-attention over the features before the decoder; 6 in the paper."""
     embedding_dropout: Annotated[float, Rate, PerStage] = 0.0
     """Dropout rate of the word embeddings."""

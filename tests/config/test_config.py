@@ -233,7 +233,7 @@ def test_every_number_has_a_lower_and_an_upper_bound() -> None:
     ("section", "options"),
     [
         ("data", {"image_size": 20_000}),
-        ("decoder", {"refiner_layers": 100_000}),
+        ("decoder", {"refiner_layers": 17}),
         ("train", {"samples": 1_000_000}),
         ("search", {"samples": 1_000_000}),
         ("search", {"max_length": 1_000_000_000}),
