@@ -154,11 +154,13 @@ def test_two_processes_evaluate_as_one(tiny_run: Path, tiny_data: Path, tmp_path
 
 
 def test_an_unwritable_folder_is_refused_before_the_work(
-    tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_run: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(evaluate, "evaluate_split", lambda *_: pytest.fail("captioned"))
     monkeypatch.setattr(os, "access", lambda path, mode: path != tiny_run)
+    arguments = evaluate.EvaluateArguments(tiny_run, data_dir=tiny_data)
     with pytest.raises(InputError, match="cannot write the results to this folder"):
-        evaluate.run(evaluate.EvaluateArguments(tiny_run), Console(quiet=True))
+        evaluate.run(arguments, Console(quiet=True))
 
 
 def test_a_folder_in_place_of_a_result_is_refused_before_the_work(
