@@ -323,6 +323,7 @@ def test_without_sentencepiece_the_message_says_how_to_get_it(
             action()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("marks", ["\u0301\u0323", "\u0f73", "\u200d", "\u17b6"])
 @pytest.mark.parametrize("before", ["", "ಹ"])
 def test_long_runs_of_marks_end(before: str, marks: str) -> None:
