@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import filecmp
 import functools
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -20,20 +18,20 @@ from jaxcap.captioning.decoding import Decode, Decoded, check_search, create_dec
 from jaxcap.captioning.image_reading import ImageLike, ReadImage, is_image, read_image
 from jaxcap.captioning.results import Captioned, Results
 from jaxcap.captioning.stream import caption_images, caption_read, padded
-from jaxcap.config import Config, SearchConfig, check_heeded, differences, load_config
+from jaxcap.config import Config, SearchConfig, check_heeded
 from jaxcap.config.extensions import source_digests
 from jaxcap.config.local_paths import local_path
 from jaxcap.data.image_paths import images_below
 from jaxcap.devices.promotion import standard_promotion
 from jaxcap.files import hub
 from jaxcap.files.json_data import from_dict
-from jaxcap.messages.errors import InputError, did_you_mean, known_arguments, within
-from jaxcap.model.captioner import Captioner, create_captioner, variable_shapes
+from jaxcap.messages.errors import InputError, known_arguments
+from jaxcap.model.captioner import Captioner
 from jaxcap.model.cost import check_captioning
-from jaxcap.storage import published
+from jaxcap.storage import published, runs
 from jaxcap.storage.packaged import model_name, packaged
 from jaxcap.storage.program_cache import Store, default_store, keep_compiled_programs, kept
-from jaxcap.storage.trained import TrainedCaptioner, check_finite
+from jaxcap.storage.trained import TrainedCaptioner
 from jaxcap.text.vocabulary import Vocabulary
 
 _MIN_COSINE = 0.5
@@ -92,90 +90,7 @@ def _load_member(path: Path, *, best: bool, store: Store | None) -> TrainedCapti
         )
     if published.is_published(path):
         return published.read(path, store=store)
-    if not path.exists():
-        raise InputError(
-            f"{path}: no such run directory.{did_you_mean(path)} Train one with jaxcap train or "
-            "jaxcap finetune."
-        )
-    missing = [
-        name
-        for name in ("config.json", "vocabulary.json", "checkpoints")
-        if not (path / name).exists()
-    ]
-    if missing:
-        raise InputError(
-            f"{path}: not a run directory: it has no {' and no '.join(missing)}. "
-            "Give the --workdir of a run (runs/NAME)."
-        )
-    # Orbax takes a while to import, and published files do not need it.
-    from jaxcap.storage.checkpoints import Checkpoints
-
-    config = load_config(path / "config.json")
-    vocabulary = Vocabulary.load(path / "vocabulary.json")
-    with within(str(path / "config.json")):
-        model = create_captioner(config, len(vocabulary), words=vocabulary.words)
-    like = variable_shapes(model, image_size=config.data.image_size)
-    with Checkpoints(
-        path / "checkpoints", metric=config.evaluation.metric, reading_only=True
-    ) as checkpoints:
-        restored = checkpoints.restore_sound_variables(like, best=best)
-    if restored is None:
-        raise InputError(f"{path}: no checkpoint yet; training saves one after every epoch.")
-    step, variables = restored
-    check_finite(variables, where=f"{path / 'checkpoints' / str(step)}")
-    check_copies(path, config, vocabulary, step)
-    return TrainedCaptioner(path, config, vocabulary, variables, step)
-
-
-def check_copies(run: Path, config: Config, vocabulary: Vocabulary, step: int) -> None:
-    """Compare a run's configuration and vocabulary with their copies in a sound checkpoint.
-
-    Options that only training or evaluation reads do not count. `search` may have been edited, and
-    the folder of the data may have moved.
-
-    Raises:
-      InputError: they differ.
-    """
-    for name in ("config.json", "vocabulary.json"):
-        file, copy = run / name, run / "checkpoints" / str(step) / name
-        try:
-            if filecmp.cmp(file, copy, shallow=False):
-                continue
-        except FileNotFoundError:  # a running training may just have removed the step
-            continue
-        if name == "config.json":
-            lines = [
-                line
-                for line in differences(config, load_config(copy))
-                if not line.startswith(_NOT_DECISIVE)
-            ]
-        else:
-            lines = _first_difference(vocabulary, Vocabulary.load(copy))
-        if lines:
-            raise InputError(
-                f"{file} is not the one that the checkpoint was trained with:",
-                *(f"  {line}" for line in lines),
-                f"Correct it, or copy {copy} over it.",
-            )
-
-
-_NOT_DECISIVE = (
-    *("train.", "stages", "search.", "evaluation.split", "evaluation.batch_size"),
-    *("evaluation.units", "encoder.train", "encoder.batch_stats", "encoder.learning_rate_factor"),
-    *("recognition.trainable", "decoder.embedding_dropout", "decoder.feature_dropout"),
-    *("decoder.output_dropout", "decoder.word_dropout", "decoder.image_dropout"),
-    *("data.mixed_with", "data.weights", "data.random_images", "data.captions_per_image"),
-    *("data.min_count", "data.max_words", "data.vocabulary_size", "data.length_buckets"),
-    *("data.crop_min_scale", "data.flip", "data.color_jitter"),
-)
-"""How `differences` begins the lines of options that do not decide the model and its text."""
-
-
-def _first_difference(found: Vocabulary, expected: Vocabulary) -> list[str]:
-    for number, (word, other) in enumerate(zip_longest(found.words, expected.words)):
-        if word != other:
-            return [f"word {number}: {word!r}, expected {other!r}"]
-    return [] if found == expected else ["the rules of splitting text into words differ"]
+    return runs.read(path, best=best)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

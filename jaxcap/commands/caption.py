@@ -213,7 +213,7 @@ def run(arguments: CaptionArguments, console: Console) -> int:
         ) as file
     ):
         if isinstance(file, CaptionWriter):
-            name_unfinished(file.path, file.removed, "it was removed", console)
+            name_unfinished(file.path, "it was removed", console, file.removed)
         _caption(captioner, _wanted(found, part, file, tally), file, tally, arguments)
     if output is not None:
         tally.say_where(str(output))

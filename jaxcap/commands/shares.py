@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 import shlex
 from collections.abc import Sequence
@@ -84,13 +85,12 @@ def join_parts(
             "--restart, or give another --output."
         )
     for part in parts:  # read every file once before writing anything
-        unfinished: list[str] = []
-        for _ in read_entries(part, format, unfinished.append):
+        left_out = functools.partial(name_unfinished, part, "it is left out", console)
+        for _ in read_entries(part, format, left_out):
             pass
-        name_unfinished(part, "".join(unfinished), "it is left out", console)
     record = common_record(parts)
     with CaptionWriter(output, format, made_with=record, restart=restart) as file:
-        name_unfinished(output, file.removed, "it was removed", console)
+        name_unfinished(output, "it was removed", console, file.removed)
         for part in parts:
             for key, entry in read_entries(part, format):
                 if key not in file.keys:
@@ -101,7 +101,7 @@ def join_parts(
     )
 
 
-def name_unfinished(path: Path, entry: str, outcome: str, console: Console) -> None:
+def name_unfinished(path: Path, outcome: str, console: Console, entry: str) -> None:
     """Say what became of an unfinished entry at the end of a file, if there is one."""
     from jaxcap.caption_files.text_files import shown
 

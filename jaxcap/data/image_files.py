@@ -170,11 +170,12 @@ def bound_memory(image: Image.Image, name: str) -> None:
     """
     cost, pixels, size = _COST.get(image.mode, _WIDE_COST), _pixels(image), image.size
     cost += _DECODER_COST.get(image.format or "", 0)
-    most = MAX_DECODED_BYTES
-    if data := _bytes_of(image):
+    most, source = MAX_DECODED_BYTES, getattr(image, "fp", None)
+    data = source.getvalue() if isinstance(source, _Source) else b""
+    if data:
         most = min(most, max(_MAX_SMALL_BYTES, _MAX_EXPANSION * len(data)))
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        _check_tags(image, name)
+        _check_tags(image, data, name)
         boxes = (tile.extents or (0, 0, 0, 0) for tile in image.tile)
         covered = sum((right - left) * (low - top) for left, top, right, low in boxes)
         if covered > _MAX_COVERINGS * pixels:
@@ -187,7 +188,7 @@ def bound_memory(image: Image.Image, name: str) -> None:
         if most < 0:
             raise InputError(too_many_parts(name))
     if isinstance(image, JpegImagePlugin.JpegImageFile) and image.tile:
-        most = max(1, most - _coefficient_bytes(image, name))
+        most = max(1, most - _coefficient_bytes(image, data, name))
         scale = math.ceil(math.sqrt(image.width * image.height * cost / most))
         if scale > 1:  # Pillow heeds one call only, and rounds down to 2, 4 or 8
             scale = min(8, 2 ** math.ceil(math.log2(scale)))
@@ -207,13 +208,7 @@ def _pixels(image: Image.Image) -> int:
     return max(image.width * image.height, tile)
 
 
-def _bytes_of(image: Image.Image) -> bytes:
-    """Return the whole file of an image that `open_image` opened."""
-    source = getattr(image, "fp", None)
-    return source.getvalue() if isinstance(source, _Source) else b""
-
-
-def _check_tags(image: TiffImagePlugin.TiffImageFile, name: str) -> None:
+def _check_tags(image: TiffImagePlugin.TiffImageFile, data: bytes, name: str) -> None:
     """Make sure that Pillow found the tags by which libtiff reserves memory.
 
     Pillow skips a tag whose type it does not know, and all tags after one that it cannot read.
@@ -221,7 +216,7 @@ def _check_tags(image: TiffImagePlugin.TiffImageFile, name: str) -> None:
     Raises:
       InputError: a tag of the layout is repeated, or Pillow did not read an integer from it.
     """
-    data, tags = _bytes_of(image), image.tag_v2
+    tags = image.tag_v2
     order = "<" if tags.prefix == b"II" else ">"
     formats = ("Q", "HHQ8x") if data[2:3] == b"\x2b" else ("H", "HHI4x")
     head, entry = (struct.Struct(order + each) for each in formats)
@@ -239,13 +234,12 @@ def _check_tags(image: TiffImagePlugin.TiffImageFile, name: str) -> None:
         seen.add(tag)
 
 
-def _coefficient_bytes(image: JpegImagePlugin.JpegImageFile, name: str) -> int:
+def _coefficient_bytes(image: JpegImagePlugin.JpegImageFile, data: bytes, name: str) -> int:
     """Return what the decoder keeps of a JPEG in several scans, whose size does not reduce it.
 
     Raises:
       InputError: the scans are too many.
     """
-    data = _bytes_of(image)
     partial = (_SOS + bytes((0, 6 + 2 * n, n)) for n in range(1, image.layers))
     if "progressive" not in image.info and not any(scan in data for scan in partial):
         return 0

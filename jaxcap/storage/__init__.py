@@ -1,1 +1,1 @@
-"""Models and programs on disk: checkpoints, manifests, published files, the program cache."""
+"""Models and programs on disk: checkpoints, manifests, runs, published files, the program cache."""

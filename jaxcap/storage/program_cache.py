@@ -172,23 +172,29 @@ def _program(
     arguments: tuple[Any, ...],
     result: Callable[..., Any],
 ) -> Callable[..., Any]:
-    leaves, tree = jax.tree.flatten(arguments)
     content = store.get(key)
     if content == _NOT_STORABLE:
         return function
-    program = None if content is None else _loaded(content, leaves)
-    if program is None:
-
-        def flat(*leaves: Any) -> list[Any]:
-            return jax.tree.leaves(function(*jax.tree.unflatten(tree, leaves)))
-
-        # A program that JAX finds in its own cache cannot be stored again: when loaded, it lacks
-        # functions. JAX finds none of a new name.
-        flat.__name__ = f"program_{uuid.uuid4().hex}"
-        program = jax.jit(flat, keep_unused=True).lower(*leaves).compile()
+    leaves, tree = jax.tree.flatten(arguments)
+    loaded = None if content is None else _loaded(content, leaves)
+    program = loaded or _compiled(function, leaves, tree)
+    if loaded is None:
         store.put(key, _serialized(program))
-    compiled = program
-    return lambda *arguments: result(*compiled(*jax.tree.leaves(arguments)))
+    return lambda *arguments: result(*program(*jax.tree.leaves(arguments)))
+
+
+def _compiled(
+    function: Callable[..., Any], leaves: Sequence[Any], tree: Any
+) -> jax.stages.Compiled:
+    """Compile the function of the arguments' leaves to a list of arrays."""
+
+    def flat(*leaves: Any) -> list[Any]:
+        return jax.tree.leaves(function(*jax.tree.unflatten(tree, leaves)))
+
+    # A program that JAX finds in its own cache cannot be stored again: when loaded, it lacks
+    # functions. JAX finds none of a new name.
+    flat.__name__ = f"program_{uuid.uuid4().hex}"
+    return jax.jit(flat, keep_unused=True).lower(*leaves).compile()
 
 
 def _serialized(program: jax.stages.Compiled) -> bytes:

@@ -11,13 +11,13 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from jaxcap.captioning.loaded_model import check_copies
 from jaxcap.config import load_config
 from jaxcap.data.batch import Batch
 from jaxcap.devices.parallel import use_device
 from jaxcap.messages.errors import InputError
 from jaxcap.messages.progress import Display, print_line
 from jaxcap.storage.checkpoints import Checkpoints
+from jaxcap.storage.runs import check_copies
 from jaxcap.training.divergence import Divergence, Offender, divergence, load_offender
 from jaxcap.training.experiment import Experiment
 from jaxcap.training.setup import first_state, set_up, with_features

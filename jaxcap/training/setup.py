@@ -10,7 +10,6 @@ from pathlib import Path
 import jax
 from rich.console import Console
 
-from jaxcap.captioning.loaded_model import check_copies
 from jaxcap.config import Config, load_config, stage_configs, validate
 from jaxcap.config.local_paths import local_path
 from jaxcap.data.feature_cache import EncodedImages
@@ -27,6 +26,7 @@ from jaxcap.model.captioner import create_captioner, encoder_shapes, init_variab
 from jaxcap.model.encoders.weights.loading import load_classifier, load_weights
 from jaxcap.model.recogniser.recogniser import with_words, words_to_recognise
 from jaxcap.storage.checkpoints import Checkpoints
+from jaxcap.storage.runs import check_copies
 from jaxcap.training.experiment import Experiment
 from jaxcap.training.frozen_features import cached_features
 from jaxcap.training.loop import Loop, Summary
